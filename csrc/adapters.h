@@ -1,0 +1,262 @@
+// From tensors to the plain structs of kernels.h: check, make contiguous, allocate, launch on the tensors' device.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "devices.h"
+#include "kernels.h"
+
+namespace distillkac {
+
+using OptionalTensor = std::optional<Tensor>;
+
+inline Dtype element_type(const char* op, const char* name, ScalarType type) {
+  if (type == ScalarType::Float) return Dtype::kFloat32;
+  if (type == ScalarType::BFloat16) return Dtype::kBFloat16;
+  if (type == ScalarType::Half) return Dtype::kFloat16;
+  fail(op, name, " must be float32, bfloat16 or float16, got ", dtype_name(type));
+}
+
+inline Process process_named(const char* op, const std::string& name) {
+  if (name == "telegraph") return Process::kTelegraph;
+  if (name == "planar") return Process::kPlanar;
+  fail(op, "process must be 'telegraph' or 'planar', got '", name, "'");
+}
+
+inline FSchedule f_named(const char* op, const std::string& name) {
+  if (name == "linear") return FSchedule::kLinear;
+  if (name == "cosine") return FSchedule::kCosine;
+  if (name == "exp") return FSchedule::kExp;
+  fail(op, "f must be 'linear', 'cosine' or 'exp', got '", name, "'");
+}
+
+inline GSchedule g_named(const char* op, const std::string& name) {
+  if (name == "linear") return GSchedule::kLinear;
+  if (name == "quadratic") return GSchedule::kQuadratic;
+  fail(op, "g must be 'linear' or 'quadratic', got '", name, "'");
+}
+
+// A contiguous tensor that lives as long as the launch.
+inline Tensor packed(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+inline OptionalTensor packed(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(packed(*tensor)) : OptionalTensor();
+}
+
+inline Rows rows_of(const char* op, const char* name, const Tensor& tensor) {
+  if (tensor.dim() < 1) fail(op, name, " must have a batch dimension, (B, ...), got ", described(tensor));
+  Rows rows{tensor.size(0), 1};
+  for (int64_t i = 1; i < tensor.dim(); ++i) rows.width *= tensor.size(i);
+  return rows;
+}
+
+inline void check_pairs(const char* op, const char* name, Process process, int64_t dims, int64_t last) {
+  if (process == Process::kPlanar && (dims < 2 || last % 2 != 0))
+    fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ",
+         dims < 2 ? int64_t(1) : last);
+}
+inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {
+  check_pairs(op, name, process, tensor.dim(), tensor.size(tensor.dim() - 1));
+}
+
+inline RowScalar row_data(const Tensor& tensor) {
+  return {tensor.const_data_ptr(), tensor.scalar_type() == ScalarType::Double, 0};
+}
+
+inline RowScalar row_scalars(const char* op, const char* name, double value, const OptionalTensor& per_row,
+                             const Tensor& like) {
+  if (!per_row) return {nullptr, false, value};
+  check_rows(op, name, *per_row, like.size(0));
+  check_same_device(op, name, *per_row, like);
+  return row_data(*per_row);
+}
+
+inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_tensor, int64_t offset, const Tensor& like) {
+  if (offset < 0) fail(op, "offset must be >= 0, got ", offset);
+  if (!seed_tensor) return {nullptr, seed, offset};
+  if (seed_tensor->scalar_type() != ScalarType::Long || seed_tensor->numel() != 1)
+    fail(op, "seed must be an int or an int64 tensor of one element, got ", described(*seed_tensor));
+  check_same_device(op, "seed", *seed_tensor, like);
+  return {static_cast<const int64_t*>(seed_tensor->const_data_ptr()), seed, offset};
+}
+
+template <class Device>
+void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, double c, int64_t seed,
+                   OptionalTensor seed_tensor, int64_t offset) {
+  constexpr const char* op = "kac_noise";
+  const Rows rows = rows_of(op, "out", out);
+  check_rows(op, "t", t, rows.count);
+  check_positive(op, "a", a);
+  check_positive(op, "c", c);
+  check_same_device(op, "out", out, t);
+  check_out(op, out);
+  const Process kind = process_named(op, process);
+  check_pairs(op, "size", kind, out);
+  const Tensor times = packed(t);
+  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, element_type(op, "dtype", out.scalar_type()), kind,
+                    a, c, seed_of(op, seed, seed_tensor, offset, t)};
+  Device(op, out).run(&CpuKernels::kac_noise, kac_noise_cuda, args, kNoiseChunk, "t must be finite and >= 0, with a*t <= 1e9");
+}
+
+template <class Device>
+Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, double a, double c, int64_t seed,
+                 OptionalTensor seed_tensor, int64_t offset, ScalarType dtype) {
+  check_rows("kac_noise", "t", t, -1);
+  for (int64_t extent : size)
+    if (extent < 0) fail("kac_noise", "size must hold numbers >= 0, got ", extent);
+  std::vector<int64_t> shape = {t.size(0)};
+  shape.insert(shape.end(), size.begin(), size.end());
+  Tensor out = torch::stable::new_empty(t, shape, dtype);
+  kac_noise_out<Device>(t, out, process, a, c, seed, seed_tensor, offset);
+  return out;
+}
+
+template <class Device>
+Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c) {
+  constexpr const char* op = "kac_velocity";
+  const Rows rows = rows_of(op, "k", k);
+  check_rows(op, "t", t, rows.count);
+  check_same_device(op, "t", t, k);
+  check_positive(op, "a", a);
+  check_positive(op, "c", c);
+  const Process kind = process_named(op, process);
+  check_pairs(op, "k", kind, k);
+  const Tensor displacements = packed(k), times = packed(t);
+  Tensor v = torch::stable::new_empty(k, k.sizes());
+  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows,
+                       element_type(op, "k", k.scalar_type()), kind, a, c};
+  Device(op, v).run(&CpuKernels::kac_velocity, kac_velocity_cuda, args, kNoiseChunk,
+                    "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+  return v;
+}
+
+template <class Device>
+void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::string process, double a, double c,
+                  std::string f, std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
+  constexpr const char* op = "kac_pair";
+  const Rows rows = rows_of(op, "x0", x0);
+  check_rows(op, "t", t, rows.count);
+  check_same_device(op, "t", t, x0);
+  check_positive(op, "a", a);
+  check_positive(op, "c", c);
+  check_like(op, "out[0]", x_t, x0);
+  check_like(op, "out[1]", u, x0);
+  check_out(op, x_t);
+  check_out(op, u);
+  const Process kind = process_named(op, process);
+  check_pairs(op, "x0", kind, x0);
+  if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
+  const Tensor data = packed(x0), times = packed(t);
+  KacPairArgs args{data.const_data_ptr(), x_t.mutable_data_ptr(), u.mutable_data_ptr(), row_data(times), rows,
+                   element_type(op, "x0", x0.scalar_type()), kind, a, c, f_named(op, f), g_named(op, g), kappa,
+                   seed_of(op, seed, seed_tensor, offset, x0)};
+  Device(op, x_t).run(&CpuKernels::kac_pair, kac_pair_cuda, args, kNoiseChunk, "t must be finite and >= 0, with a*g(t) <= 1e9");
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, std::string process, double a, double c, std::string f,
+                                    std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor,
+                                    int64_t offset) {
+  Tensor x_t = torch::stable::new_empty(x0, x0.sizes()), u = torch::stable::new_empty(x0, x0.sizes());
+  kac_pair_out<Device>(x0, t, x_t, u, process, a, c, f, g, kappa, seed, seed_tensor, offset);
+  return {x_t, u};
+}
+
+inline double speed_limit(const char* op, std::optional<double> max_speed) {
+  if (!max_speed) return INFINITY;
+  if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
+  return *max_speed;
+}
+
+template <class Device>
+Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor w_rows, std::optional<double> max_speed,
+                       std::string process) {
+  constexpr const char* op = "guided_velocity";
+  const Rows rows = rows_of(op, "u_cond", u_cond);
+  check_like(op, "u_uncond", u_uncond, u_cond);
+  const Process kind = process_named(op, process);
+  if (max_speed) check_pairs(op, "u_cond", kind, u_cond);
+  const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
+  const OptionalTensor weights = packed(w_rows);
+  Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
+  GuidedVelocityArgs args{cond.const_data_ptr(), uncond.const_data_ptr(), out.mutable_data_ptr(),
+                          row_scalars(op, "w", w, weights, u_cond), rows,
+                          element_type(op, "u_cond", u_cond.scalar_type()), kind, speed_limit(op, max_speed)};
+  Device(op, out).run(&CpuKernels::guided_velocity, guided_velocity_cuda, args, kNoiseChunk, "");
+  return out;
+}
+
+template <class Device>
+void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond, const OptionalTensor& u_prev,
+                     Tensor x_next, Tensor u, double w, double h, double h_prev, OptionalTensor w_rows,
+                     OptionalTensor h_rows, OptionalTensor h_prev_rows, std::optional<double> max_speed,
+                     std::string process) {
+  constexpr const char* op = "guided_step";
+  const Rows rows = rows_of(op, "x", x);
+  check_like(op, "u_cond", u_cond, x);
+  if (u_uncond) check_like(op, "u_uncond", *u_uncond, x);
+  if (u_prev) check_like(op, "u_prev", *u_prev, x);
+  check_like(op, "out[0]", x_next, x);
+  check_like(op, "out[1]", u, x);
+  check_out(op, x_next);
+  check_out(op, u);
+  if (u_prev && !h_prev_rows && !(h_prev != 0)) fail(op, "h_prev must be the length of the step before, got ", h_prev);
+  const Process kind = process_named(op, process);
+  if (max_speed) check_pairs(op, "x", kind, x);
+  const Tensor start = packed(x), cond = packed(u_cond);
+  const OptionalTensor uncond = packed(u_uncond), prev = packed(u_prev);
+  const OptionalTensor ws = packed(w_rows), hs = packed(h_rows), h_prevs = packed(h_prev_rows);
+  GuidedStepArgs args{start.const_data_ptr(), cond.const_data_ptr(), uncond ? uncond->const_data_ptr() : nullptr,
+                      prev ? prev->const_data_ptr() : nullptr, x_next.mutable_data_ptr(), u.mutable_data_ptr(),
+                      row_scalars(op, "w", w, ws, x), row_scalars(op, "h", h, hs, x),
+                      row_scalars(op, "h_prev", h_prev, h_prevs, x), rows, element_type(op, "x", x.scalar_type()), kind,
+                      speed_limit(op, max_speed)};
+  Device(op, x_next).run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk, "");
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u_uncond, OptionalTensor u_prev, double w,
+                                       double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
+                                       OptionalTensor h_prev_rows, std::optional<double> max_speed, std::string process) {
+  Tensor x_next = torch::stable::new_empty(x, x.sizes()), u = torch::stable::new_empty(x, x.sizes());
+  guided_step_out<Device>(x, u_cond, u_uncond, u_prev, x_next, u, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed,
+                          process);
+  return {x_next, u};
+}
+
+// Returns (loss, d loss / d u); x's gradient is -1/delta of it.
+template <class Device>
+std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
+  constexpr const char* op = "endpoint_loss";
+  const Rows rows = rows_of(op, "x", x);
+  check_like(op, "u", u, x);
+  check_like(op, "x_end", x_end, x);
+  check_rows(op, "delta", delta, rows.count);
+  check_same_device(op, "delta", delta, x);
+  if (rows.count * rows.width == 0) fail(op, "x must not be empty (the mean over no elements), got ", described(x));
+  const Tensor from = packed(x), velocity = packed(u), to = packed(x_end), deltas = packed(delta);
+  const OptionalTensor weights = packed(weight);
+  Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
+  Tensor grad_u = torch::stable::new_empty(x, x.sizes());
+  const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
+  Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
+  EndpointLossArgs args{from.const_data_ptr(), velocity.const_data_ptr(), to.const_data_ptr(), grad_u.mutable_data_ptr(),
+                        row_data(deltas), row_scalars(op, "weight", 1, weights, x), rows,
+                        element_type(op, "x", x.scalar_type()), static_cast<double*>(partial_sums.mutable_data_ptr()),
+                        static_cast<float*>(loss.mutable_data_ptr())};
+  Device(op, x).run(&CpuKernels::endpoint_loss, endpoint_loss_cuda, args, kLossChunk, "delta must not be 0");
+  if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself
+    double sum = 0;
+    for (int64_t i = 0; i < chunks; ++i) sum += args.partial_sums[i];
+    *args.loss = float(sum);
+  }
+  return {loss, grad_u};
+}
+
+}  // namespace distillkac

@@ -1,0 +1,59 @@
+// Every schema, one line per op and device; nothing else. Python side: distillkac/ops.py. Tensors to arguments: adapters.h.
+#include <torch/csrc/stable/library.h>
+
+#include "adapters.h"
+
+STABLE_TORCH_LIBRARY(distillkac, m) {
+  m.def(
+      "kac_noise(Tensor t, SymInt[] size, str process, float a, float c, SymInt seed, Tensor? seed_tensor, "
+      "SymInt offset, ScalarType dtype) -> Tensor");
+  m.def(
+      "kac_noise.out(Tensor t, Tensor(a!) out, str process, float a, float c, SymInt seed, Tensor? seed_tensor, "
+      "SymInt offset) -> ()");
+  m.def("kac_velocity(Tensor k, Tensor t, str process, float a, float c) -> Tensor");
+  m.def(
+      "kac_pair(Tensor x0, Tensor t, str process, float a, float c, str f, str g, float kappa, SymInt seed, "
+      "Tensor? seed_tensor, SymInt offset) -> (Tensor, Tensor)");
+  m.def(
+      "kac_pair.out(Tensor x0, Tensor t, Tensor(a!) x_t, Tensor(b!) u, str process, float a, float c, str f, str g, "
+      "float kappa, SymInt seed, Tensor? seed_tensor, SymInt offset) -> ()");
+  m.def(
+      "guided_velocity(Tensor u_cond, Tensor u_uncond, float w, Tensor? w_rows, float? max_speed, str process) "
+      "-> Tensor");
+  m.def(
+      "guided_step(Tensor x, Tensor u_cond, Tensor? u_uncond, Tensor? u_prev, float w, float h, float h_prev, "
+      "Tensor? w_rows, Tensor? h_rows, Tensor? h_prev_rows, float? max_speed, str process) -> (Tensor, Tensor)");
+  m.def(
+      "guided_step.out(Tensor x, Tensor u_cond, Tensor? u_uncond, Tensor? u_prev, Tensor(a!) x_next, Tensor(b!) u, "
+      "float w, float h, float h_prev, Tensor? w_rows, Tensor? h_rows, Tensor? h_prev_rows, float? max_speed, "
+      "str process) -> ()");
+  m.def("endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, Tensor? weight) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) {
+  using distillkac::Cpu;
+  m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cpu>));
+  m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cpu>));
+  m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cpu>));
+  m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cpu>));
+  m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cpu>));
+  m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cpu>));
+  m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cpu>));
+  m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cpu>));
+  m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cpu>));
+}
+
+#ifdef DISTILLKAC_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(distillkac, CUDA, m) {
+  using distillkac::Cuda;
+  m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cuda>));
+  m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cuda>));
+  m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cuda>));
+  m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cuda>));
+  m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cuda>));
+  m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cuda>));
+  m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cuda>));
+  m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cuda>));
+  m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cuda>));
+}
+#endif

@@ -1,0 +1,67 @@
+// Where an op runs. Cpu: torch's own parallel_for (so torch.set_num_threads holds). Cuda: the tensors' device and
+// torch's current stream.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+
+#include "checks.h"
+#include "kernels.h"
+
+#ifdef DISTILLKAC_WITH_CUDA
+#include <dlfcn.h>
+#endif
+
+namespace distillkac {
+
+struct Cpu {
+  const char* op;
+  Cpu(const char* name, const Tensor&) : op(name) {}
+
+  template <class Args, class Kernel, class CudaKernel>
+  void run(Kernel CpuKernels::* kernel, CudaKernel*, const Args& args, int64_t chunk, const char* range_error) const {
+    const int64_t per_row = chunks_per_row(args.rows.width, chunk), units = args.rows.count * per_row;
+    if (units == 0) return;
+    // A thread is worth starting for about 8192 elements.
+    const int64_t unit_size = args.rows.width < chunk ? args.rows.width : chunk;
+    const int64_t grain = 1 + 8192 / unit_size;
+    const auto loop = cpu_kernels().*kernel;
+    std::atomic<bool> valid{true};
+    torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+      if (!loop(args, begin, end)) valid = false;
+    });
+    if (!valid) fail(op, range_error);
+  }
+};
+
+#ifdef DISTILLKAC_WITH_CUDA
+struct Cuda {
+  const char* op;
+  int32_t device;
+  torch::stable::accelerator::DeviceGuard guard;
+  Cuda(const char* name, const Tensor& tensor) : op(name), device(tensor.get_device_index()), guard(device) {}
+
+  template <class Args, class Kernel, class CudaKernel>
+  void run(Kernel CpuKernels::*, CudaKernel* kernel, const Args& args, int64_t, const char*) const {
+    if (args.rows.count == 0 || args.rows.width == 0) return;
+    const int error = kernel(args, current_stream());
+    if (error) throw std::runtime_error(std::string(op) + ": CUDA kernel failed: " + cuda_error_string(error));
+  }
+
+ private:
+  // libtorch_cuda has this function and a CPU-only torch does not: looked up at run time, so that one binary loads in both.
+  void* current_stream() const {
+    using Get = AOTITorchError (*)(int32_t, void**);
+    static const Get get = [] {
+      void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+      return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+    }();
+    void* stream = nullptr;
+    if (!get || get(device, &stream) != 0) throw std::runtime_error(std::string(op) + ": torch has no CUDA stream here");
+    return stream;
+  }
+};
+#endif
+
+}  // namespace distillkac

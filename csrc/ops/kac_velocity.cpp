@@ -1,0 +1,58 @@
+// CPU: the conditional velocity of given displacements. |k| = float32(c t), the value the sampler gives to particles
+// that never turned, is on the cone; anything further out than rounding explains is refused.
+#include "kac_velocity.h"
+
+#include "../planar/flight.h"
+#include "../telegraph/velocity.h"
+#include "cpu_ops.h"
+
+DK_NAMESPACE_BEGIN
+
+template <class T>
+static bool telegraph_chunk(const TelegraphVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
+  const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
+  bool inside = true;
+  for_each_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
+    using V = decltype(lanes);
+    const typename V::F x = V::load(k + i), ax = V::abs(x), radius = V::splat(row.cone.radius);
+    const typename V::M on_cone = V::less(radius, V::from_bits(V::add_bits(V::bits(ax), V::splat_bits(1))));
+    V::store(v + i, telegraph_velocity<V>(x, on_cone, row));
+    inside = inside && !V::any(V::less(V::splat(limit), ax));
+  });
+  return inside;
+}
+
+template <class T>
+static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
+  const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
+  bool inside = true;
+  for_each_pair_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
+    using V = decltype(lanes);
+    typename V::F x, y, vx, vy;
+    load_pairs<V>(k + i, x, y);
+    planar_velocity<V>(row, x, y, vx, vy);
+    store_pairs<V>(v + i, vx, vy);
+    const typename V::F xs = x * V::splat(row.cone.scale), ys = y * V::splat(row.cone.scale);
+    inside = inside && !V::any(V::less(V::splat(limit2), V::fma(xs, xs, ys * ys)));
+  });
+  return inside;
+}
+
+bool kac_velocity_cpu(const KacVelocityArgs& args, int64_t begin, int64_t end) {
+  bool inside = true;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const double t = row_scalar(args.t, chunk.row);
+    if (!row_is_valid(t, args.a, args.c)) return false;
+    inside = with_dtype(args.dtype, [&](auto element) {
+      using T = decltype(element);
+      const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
+      T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
+      if (args.process == Process::kTelegraph) return telegraph_chunk(telegraph_velocity_row(t, args.a, args.c), k, v, chunk);
+      return planar_chunk(planar_velocity_row(t, args.c), k, v, chunk);
+    }) && inside;
+  }
+  return inside;
+}
+
+DK_NAMESPACE_END

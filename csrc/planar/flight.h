@@ -1,0 +1,74 @@
+// The planar Kac process: a particle in the plane keeps speed c and takes a fresh direction at rate a. Closed form
+// (docs/method.md, section 4): with E = -log U and e = min(E / lambda, 1),
+//   |K| = c t sqrt(e (2 - e)),   v = K / (t (2 - e));   e = 1 is the light circle, where |v| = c.
+#pragma once
+#include "../random/philox.h"
+#include "../row.h"
+#include "elementary.h"
+
+DK_NAMESPACE_BEGIN
+
+struct PlanarRow {
+  LightCone cone;
+  float inverse_lambda;
+  float c;
+};
+
+DK_INLINE PlanarRow planar_row(double t, double a, double c) {
+  PlanarRow row;
+  row.cone = light_cone(t, c);
+  row.inverse_lambda = float(1.0 / (a * t));
+  row.c = float(c);
+  return row;
+}
+
+// The displacement (x, y) of one pair and its velocity (vx, vy), from two words.
+template <class V>
+DK_INLINE void planar_draw(const PlanarRow& row, typename V::U radius_word, typename V::U angle_word,
+                           typename V::F& x, typename V::F& y, typename V::F& vx, typename V::F& vy) {
+  using F = typename V::F;
+  F cosine, sine;
+  direction<V>(angle_word, cosine, sine);
+  const F e = V::min(minus_log_uniform<V>(radius_word) * V::splat(row.inverse_lambda), V::splat(1.f));
+  const F q = V::splat(2.f) - e, rho = V::sqrt(e * q);  // |K| / (c t); a product: 1 - sigma^2 would cancel
+  const F r = V::splat(row.cone.radius) * rho, speed = V::splat(row.c) * (rho / q);
+  x = r * cosine, y = r * sine;
+  vx = speed * cosine, vy = speed * sine;
+}
+
+// The velocity at a given displacement: v = c (x, y) / (c t + s), s^2 = c^2 t^2 - x^2 - y^2.
+struct PlanarVelocityRow {
+  LightCone cone;
+  float square, square_rest;  // (c t)^2 in scaled units, in two floats
+  float c;
+};
+
+DK_INLINE PlanarVelocityRow planar_velocity_row(double t, double c) {
+  PlanarVelocityRow row;
+  row.cone = light_cone(t, c);
+  const double scaled = row.cone.exact * double(row.cone.scale), square = scaled * scaled;
+  row.square = float(square);
+  row.square_rest = float(square - double(row.square));
+  row.c = float(c);
+  return row;
+}
+
+template <class V>
+DK_INLINE void planar_velocity(const PlanarVelocityRow& row, typename V::F x, typename V::F y, typename V::F& vx,
+                               typename V::F& vy) {
+  using F = typename V::F;
+  const F xs = x * V::splat(row.cone.scale), ys = y * V::splat(row.cone.scale);
+  const F ax = V::abs(xs), ay = V::abs(ys), large = V::max(ax, ay), small = V::min(ax, ay);
+  // s^2 with the rounding errors of both squares put back; taking the larger square off first keeps each difference
+  // exact near the light circle, where s is small.
+  const F large2 = large * large, small2 = small * small, zero = V::splat(0.f);
+  const F error = V::fma(large, large, zero - large2) + V::fma(small, small, zero - small2);
+  const F s2 = ((V::splat(row.square) - large2) - small2) + (V::splat(row.square_rest) - error);
+  const F inside = V::splat(row.cone.scaled) + V::sqrt(V::max(s2, zero));
+  // On the circle, and a rounding outside it, |v| = c.
+  const F divisor = V::max(V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)), V::splat(0x1p-126f));
+  const F factor = V::splat(row.c) / divisor;
+  vx = factor * xs, vy = factor * ys;
+}
+
+DK_NAMESPACE_END

@@ -1,0 +1,26 @@
+// The words that differ between compilers. DISTILLKAC_ARCH (portable, avx2, avx512, cuda) names the target a file is
+// being compiled for; everything inline lives in a namespace of that name, so that the linker never merges, say, an
+// AVX-512 copy of a function with the portable one.
+#pragma once
+#include <cstdint>
+
+#ifndef DISTILLKAC_ARCH
+#error "compile with -DDISTILLKAC_ARCH=portable|avx2|avx512|cuda"
+#endif
+
+#if defined(__CUDACC__)
+#define DK_INLINE __host__ __device__ __forceinline__
+#define DK_UNLIKELY(x) (x)
+#define DK_UNROLL _Pragma("unroll")
+#else
+#define DK_INLINE inline __attribute__((always_inline))
+#define DK_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define DK_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#define DK_NAMESPACE_BEGIN \
+  namespace distillkac {   \
+  namespace DISTILLKAC_ARCH {
+#define DK_NAMESPACE_END \
+  }                      \
+  }

@@ -1,0 +1,77 @@
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based generator, so
+// any word can be computed anywhere. The counter of a draw is
+//   c0 = call index inside the row, c1 = what the words are for, (c2, c3) = row number;  the key is the seed.
+// Element i of a row belongs to block i / 64; its call index is 16 * block + i % 16 and its word (i % 64) / 16, so a
+// vector of 16, 8 or 1 lanes, or a GPU thread of any width, finds the same word.
+#pragma once
+#include "../platform.h"
+
+DK_NAMESPACE_BEGIN
+
+constexpr int64_t kBlock = 64;          // elements of a row that share 16 Philox calls
+constexpr int kCallsPerBlock = 16;
+
+enum Purpose : uint32_t { kMainWords = 0, kSecondWords = 1, kRareWords = 2 };  // c1 keeps its low 2 bits for this
+
+struct PhiloxKey {
+  uint32_t low[10], high[10];  // the round keys
+};
+
+DK_INLINE PhiloxKey philox_key(uint64_t seed) {
+  PhiloxKey key;
+  DK_UNROLL
+  for (uint32_t round = 0; round < 10; ++round) {
+    key.low[round] = uint32_t(seed) + round * 0x9E3779B9u;
+    key.high[round] = uint32_t(seed >> 32) + round * 0xBB67AE85u;
+  }
+  return key;
+}
+
+// Counters (call + lane, c1, c2, c3) for the lanes of V; words[j] is output word j of every lane.
+// V::Wide holds 32-bit values in 64-bit lanes (the upper halves are ignored), V::kWides of them make up the lanes of V:
+// the product of two 32-bit halves then needs no shuffling between rounds.
+template <class V>
+DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, const PhiloxKey& key,
+                      typename V::U words[4]) {
+  typename V::Wide x[V::kWides][4];
+  DK_UNROLL
+  for (int part = 0; part < V::kWides; ++part) {
+    x[part][0] = V::wide_counter(call, part);
+    x[part][1] = V::wide_splat(c1);
+    x[part][2] = V::wide_splat(c2);
+    x[part][3] = V::wide_splat(c3);
+  }
+  DK_UNROLL
+  for (int round = 0; round < 10; ++round) {
+    const typename V::Wide low = V::wide_splat(key.low[round]), high = V::wide_splat(key.high[round]);
+    DK_UNROLL
+    for (int part = 0; part < V::kWides; ++part) {
+      typename V::Wide* y = x[part];
+      const typename V::Wide product0 = V::wide_mul(y[0], 0xD2511F53u), product1 = V::wide_mul(y[2], 0xCD9E8D57u);
+      y[0] = V::wide_xor3(V::wide_high(product1), y[1], low);
+      y[1] = product1;
+      y[2] = V::wide_xor3(V::wide_high(product0), y[3], high);
+      y[3] = product0;
+    }
+  }
+  DK_UNROLL
+  for (int j = 0; j < 4; ++j) words[j] = V::wide_join(x[0][j], x[V::kWides - 1][j]);
+}
+
+// The words of one block of a row, for the lanes starting at `lane`.
+struct RowStream {
+  PhiloxKey key;
+  uint32_t row_low, row_high;
+
+  template <class V>
+  DK_INLINE void words(uint64_t block, int lane, Purpose purpose, typename V::U out[4]) const {
+    const uint64_t call = block * kCallsPerBlock + uint64_t(lane);
+    philox<V>(uint32_t(call), (uint32_t(call >> 32) << 2) | purpose, row_low, row_high, key, out);
+  }
+};
+
+DK_INLINE RowStream row_stream(const PhiloxKey& key, int64_t row) {
+  return {key, uint32_t(uint64_t(row)), uint32_t(uint64_t(row) >> 32)};
+}
+
+DK_NAMESPACE_END

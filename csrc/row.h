@@ -1,0 +1,39 @@
+// What every kernel derives from one row's time t, in double precision, before it touches the row's elements.
+#pragma once
+#include <cmath>
+
+#include "simd.h"
+
+DK_NAMESPACE_BEGIN
+
+// Displacements are computed in units of 2^k close to the radius c*t of the light cone (an exact scaling), so that no
+// square over- or underflows whatever the units of a and c are.
+struct LightCone {
+  double exact;  // c*t
+  float radius;  // float32(c*t): the value that the sampler gives to particles that never turned
+  float rest;    // float32(c*t - radius), scaled: without it, c^2 t^2 - x^2 loses up to 1e-4
+  float scaled;  // radius * scale, in [1, 2)
+  float scale;   // a power of two
+};
+
+DK_INLINE LightCone light_cone(double t, double c) {
+  LightCone cone;
+  cone.exact = c * t;
+  cone.radius = float(cone.exact);
+  int exponent = 0;
+  if (cone.radius > 0x1p-100f) frexp(double(cone.radius), &exponent);
+  cone.scale = float(ldexp(1.0, 1 - exponent));
+  cone.scaled = cone.radius * cone.scale;
+  cone.rest = float((cone.exact - double(cone.radius)) * double(cone.scale));
+  return cone;
+}
+
+constexpr double kMaxLambda = 1e9;  // a*t: beyond, float32 rationals overflow; the law is Gaussian to 1e-9 long before
+constexpr double kMaxRadius = 1e30;
+
+// Is this a time the formulas cover? NaN is not.
+DK_INLINE bool row_is_valid(double t, double a, double c) {
+  return t >= 0 && a * t <= kMaxLambda && c * t <= kMaxRadius;
+}
+
+DK_NAMESPACE_END

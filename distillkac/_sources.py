@@ -1,0 +1,46 @@
+"""A hash of the kernel sources, so that a build which no longer matches them is noticed.
+
+Imports nothing of the package: CMake runs this file to stamp the binary, `distillkac` reads it to compare.
+`python distillkac/_sources.py OUT` writes the C++ header with hash and commit.
+"""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = {".h", ".cpp", ".cu", ".cuh", ".bin"}
+
+
+def source_hash(root: Path = ROOT) -> str | None:
+    """First 16 hex digits of the SHA-256 of all that is compiled; None where the sources are not (an installed wheel)."""
+    csrc = root / "csrc"
+    if not csrc.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted([*csrc.rglob("*"), root / "CMakeLists.txt"]):
+        if path.suffix in KINDS or path.name == "CMakeLists.txt":
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def commit(root: Path = ROOT) -> str:
+    """The commit checked out, "unknown" outside a git checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main() -> None:
+    header = f'#define DISTILLKAC_SOURCE_HASH "{source_hash()}"\n#define DISTILLKAC_COMMIT "{commit()}"\n'
+    out = Path(sys.argv[1])
+    if not out.exists() or out.read_text() != header:  # an unchanged stamp recompiles nothing
+        out.write_text(header)
+
+
+if __name__ == "__main__":
+    main()
