@@ -105,6 +105,9 @@ struct EndpointLossArgs {
 // Work is cut into chunks of a row, at the same places for any number of threads.
 constexpr int64_t kNoiseChunk = 16384;  // a multiple of 64, the elements of one block of random words
 constexpr int64_t kLossChunk = 2048;
+#if defined(__CUDACC__)
+__host__ __device__
+#endif
 constexpr int64_t chunks_per_row(int64_t width, int64_t chunk) { return (width + chunk - 1) / chunk; }
 
 // A CPU loop does the work units [begin, end); false: a value is out of range (each op says which).

@@ -70,7 +70,7 @@ DK_INLINE Float16 from_float<Float16>(float value) {
 
 // Calls f with a value of the element type; the one place that turns a Dtype into a template argument.
 template <class F>
-DK_INLINE auto with_dtype(Dtype dtype, F&& f) {
+inline auto with_dtype(Dtype dtype, F&& f) {
   if (dtype == Dtype::kBFloat16) return f(BFloat16{});
   if (dtype == Dtype::kFloat16) return f(Float16{});
   return f(float{});

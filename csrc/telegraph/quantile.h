@@ -14,7 +14,7 @@ struct QuantileTable {
 };
 constexpr int kQuantileNodes = 257, kQuantileFast = 7 * 16, kQuantileDeep = 32 * 7;
 QuantileTable quantile_table();              // host memory: telegraph/quantile_table.cpp
-int quantile_table_cuda(QuantileTable* out); // device memory: telegraph/quantile_table.cu; returns a cudaError_t
+int quantile_table_cuda(QuantileTable* out);  // device memory: telegraph/quantile_table.cu; returns a cudaError_t
 
 }  // namespace distillkac
 

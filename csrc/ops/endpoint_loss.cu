@@ -1,0 +1,73 @@
+// CUDA: loss and gradient in one pass, 16 bytes an element in float32. Each block writes the sum of its chunk, a second
+// kernel of one block adds these in a fixed order: no atomics, the same bits on every run.
+#include "cuda_common.cuh"
+#include "endpoint_loss.h"
+
+DK_NAMESPACE_BEGIN
+
+constexpr int kSumThreads = 256;
+
+// The sum over the block, in thread 0; blockDim.x is a multiple of 32.
+__device__ inline double block_sum(double value) {
+  __shared__ double of_warp[32];
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_down_sync(0xffffffffu, value, distance);
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  __syncthreads();  // of_warp may still be read from the sum before
+  if (lane == 0) of_warp[warp] = value;
+  __syncthreads();
+  if (warp > 0) return 0;
+  value = lane < int(blockDim.x) / 32 ? of_warp[lane] : 0;
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_down_sync(0xffffffffu, value, distance);
+  return value;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArgs args) {
+  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kLossChunk);
+  for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
+    const Unit unit = unit_of(args.rows, kLossChunk, index);
+    const LossRow row = loss_row(args, unit.row);
+    const int64_t start = unit.row * args.rows.width;
+    float sum = 0;
+    for_each_group(unit, [&](int64_t i, int64_t count) {
+      const int64_t at = start + i;
+      float x[4], u[4], x_end[4];
+      load_group(static_cast<const T*>(args.x) + at, count, x);
+      load_group(static_cast<const T*>(args.u) + at, count, u);
+      load_group(static_cast<const T*>(args.x_end) + at, count, x_end);
+      DK_UNROLL
+      for (int n = 0; n < 4; ++n) {  // elements past the end were loaded as 0: their residual is 0
+        const float r = residual<Scalar>(x[n], u[n], x_end[n], row);
+        u[n] = row.grad_scale * r;
+        sum = Scalar::fma(r, r, sum);
+      }
+      store_group(static_cast<T*>(args.grad_u) + at, count, u);
+    });
+    const double total = block_sum(double(sum) * row.loss_scale);
+    if (threadIdx.x == 0) args.partial_sums[index] = total;
+  }
+}
+
+__global__ void __launch_bounds__(kSumThreads) sum_in_order_kernel(const double* partial_sums, int64_t count, float* loss) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partial_sums[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) *loss = float(sum);
+}
+
+template <class T>
+static int launch(const EndpointLossArgs& args, cudaStream_t stream) {
+  const int64_t units = units_in(args.rows, kLossChunk);
+  endpoint_loss_kernel<T><<<blocks_for(units), kThreads, 0, stream>>>(args);
+  if (const int error = cudaGetLastError()) return error;
+  sum_in_order_kernel<<<1, kSumThreads, 0, stream>>>(args.partial_sums, units, args.loss);
+  return cudaGetLastError();
+}
+
+DK_NAMESPACE_END
+
+int distillkac::endpoint_loss_cuda(const EndpointLossArgs& args, void* stream) {
+  return DISTILLKAC_ARCH::with_dtype(args.dtype, [&](auto element) {
+    return DISTILLKAC_ARCH::launch<decltype(element)>(args, static_cast<cudaStream_t>(stream));
+  });
+}

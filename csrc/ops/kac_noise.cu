@@ -1,0 +1,37 @@
+// CUDA: K_t for the rows of t. Bound by Philox and the quantile polynomial, about 30 float operations a draw.
+#include "cuda_draws.cuh"
+
+DK_NAMESPACE_BEGIN
+
+template <class T, class Shared>
+__global__ void __launch_bounds__(kThreads) kac_noise_kernel(KacNoiseArgs args, QuantileTable table) {
+  __shared__ Shared shared;
+  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
+    const Unit unit = unit_of(args.rows, kCudaChunk, index);
+    prepare(shared, row_scalar(args.t, unit.row), args.a, args.c, table);
+    T* out = static_cast<T*>(args.out) + unit.row * args.rows.width;
+    for_each_draw<false>(shared, stream_of(args.seed, unit.row), table, unit,
+                         [&](int64_t i, int64_t count, const float k[4], const float*) { store_group(out + i, count, k); });
+  }
+}
+
+template <class T>
+static int launch(const KacNoiseArgs& args, cudaStream_t stream) {
+  QuantileTable table;
+  if (const int error = quantile_table_cuda(&table)) return error;
+  const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
+  if (args.process == Process::kTelegraph)
+    kac_noise_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
+  else
+    kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
+  return cudaGetLastError();
+}
+
+DK_NAMESPACE_END
+
+int distillkac::kac_noise_cuda(const KacNoiseArgs& args, void* stream) {
+  return DISTILLKAC_ARCH::with_dtype(args.dtype, [&](auto element) {
+    return DISTILLKAC_ARCH::launch<decltype(element)>(args, static_cast<cudaStream_t>(stream));
+  });
+}

@@ -1,0 +1,49 @@
+// CUDA: the training pair (x_0, t) -> (x_t, u) in one pass: 12 bytes an element in float32.
+#include "cuda_draws.cuh"
+#include "kac_pair.h"
+
+DK_NAMESPACE_BEGIN
+
+template <class T, class Shared>
+__global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, QuantileTable table) {
+  __shared__ Shared shared;
+  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
+    const Unit unit = unit_of(args.rows, kCudaChunk, index);
+    const BridgeRow row = bridge_row(row_scalar(args.t, unit.row), args.f, args.g, args.kappa);
+    const Bridge<Scalar> bridge(row);
+    prepare(shared, row.g, args.a, args.c, table);
+    const int64_t start = unit.row * args.rows.width;
+    const T* x0 = static_cast<const T*>(args.x0) + start;
+    T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
+    for_each_draw<true>(shared, stream_of(args.seed, unit.row), table, unit,
+                        [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
+                          float data[4], noised[4], target[4];
+                          load_group(x0 + i, count, data);
+                          DK_UNROLL
+                          for (int n = 0; n < 4; ++n) noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
+                          store_group(x_t + i, count, noised);
+                          store_group(u + i, count, target);
+                        });
+  }
+}
+
+template <class T>
+static int launch(const KacPairArgs& args, cudaStream_t stream) {
+  QuantileTable table;
+  if (const int error = quantile_table_cuda(&table)) return error;
+  const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
+  if (args.process == Process::kTelegraph)
+    kac_pair_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
+  else
+    kac_pair_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
+  return cudaGetLastError();
+}
+
+DK_NAMESPACE_END
+
+int distillkac::kac_pair_cuda(const KacPairArgs& args, void* stream) {
+  return DISTILLKAC_ARCH::with_dtype(args.dtype, [&](auto element) {
+    return DISTILLKAC_ARCH::launch<decltype(element)>(args, static_cast<cudaStream_t>(stream));
+  });
+}

@@ -1,0 +1,75 @@
+// CUDA: the conditional velocity of given displacements; NaN where no particle can be (|k| > c t beyond rounding).
+#include "../planar/flight.h"
+#include "../telegraph/velocity.h"
+#include "cuda_common.cuh"
+#include "kac_velocity.h"
+
+DK_NAMESPACE_BEGIN
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocityArgs args) {
+  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
+    const Unit unit = unit_of(args.rows, kCudaChunk, index);
+    const double t = row_scalar(args.t, unit.row);
+    const bool valid = row_is_valid(t, args.a, args.c);
+    const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.a, args.c);
+    const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
+    const T* k = static_cast<const T*>(args.k) + unit.row * args.rows.width;
+    T* v = static_cast<T*>(args.v) + unit.row * args.rows.width;
+    for_each_group(unit, [&](int64_t i, int64_t count) {
+      float x[4], result[4];
+      load_group(k + i, count, x);
+      DK_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        const float ax = Scalar::abs(x[n]);
+        result[n] = telegraph_velocity<Scalar>(x[n], ax >= row.cone.radius, row);
+        if (!valid || ax > limit) result[n] = NAN;
+      }
+      store_group(v + i, count, result);
+    });
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityArgs args) {
+  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
+    const Unit unit = unit_of(args.rows, kCudaChunk, index);
+    const double t = row_scalar(args.t, unit.row);
+    const bool valid = row_is_valid(t, args.a, args.c);
+    const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.c);
+    const float limit = row.cone.scaled * (1.f + cone_tolerance(T{}));
+    const T* k = static_cast<const T*>(args.k) + unit.row * args.rows.width;
+    T* v = static_cast<T*>(args.v) + unit.row * args.rows.width;
+    for_each_group(unit, [&](int64_t i, int64_t count) {
+      float x[4], result[4];
+      load_group(k + i, count, x);
+      DK_UNROLL
+      for (int n = 0; n < 4; n += 2) {
+        planar_velocity<Scalar>(row, x[n], x[n + 1], result[n], result[n + 1]);
+        const float xs = x[n] * row.cone.scale, ys = x[n + 1] * row.cone.scale;
+        if (!valid || Scalar::fma(xs, xs, ys * ys) > limit * limit) result[n] = result[n + 1] = NAN;
+      }
+      store_group(v + i, count, result);
+    });
+  }
+}
+
+template <class T>
+static int launch(const KacVelocityArgs& args, cudaStream_t stream) {
+  const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
+  if (args.process == Process::kTelegraph)
+    telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+  else
+    planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+DK_NAMESPACE_END
+
+int distillkac::kac_velocity_cuda(const KacVelocityArgs& args, void* stream) {
+  return DISTILLKAC_ARCH::with_dtype(args.dtype, [&](auto element) {
+    return DISTILLKAC_ARCH::launch<decltype(element)>(args, static_cast<cudaStream_t>(stream));
+  });
+}
