@@ -44,7 +44,9 @@ inline GSchedule g_named(const char* op, const std::string& name) {
 }
 
 // A contiguous tensor that lives as long as the launch.
-inline Tensor packed(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+inline Tensor packed(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
 inline OptionalTensor packed(const OptionalTensor& tensor) {
   return tensor ? OptionalTensor(packed(*tensor)) : OptionalTensor();
 }
@@ -77,7 +79,8 @@ inline RowScalar row_scalars(const char* op, const char* name, double value, con
   return row_data(*per_row);
 }
 
-inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_tensor, int64_t offset, const Tensor& like) {
+inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_tensor, int64_t offset,
+                    const Tensor& like) {
   if (offset < 0) fail(op, "offset must be >= 0, got ", offset);
   if (!seed_tensor) return {nullptr, seed, offset};
   if (seed_tensor->scalar_type() != ScalarType::Long || seed_tensor->numel() != 1)
@@ -99,9 +102,16 @@ void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, d
   const Process kind = process_named(op, process);
   check_pairs(op, "size", kind, out);
   const Tensor times = packed(t);
-  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, element_type(op, "dtype", out.scalar_type()), kind,
-                    a, c, seed_of(op, seed, seed_tensor, offset, t)};
-  Device(op, out).run(&CpuKernels::kac_noise, kac_noise_cuda, args, kNoiseChunk, "t must be finite and >= 0, with a*t <= 1e9");
+  KacNoiseArgs args{out.mutable_data_ptr(),
+                    row_data(times),
+                    rows,
+                    element_type(op, "dtype", out.scalar_type()),
+                    kind,
+                    a,
+                    c,
+                    seed_of(op, seed, seed_tensor, offset, t)};
+  Device(op, out).run(&CpuKernels::kac_noise, kac_noise_cuda, args, kNoiseChunk,
+                      "t must be finite and >= 0, with a*t <= 1e9");
 }
 
 template <class Device>
@@ -129,8 +139,14 @@ Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c)
   check_pairs(op, "k", kind, k);
   const Tensor displacements = packed(k), times = packed(t);
   Tensor v = torch::stable::new_empty(k, k.sizes());
-  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows,
-                       element_type(op, "k", k.scalar_type()), kind, a, c};
+  KacVelocityArgs args{displacements.const_data_ptr(),
+                       v.mutable_data_ptr(),
+                       row_data(times),
+                       rows,
+                       element_type(op, "k", k.scalar_type()),
+                       kind,
+                       a,
+                       c};
   Device(op, v).run(&CpuKernels::kac_velocity, kac_velocity_cuda, args, kNoiseChunk,
                     "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
   return v;
@@ -138,7 +154,8 @@ Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c)
 
 template <class Device>
 void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::string process, double a, double c,
-                  std::string f, std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
+                  std::string f, std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor,
+                  int64_t offset) {
   constexpr const char* op = "kac_pair";
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
@@ -153,10 +170,21 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::
   check_pairs(op, "x0", kind, x0);
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
   const Tensor data = packed(x0), times = packed(t);
-  KacPairArgs args{data.const_data_ptr(), x_t.mutable_data_ptr(), u.mutable_data_ptr(), row_data(times), rows,
-                   element_type(op, "x0", x0.scalar_type()), kind, a, c, f_named(op, f), g_named(op, g), kappa,
+  KacPairArgs args{data.const_data_ptr(),
+                   x_t.mutable_data_ptr(),
+                   u.mutable_data_ptr(),
+                   row_data(times),
+                   rows,
+                   element_type(op, "x0", x0.scalar_type()),
+                   kind,
+                   a,
+                   c,
+                   f_named(op, f),
+                   g_named(op, g),
+                   kappa,
                    seed_of(op, seed, seed_tensor, offset, x0)};
-  Device(op, x_t).run(&CpuKernels::kac_pair, kac_pair_cuda, args, kNoiseChunk, "t must be finite and >= 0, with a*g(t) <= 1e9");
+  Device(op, x_t).run(&CpuKernels::kac_pair, kac_pair_cuda, args, kNoiseChunk,
+                      "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
 
 template <class Device>
@@ -185,18 +213,23 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
   const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
   const OptionalTensor weights = packed(w_rows);
   Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
-  GuidedVelocityArgs args{cond.const_data_ptr(), uncond.const_data_ptr(), out.mutable_data_ptr(),
-                          row_scalars(op, "w", w, weights, u_cond), rows,
-                          element_type(op, "u_cond", u_cond.scalar_type()), kind, speed_limit(op, max_speed)};
+  GuidedVelocityArgs args{cond.const_data_ptr(),
+                          uncond.const_data_ptr(),
+                          out.mutable_data_ptr(),
+                          row_scalars(op, "w", w, weights, u_cond),
+                          rows,
+                          element_type(op, "u_cond", u_cond.scalar_type()),
+                          kind,
+                          speed_limit(op, max_speed)};
   Device(op, out).run(&CpuKernels::guided_velocity, guided_velocity_cuda, args, kNoiseChunk, "");
   return out;
 }
 
 template <class Device>
-void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond, const OptionalTensor& u_prev,
-                     Tensor x_next, Tensor u, double w, double h, double h_prev, OptionalTensor w_rows,
-                     OptionalTensor h_rows, OptionalTensor h_prev_rows, std::optional<double> max_speed,
-                     std::string process) {
+void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond,
+                     const OptionalTensor& u_prev, Tensor x_next, Tensor u, double w, double h, double h_prev,
+                     OptionalTensor w_rows, OptionalTensor h_rows, OptionalTensor h_prev_rows,
+                     std::optional<double> max_speed, std::string process) {
   constexpr const char* op = "guided_step";
   const Rows rows = rows_of(op, "x", x);
   check_like(op, "u_cond", u_cond, x);
@@ -212,18 +245,27 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
   const Tensor start = packed(x), cond = packed(u_cond);
   const OptionalTensor uncond = packed(u_uncond), prev = packed(u_prev);
   const OptionalTensor ws = packed(w_rows), hs = packed(h_rows), h_prevs = packed(h_prev_rows);
-  GuidedStepArgs args{start.const_data_ptr(), cond.const_data_ptr(), uncond ? uncond->const_data_ptr() : nullptr,
-                      prev ? prev->const_data_ptr() : nullptr, x_next.mutable_data_ptr(), u.mutable_data_ptr(),
-                      row_scalars(op, "w", w, ws, x), row_scalars(op, "h", h, hs, x),
-                      row_scalars(op, "h_prev", h_prev, h_prevs, x), rows, element_type(op, "x", x.scalar_type()), kind,
+  GuidedStepArgs args{start.const_data_ptr(),
+                      cond.const_data_ptr(),
+                      uncond ? uncond->const_data_ptr() : nullptr,
+                      prev ? prev->const_data_ptr() : nullptr,
+                      x_next.mutable_data_ptr(),
+                      u.mutable_data_ptr(),
+                      row_scalars(op, "w", w, ws, x),
+                      row_scalars(op, "h", h, hs, x),
+                      row_scalars(op, "h_prev", h_prev, h_prevs, x),
+                      rows,
+                      element_type(op, "x", x.scalar_type()),
+                      kind,
                       speed_limit(op, max_speed)};
   Device(op, x_next).run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk, "");
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u_uncond, OptionalTensor u_prev, double w,
-                                       double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
-                                       OptionalTensor h_prev_rows, std::optional<double> max_speed, std::string process) {
+std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u_uncond, OptionalTensor u_prev,
+                                       double w, double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
+                                       OptionalTensor h_prev_rows, std::optional<double> max_speed,
+                                       std::string process) {
   Tensor x_next = torch::stable::new_empty(x, x.sizes()), u = torch::stable::new_empty(x, x.sizes());
   guided_step_out<Device>(x, u_cond, u_uncond, u_prev, x_next, u, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed,
                           process);
@@ -246,9 +288,15 @@ std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tenso
   Tensor grad_u = torch::stable::new_empty(x, x.sizes());
   const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
-  EndpointLossArgs args{from.const_data_ptr(), velocity.const_data_ptr(), to.const_data_ptr(), grad_u.mutable_data_ptr(),
-                        row_data(deltas), row_scalars(op, "weight", 1, weights, x), rows,
-                        element_type(op, "x", x.scalar_type()), static_cast<double*>(partial_sums.mutable_data_ptr()),
+  EndpointLossArgs args{from.const_data_ptr(),
+                        velocity.const_data_ptr(),
+                        to.const_data_ptr(),
+                        grad_u.mutable_data_ptr(),
+                        row_data(deltas),
+                        row_scalars(op, "weight", 1, weights, x),
+                        rows,
+                        element_type(op, "x", x.scalar_type()),
+                        static_cast<double*>(partial_sums.mutable_data_ptr()),
                         static_cast<float*>(loss.mutable_data_ptr())};
   Device(op, x).run(&CpuKernels::endpoint_loss, endpoint_loss_cuda, args, kLossChunk, "delta must not be 0");
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself

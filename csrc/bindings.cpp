@@ -1,4 +1,5 @@
-// Every schema, one line per op and device; nothing else. Python side: distillkac/ops.py. Tensors to arguments: adapters.h.
+// Every schema, one line per op and device; nothing else. Python side: distillkac/ops.py. Tensors to arguments:
+// adapters.h.
 #include <torch/csrc/stable/library.h>
 
 #include "adapters.h"

@@ -22,7 +22,8 @@ BuildInfo build_info() {
 
 std::pair<std::vector<float>, std::vector<float>> exported_quantile_table() {
   const QuantileTable table = quantile_table();
-  return {{table.fast, table.fast + kQuantileNodes * kQuantileFast}, {table.deep, table.deep + kQuantileNodes * kQuantileDeep}};
+  return {{table.fast, table.fast + kQuantileNodes * kQuantileFast},
+          {table.deep, table.deep + kQuantileNodes * kQuantileDeep}};
 }
 
 }  // namespace distillkac

@@ -22,17 +22,28 @@ template <class... Parts>
 
 inline const char* dtype_name(ScalarType type) {
   switch (type) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Half: return "float16";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Bool: return "bool";
-    default: return "another dtype";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
   }
 }
 
@@ -60,8 +71,10 @@ inline void check_rows(const char* op, const char* name, const Tensor& tensor, i
   const bool real = tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
   if (!real || tensor.dim() != 1 || (rows >= 0 && tensor.size(0) != rows)) {
     std::ostringstream wanted;
-    if (rows >= 0) wanted << rows << ",";
-    else wanted << "B,";
+    if (rows >= 0)
+      wanted << rows << ",";
+    else
+      wanted << "B,";
     fail(op, name, " must be float32 or float64 (", wanted.str(), "), got ", described(tensor));
   }
 }

@@ -20,7 +20,7 @@ struct Cpu {
   Cpu(const char* name, const Tensor&) : op(name) {}
 
   template <class Args, class Kernel, class CudaKernel>
-  void run(Kernel CpuKernels::* kernel, CudaKernel*, const Args& args, int64_t chunk, const char* range_error) const {
+  void run(Kernel CpuKernels::*kernel, CudaKernel*, const Args& args, int64_t chunk, const char* range_error) const {
     const int64_t per_row = chunks_per_row(args.rows.width, chunk), units = args.rows.count * per_row;
     if (units == 0) return;
     // A thread is worth starting for about 8192 elements.
@@ -50,7 +50,8 @@ struct Cuda {
   }
 
  private:
-  // libtorch_cuda has this function and a CPU-only torch does not: looked up at run time, so that one binary loads in both.
+  // libtorch_cuda has this function and a CPU-only torch does not: looked up at run time, so that one binary loads in
+  // both.
   void* current_stream() const {
     using Get = AOTITorchError (*)(int32_t, void**);
     static const Get get = [] {
@@ -58,7 +59,8 @@ struct Cuda {
       return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
     }();
     void* stream = nullptr;
-    if (!get || get(device, &stream) != 0) throw std::runtime_error(std::string(op) + ": torch has no CUDA stream here");
+    if (!get || get(device, &stream) != 0)
+      throw std::runtime_error(std::string(op) + ": torch has no CUDA stream here");
     return stream;
   }
 };

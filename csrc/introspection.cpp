@@ -26,30 +26,36 @@ static void force_level(const std::string& level) {
   if (distillkac::set_simd_level(level)) return;
   std::string known;
   for (const std::string& name : distillkac::simd_levels()) known += (known.empty() ? "" : ", ") + name;
-  throw py::value_error("set_simd_level: level must be one of " + known + " (what this build and processor have), got '" +
-                        level + "'");
+  throw py::value_error("set_simd_level: level must be one of " + known +
+                        " (what this build and processor have), got '" + level + "'");
 }
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Build information, SIMD level, Philox words and the quantile table of distillkac's kernels.";
-  m.def("build_info", [] {
-    const distillkac::BuildInfo info = distillkac::build_info();
-    py::dict result;
-    result["compiler"] = info.compiler;
-    result["cuda"] = info.cuda;
-    result["cuda_architectures"] = info.cuda_architectures;
-    result["commit"] = info.commit;
-    result["source_hash"] = info.source_hash;
-    return result;
-  }, "Compiler, CUDA version and architectures ('' without CUDA), commit and hash of the sources of this build.");
+  m.def(
+      "build_info",
+      [] {
+        const distillkac::BuildInfo info = distillkac::build_info();
+        py::dict result;
+        result["compiler"] = info.compiler;
+        result["cuda"] = info.cuda;
+        result["cuda_architectures"] = info.cuda_architectures;
+        result["commit"] = info.commit;
+        result["source_hash"] = info.source_hash;
+        return result;
+      },
+      "Compiler, CUDA version and architectures ('' without CUDA), commit and hash of the sources of this build.");
   m.def("simd_levels", &distillkac::simd_levels, "SIMD levels this build and this processor have, narrowest first.");
   m.def("simd_level", &distillkac::simd_level, "The SIMD level in use.");
   m.def("set_simd_level", &force_level, py::arg("level"), "Use a lower SIMD level; all give the same bits.");
   m.def("philox", &philox_block, py::arg("counter"), py::arg("key"),
         "Philox4x32-10 of a counter of four words under a key of two.");
-  m.def("quantile_table", [] {
-    const auto [fast, deep] = distillkac::exported_quantile_table();
-    return py::make_tuple(py::bytes(reinterpret_cast<const char*>(fast.data()), fast.size() * sizeof(float)),
-                          py::bytes(reinterpret_cast<const char*>(deep.data()), deep.size() * sizeof(float)));
-  }, "The telegraph quantile table as float32 bytes: fast bank [257][7][16], deep bank [257][32][7].");
+  m.def(
+      "quantile_table",
+      [] {
+        const auto [fast, deep] = distillkac::exported_quantile_table();
+        return py::make_tuple(py::bytes(reinterpret_cast<const char*>(fast.data()), fast.size() * sizeof(float)),
+                              py::bytes(reinterpret_cast<const char*>(deep.data()), deep.size() * sizeof(float)));
+      },
+      "The telegraph quantile table as float32 bytes: fast bank [257][7][16], deep bank [257][32][7].");
 }

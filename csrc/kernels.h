@@ -8,7 +8,7 @@ namespace distillkac {
 enum class Process : int32_t { kTelegraph = 0, kPlanar = 1 };
 enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 enum class FSchedule : int32_t { kLinear = 0, kCosine = 1, kExp = 2 };  // f(t): 1 - t, cos(pi t / 2), exp(-kappa t)
-enum class GSchedule : int32_t { kLinear = 0, kQuadratic = 1 };        // g(t): t, t^2
+enum class GSchedule : int32_t { kLinear = 0, kQuadratic = 1 };         // g(t): t, t^2
 
 // One scalar per row: a tensor of them if `data` is set, else the same `value` for every row.
 struct RowScalar {
@@ -90,12 +90,12 @@ struct GuidedStepArgs {
 };
 
 struct EndpointLossArgs {
-  const void* x;         // (B, D)
-  const void* u;         // (B, D)
-  const void* x_end;     // (B, D)
-  void* grad_u;          // (B, D)
-  RowScalar delta;       // (B,)
-  RowScalar weight;      // (B,)
+  const void* x;      // (B, D)
+  const void* u;      // (B, D)
+  const void* x_end;  // (B, D)
+  void* grad_u;       // (B, D)
+  RowScalar delta;    // (B,)
+  RowScalar weight;   // (B,)
   Rows rows;
   Dtype dtype;
   double* partial_sums;  // (B, chunks_per_row(D, kLossChunk)): workspace, summed in order
@@ -108,7 +108,10 @@ constexpr int64_t kLossChunk = 2048;
 #if defined(__CUDACC__)
 __host__ __device__
 #endif
-constexpr int64_t chunks_per_row(int64_t width, int64_t chunk) { return (width + chunk - 1) / chunk; }
+    constexpr int64_t
+    chunks_per_row(int64_t width, int64_t chunk) {
+  return (width + chunk - 1) / chunk;
+}
 
 // A CPU loop does the work units [begin, end); false: a value is out of range (each op says which).
 struct CpuKernels {

@@ -163,7 +163,8 @@ struct Avx2 {
   }
 
   static DK_INLINE void deinterleave(F a, F b, F& x, F& y) {
-    const F even = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)), odd = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1));
+    const F even = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)),
+            odd = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1));
     x = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), _MM_SHUFFLE(3, 1, 2, 0)));
     y = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), _MM_SHUFFLE(3, 1, 2, 0)));
   }

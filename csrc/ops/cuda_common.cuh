@@ -1,5 +1,5 @@
-// CUDA: how rows are cut among blocks, and 16-byte accesses. A block of kThreads threads takes one work unit (a chunk of a
-// row) after the other; a thread handles groups of four neighbouring elements.
+// CUDA: how rows are cut among blocks, and 16-byte accesses. A block of kThreads threads takes one work unit (a chunk
+// of a row) after the other; a thread handles groups of four neighbouring elements.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -55,7 +55,8 @@ __device__ inline void store_group(T* p, int64_t count, const float x[4]) {
 // f(i, count) for every group of four elements of a unit: i its first element in the row, count how many exist.
 template <class F>
 __device__ inline void for_each_group(const Unit& unit, F&& f) {
-  for (int64_t i = unit.begin + 4 * int64_t(threadIdx.x); i < unit.end; i += 4 * int64_t(blockDim.x)) f(i, unit.end - i);
+  for (int64_t i = unit.begin + 4 * int64_t(threadIdx.x); i < unit.end; i += 4 * int64_t(blockDim.x))
+    f(i, unit.end - i);
 }
 
 DK_NAMESPACE_END

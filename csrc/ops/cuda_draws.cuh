@@ -47,8 +47,8 @@ static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, Qua
   return atom ? -1.f : magnitude;
 }
 
-// f(offset, k, v) for the four groups of `quad` (0..3) of a block: k, v are four displacements and velocities, offset the
-// first one's place in the block.
+// f(offset, k, v) for the four groups of `quad` (0..3) of a block: k, v are four displacements and velocities, offset
+// the first one's place in the block.
 template <bool kVelocity, class F>
 __device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
                                    int64_t block, int quad, F&& f) {

@@ -39,9 +39,8 @@ bool endpoint_loss_cpu(const EndpointLossArgs& args, int64_t begin, int64_t end)
     const Chunk chunk = chunk_of(args.rows, kLossChunk, unit);
     const LossRow row = loss_row(args, chunk.row);
     if (!(row.delta != 0)) return false;
-    with_dtype(args.dtype, [&](auto element) {
-      args.partial_sums[unit] = loss_chunk<decltype(element)>(args, row, chunk);
-    });
+    with_dtype(args.dtype,
+               [&](auto element) { args.partial_sums[unit] = loss_chunk<decltype(element)>(args, row, chunk); });
   }
   return true;
 }

@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArg
   }
 }
 
-__global__ void __launch_bounds__(kSumThreads) sum_in_order_kernel(const double* partial_sums, int64_t count, float* loss) {
+__global__ void __launch_bounds__(kSumThreads)
+    sum_in_order_kernel(const double* partial_sums, int64_t count, float* loss) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partial_sums[i];
   sum = block_sum(sum);

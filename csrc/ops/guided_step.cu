@@ -1,5 +1,5 @@
-// CUDA: guidance and an Euler or AB-2 step in one pass: 24 bytes an element in float32. x_next may be x, u may be u_prev:
-// a group is read whole before it is written.
+// CUDA: guidance and an Euler or AB-2 step in one pass: 24 bytes an element in float32. x_next may be x, u may be
+// u_prev: a group is read whole before it is written.
 #include "cuda_guidance.cuh"
 #include "guided_step.h"
 

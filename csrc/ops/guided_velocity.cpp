@@ -13,7 +13,8 @@ bool guided_velocity_cpu(const GuidedVelocityArgs& args, int64_t begin, int64_t 
     with_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);
       const int64_t start = chunk.row * args.rows.width;
-      const T *cond = static_cast<const T*>(args.u_cond) + start, *uncond = static_cast<const T*>(args.u_uncond) + start;
+      const T *cond = static_cast<const T*>(args.u_cond) + start,
+              *uncond = static_cast<const T*>(args.u_uncond) + start;
       T* out = static_cast<T*>(args.u) + start;
       if (args.process == Process::kTelegraph || max_speed == INFINITY) {
         for_each_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {

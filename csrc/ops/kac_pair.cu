@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, Qu
                           float data[4], noised[4], target[4];
                           load_group(x0 + i, count, data);
                           DK_UNROLL
-                          for (int n = 0; n < 4; ++n) noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
+                          for (int n = 0; n < 4; ++n)
+                            noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
                           store_group(x_t + i, count, noised);
                           store_group(u + i, count, target);
                         });

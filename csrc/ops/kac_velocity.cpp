@@ -44,13 +44,16 @@ bool kac_velocity_cpu(const KacVelocityArgs& args, int64_t begin, int64_t end) {
     const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
     const double t = row_scalar(args.t, chunk.row);
     if (!row_is_valid(t, args.a, args.c)) return false;
-    inside = with_dtype(args.dtype, [&](auto element) {
-      using T = decltype(element);
-      const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
-      T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
-      if (args.process == Process::kTelegraph) return telegraph_chunk(telegraph_velocity_row(t, args.a, args.c), k, v, chunk);
-      return planar_chunk(planar_velocity_row(t, args.c), k, v, chunk);
-    }) && inside;
+    inside = with_dtype(args.dtype,
+                        [&](auto element) {
+                          using T = decltype(element);
+                          const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
+                          T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
+                          if (args.process == Process::kTelegraph)
+                            return telegraph_chunk(telegraph_velocity_row(t, args.a, args.c), k, v, chunk);
+                          return planar_chunk(planar_velocity_row(t, args.c), k, v, chunk);
+                        }) &&
+             inside;
   }
   return inside;
 }

@@ -1,5 +1,5 @@
-// log and sin/cos in float32 from integers, with the same bits on every target (tools/fit_elementary.py): the inputs are
-// random words, so argument reduction is exact.
+// log and sin/cos in float32 from integers, with the same bits on every target (tools/fit_elementary.py): the inputs
+// are random words, so argument reduction is exact.
 #pragma once
 #include "../simd.h"
 
@@ -53,10 +53,11 @@ DK_INLINE void direction(typename V::U word, typename V::F& cosine, typename V::
   const U quarter = V::template shift_right<30>(V::add_bits(word, V::splat_bits(0x20000000u)));  // nearest quarter turn
   const F y = V::signed_to_float(V::template shift_left<2>(word)) * V::splat(0x1p-32f);          // and the rest of it
   const F y2 = y * y;
-  const F s = y * V::fma(V::fma(V::fma(V::splat(kSin3), y2, V::splat(kSin2)), y2, V::splat(kSin1)), y2, V::splat(kSin0));
-  const F c = V::fma(
-      V::fma(V::fma(V::fma(V::splat(kCos4), y2, V::splat(kCos3)), y2, V::splat(kCos2)), y2, V::splat(kCos1)), y2,
-      V::splat(1.f));
+  const F s =
+      y * V::fma(V::fma(V::fma(V::splat(kSin3), y2, V::splat(kSin2)), y2, V::splat(kSin1)), y2, V::splat(kSin0));
+  const F c =
+      V::fma(V::fma(V::fma(V::fma(V::splat(kCos4), y2, V::splat(kCos3)), y2, V::splat(kCos2)), y2, V::splat(kCos1)), y2,
+             V::splat(1.f));
   const typename V::M odd = V::negative(V::template shift_left<31>(quarter));
   // Quarters 1 and 2 turn the sign of the cosine, 2 and 3 that of the sine.
   const U sine_sign = V::template shift_left<31>(V::template shift_right<1>(quarter));

@@ -24,8 +24,8 @@ DK_INLINE PlanarRow planar_row(double t, double a, double c) {
 
 // The displacement (x, y) of one pair and its velocity (vx, vy), from two words.
 template <class V>
-DK_INLINE void planar_draw(const PlanarRow& row, typename V::U radius_word, typename V::U angle_word,
-                           typename V::F& x, typename V::F& y, typename V::F& vx, typename V::F& vy) {
+DK_INLINE void planar_draw(const PlanarRow& row, typename V::U radius_word, typename V::U angle_word, typename V::F& x,
+                           typename V::F& y, typename V::F& vx, typename V::F& vy) {
   using F = typename V::F;
   F cosine, sine;
   direction<V>(angle_word, cosine, sine);

@@ -8,7 +8,7 @@
 
 DK_NAMESPACE_BEGIN
 
-constexpr int64_t kBlock = 64;          // elements of a row that share 16 Philox calls
+constexpr int64_t kBlock = 64;  // elements of a row that share 16 Philox calls
 constexpr int kCallsPerBlock = 16;
 
 enum Purpose : uint32_t { kMainWords = 0, kSecondWords = 1, kRareWords = 2 };  // c1 keeps its low 2 bits for this

@@ -13,7 +13,7 @@ struct QuantileTable {
   const float* deep;  // [257][32][7]: the 32 octaves below
 };
 constexpr int kQuantileNodes = 257, kQuantileFast = 7 * 16, kQuantileDeep = 32 * 7;
-QuantileTable quantile_table();              // host memory: telegraph/quantile_table.cpp
+QuantileTable quantile_table();               // host memory: telegraph/quantile_table.cpp
 int quantile_table_cuda(QuantileTable* out);  // device memory: telegraph/quantile_table.cu; returns a cudaError_t
 
 }  // namespace distillkac
@@ -24,13 +24,13 @@ constexpr float kSmallestFast = 0x1p-16f;
 
 struct TelegraphRow {
   TelegraphVelocityRow velocity;
-  uint32_t atom_words;   // of 2^31 words, the first floor(e^-lambda 2^31) belong to the atoms
+  uint32_t atom_words;  // of 2^31 words, the first floor(e^-lambda 2^31) belong to the atoms
   float w_scale, w_shift;
-  bool small;            // lambda < 1/64: too few words are left for w', which then takes a second one
+  bool small;  // lambda < 1/64: too few words are left for w', which then takes a second one
   double lambda, p_atom;
-  int node;              // the first of four nodes
+  int node;  // the first of four nodes
   double lagrange[4];
-  double unit;           // c t / sqrt(lambda + 1)
+  double unit;  // c t / sqrt(lambda + 1)
 };
 
 DK_INLINE TelegraphRow telegraph_row(double t, double a, double c) {
@@ -72,12 +72,13 @@ DK_INLINE typename V::F telegraph_coefficients(const TelegraphRow& row, const fl
   DK_UNROLL
   for (int j = 0; j < 4; ++j) weight[j] = V::splat(float(row.lagrange[j] * row.unit));
   const float* p = fast + int64_t(row.node) * kQuantileFast + first;
-  const typename V::F middle = V::fma(weight[1], V::load(p + kQuantileFast), weight[2] * V::load(p + 2 * kQuantileFast));
+  const typename V::F middle =
+      V::fma(weight[1], V::load(p + kQuantileFast), weight[2] * V::load(p + 2 * kQuantileFast));
   return V::fma(weight[0], V::load(p), V::fma(weight[3], V::load(p + 3 * kQuantileFast), middle));
 }
 
-// |K| and its atom flag for the rare words (about 1.5e-5 of them): the word that lies between the atoms and the rest, and
-// the tail w' < 2^-16. 32 more bits, double precision, the deep octaves.
+// |K| and its atom flag for the rare words (about 1.5e-5 of them): the word that lies between the atoms and the rest,
+// and the tail w' < 2^-16. 32 more bits, double precision, the deep octaves.
 DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& table, uint32_t word, uint32_t second,
                                uint32_t extra, bool& atom) {
   const double u = (double(word & 0x7fffffffu) * 4294967296.0 + double(extra) + 0.5) * 0x1p-63;
@@ -96,8 +97,9 @@ DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& tab
     double coefficient = 0;
     for (int j = 0; j < 4; ++j) {
       const int64_t node = row.node + j;
-      coefficient += row.lagrange[j] * double(octave < 16 ? table.fast[node * kQuantileFast + k * 16 + ((126 - octave) & 15)]
-                                                          : table.deep[node * kQuantileDeep + (octave - 16) * 7 + k]);
+      coefficient +=
+          row.lagrange[j] * double(octave < 16 ? table.fast[node * kQuantileFast + k * 16 + ((126 - octave) & 15)]
+                                               : table.deep[node * kQuantileDeep + (octave - 16) * 7 + k]);
     }
     s = s * t + coefficient;
   }
@@ -120,7 +122,8 @@ DK_INLINE typename V::F telegraph_common(const TelegraphRow& row, const typename
   const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(0x1p-8f)), atom));
   w = V::min(w, V::splat(0x1.fffffep-1f));
   const U bits = V::bits(w), octave = V::template shift_right<23>(bits);
-  const F t = V::from_bits(V::bor(V::band(bits, V::splat_bits(0x7fffffu)), V::splat_bits(0x3f800000u))) - V::splat(1.5f);
+  const F t =
+      V::from_bits(V::bor(V::band(bits, V::splat_bits(0x7fffffu)), V::splat_bits(0x3f800000u))) - V::splat(1.5f);
   F s = V::lookup(coefficients[6], octave, near);
   DK_UNROLL
   for (int k = 5; k >= 0; --k) s = V::fma(s, t, V::lookup(coefficients[k], octave, near));

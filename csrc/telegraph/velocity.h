@@ -1,5 +1,6 @@
 // Velocity of the telegraph process at displacement x after time t (docs/method.md, eq. 4):
-//   v = c lambda xi / (lambda + G(z)) = a x D / (lambda D + N),   G = N/D ~ z I0(z)/I1(z),   z^2 = (a/c)^2 (c^2 t^2 - x^2).
+//   v = c lambda xi / (lambda + G(z)) = a x D / (lambda D + N),   G = N/D ~ z I0(z)/I1(z),   z^2 = (a/c)^2 (c^2 t^2 -
+//   x^2).
 // The rationals come from tools/fit_velocity.py: relative error of v <= 3.1e-7 in float32 for lambda in [1e-4, 1e4].
 #pragma once
 #include "../row.h"
@@ -37,13 +38,15 @@ template <class V>
 DK_INLINE typename V::F telegraph_velocity(typename V::F x, typename V::M on_cone, const TelegraphVelocityRow& row) {
   using F = typename V::F;
   const F xs = x * V::splat(row.cone.scale), ax = V::abs(xs), ct = V::splat(row.cone.scaled);
-  const F gap = V::max((ct - ax) + V::splat(row.cone.rest), V::splat(0.f));  // c t - |x|, compensated: do not reassociate
+  const F gap =
+      V::max((ct - ax) + V::splat(row.cone.rest), V::splat(0.f));  // c t - |x|, compensated: do not reassociate
   const F y = V::splat(row.y_scale) * (gap * (ct + ax));
   const F z = V::sqrt(y);
   const F n_small = V::fma(V::fma(V::fma(V::splat(kN3), y, V::splat(kN2)), y, V::splat(kN1)), y, V::splat(kN0));
   const F d_small = V::fma(V::fma(V::fma(V::splat(kD3), y, V::splat(kD2)), y, V::splat(kD1)), y, V::splat(1.f));
   const F d_large = y * (z + V::splat(kE));
-  const F n_large = V::fma(z + V::splat(.5f), d_large, V::fma(V::fma(V::splat(kC0), z, V::splat(kC1)), z, V::splat(kC2)));
+  const F n_large =
+      V::fma(z + V::splat(.5f), d_large, V::fma(V::fma(V::splat(kC0), z, V::splat(kC1)), z, V::splat(kC2)));
   const typename V::M small = V::less(y, V::splat(36.f));
   const F n = V::select(small, n_small, n_large), d = V::select(small, d_small, d_large);
   const F v = (V::splat(row.a_scaled) * xs) * d / V::fma(V::splat(row.lambda), d, n);

@@ -1,0 +1,83 @@
+"""What the `python -m distillkac.*` commands share: one clear sentence for every error, and the way to a trained run."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from distillkac import checkpoints, plots
+from distillkac.config import OptimConfig, RunConfig, load_config, save_config
+from distillkac.training import Fit, Objective, Trainer
+
+INTERRUPTED = 130
+
+
+def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Wraps an entry point: mistakes of the user and of the disk are told in one sentence and exit code 1."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (ValueError, FloatingPointError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    return wrapped
+
+
+def accelerator_for(optim: OptimConfig) -> Accelerator:
+    return Accelerator(mixed_precision=optim.precision, gradient_accumulation_steps=optim.accumulate)
+
+
+def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:
+    """Raises ValueError if a new run would overwrite a checkpoint, or a resumed one would become another model.
+
+    A resumed run may train longer or with other settings of the optimizer, nothing else.
+    """
+    if not (folder / checkpoints.STATE).exists():
+        return
+    if not resume:
+        raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
+    saved = load_config(folder)
+    for name in ("data", "noise", "network", "label_drop", "seed", "shape", "class_names", "student"):
+        before, now = getattr(saved, name), getattr(config, name)
+        if before != now:
+            raise ValueError(f"{folder} was trained with {name} = {before}, so --resume cannot change it to {now}")
+
+
+def fit_run(
+    folder: Path,
+    config: RunConfig,
+    network: torch.nn.Module,
+    objective: Objective,
+    dataset,
+    accelerator: Accelerator,
+    title: str,
+    resume: bool,
+) -> Fit:
+    """Saves the config, trains to config.steps, draws the curves. The one way teachers and students are made.
+
+    With `resume` a checkpoint in the folder is continued; without, it is an error (ValueError).
+    """
+    check_new_or_resumed(folder, config, resume)
+    if accelerator.is_main_process:
+        save_config(folder, config)
+    fit = Trainer(
+        network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title=title
+    ).fit()
+    if accelerator.is_main_process:
+        plots.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
+        if not fit.finished:
+            print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
+    return fit
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

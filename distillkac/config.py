@@ -1,0 +1,158 @@
+"""What a run is: frozen dataclasses that are the command line (tyro), the saved config.json and the code's arguments."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from distillkac import checkpoints, processes
+from distillkac.data import DataConfig
+from distillkac.networks import NetworkConfig
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """The noise process and its schedules."""
+
+    process: Literal["telegraph", "planar", "gaussian"] = "telegraph"
+    """Telegraph: each pixel runs and turns alone. Planar: pairs of pixels in the plane. Gaussian: the baseline."""
+    a: float = 25.0
+    """Rate of turns (telegraph, planar)."""
+    c: float = 2.0
+    """Speed (telegraph, planar)."""
+    sigma: float = 1.0
+    """Standard deviation of the noise (gaussian)."""
+    f: Literal["linear", "cosine"] = "linear"
+    """How the data fades: 1 - t or cos(pi t / 2)."""
+    g: Literal["linear", "quadratic"] = "linear"
+    """How the noise ages: t or t^2."""
+
+    def build(self) -> processes.Process:
+        """Raises ValueError on a parameter out of range."""
+        if self.process == "gaussian":
+            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g)
+        return processes.PROCESSES[self.process](a=self.a, c=self.c, f=self.f, g=self.g)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights are fitted, for teachers and students alike."""
+
+    batch_size: int = 128
+    """Samples per optimizer step, over all processes and accumulated micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW; linear warm-up, then cosine."""
+    lr_end: float = 0.01
+    """Final learning rate as a fraction of the peak."""
+    warmup: int = 100
+    """Steps of warm-up."""
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights; starts lower, as (1 + k) / (10 + k) after k steps."""
+    precision: Literal["no", "bf16"] = "no"
+    """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    workers: int = 0
+    """Processes that load images; 0 loads in the training process."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("ema", "lr_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """What a student of distillation is: one Euler step for each of its intervals (MATH of docs/method, section 5)."""
+
+    teacher_steps: int
+    """Steps of the teacher's grid."""
+    num_steps: int
+    """Intervals of the student."""
+    rho: float
+    """The grid's exponent."""
+    w: float
+    """Guidance weight folded in."""
+    w_max: float | None = None
+    """If set, w is an input of the student, trained on [0, w_max]."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's weights; saved as config.json."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = 3000
+    """Optimizer steps."""
+    label_drop: float = 0.1
+    """Fraction of samples trained without their class, for guidance."""
+    seed: int = 0
+    """Seed of everything random."""
+    shape: tyro.conf.Suppress[tuple[int, int, int]] = (0, 0, 0)
+    """(C, H, W) of the images, found in the data."""
+    class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Names of the classes, found in the data."""
+    student: tyro.conf.Suppress[StudentConfig | None] = None
+    """Set for the students of distillation."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.label_drop < 1:
+            raise ValueError(f"label_drop must lie in [0, 1), got {self.label_drop}")
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    checkpoints.write_json(folder / checkpoints.CONFIG, dataclasses.asdict(config))
+
+
+def load_config(folder: Path) -> RunConfig:
+    """The config of a run folder. Raises ValueError if it is missing, damaged or of another version."""
+    path = folder / checkpoints.CONFIG
+    try:
+        return _build(RunConfig, checkpoints.read_json(path))
+    except TypeError as error:
+        raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
+
+
+def _build(kind, value):
+    """JSON back into dataclasses and tuples, following the annotations."""
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        choices = [choice for choice in typing.get_args(kind) if choice is not type(None)]
+        return None if value is None else _build(choices[0], value)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"expected an object for {kind.__name__}, got {value!r}")
+        hints = typing.get_type_hints(kind, include_extras=True)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise TypeError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+    return tuple(value) if isinstance(value, list) else value

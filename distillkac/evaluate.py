@@ -1,0 +1,92 @@
+"""Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from distillkac import checkpoints, data, plots
+from distillkac.commands import command, device
+from distillkac.config import load_config
+from distillkac.distillation import student_folder
+from distillkac.metrics import Evaluator
+from distillkac.sampling import SamplerConfig, class_labels, generate, open_run, student_steps
+
+GRID_IMAGES = 100
+PATH_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Measures the teacher and every student of a run against the held-out images, and draws their samples.
+
+    Prints a table and writes RUN/evaluation.json, RUN/samples/*.png and RUN/samples/trajectory.png.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    num: int = 5000
+    """Generated images per row of the table."""
+    teacher_steps: tuple[int, ...] = (20, 1)
+    """Step counts at which the teacher itself is measured (AB-2)."""
+    w: float | None = None
+    """Guidance weight; by default the students' own, and 0 for the teacher."""
+    seed: int = 0
+    """Seed of the prior noise."""
+    batch_size: int = 500
+    """Images at a time."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(EvaluateArgs, args=argv, prog="python -m distillkac.evaluate")
+    if args.num < 2:
+        raise ValueError(f"num must be at least 2, got {args.num}")
+    config = load_config(args.run)
+    evaluator = Evaluator(data.load(config.data, "train"), data.load(config.data, "test"), args.run)
+    labels = class_labels(config, args.num)
+    rows = [{"name": "real train images", **evaluator.floor()}]
+    print(_header())
+    print(_line(rows[-1]), flush=True)
+    teacher = open_run(args.run, device())
+    todo = [(teacher, steps) for steps in args.teacher_steps]
+    todo += [(open_run(student_folder(args.run, n), device()), n) for n in student_steps(args.run)]
+    for run, steps in todo:
+        sampler = SamplerConfig(steps=steps, w=args.w)
+        samples = generate(run, labels, sampler, args.seed, args.batch_size)
+        row = {"name": run.name, "steps": steps, "nfe": samples.nfe, "images_per_second": args.num / samples.seconds}
+        rows.append(row | evaluator(samples.images, samples.labels))
+        print(_line(rows[-1]), flush=True)
+        plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{steps}.png")
+    finest = replace(SamplerConfig(w=args.w), steps=max(args.teacher_steps))
+    path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
+    plots.save_trajectory(path, args.run / "samples" / "trajectory.png")
+    checkpoints.write_json(args.run / "evaluation.json", {"num": args.num, "seed": args.seed, "rows": rows})
+    return 0
+
+
+COLUMNS = (
+    ("steps", "steps", "d"),
+    ("NFE", "nfe", "d"),
+    ("Fréchet", "frechet", ".3f"),
+    ("(train)", "frechet_train", ".3f"),
+    ("accuracy", "accuracy", ".3f"),
+    ("worst", "worst_class_accuracy", ".3f"),
+    ("diversity", "diversity", ".3f"),
+    ("nn ratio", "nn_ratio", ".3f"),
+    ("images/s", "images_per_second", ".0f"),
+)
+
+
+def _header() -> str:
+    return f"{'':18}" + "".join(f"{title:>10}" for title, _, _ in COLUMNS)
+
+
+def _line(row: dict) -> str:
+    cells = (format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)
+    return f"{row['name']:18}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The velocity network: class and guidance embeddings around the U-Net of diffusers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+# The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
+TIME_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The U-Net. The default suits 8x8 digits; for 32x32 colour try --network.channels 128 256 256 --network.layers 2."""
+
+    channels: tuple[int, ...] = (32, 64)
+    """Channels at each resolution, finest first; each level halves the image. Multiples of 8."""
+    layers: int = 1
+    """Residual blocks per level."""
+    attention: tuple[int, ...] = (1,)
+    """Levels with self-attention, 0 = finest."""
+    middle_attention: bool = True
+    """Self-attention between the two residual blocks in the middle of the U-Net."""
+    head_dim: int = 32
+    """Channels per attention head."""
+    dropout: float = 0.0
+    """Dropout inside the residual blocks."""
+    guidance_embedding: bool = False
+    """Takes the guidance weight w as an input, so that one student serves every w."""
+
+
+class VelocityNet(nn.Module):
+    """u(x, t, y): the velocity of the flow for every sample of a batch.
+
+    config: NetworkConfig. shape: (C, H, W) of a sample. num_classes: >= 1; label `null_class` = num_classes means
+    "no class" and is what label dropout trains for guidance.
+    """
+
+    def __init__(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int):
+        super().__init__()
+        from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
+
+        _check(config, shape)
+        levels = range(len(config.channels))
+        self.config, self.shape, self.null_class = config, tuple(shape), num_classes
+        self.guidance_embedding = config.guidance_embedding
+        self.unet = UNet2DModel(
+            sample_size=tuple(shape[1:]),
+            in_channels=shape[0],
+            out_channels=shape[0],
+            block_out_channels=tuple(config.channels),
+            layers_per_block=config.layers,
+            down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
+            up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
+            add_attention=config.middle_attention,
+            attention_head_dim=config.head_dim,
+            norm_num_groups=8,
+            dropout=config.dropout,
+            class_embed_type="identity",
+        )
+        width = 4 * config.channels[0]
+        self.classes = nn.Embedding(num_classes + 1, width)
+        if config.guidance_embedding:
+            self.guidance = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+            _zero(self.guidance[-1])
+        # Every residual branch and the output start at zero: the first velocities are 0, the first gradients calm.
+        for module in self.unet.modules():
+            if type(module).__name__ == "ResnetBlock2D":
+                _zero(module.conv2)
+        _zero(self.unet.conv_out)
+
+    def forward(self, x, t, y, w=None):
+        """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
+
+        w: (B,) guidance weight, only with `guidance_embedding`. Returns the velocity (B, C, H, W).
+        """
+        embedding = self.classes(y)
+        if self.guidance_embedding:
+            embedding = embedding + self.guidance(w[:, None])
+        return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
+
+
+def _zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
+    if not config.channels or any(width % 8 or width < 8 for width in config.channels):
+        raise ValueError(f"network.channels must be multiples of 8, got {config.channels}")
+    if config.layers < 1:
+        raise ValueError(f"network.layers must be at least 1, got {config.layers}")
+    factor = 2 ** (len(config.channels) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} cannot be halved {len(config.channels) - 1} times for the "
+            f"{len(config.channels)} levels of network.channels; use fewer levels, or --data.image-size with a "
+            f"multiple of {factor}"
+        )
+    for level in config.attention:
+        if not 0 <= level < len(config.channels):
+            raise ValueError(f"network.attention: level {level} does not exist in {len(config.channels)} levels")
+        if config.channels[level] % config.head_dim:
+            raise ValueError(
+                f"network.head_dim must divide the channels of every attention level, got {config.head_dim} for "
+                f"{config.channels[level]} channels"
+            )
+    if config.middle_attention and config.channels[-1] % config.head_dim:
+        raise ValueError(f"network.head_dim must divide the last of network.channels, got {config.head_dim}")

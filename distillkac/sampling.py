@@ -1,0 +1,162 @@
+"""From a run folder to images: which network to use for how many steps, and the batched sampler."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from distillkac import checkpoints
+from distillkac.config import RunConfig, load_config
+from distillkac.distillation import student_folder
+from distillkac.guidance import GuidedVelocity
+from distillkac.integrators import integrate, time_grid
+from distillkac.processes import Process
+from distillkac.random import derive_seed
+from distillkac.training import load_network
+
+TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How samples are drawn. What is None follows the network: a student knows its grid and its weight w."""
+
+    steps: int = 20
+    """Integration steps; a student of that many is used if the run has one."""
+    integrator: Literal["euler", "heun", "ab2"] | None = None
+    """Euler for students, ab2 for the teacher, unless given."""
+    w: float | None = None
+    """Guidance weight, 0 = none (diffusers' guidance_scale is 1 + w)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance acts at times in this interval; 0 = data, 1 = noise."""
+    max_speed: float | None = None
+    """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
+    rho: float | None = None
+    """Exponent of the time grid (1 - i/N)^rho: 2 for the teacher, the student's own for students."""
+    model: Literal["auto", "teacher", "student"] = "auto"
+    """Which network. Auto: the student of that many steps if there is one and nothing asked for excludes it."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network ready to sample. config.student is None for a teacher."""
+
+    folder: Path
+    config: RunConfig
+    process: Process
+    network: nn.Module
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        student = self.config.student
+        return "teacher" if student is None else f"student-{student.num_steps}"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: (n, C, H, W) on the CPU, not clamped. labels: (n,). nfe: evaluations per image. path: (N+1, n, ...)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    nfe: int
+    seconds: float
+    path: torch.Tensor | None = None
+
+
+def open_run(folder: Path, device: torch.device) -> Run:
+    """Loads the averaged network of a run folder. Raises ValueError saying what is missing or damaged."""
+    config = load_config(folder)
+    return Run(folder, config, config.noise.build(), load_network(folder, config).to(device), device)
+
+
+def student_steps(folder: Path) -> list[int]:
+    """Step counts of the students with a checkpoint in a run folder, most steps first."""
+    found = folder.glob(f"{student_folder(folder, 0).name[:-1]}*/{checkpoints.EMA}")
+    return sorted((int(path.parent.name.rpartition("-")[2]) for path in found), reverse=True)
+
+
+def choose(folder: Path, sampler: SamplerConfig) -> Path:
+    """The folder whose network serves `sampler`: a student's, or the teacher's. Raises ValueError if there is none."""
+    available = student_steps(folder)
+    fits = sampler.steps in available and sampler.integrator in (None, "euler") and sampler.rho is None
+    if sampler.model == "student" and not fits:
+        have = ", ".join(map(str, available)) or "none"
+        raise ValueError(
+            f"{folder} has no student for {sampler.steps} steps with these options (students: {have}; they take "
+            "Euler steps on their own grid, so leave --integrator and --rho away)"
+        )
+    return student_folder(folder, sampler.steps) if fits and sampler.model != "teacher" else folder
+
+
+def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
+    """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
+    student, w = run.config.student, sampler.w
+    if student is None:
+        w, rho, method = w or 0.0, sampler.rho or TEACHER_RHO, sampler.integrator or "ab2"
+        if w > 0 and run.config.label_drop == 0:
+            raise ValueError(f"{run.folder} was trained with label_drop 0 and cannot be guided; use --w 0")
+    else:
+        if sampler.steps != student.num_steps or sampler.integrator not in (None, "euler") or sampler.rho:
+            raise ValueError(f"{run.folder} is a student of {student.num_steps} Euler steps on its own grid")
+        rho, method = student.rho, "euler"
+        if student.w_max is not None:
+            w = w or 0.0
+            if w > student.w_max:
+                raise ValueError(f"{run.folder} was distilled for w up to {student.w_max}, got {w}")
+        else:
+            if w is not None and w != student.w:
+                raise ValueError(
+                    f"{run.folder} was distilled with w = {student.w} folded in, which --w {w} cannot change; leave "
+                    "it away, add --model teacher, or distil with that --w"
+                )
+            w = 0.0
+    velocity = GuidedVelocity(run.network, w, sampler.interval, sampler.max_speed, run.process.speed_norm)
+    return velocity, time_grid(sampler.steps, rho), method
+
+
+@torch.no_grad()
+def generate(
+    run: Run, labels: torch.Tensor, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500, path: bool = False
+) -> Samples:
+    """Images of the given classes. labels: (n,) int64.
+
+    Image i depends on (seed, i, its label) and not on batch_size. With `path` also every state on the way.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    velocity, grid, method = field_of(run, sampler)
+    prior_seed, shape = derive_seed(seed, "prior"), tuple(run.config.shape)
+    start, nfe, parts = time.perf_counter(), 0, []
+    for first in range(0, len(labels), batch_size):
+        y = labels[first : first + batch_size].to(run.device)
+        velocity.nfe = 0
+        x = run.process.prior(len(y), shape, prior_seed, first, run.device)
+        parts.append(integrate(velocity, x, y, grid, method, path).cpu())
+        nfe = velocity.nfe
+    states = torch.cat(parts, dim=1 if path else 0)
+    seconds = time.perf_counter() - start
+    return Samples(states[-1] if path else states, labels, nfe, seconds, states if path else None)
+
+
+def class_labels(config: RunConfig, count: int, classes: tuple[str, ...] = ()) -> torch.Tensor:
+    """(count,) labels that cycle through `classes`, names or numbers; through all when empty."""
+    names = config.class_names
+    chosen = [_class_index(name, names) for name in classes] or list(range(len(names)))
+    return torch.tensor([chosen[i % len(chosen)] for i in range(count)], dtype=torch.int64)
+
+
+def _class_index(name: str, names: tuple[str, ...]) -> int:
+    if name in names:
+        return names.index(name)
+    if name.isdigit() and int(name) < len(names):
+        return int(name)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    raise ValueError(f"class {name!r} is unknown; the {len(names)} classes are {shown}")

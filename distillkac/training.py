@@ -1,0 +1,313 @@
+"""The one training loop, for teachers and students: an objective, a data set, AdamW, a moving average, checkpoints.
+
+Every random draw is a function of (seed, step, global sample index), see random.py: an interrupted run that is resumed
+ends with the same weights, on a CPU to the bit, as one that was not, and so does one on more processes up to rounding.
+"""
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from distillkac import checkpoints
+from distillkac.config import OptimConfig, RunConfig
+from distillkac.networks import VelocityNet
+from distillkac.processes import Process
+from distillkac.random import SampleOrder, derive_seed, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one optimizer step that this process handles at once.
+
+    x0: (B, C, H, W) in [-1, 1]. y: (B,) int64. step: optimizer step. row: where the rows start among the `total` rows
+    of the step, over all processes and micro-batches.
+    """
+
+    x0: torch.Tensor
+    y: torch.Tensor
+    step: int
+    row: int
+    total: int
+
+    @property
+    def first(self) -> int:
+        """Global sample index of the first row: no two rows of a run share one."""
+        return self.step * self.total + self.row
+
+    def uniform(self, seed: int, name: str) -> torch.Tensor:
+        """(B,) draws in [0, 1), independent of each other."""
+        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)))
+
+    def stratified(self, seed: int, name: str) -> torch.Tensor:
+        """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together."""
+        source = generator(seed, name, self.step)
+        cells = torch.randperm(self.total, generator=source)
+        # The clamp keeps float32 rounding from reaching 1 in the last cell.
+        draws = (cells + torch.rand(self.total, generator=source)) / self.total
+        return self._mine(draws.clamp(max=1 - 2**-24))
+
+    def _mine(self, draws: torch.Tensor) -> torch.Tensor:
+        return draws[self.row : self.row + len(self.x0)].to(self.x0.device)
+
+
+Objective = Callable[[nn.Module, Batch], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped."""
+
+    process: Process
+    null_class: int
+    label_drop: float
+    seed: int
+
+    def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        t = batch.stratified(self.seed, "time")
+        x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
+        dropped = batch.uniform(self.seed, "label") < self.label_drop
+        y = torch.where(dropped, self.null_class, batch.y)
+        return nn.functional.mse_loss(network(x_t, t, y), u)
+
+
+class EMA:
+    """Moving average of a network's weights; the decay after k updates is min(decay, (1 + k) / (10 + k))."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` returns: the averaged network in eval mode, the steps done, and whether that was all of them."""
+
+    network: nn.Module
+    step: int
+    finished: bool
+
+
+def build_network(config: RunConfig) -> VelocityNet:
+    """A freshly initialised network; its weights depend on config.seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        return VelocityNet(config.network, config.shape, len(config.class_names))
+
+
+def load_network(folder: Path, config: RunConfig) -> VelocityNet:
+    """The averaged network of a run folder, in eval mode. Raises ValueError if there is none or it does not fit."""
+    network = build_network(config)
+    weights, _ = checkpoints.load_weights(folder)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"{folder}: {checkpoints.EMA} does not fit the network of {checkpoints.CONFIG}") from None
+    return network.eval().requires_grad_(False)
+
+
+def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
+    """Linear warm-up to optim.lr, times a cosine from 1 down to optim.lr_end."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    return optim.lr * min(1.0, (step + 1) / max(optim.warmup, 1)) * (optim.lr_end + (1 - optim.lr_end) * cosine)
+
+
+class Trainer:
+    """Fits a network to an objective, from the folder's checkpoint if there is one, and saves there.
+
+    network: module to fit. objective: (network, Batch) -> scalar loss. dataset: as in data.py. seed: of data order and
+    anything random inside the network. title: what the progress bar says.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        dataset,
+        folder: Path,
+        steps: int,
+        optim: OptimConfig,
+        seed: int,
+        accelerator: Accelerator,
+        title: str = "train",
+    ):
+        parts = accelerator.num_processes * optim.accumulate
+        if optim.batch_size % parts:
+            raise ValueError(
+                f"optim.batch_size must be a multiple of processes times accumulate ({accelerator.num_processes} * "
+                f"{optim.accumulate}), got {optim.batch_size}"
+            )
+        self.objective, self.dataset, self.folder = objective, dataset, folder
+        self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
+        self.accelerator, self.rows = accelerator, optim.batch_size // parts
+        self.ema = EMA(network, optim.ema)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+        self.step = self._restore(network, optimizer)
+        self.ema.network.to(accelerator.device)
+        self.network, self.optimizer = accelerator.prepare(network.train(), optimizer)
+
+    def fit(self) -> Fit:
+        """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
+
+        Raises FloatingPointError if the loss stops being finite.
+        """
+        main = self.accelerator.is_main_process
+        log = checkpoints.MetricsLog(self.folder, self.step) if main and self.step < self.steps else None
+        bar = tqdm(
+            total=self.steps, initial=self.step, desc=self.title, unit="step", disable=not main, dynamic_ncols=True
+        )
+        with StopSignal() as stop, torch.random.fork_rng(), bar:
+            batches, losses, since = self._batches(), [], time.perf_counter()
+            stopped = False
+            while self.step < self.steps and not stopped:
+                loss, norm = self._update(batches)
+                losses.append(loss)
+                bar.update()
+                stopped = self._stopped(stop)
+                save = stopped or self.step == self.steps or self.step % self.optim.save_every == 0
+                # A checkpoint is always preceded by a report, whose check keeps a diverged state from being saved.
+                if save or self.step % self.optim.log_every == 0:
+                    now = time.perf_counter()
+                    rate, since = len(losses) * self.optim.batch_size / (now - since), now
+                    self._report(torch.stack(losses), norm, rate, log, bar)
+                    losses = []
+                if save:
+                    self.save()
+        return Fit(self.ema.network, self.step, self.step >= self.steps)
+
+    def save(self) -> None:
+        """Writes the checkpoint of the current step, on the main process."""
+        if self.accelerator.is_main_process:
+            model = self.accelerator.unwrap_model(self.network).state_dict()
+            average = self.ema.network.state_dict()
+            checkpoints.save(
+                self.folder, self.step, model, average, self.optimizer.state_dict(), self.ema.updates
+            )
+
+    def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step: (mean loss, gradient norm before clipping) as tensors, so that no GPU waits here."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, self.optim)
+        # What is random inside the network (dropout) follows from the seed and the step as well.
+        torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
+        total, norm = 0.0, None
+        for _ in range(self.optim.accumulate):
+            with self.accelerator.accumulate(self.network):
+                loss = self.objective(self.network, next(batches))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total = total + loss.detach() / self.optim.accumulate
+        self.ema.update(self.accelerator.unwrap_model(self.network))
+        self.step += 1
+        return total, norm
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of this process from the current step on; loaded ahead by optim.workers processes."""
+        order, size = SampleOrder(len(self.dataset), self.seed), self.optim.batch_size
+        starts = [
+            (step, (self.accelerator.process_index * self.optim.accumulate + part) * self.rows)
+            for step in range(self.step, self.steps)
+            for part in range(self.optim.accumulate)
+        ]
+        indices = (order(step * size + row, step * size + row + self.rows).tolist() for step, row in starts)
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=indices,
+            num_workers=self.optim.workers,
+            collate_fn=_identity,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=generator(self.seed, "loader"),
+        )
+        device = self.accelerator.device
+        for (step, row), (x0, y) in zip(starts, loader, strict=True):
+            x0, y = x0.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            yield Batch(x0, y, step, row, size)
+
+    def _report(self, losses, norm, rate, log, bar) -> None:
+        loss = self.accelerator.reduce(losses.mean(), "mean").item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"{self.folder}: the loss is {loss} at step {self.step}; the last checkpoint is kept. Lower --optim.lr"
+            )
+        if log is not None:
+            lr = learning_rate(self.step - 1, self.steps, self.optim)
+            log.append(
+                {
+                    "step": self.step,
+                    "loss": loss,
+                    "lr": lr,
+                    "grad_norm": norm.item(),
+                    "samples_per_second": round(rate, 1),
+                }
+            )
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def _restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        state = checkpoints.load_state(self.folder)
+        if state is None:
+            return 0
+        try:
+            network.load_state_dict(state["model"])
+            self.ema.network.load_state_dict(state["ema"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError):
+            path = self.folder / checkpoints.STATE
+            raise ValueError(f"{path}: does not fit the network of {checkpoints.CONFIG}") from None
+        self.ema.updates = state["ema_updates"]
+        return state["step"]
+
+    def _stopped(self, stop: "StopSignal") -> bool:
+        """Whether to stop now; on several processes all agree, else some would wait for the others for ever."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        flag = torch.tensor(float(stop.requested), device=self.accelerator.device)
+        return self.accelerator.reduce(flag, "sum").item() > 0
+
+
+class StopSignal:
+    """While active, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts as usual."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self):
+        # Python lets only the main thread set handlers; elsewhere the program around us decides.
+        main = threading.current_thread() is threading.main_thread()
+        self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        for number in self._previous:
+            signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception):
+        self._reset()
+
+    def _request(self, number, frame):
+        self.requested = True
+        self._reset()
+
+    def _reset(self):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _identity(batch):
+    return batch
