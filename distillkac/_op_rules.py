@@ -162,7 +162,9 @@ def _guided_backward(ctx, grad):
 
 
 def _step_context(ctx, inputs, output):
-    _, u_cond, u_uncond, u_prev, ctx.w, ctx.h, ctx.h_prev, w_rows, h_rows, h_prev_rows, ctx.max_speed, ctx.process = inputs
+    _, u_cond, u_uncond, u_prev, ctx.w, ctx.h, ctx.h_prev, w_rows, h_rows, h_prev_rows, ctx.max_speed, ctx.process = (
+        inputs
+    )
     ctx.ab2 = u_prev is not None
     ctx.save_for_backward(u_cond, u_uncond, w_rows, h_rows, h_prev_rows)
 

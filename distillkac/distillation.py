@@ -116,9 +116,7 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     """The config.json of the student of one stage."""
     network = replace(teacher.network, guidance_embedding=config.w_max is not None)
     student = StudentConfig(stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max)
-    return replace(
-        teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student
-    )
+    return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
 
 def objective(teacher: nn.Module, process: Process, stage: Stage, config: DistillConfig) -> EndpointDistillation:

@@ -1,7 +1,7 @@
 """Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -11,7 +11,7 @@ from distillkac.commands import command, device
 from distillkac.config import load_config
 from distillkac.distillation import student_folder
 from distillkac.metrics import Evaluator
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run, student_steps
+from distillkac.sampling import SamplerConfig, class_labels, field_of, generate, open_run, student_steps
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     evaluator = Evaluator(data.load(config.data, "train"), data.load(config.data, "test"), args.run)
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor()}]
+    print(f"classifier: {evaluator.accuracy:.1%} of the held-out images right")
     print(_header())
     print(_line(rows[-1]), flush=True)
     teacher = open_run(args.run, device())
@@ -59,10 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(row | evaluator(samples.images, samples.labels))
         print(_line(rows[-1]), flush=True)
         plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{steps}.png")
-    finest = replace(SamplerConfig(w=args.w), steps=max(args.teacher_steps))
+    finest = SamplerConfig(steps=max(args.teacher_steps), w=args.w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
-    plots.save_trajectory(path, args.run / "samples" / "trajectory.png")
-    checkpoints.write_json(args.run / "evaluation.json", {"num": args.num, "seed": args.seed, "rows": rows})
+    plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
+    checkpoints.write_json(
+        args.run / "evaluation.json",
+        {"num": args.num, "seed": args.seed, "classifier_accuracy": evaluator.accuracy, "rows": rows},
+    )
     return 0
 
 

@@ -196,9 +196,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             model = self.accelerator.unwrap_model(self.network).state_dict()
             average = self.ema.network.state_dict()
-            checkpoints.save(
-                self.folder, self.step, model, average, self.optimizer.state_dict(), self.ema.updates
-            )
+            checkpoints.save(self.folder, self.step, model, average, self.optimizer.state_dict(), self.ema.updates)
 
     def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step: (mean loss, gradient norm before clipping) as tensors, so that no GPU waits here."""
