@@ -1,4 +1,4 @@
-"""What the `python -m distillkac.*` commands share: one clear sentence for every error, and the way to a trained run."""
+"""What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses that are the command line (tyro), the saved config.json and the code's arguments."""
+"""What a run is: frozen dataclasses that are the command line (tyro), config.json and the arguments of the code."""
 
 import dataclasses
 import types

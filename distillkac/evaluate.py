@@ -31,7 +31,8 @@ class EvaluateArgs:
     teacher_steps: tuple[int, ...] = (20, 1)
     """Step counts at which the teacher itself is measured (AB-2)."""
     w: float | None = None
-    """Guidance weight; by default the students' own, and 0 for the teacher."""
+    """Guidance weight of the teacher, and of students that take it as input; by default what the students were made for.
+    """
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
@@ -53,14 +54,17 @@ def main(argv: list[str] | None = None) -> int:
     teacher = open_run(args.run, device())
     todo = [(teacher, steps) for steps in args.teacher_steps]
     todo += [(open_run(student_folder(args.run, n), device()), n) for n in student_steps(args.run)]
+    folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
+    w = args.w if args.w is not None or not folded_weights else folded_weights[0]
     for run, steps in todo:
-        sampler = SamplerConfig(steps=steps, w=args.w)
+        folded = run.config.student is not None and run.config.student.w_max is None
+        sampler = SamplerConfig(steps=steps, w=None if folded else w)
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
         row = {"name": run.name, "steps": steps, "nfe": samples.nfe, "images_per_second": args.num / samples.seconds}
         rows.append(row | evaluator(samples.images, samples.labels))
         print(_line(rows[-1]), flush=True)
         plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{steps}.png")
-    finest = SamplerConfig(steps=max(args.teacher_steps), w=args.w, model="teacher")
+    finest = SamplerConfig(steps=max(args.teacher_steps), w=w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
     plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
     checkpoints.write_json(

@@ -3,6 +3,8 @@
 `num_steps` is the number of intervals; the number of network evaluations is counted by the field (guidance.py).
 """
 
+from itertools import pairwise
+
 import torch
 
 from distillkac import ops
@@ -37,7 +39,7 @@ def integrate(field, x, y, grid, method="ab2", path=False):
     if grid.dim() == 1:
         grid = grid.tolist()
     states, u_prev, h_prev = [x], None, None
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         h = t - t_next
         u_cond, u_uncond, w = field.evaluate(x, t, y)
         x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.process)

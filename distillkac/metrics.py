@@ -1,172 +1,285 @@
-"""How good samples are, on small images, without any download: a classifier's features and distances in pixels.
+"""How good generated images are, measured in the features of a small classifier of the training images.
 
-Protocol: the classifier is trained on the train split only, with a fixed seed. Generated images are clamped to [-1, 1].
-Features are its 32 penultimate activations, each scaled to unit variance over the train split.
-- Fréchet distance of Gaussians fitted to the features: |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)), against the held-out
-  images (and, steadier between seeds, against the train images). It falls with n: compare at one n only.
-- accuracy: share of samples that the classifier gives the class they were made for; also of the worst class.
-- diversity: mean distance between two samples of a class over that between two held-out images of the class; 1 is real.
-- nn_ratio: mean distance to the nearest of n train images over that to the nearest of n held-out ones. Clearly below 1:
-  the samples are copies of training images.
+Protocol, the same for generated and for real images: clamped to [-1, 1]; the classifier sees the train split only; its
+32 features phi (the input of the last layer) are divided by their standard deviations over the train split.
+
+    frechet               ||mu_g - mu_r||^2 + tr(S_g + S_r - 2 (S_g S_r)^(1/2)) over phi: all generated images against
+                          all held-out ones; mu, S: mean and covariance (divisor n - 1). It is biased upwards, less
+                          for larger n: compare figures of one n only.
+    frechet_train         the same against the train split: varies less between runs, but rewards copying.
+    accuracy              fraction of generated images that the classifier gives the class they were asked for.
+    worst_class_accuracy  the least accuracy of one class.
+    diversity             mean over classes of (mean pixel distance between two generated images of the class) / (the
+                          same of held-out images); 1 = as varied as the data, 0 = one picture per class.
+    nn_ratio              (mean pixel distance of a generated image to the nearest of m train images) / (to the nearest
+                          of m held-out images); about 1 if nothing is copied, lower with every copy.
+
+m and the number of generated images whose distances are taken are at most 2000, chosen by a fixed seed.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
+from torch.nn import functional as F
 
 from distillkac import checkpoints
+from distillkac.data import ImageDataset
+from distillkac.random import generator
 
+WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"
+RECIPE = "1"  # raise it whenever Classifier or train_classifier changes, so that old caches are not used
 FEATURES = 32
-TRAIN_STEPS = 1200
-WEIGHTS, NOTE = "classifier.safetensors", "classifier.json"
-COMPARED = 2000  # samples that enter the pixel distances
+STEPS, BATCH, LR, WEIGHT_DECAY, NOISE, SMOOTHING = 1200, 64, 1e-3, 1e-2, 0.15, 0.05
+DISTANCE_IMAGES, FLOOR_IMAGES, CHUNK = 2000, 5000, 500
+PRETEXT_CLASSES = 4
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier; `features` gives the 32 penultimate activations."""
+    """Three convolutions, 32 features, a linear head; larger images are first halved until they are about 8 x 8.
 
-    def __init__(self, channels: int, classes: int):
+    shape: (C, H, W). classes: outputs. forward: (B, C, H, W) in [-1, 1] -> (B, classes) logits.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int):
         super().__init__()
+        halvings = max(0, int(math.log2(min(shape[1:]) / 8))) if min(shape[1:]) >= 8 else 0
+        down = [m for _ in range(halvings) for m in (nn.MaxPool2d(2), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())]
         self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(4)),
-            *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(1024, FEATURES)),
+            *(nn.Conv2d(shape[0], 32, 3, padding=1), nn.ReLU(), *down),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+            *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3)),
+            nn.Linear(1024, FEATURES),
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(FEATURES, classes))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(x))
 
 
-def train_classifier(x: torch.Tensor, y: torch.Tensor, classes: int, seed: int = 0) -> Classifier:
-    """Trained on x (n, C, H, W) in [-1, 1], y (n,); the same for the same arguments, and no global random state moves."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Classifier(x.shape[1], classes)
-        optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda k: 0.5 + 0.5 * math.cos(math.pi * k / TRAIN_STEPS)
-        )
-        for _ in range(TRAIN_STEPS):
-            rows = torch.randint(len(x), (64,))
-            noisy = x[rows] + 0.15 * torch.randn_like(x[rows])
-            loss = nn.functional.cross_entropy(network(noisy), y[rows], label_smoothing=0.05)
+def train_classifier(train: ImageDataset) -> Classifier:
+    """Fits a classifier to a data set, in eval mode; a function of the data only, about 10 s for the digits.
+
+    With a single class there is nothing to tell apart: it learns instead which of four mirrorings an image has
+    undergone, which needs features of what the images show as well.
+    """
+    classes = train.num_classes if train.num_classes > 1 else PRETEXT_CLASSES
+    # Initial weights and dropout read the global generator, so we seed it and put it back afterwards.
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        # On a CPU channels_last makes a step three times faster.
+        network = Classifier(train.shape, classes).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = LR * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+            x, y = train.__getitems__(torch.randint(len(train), (BATCH,)))
+            if train.num_classes == 1:
+                x, y = _mirror(x)
+            noisy = x + NOISE * torch.randn(x.shape)
+            logits = network(noisy.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits, y, label_smoothing=SMOOTHING)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
-    return network.eval().requires_grad_(False)
+    # Back to the layout in which it is saved, so that a cached classifier computes the very same features.
+    return network.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features (n, d) and (m, d), n, m >= 2, in float64."""
-    a, b = a.double(), b.double()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    root_a = _square_root(cov_a)
-    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), whose argument is symmetric.
-    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+def _mirror(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images mirrored in neither, one, the other or both directions in turn, and which: 0 to 3."""
+    y = torch.arange(len(x)) % PRETEXT_CLASSES
+    x = torch.where((y % 2 == 1)[:, None, None, None], x.flip(-1), x)
+    return torch.where((y >= 2)[:, None, None, None], x.flip(-2), x), y
 
 
-def _square_root(matrix: torch.Tensor) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
+class Moments:
+    """Mean and covariance of features phi: (n, d), n >= 2, in float64."""
+
+    def __init__(self, phi: torch.Tensor):
+        phi = phi.double()
+        self.mean, self.cov = phi.mean(0), torch.cov(phi.T)
+
+
+def frechet_distance(p: Moments, q: Moments) -> float:
+    """Squared 2-Wasserstein distance between the Gaussians with these moments, >= 0.
+
+    tr (S_p S_q)^(1/2) is the sum of the singular values of S_p^(1/2) S_q^(1/2), with roots by symmetric
+    eigendecomposition: no root of a product, which is not symmetric, and no squaring, which would lose half the digits
+    of what is small. Singular covariances are fine.
+    """
+    cross = torch.linalg.svdvals(_sqrt(p.cov) @ _sqrt(q.cov)).sum()
+    distance = (p.mean - q.mean).square().sum() + p.cov.trace() + q.cov.trace() - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def _sqrt(cov: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(cov)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 class Evaluator:
-    """Measures samples against a train and a held-out set (data.Images).
+    """Measures images against the train and held-out splits of a data set.
 
-    The classifier is kept in cache_dir/classifier.safetensors and used again for the same data. With one class there is
-    nothing to classify: the network then learns to tell images from images turned by half a turn, and accuracy is left out.
+    train, test: as `data.load` gives them. cache_dir: where classifier.safetensors and classifier.json are kept and
+    found again, as long as data and recipe are the same; None keeps nothing.
+    `accuracy`: the classifier's, on the held-out split; None for data of one class.
+    Raises ValueError if the splits do not belong together or hold fewer than two images.
     """
 
-    def __init__(self, train, test, cache_dir: Path):
-        self.train_x, train_y = train.everything()
-        self.test_x, self.test_y = test.everything()
-        self.classes = train.num_classes
-        self.classifier, self.accuracy = self._classifier(train_y, Path(cache_dir))
-        self.scale = self._raw_features(self.train_x).std(0).clamp(min=1e-6)
-        self.train_features, self.test_features = self.features(self.train_x), self.features(self.test_x)
+    def __init__(self, train: ImageDataset, test: ImageDataset, cache_dir: Path | None = None):
+        if train.shape != test.shape or train.class_names != test.class_names:
+            raise ValueError(
+                f"train and test must agree: shapes {train.shape} and {test.shape}, {train.num_classes} and "
+                f"{test.num_classes} classes"
+            )
+        if min(len(train), len(test)) < 2:
+            raise ValueError(f"train and test need at least 2 images each, got {len(train)} and {len(test)}")
+        self.train, self.test, self.num_classes = train, test, train.num_classes
+        self.classifier, self.accuracy = self._classifier(Path(cache_dir) if cache_dir is not None else None)
+        phi = torch.cat([self._phi(x) for x, _ in _batches(train)])
+        std = phi.std(0)
+        # A feature that never varies carries nothing; dividing by its rounding noise would make it count.
+        self.scale = torch.where(std > 1e-6 * std.max(), std, torch.inf)
+        self.train_moments = Moments(phi / self.scale)
+        self.test_moments = Moments(torch.cat([self._phi(x) for x, _ in _batches(test)]) / self.scale)
+        count = min(len(train), len(test), DISTANCE_IMAGES)
+        self.near_train, _ = _take(train, _subset(len(train), count, "near train"))
+        self.near_test, labels = _take(test, _subset(len(test), count, "near test"))
+        self.real_spread = _spread(self.near_test, labels, self.num_classes)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, C, H, W) -> (n, 32) float32, unit variance over the train split."""
-        return self._raw_features(x) / self.scale
-
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """images: (n, C, H, W), clamped here; labels: (n,), the classes they were made for. See the top of this file."""
-        x = images.clamp(-1, 1)
-        features = self.features(x)
+        """The measures of the module's docstring. images: (n, C, H, W), n >= 2. labels: (n,) the classes asked for.
+
+        Left out where undefined: the accuracies for data of one class, diversity without two images of a class.
+        Raises ValueError on a wrong shape or label, or values that are not finite.
+        """
+        self._check(images, labels)
+        images, labels = images.detach().float().cpu().clamp(-1, 1), labels.cpu()
+        moments = Moments(torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale)
         result = {
-            "frechet": frechet_distance(features, self.test_features),
-            "frechet_train": frechet_distance(features, self.train_features),
+            "frechet": frechet_distance(moments, self.test_moments),
+            "frechet_train": frechet_distance(moments, self.train_moments),
         }
-        if self.classes > 1:
-            right = (self._predicted(x) == labels).double()
-            by_class = [right[labels == k].mean().item() for k in labels.unique().tolist()]
-            result |= {"accuracy": right.mean().item(), "worst_class_accuracy": min(by_class)}
-        return result | {"diversity": self._diversity(x, labels), "nn_ratio": self._nn_ratio(x)}
+        if self.num_classes > 1:
+            right = torch.cat([self.classifier(x).argmax(1) for x in images.split(CHUNK)]) == labels
+            by_class = [right[labels == k].double().mean().item() for k in labels.unique().tolist()]
+            result |= {"accuracy": right.double().mean().item(), "worst_class_accuracy": min(by_class)}
+        rows = _subset(len(images), DISTANCE_IMAGES, "distances")
+        some, their = images[rows], labels[rows]
+        spread = _spread(some, their, self.num_classes)
+        # Identical real images of a class give nothing to compare with.
+        common = [k for k in spread if self.real_spread.get(k, 0.0) > 0]
+        if common:
+            result["diversity"] = sum(spread[k] / self.real_spread[k] for k in common) / len(common)
+        result["nn_ratio"] = _nearest(some, self.near_train) / max(_nearest(some, self.near_test), 1e-12)
+        return result
 
     def floor(self) -> dict[str, float]:
-        """The real train images through the same metric: what a perfect generator of n = len(train) could reach."""
-        features = self.train_features
-        return {"frechet": frechet_distance(features, self.test_features)}
+        """Real train images (5000 at most) through the same measures: the frechet of a perfect generator.
 
-    def _raw_features(self, x):
-        return torch.cat([self.classifier.features(part) for part in x.split(1000)])
+        They are copies of train images by definition: nn_ratio shows what copying looks like, frechet_train is near 0.
+        """
+        return self(*_take(self.train, _subset(len(self.train), FLOOR_IMAGES, "floor")))
 
-    def _predicted(self, x):
-        return torch.cat([self.classifier(part).argmax(1) for part in x.split(1000)])
+    def _check(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.train.shape or len(images) < 2:
+            raise ValueError(
+                f"images must be (n >= 2, {', '.join(map(str, self.train.shape))}), got {tuple(images.shape)}"
+            )
+        if labels.shape != images.shape[:1] or labels.is_floating_point():
+            raise ValueError(f"labels must be ({len(images)},) integers, got {tuple(labels.shape)} {labels.dtype}")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(f"labels must lie in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
+        bad = int((~images.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise ValueError(f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged")
 
-    def _diversity(self, x, labels):
-        x, labels = x[:COMPARED].flatten(1), labels[:COMPARED]
-        ratios = []
-        for k in labels.unique().tolist():
-            mine, real = x[labels == k], self.test_x[self.test_y == k].flatten(1)
-            if len(mine) > 1 and len(real) > 1:
-                ratios.append((torch.pdist(mine).mean() / torch.pdist(real).mean()).item())
-        return sum(ratios) / len(ratios) if ratios else float("nan")
+    @torch.no_grad()
+    def _phi(self, x: torch.Tensor) -> torch.Tensor:
+        """Features before scaling: (B, C, H, W) -> (B, 32)."""
+        return self.classifier.features(x)
 
-    def _nn_ratio(self, x):
-        count = min(len(self.train_x), len(self.test_x))
-        rows = torch.randperm(len(self.train_x), generator=torch.Generator().manual_seed(5))[:count]
-        x = x[:COMPARED].flatten(1)
-        to_train = torch.cdist(x, self.train_x[rows].flatten(1)).amin(1).mean()
-        return (to_train / torch.cdist(x, self.test_x[:count].flatten(1)).amin(1).mean()).item()
-
-    def _classifier(self, train_y, folder):
-        x, y, test_x, test_y, classes = self.train_x, train_y, self.test_x, self.test_y, self.classes
-        if classes == 1:
-            (x, y), (test_x, test_y), classes = _turned(x), _turned(test_x), 2
-        fingerprint = _fingerprint(x, y, test_x, test_y)
-        network = Classifier(x.shape[1], classes).eval().requires_grad_(False)
-        try:
-            known = checkpoints.read_json(folder / NOTE)
-            if known["fingerprint"] == fingerprint:
-                network.load_state_dict(checkpoints.load_weights(folder, WEIGHTS)[0])
-                return network, known["accuracy"]
-        except (ValueError, KeyError, TypeError, RuntimeError):
-            pass  # no cache, or one of other data or another version: made anew below
-        network = train_classifier(x, y, classes)
-        right = torch.cat([network(part).argmax(1) for part in test_x.split(1000)]) == test_y
-        accuracy = right.double().mean().item()
-        # The note last: without it the weights are not used.
-        checkpoints.write_atomic(folder / WEIGHTS, to_safetensors(network.state_dict()))
-        checkpoints.write_json(folder / NOTE, {"fingerprint": fingerprint, "accuracy": accuracy})
-        return network, accuracy
-
-
-def _turned(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images and the same turned by half a turn, labelled 0 and 1."""
-    return torch.cat([x, x.flip(-1, -2)]), torch.arange(2).repeat_interleave(len(x))
+    def _classifier(self, cache: Path | None) -> tuple[Classifier, float | None]:
+        """The cached classifier of exactly this data and recipe, or a fresh one, which is then cached."""
+        fingerprint = _fingerprint(self.train, self.test)
+        outputs = self.num_classes if self.num_classes > 1 else PRETEXT_CLASSES
+        if cache is not None and (found := _cached(cache, fingerprint)) is not None:
+            weights, accuracy = found
+            with torch.random.fork_rng(devices=[]):
+                classifier = Classifier(self.train.shape, outputs)
+            classifier.load_state_dict(weights)
+            return classifier.eval().requires_grad_(False), accuracy
+        classifier, accuracy = train_classifier(self.train), None
+        if self.num_classes > 1:
+            right = sum(int((classifier(x).argmax(1) == y).sum()) for x, y in _batches(self.test))
+            accuracy = right / len(self.test)
+        if cache is not None:
+            content = to_safetensors(classifier.state_dict(), {"format": "pt", "fingerprint": fingerprint})
+            checkpoints.write_atomic(cache / WEIGHTS, content)
+            report = {
+                "accuracy": accuracy,
+                "train": len(self.train),
+                "test": len(self.test),
+                "fingerprint": fingerprint,
+            }
+            checkpoints.write_json(cache / REPORT, report)
+        return classifier, accuracy
 
 
-def _fingerprint(*tensors: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+def _cached(cache: Path, fingerprint: str) -> tuple[dict, float | None] | None:
+    """(weights, accuracy), or None if there is nothing of this fingerprint that can be read: then we train anew."""
+    try:
+        report = checkpoints.read_json(cache / REPORT)
+        with safe_open(cache / WEIGHTS, framework="pt") as file:
+            if fingerprint != report["fingerprint"] or fingerprint != file.metadata()["fingerprint"]:
+                return None
+            return {key: file.get_tensor(key) for key in file.keys()}, report["accuracy"]  # noqa: SIM118
+    except (ValueError, KeyError, TypeError, OSError, SafetensorError):
+        return None
+
+
+def _fingerprint(train: ImageDataset, test: ImageDataset) -> str:
+    """Of everything the classifier and its accuracy depend on."""
+    digest = hashlib.blake2b(f"{RECIPE} {train.shape} {train.class_names} {len(train)}".encode(), digest_size=16)
+    for split in (train, test):
+        for x, y in _batches(split):
+            digest.update(x.numpy().tobytes())
+            digest.update(y.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _batches(dataset: ImageDataset) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for first in range(0, len(dataset), CHUNK):
+        yield dataset.__getitems__(range(first, min(first + CHUNK, len(dataset))))
+
+
+def _take(dataset: ImageDataset, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return dataset.__getitems__(rows)
+
+
+def _subset(count: int, limit: int, name: str) -> torch.Tensor:
+    """min(count, limit) different indices below `count`, in a random but fixed order."""
+    return torch.randperm(count, generator=generator(0, "metrics", name))[:limit]
+
+
+def _spread(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -> dict[int, float]:
+    """Mean pixel distance between two images of a class, for the classes with at least two images."""
+    groups = {k: images[labels == k].flatten(1) for k in range(num_classes)}
+    return {k: F.pdist(x).mean().item() for k, x in groups.items() if len(x) > 1}
+
+
+def _nearest(images: torch.Tensor, others: torch.Tensor) -> float:
+    """Mean over images of the pixel distance to the nearest of `others`."""
+    parts = [_distances(x, others).amin(1) for x in images.split(CHUNK)]
+    return torch.cat(parts).mean().item()
+
+
+def _distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    # By differences: the expansion |x|^2 - 2xy + |y|^2 does not give 0 for a copy.
+    return torch.cdist(x.flatten(1), y.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")

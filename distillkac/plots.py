@@ -1,108 +1,135 @@
-"""Pictures of a run: sample grids, training curves, the path from noise to image. Written whole or not at all."""
+"""Pictures of a run: sample grids, training curves, the way from noise to data; each written whole or not at all."""
 
 import io
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
-from distillkac.checkpoints import write_atomic
+from distillkac import checkpoints
 
-PAPER = 255  # background grey of a grid
-GAP = 1  # pixels between two images, before enlarging
-SMALLEST_SIDE = 48  # images are enlarged by a whole factor until their side is at least this
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1], clamped, C = 1 or 3 -> (n, H, W, C) uint8."""
-    levels = (images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
+GREY, WHITE = 0.35, 1.0  # between images: grey sets off black and white backgrounds, white sets off noise
+INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
 
 
-def to_pil(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 -> a Pillow image, grey or RGB."""
-    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | None = None) -> None:
+    """Writes a PNG of images in rows of `columns`, left to right, then down.
 
-
-def save_grid(images: torch.Tensor, path: Path, columns: int = 10) -> None:
-    """images: (n, C, H, W) in [-1, 1], n >= 1; rows of `columns`, as a PNG."""
-    pixels = to_uint8(images)
-    count, height, width, channels = pixels.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), PAPER, np.uint8)
-    for i, image in enumerate(pixels):
-        top, left = i // columns * (height + GAP) + GAP, i % columns * (width + GAP) + GAP
-        sheet[top : top + height, left : left + width] = image
-    enlarge = max(1, -(-SMALLEST_SIDE // min(height, width)))
-    save_png(to_pil(sheet.repeat(enlarge, 0).repeat(enlarge, 1)), path)
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    images: (n, C, H, W), n >= 1, C 1 or 3; [-1, 1], clamped. scale: whole-number enlargement, each pixel a square;
+    by default what makes an image at least 48 pixels high. Raises ValueError on another shape.
+    """
+    if columns < 1 or (scale is not None and scale < 1):
+        raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
+    pixels = _montage(images, min(columns, max(len(images), 1)), scale, GREY)
+    _save_png(Image.fromarray((pixels * 255).round().astype(np.uint8)), path)
 
 
 def save_curves(metrics: Path, path: Path) -> None:
-    """Loss (with a running median), learning rate and gradient norm of a metrics.jsonl against the step."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    if not lines:
-        return
-    figure, (loss_axis, rate_axis, norm_axis) = _pyplot().subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    steps, loss = ([line[name] for line in lines] for name in ("step", "loss"))
-    loss_axis.plot(steps, loss, color="0.75", linewidth=1, label="loss")
-    window = max(1, len(loss) // 20)
-    smooth = [float(np.median(loss[max(0, i - window) : i + window + 1])) for i in range(len(loss))]
-    loss_axis.plot(steps, smooth, color="tab:blue", label="running median")
-    loss_axis.set_yscale("log")
-    loss_axis.legend(frameon=False)
-    rate_axis.plot(steps, [line["lr"] for line in lines], color="tab:green")
-    norm_axis.plot(steps, [line["grad_norm"] for line in lines], color="tab:orange", linewidth=1)
-    norm_axis.set_yscale("log")
-    for axis, title in (
-        (loss_axis, "loss"),
-        (rate_axis, "learning rate"),
-        (norm_axis, "gradient norm before clipping"),
-    ):
-        axis.set_title(title)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-    _save_figure(figure, path)
+    """Draws loss, gradient norm and learning rate over the optimizer steps, from a run's metrics.jsonl.
 
-
-def save_trajectory(states: torch.Tensor, times: torch.Tensor, path: Path, columns: int = 8) -> None:
-    """From noise to image: rows are samples, columns some of the times on the way.
-
-    states: (N + 1, n, C, H, W), one for each of the times (N + 1,), from t = 1 down to 0.
+    Raises ValueError if it holds no lines.
     """
-    chosen = torch.linspace(0, len(times) - 1, min(columns, len(times))).round().long()
-    rows = states.shape[1]
-    figure, axes = _pyplot().subplots(
-        rows, len(chosen), figsize=(1.1 * len(chosen), 1.1 * rows + 0.3), squeeze=False, layout="constrained"
-    )
-    for column, index in enumerate(chosen.tolist()):
-        pixels = to_uint8(states[index])
-        axes[0, column].set_title(f"t = {float(times[index]):.2f}", fontsize=9)
-        for row in range(rows):
-            axes[row, column].imshow(to_pil(pixels[row]), cmap="gray", vmin=0, vmax=255)
-            axes[row, column].set_axis_off()
+    metrics = Path(metrics)
+    lines = checkpoints.MetricsLog.read(metrics.parent)
+    if not lines:
+        raise ValueError(f"{metrics}: holds no metrics to draw; train the run first")
+    steps = np.array([line["step"] for line in lines])
+    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained", facecolor="white")
+    panels = (("loss", "loss", True), ("grad_norm", "gradient norm", True), ("lr", "learning rate", False))
+    for axes, (key, title, noisy) in zip(figure.subplots(1, 3), panels, strict=True):
+        values = np.array([line[key] for line in lines], dtype=float)
+        if noisy:
+            axes.plot(steps, values, color=LIGHT, linewidth=1)
+            values = _smooth(values)
+        axes.plot(steps, values, color=LINE, linewidth=1.8)
+        if noisy and values.min() > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        else:
+            axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+        axes.set_title(title, loc="left", fontsize=11, color=INK)
+        axes.set_xlabel("step", color=INK)
+        axes.tick_params(colors=INK, which="both", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
     _save_figure(figure, path)
 
 
-def _pyplot():
-    import matplotlib
+def save_trajectory(
+    states: torch.Tensor | Sequence[torch.Tensor], path: Path, times: Sequence[float] | None = None, columns: int = 9
+) -> None:
+    """Draws how noise becomes data: a row per sample, `columns` states from noise (left) to data (right).
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
+    states: (N + 1, n, C, H, W), noise first; drawn clamped to [-1, 1]. times: their N + 1 times, decreasing; the states
+    drawn are spread evenly in time and titled with t. Without times they are spread evenly over the steps, and titled
+    with the number of the step. Raises ValueError on another shape.
+    """
+    states = torch.stack(list(states)) if not isinstance(states, torch.Tensor) else states
+    if states.dim() != 5 or len(states) < 2 or (times is not None and len(times) != len(states)):
+        count = "none" if times is None else len(times)
+        raise ValueError(f"states must be (N + 1, n, C, H, W) with as many times, got {tuple(states.shape)}, {count}")
+    chosen = _spread_evenly(np.arange(len(states)) if times is None else -np.asarray(times, dtype=float), columns)
+    titles = [f"step {i}" if times is None else f"$t$ = {float(times[i]):.2f}" for i in chosen]
+    picked = states[chosen].transpose(0, 1)
+    pixels = _montage(picked.flatten(0, 1), len(chosen), None, WHITE)
+    height, width, margin = pixels.shape[0] / 100, pixels.shape[1] / 100, 0.25  # inches
+    figure = Figure(figsize=(width, height + margin), dpi=200, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, height / (height + margin)))
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for i, title in enumerate(titles):
+        place = (i + 0.5) / len(titles)
+        figure.text(place, 1 - margin / 2 / (height + margin), title, ha="center", va="center", fontsize=7, color=INK)
+    _save_figure(figure, path)
 
-    return matplotlib.pyplot
+
+def _montage(images: torch.Tensor, columns: int, scale: int | None, between: float) -> np.ndarray:
+    """(n, C, H, W) in [-1, 1] -> (height, width) or (height, width, 3) in [0, 1], with gaps of level `between`."""
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images must be (n, 1 or 3, H, W), n >= 1, got {tuple(images.shape)}")
+    count, channels, height, width = images.shape
+    scale = scale or -(-CELL // height)
+    gap, rows = max(2, height * scale // 24), -(-count // columns)
+    size = rows * (height * scale + gap) + gap, columns * (width * scale + gap) + gap
+    canvas = np.full((*size, channels), between, dtype=np.float32)
+    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
+    for i, image in enumerate(pixels):
+        top = gap + i // columns * (height * scale + gap)
+        left = gap + i % columns * (width * scale + gap)
+        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        canvas[top : top + height * scale, left : left + width * scale] = enlarged
+    return canvas[..., 0] if channels == 1 else canvas
 
 
-def _save_figure(figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    _pyplot().close(figure)
-    write_atomic(path, buffer.getvalue())
+def _spread_evenly(positions: np.ndarray, count: int) -> list[int]:
+    """Indices of at most `count` of the increasing positions, first and last included, as evenly placed as can be."""
+    targets = np.linspace(positions[0], positions[-1], count)
+    return sorted({int(np.abs(positions - target).argmin()) for target in targets})
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a twentieth of the curve, narrower at the ends; as long as the curve."""
+    half = len(values) // 40
+    total = np.concatenate([[0.0], values.cumsum()])
+    i = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(i, len(values) - 1 - i))
+    return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    # A canvas of our own instead of pyplot: no global backend to set, no display needed.
+    FigureCanvasAgg(figure).draw()
+    _save_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"), path)
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    checkpoints.write_atomic(Path(path), content.getvalue())

@@ -1,11 +1,11 @@
 """The noise processes behind one interface: two finite-speed Kac processes, and Gaussian flow matching as baseline.
 
-Time runs from t = 0 (data) to t = 1 (noise). With schedules f and g (schedules.py) and K the noise of process time g(t):
+Time runs from t = 0 (data) to t = 1 (noise). With schedules f and g and K the noise of process time g(t):
 
     x_t = f(t) x_0 + K_{g(t)},        target velocity  u = f'(t) x_0 + g'(t) v(g(t), K).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -179,5 +179,5 @@ def from_dict(values: dict) -> Process:
     try:
         return PROCESSES[name](**values)
     except TypeError:
-        known = ", ".join(PROCESSES[name].__dataclass_fields__)
+        known = ", ".join(field.name for field in fields(PROCESSES[name]))
         raise ValueError(f"{name}: parameters are {known}, got {', '.join(values)}") from None

@@ -37,7 +37,7 @@ def normal_rows(rows: int, size: tuple[int, ...], seed: int, offset: int = 0) ->
 class SampleOrder:
     """Which data sample the global sample index j meets: one permutation of the data per epoch, for ever.
 
-    length: number of data samples. `order(start, stop)` gives the (stop - start,) data indices of j = start .. stop - 1.
+    length: number of data samples. `order(start, stop)` gives the data indices of j = start .. stop - 1: (stop - start,).
     """
 
     def __init__(self, length: int, seed: int):

@@ -1,16 +1,16 @@
 """Draw images from a run: `python -m distillkac.sample runs/demo --steps 1`."""
 
+import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import tyro
-from PIL import Image
 
 from distillkac import plots
+from distillkac.checkpoints import write_atomic
 from distillkac.commands import command, device
 from distillkac.sampling import SamplerConfig, Samples, choose, class_labels, generate, open_run
 
@@ -62,19 +62,15 @@ def write(samples: Samples, out: Path, columns: int = 10) -> None:
     if out.suffix == ".png":
         plots.save_grid(samples.images, out, columns=columns)
     elif out.suffix == ".npz":
-        np.savez_compressed(out, images=to_uint8(samples.images), labels=samples.labels.numpy())
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=plots.to_uint8(samples.images), labels=samples.labels.numpy())
+        write_atomic(out, buffer.getvalue())
     elif out.suffix:
         raise ValueError(f"--out must end in .png or .npz or be a folder for single PNGs, got {out}")
     else:
         out.mkdir(exist_ok=True)
-        for i, (image, label) in enumerate(zip(to_uint8(samples.images), samples.labels.tolist(), strict=True)):
-            pixels = image[..., 0] if image.shape[-1] == 1 else image
-            Image.fromarray(pixels).save(out / f"{i:05d}-class-{label}.png")
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1], clamped -> uint8 (n, H, W, C)."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        for i, (image, label) in enumerate(zip(plots.to_uint8(samples.images), samples.labels.tolist(), strict=True)):
+            plots.save_png(plots.to_pil(image), out / f"{i:05d}-class-{label}.png")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+# make demo    train, distil, sample and measure on the digits: runs/demo
+# make test    the test suite
+# make bench   the benchmarks
+# make lint    ruff and clang-format, without changing anything
+# Each makes .venv when it is absent, installs through constraints.txt and builds the kernels.
+PYTHON ?= python3
+RUN ?= runs/demo
+ARGS ?=
+
+BIN := .venv/bin
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bin' 2>/dev/null)
+CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \))
+
+# Two threads that spin while they wait for each other stall whenever something else wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test bench lint clean
+demo: .venv/built
+	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(RUN)
+	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(RUN) --steps $$steps || exit 1; done
+	$(BIN)/python -m distillkac.evaluate $(RUN)
+
+# Compiling and statistics use all cores; the two workers get one torch thread each.
+test: .venv/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+bench: .venv/built
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+clean:
+	rm -rf build .venv *.egg-info distillkac/*.so
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/lint: .venv/bin/python constraints.txt
+	$(BIN)/pip install -q -c constraints.txt ruff clang-format
+	touch $@
+
+.venv/installed: .venv/bin/python constraints.txt pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt setuptools cmake ninja pybind11
+	touch $@
+
+.venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	touch $@

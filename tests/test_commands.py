@@ -1,0 +1,255 @@
+"""Every command end to end on a tiny run, and the sentence that each mistake of a user gets."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from distillkac import checkpoints, distill, evaluate, metrics, sample, train
+from distillkac.config import RunConfig, load_config, save_config
+from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+
+TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--optim.log-every", "2"]
+CHAIN = ["--chain", "4", "2", "1", "--steps", "3", "3", "--optim.batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained teacher with students of 2 and 1 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train.main(["--run", str(folder), "--steps", "6", *TINY]) == 0
+    assert distill.main([str(folder), *CHAIN]) == 0
+    return folder
+
+
+def arrays(run, tmp_path, *options):
+    out = tmp_path / "samples.npz"
+    assert sample.main([str(run), "--out", str(out), *options]) == 0
+    with np.load(out) as loaded:
+        return loaded["images"], loaded["labels"]
+
+
+def test_train_and_distill_fill_the_run_folder(run):
+    for folder, steps in ((run, 6), (run / "student-2", 3), (run / "student-1", 3)):
+        for name in (
+            "config.json",
+            "model.safetensors",
+            "ema.safetensors",
+            "state/training.pt",
+            "metrics.jsonl",
+            "curves.png",
+        ):
+            assert (folder / name).stat().st_size > 0
+        assert checkpoints.load_state(folder)["step"] == load_config(folder).steps == steps
+    assert load_config(run).student is None
+    assert load_config(run / "student-1").student.teacher_steps == 2
+
+
+def test_students_start_from_their_teacher(run):
+    """Three small steps leave a student close to its teacher, and not equal to it."""
+    teacher, student, other = (checkpoints.load_weights(f)[0] for f in (run, run / "student-2", run / "student-1"))
+    drift = max((teacher[k] - student[k]).abs().max().item() for k in teacher)
+    assert 0 < drift < 5e-3
+    assert 0 < max((other[k] - student[k]).abs().max().item() for k in teacher) < 5e-3
+
+
+@pytest.mark.parametrize("steps", ["1", "4"])
+def test_same_seed_same_images_whatever_the_batch_size(run, tmp_path, steps):
+    one = arrays(run, tmp_path, "--steps", steps, "--num", "23", "--batch-size", "23")
+    for size in ("1", "7"):
+        again = arrays(run, tmp_path, "--steps", steps, "--num", "23", "--batch-size", size)
+        assert np.array_equal(one[0], again[0])
+        assert np.array_equal(one[1], again[1])
+    other = arrays(run, tmp_path, "--steps", steps, "--num", "23", "--seed", "1")
+    assert not np.array_equal(one[0], other[0])
+    fewer = arrays(run, tmp_path, "--steps", steps, "--num", "5")
+    assert np.array_equal(fewer[0], one[0][:5])
+
+
+def test_samples_are_those_of_the_averaged_network(run, tmp_path):
+    images, labels = arrays(run, tmp_path, "--steps", "1", "--num", "6")
+    network = open_run(run / "student-1", torch.device("cpu"))
+    weights = checkpoints.load_weights(run / "student-1", checkpoints.EMA)[0]
+    assert all(torch.equal(value, weights[name]) for name, value in network.network.state_dict().items())
+    x1 = generate(network, torch.from_numpy(labels), SamplerConfig(steps=1), path=True).path[0]
+    with torch.no_grad():
+        x0 = x1 - network.network(x1, torch.ones(6), torch.from_numpy(labels))
+    want = ((x0.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.abs(images.astype(int) - want.astype(int)).max() <= 1
+
+
+def test_sample_says_which_network_and_how_many_evaluations(run, tmp_path, capsys):
+    for options, words in (
+        (["--steps", "2"], ("student-2", "nfe 2,")),
+        (["--steps", "4"], ("teacher", "nfe 4,")),
+        (["--steps", "2", "--model", "teacher"], ("teacher", "nfe 2,")),
+        (["--steps", "2", "--integrator", "heun"], ("teacher", "nfe 4,")),
+        (["--steps", "4", "--w", "2"], ("teacher", "nfe 8,")),
+        (["--steps", "4", "--w", "2", "--interval", "0.2", "0.6"], ("teacher", "nfe 6,")),
+    ):
+        arrays(run, tmp_path, "--num", "2", *options)
+        line = capsys.readouterr().out
+        assert line.startswith(words[0])
+        assert words[1] in line
+
+
+def test_output_forms(run, tmp_path):
+    images, labels = arrays(run, tmp_path, "--steps", "1", "--num", "5", "--classes", "3", "7")
+    assert images.shape == (5, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert labels.tolist() == [3, 7, 3, 7, 3]
+    options = ["--steps", "1", "--num", "5", "--classes", "3", "7"]
+    assert sample.main([str(run), *options, "--out", str(tmp_path / "single")]) == 0
+    files = sorted((tmp_path / "single").iterdir())
+    assert [f.name for f in files] == [f"{i:05d}-class-{k}.png" for i, k in enumerate([3, 7, 3, 7, 3])]
+    assert all(np.array_equal(np.asarray(Image.open(f)), image[..., 0]) for f, image in zip(files, images, strict=True))
+    assert sample.main([str(run), *options]) == 0
+    with Image.open(run / "samples" / "steps-1.png") as grid:
+        assert min(grid.size) > 8
+
+
+def test_evaluate_writes_the_table(run, monkeypatch, capsys):
+    monkeypatch.setattr(metrics, "STEPS", 20)
+    assert evaluate.main([str(run), "--num", "60", "--teacher-steps", "2"]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((run / "evaluation.json").read_text())
+    rows = [(row["name"], row.get("steps"), row.get("nfe")) for row in report["rows"]]
+    assert rows == [("real train images", None, None), ("teacher", 2, 2), ("student-2", 2, 2), ("student-1", 1, 1)]
+    for row in report["rows"][1:]:
+        assert f"{row['frechet']:.3f}" in printed
+        assert {"accuracy", "worst_class_accuracy", "diversity", "nn_ratio", "images_per_second"} <= row.keys()
+    for name in ("teacher-steps-2", "student-2-steps-2", "student-1-steps-1", "trajectory"):
+        with Image.open(run / "samples" / f"{name}.png") as picture:
+            assert min(picture.size) > 8
+
+
+def test_conditioned_students_serve_every_w(run, tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    for name in (checkpoints.CONFIG, checkpoints.EMA):
+        (teacher / name).write_bytes((run / name).read_bytes())
+    assert distill.main([str(teacher), *CHAIN, "--w-max", "3"]) == 0
+    plain = arrays(teacher, tmp_path, "--steps", "1", "--num", "4")[0]
+    guided = arrays(teacher, tmp_path, "--steps", "1", "--num", "4", "--w", "3")[0]
+    assert plain.shape == guided.shape
+    assert sample.main([str(teacher), "--steps", "1", "--w", "4"]) == 1
+
+
+def test_resumed_chain_skips_what_is_done(run, capsys):
+    before = (run / "student-2" / checkpoints.EMA).read_bytes()
+    assert distill.main([str(run), *CHAIN, "--resume"]) == 0
+    assert (run / "student-2" / checkpoints.EMA).read_bytes() == before
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+    """The command as a user runs it, stopped by SIGINT, then resumed without repeating its options."""
+    folder = tmp_path / "run"
+    argv = ["--run", str(folder), "--process", "planar", "--steps", "100000", *TINY]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distillkac.train", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    log = folder / checkpoints.METRICS
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "--resume continues" in out
+    assert "Traceback" not in error
+    assert re.search(r"step/s, loss=0\.\d+|step/s, loss=[1-9]", error)  # the progress bar: rate and loss
+    step = checkpoints.load_state(folder)["step"]
+    assert f"saved at step {step} of 100000" in out
+    assert train.main(["--run", str(folder), "--resume", "--steps", str(step + 3)]) == 0
+    assert checkpoints.load_state(folder)["step"] == step + 3
+    assert load_config(folder).noise.process == "planar"
+
+
+@pytest.mark.parametrize("module", [train, distill, sample, evaluate], ids=lambda m: m.__name__)
+def test_help_reads_well(module, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"python -m {module.__name__}" in text
+    # Every option is explained: a line with nothing but a default would show a missing docstring.
+    assert not re.search(r"│ --\S+[^│]*│\n│\s+\(default", text)
+
+
+def test_config_round_trip(tmp_path):
+    config = RunConfig(shape=(3, 8, 8), class_names=("a", "b"), steps=7)
+    save_config(tmp_path, config)
+    assert load_config(tmp_path) == config
+    content = json.loads((tmp_path / "config.json").read_text())
+    checkpoints.write_json(tmp_path / "config.json", content | {"flavour": 1})
+    with pytest.raises(ValueError, match=r"config\.json: not a config of this version.*flavour"):
+        load_config(tmp_path)
+    checkpoints.write_json(tmp_path / "config.json", [1])
+    with pytest.raises(ValueError, match="not a config of this version"):
+        load_config(tmp_path)
+
+
+def test_labels_cycle_through_the_classes():
+    config = dataclasses.replace(RunConfig(), class_names=("cat", "dog", "2"))
+    assert class_labels(config, 5).tolist() == [0, 1, 2, 0, 1]
+    assert class_labels(config, 3, ("dog", "0", "2")).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "sentence"),
+    [
+        (train, ["--run", "RUN", "--steps", "6"], "already holds a checkpoint: add --resume"),
+        (
+            train,
+            ["--run", "RUN", "--resume", "--seed", "1"],
+            "was trained with seed = 0, so --resume cannot change it to 1",
+        ),
+        (train, ["--run", "RUN", "--resume", "--process", "planar"], "was trained with noise"),
+        (train, ["--run", "TMP", "--resume"], "is no run folder"),
+        (train, ["--run", "TMP", "--a", "-1"], "telegraph: a must be positive"),
+        (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
+        (train, ["--run", "TMP", "--label-drop", "1.5"], "label_drop must lie in"),
+        (train, ["--run", "TMP", "--network.channels", "12"], "multiples of 8"),
+        (train, ["--run", "TMP", "--data.path", "TMP/nothing"], "nothing"),
+        (train, ["--run", "TMP", "--optim.lr", "0"], "optim.lr must be positive"),
+        (distill, ["TMP"], "is no run folder"),
+        (distill, ["RUN", *CHAIN], "already holds a checkpoint"),
+        (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with student"),
+        (distill, ["RUN/student-1"], "is itself a student"),
+        (distill, ["RUN", "--chain", "20", "3", "--steps", "1"], "must divide"),
+        (sample, ["TMP"], "is no run folder"),
+        (sample, ["RUN", "--steps", "0"], "steps must be at least 1"),
+        (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),
+        (sample, ["RUN", "--num", "0"], "num must be at least 1"),
+        (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),
+        (sample, ["RUN", "--out", "TMP/x.gif"], "must end in .png or .npz"),
+        (sample, ["RUN", "--steps", "3", "--model", "student"], "has no student for 3 steps"),
+        (sample, ["RUN", "--steps", "1", "--w", "2"], "was distilled with w = 0.0 folded in"),
+        (sample, ["RUN/student-1", "--steps", "7"], "is a student of 1 Euler steps"),
+        (sample, ["RUN", "--steps", "4", "--w", "-1"], "w must be finite and at least 0"),
+        (evaluate, ["TMP"], "is no run folder"),
+        (evaluate, ["RUN", "--num", "1"], "num must be at least 2"),
+    ],
+)
+def test_mistakes_get_one_sentence(run, tmp_path, capsys, module, argv, sentence):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    argv = [word.replace("RUN", str(run)).replace("TMP", str(tmp_path)) for word in argv]
+    try:
+        code = module.main(argv)
+    except SystemExit as stop:  # tyro's own way to refuse an option
+        code = stop.code
+    streams = capsys.readouterr()
+    assert code not in (0, None)
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", streams.err + streams.out).split())
+    assert sentence in text
+    assert "Traceback" not in text

@@ -1,0 +1,55 @@
+"""Small stand-ins for data and networks, shared by the tests of the training side."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from distillkac.config import OptimConfig, RunConfig
+from distillkac.networks import NetworkConfig
+from distillkac.random import generator
+from distillkac.training import FlowMatching, Trainer, build_network
+
+SHAPE = (1, 4, 4)
+TINY = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False)
+
+
+@dataclass
+class ToyData:
+    """`count` images of two classes: all bright or all dark, plus a little noise."""
+
+    count: int = 40
+    shape: tuple[int, int, int] = SHAPE
+    class_names: tuple[str, ...] = ("dark", "bright")
+    x: torch.Tensor = field(init=False)
+    y: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.y = torch.arange(self.count) % 2
+        noise = torch.rand(self.count, *self.shape, generator=generator(0, "toy"))
+        self.x = (self.y.view(-1, 1, 1, 1) * 1.6 - 0.8) + 0.2 * (noise - 0.5)
+
+    def __len__(self):
+        return self.count
+
+    def __getitems__(self, indices):
+        return self.x[indices], self.y[indices]
+
+
+def run_config(**changes) -> RunConfig:
+    return RunConfig(**{"network": TINY, "shape": SHAPE, "class_names": ("dark", "bright"), "steps": 12} | changes)
+
+
+def optim(**changes) -> OptimConfig:
+    return OptimConfig(**{"batch_size": 12, "lr": 5e-3, "warmup": 2, "log_every": 4, "save_every": 100} | changes)
+
+
+def trainer(folder: Path, config: RunConfig, objective=None, data=None) -> Trainer:
+    """A Trainer for the teacher's objective, unless another is given."""
+    network = build_network(config)
+    objective = objective or FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
+    accelerator = Accelerator(
+        mixed_precision=config.optim.precision, gradient_accumulation_steps=config.optim.accumulate, cpu=True
+    )
+    return Trainer(network, objective, data or ToyData(), folder, config.steps, config.optim, config.seed, accelerator)
