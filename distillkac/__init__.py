@@ -2,4 +2,4 @@
 
 __version__ = "0.1.0"
 
-from distillkac import ops as ops  # noqa: E402, PLC0414
+from distillkac import ops as ops

@@ -2,7 +2,7 @@
 
 import torch
 
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac.schedules import f_schedule
 
 NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
 

@@ -26,7 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     tyro.cli(DoctorArgs, args=argv, prog="python -m distillkac.doctor")
     build = native.build_info()
     rows = [
-        ("distillkac", f"{distillkac.__version__}, kernels of commit {build['commit']}, sources {build['source_hash']}"),
+        (
+            "distillkac",
+            f"{distillkac.__version__}, kernels of commit {build['commit']}, sources {build['source_hash']}",
+        ),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *((name, _version(name)) for name in PACKAGES),
         ("compiler", build["compiler"]),

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 
 from distillkac import checkpoints, data, plots
@@ -15,13 +16,16 @@ from distillkac.sampling import SamplerConfig, class_labels, field_of, generate,
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
+OVERVIEW_COLUMNS = 20
 
 
 @dataclass(frozen=True)
 class EvaluateArgs:
     """Measures the teacher and every student of a run against the held-out images, and draws their samples.
 
-    Prints a table and writes RUN/evaluation.json, RUN/samples/*.png and RUN/samples/trajectory.png.
+    Prints a table and writes RUN/evaluation.json and, in RUN/samples, a grid for each row, overview.png (a strip of
+    each row
+    of the table, the same prior noise in every column) and trajectory.png.
     """
 
     run: tyro.conf.Positional[Path]
@@ -31,7 +35,8 @@ class EvaluateArgs:
     teacher_steps: tuple[int, ...] = (20, 1)
     """Step counts at which the teacher itself is measured (AB-2)."""
     w: float | None = None
-    """Guidance weight of the teacher, and of students that take it as input; by default what the students were made for.
+    """Guidance weight of the teacher, and of students that take it as input; by default what the students were made
+    for.
     """
     seed: int = 0
     """Seed of the prior noise."""
@@ -56,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     todo += [(open_run(student_folder(args.run, n), device()), n) for n in student_steps(args.run)]
     folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
     w = args.w if args.w is not None or not folded_weights else folded_weights[0]
+    strips = []
     for run, steps in todo:
         folded = run.config.student is not None and run.config.student.w_max is None
         sampler = SamplerConfig(steps=steps, w=None if folded else w)
@@ -64,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(row | evaluator(samples.images, samples.labels))
         print(_line(rows[-1]), flush=True)
         plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{steps}.png")
+        strips.append(samples.images[:OVERVIEW_COLUMNS])
+    plots.save_grid(torch.cat(strips), args.run / "samples" / "overview.png", columns=len(strips[0]))
     finest = SamplerConfig(steps=max(args.teacher_steps), w=w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
     plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")

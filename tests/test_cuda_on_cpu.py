@@ -1,4 +1,5 @@
-"""Every CUDA kernel, run on the CPU by the emulation of tests/cuda_on_cpu: the same bits as the CPU kernels, the values of
+"""Every CUDA kernel, run on the CPU by the emulation of tests/cuda_on_cpu: the same bits as the CPU kernels, the
+values of
 the reference, no access outside its arrays (AddressSanitizer), and planted bugs that must be found."""
 
 import os

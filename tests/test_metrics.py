@@ -217,7 +217,7 @@ def test_one_class_has_no_accuracy_but_features(splits, monkeypatch):
     data = [ImageDataset(part, torch.zeros(len(part), dtype=torch.int64), ("all",)) for part in (x[:800], x[800:])]
     monkeypatch.setattr(metrics, "STEPS", 60)
     one = Evaluator(*data)
-    assert one.accuracy is None
+    assert one.accuracy > 0.4  # at naming one of four mirrorings
     floor = one.floor()
     assert set(floor) == {"frechet", "frechet_train", "diversity", "nn_ratio"}
     assert one(noise(x[:800], 0.8), data[0].labels)["frechet"] > 2 * floor["frechet"]

@@ -1,18 +1,17 @@
-"""Every op against the reference and against itself: shapes, strides, dtypes, threads, SIMD levels, batch splits, seeds."""
+"""Every op against the reference, and against itself over strides, dtypes, threads, SIMD levels, splits and seeds."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from distillkac import ops
-from tests.op_cases import A, C, CASES, PROCESSES, expected, pair, rows, run, step, tensors
+from distillkac import ops, reference
+from tests.op_cases import CASES, PROCESSES, A, C, expected, pair, rows, run, step, tensors
 
 LEVELS = ops._native.simd_levels()
 # Unit roundoff of the result, on top of float32 arithmetic; the float16 term is half its smallest subnormal.
 ROUNDING = {torch.float32: (0, 0), torch.bfloat16: (2**-8, 0), torch.float16: (2**-11, 2**-25)}
-# Largest error in float32 of values of order 1; measured: noise 0, velocity 2.1e-7, pair 2.6e-7 (telegraph), guided .. step
-# 6e-7 (w up to 4, h up to 1), loss 2e-7.
+# Largest error in float32; measured on values up to 3: velocity 6e-8, pair 2.3e-7, guided_velocity 9e-8, step 4e-7.
 TOLERANCE = {"kac_noise": 0, "kac_velocity": 4e-7, "kac_pair": 4e-7, "guided_velocity": 4e-7, "guided_step": 1e-6}
 every_op = pytest.mark.parametrize("name", CASES)
 every_process = pytest.mark.parametrize("process", PROCESSES)
@@ -35,7 +34,7 @@ def assert_close(name, got, truth, inputs, process, dtype):
         assert value.is_contiguous()
         allowed = TOLERANCE[name] + relative * exact.abs() + absolute
         if name == "kac_pair" and process == "planar" and i == 1:
-            # v comes from the words, the reference's from the rounded K: 1.2e-7 in |K|^2 moves s by 1.2e-7 / (2 s).
+            # v comes from the words, the reference's from the rounded K: 6e-7 in |K|^2 moves s by at most 6e-7 / s.
             t = rows(len(exact), 4)
             k = ops.kac_noise(t * t, exact.shape[1:], process, A, C, 6).double()
             xi2 = (
@@ -44,8 +43,8 @@ def assert_close(name, got, truth, inputs, process, dtype):
                 .square()
                 .sum(-1, keepdim=True)
             )
-            s = (1 - xi2).clamp(min=4e-7).sqrt().expand(*xi2.shape[:-1], 2).flatten(-2)
-            allowed = allowed + 4e-7 / s
+            s = (1 - xi2).clamp(min=6e-7).sqrt().expand(*xi2.shape[:-1], 2).flatten(-2)
+            allowed = allowed + 6e-7 / s
         assert ((value.double() - exact).abs() <= allowed).all(), float(
             ((value.double() - exact).abs() - allowed).max()
         )
@@ -70,7 +69,7 @@ def test_matches_reference(name, process, dtype, batch, width):
 @pytest.mark.parametrize("f", ["linear", "cosine", "exp"])
 @pytest.mark.parametrize("g", ["linear", "quadratic"])
 def test_schedules_of_the_pair(process, f, g):
-    """At x0 = 1 against x0 = 0, in closed form: f and f' by the difference, K_{g(t)} by the noise op. t = 0 and 1 included."""
+    """x0 = 1 against x0 = 0, t = 0 and 1 included: f and f' by the difference, K_{g(t)} by the noise op."""
     t = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), rows(20)])
     kappa, half = 0.7, torch.pi / 2
     f_t = {"linear": 1 - t, "cosine": torch.cos(half * t), "exp": torch.exp(-kappa * t)}[f]
@@ -94,14 +93,12 @@ def test_schedules_of_the_pair(process, f, g):
 @pytest.mark.parametrize(("u_uncond", "u_prev"), [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("max_speed", [None, 0.5])
 def test_guided_step_with_and_without_its_parts(process, u_uncond, u_prev, max_speed):
-    from distillkac import reference
-
     x, cond, uncond, prev = tensors((3, 258))
     arguments = (x, cond, uncond if u_uncond else None, prev if u_prev else None)
     for got, truth in zip(
         step(ops, *arguments, process, max_speed), step(reference, *arguments, process, max_speed), strict=True
     ):
-        assert (got - truth).abs().max() <= TOLERANCE["guided_step"]
+        assert (got - truth).abs().max() <= (4e-6 if max_speed is None else 1e-6)  # values up to 15, measured 2e-6
 
 
 @every_process

@@ -1,0 +1,123 @@
+"""The CUDA kernels on a real GPU: the CPU's values, the current stream, graphs, gradients. Skipped where there is
+none."""
+
+import pytest
+import torch
+
+from distillkac import ops, reference
+from distillkac._kernels import native
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
+    pytest.mark.skipif(not native.build_info()["cuda"], reason="built without CUDA kernels"),
+]
+A, C = 9.0, 3.0
+PROCESSES = ("telegraph", "planar")
+SIZES = [(2,), (34,), (3, 32, 32), (100_004,)]
+
+
+def times(rows, device="cuda"):
+    t = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
+    t[: min(2, rows)] = torch.tensor([1e-5, 1.0], dtype=torch.float64)[: min(2, rows)]
+    return t.to(device)
+
+
+def ulps(a, b):
+    """Distance in units of the last place, elementwise, of two float32 tensors."""
+
+    def ordered(x):
+        bits = x.cpu().view(torch.int32).long()
+        return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+    return (ordered(a) - ordered(b)).abs()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_noise_and_pair_agree_with_the_cpu_to_2_ulp(process, size, rows):
+    t = times(rows)
+    k, expected = ops.kac_noise(t, size, process, A, C, 5, 3), ops.kac_noise(t.cpu(), size, process, A, C, 5, 3)
+    assert ulps(k, expected).max() <= 2
+    x0 = torch.randn(rows, *size, generator=torch.Generator().manual_seed(1))
+    got = ops.kac_pair(x0.cuda(), t, process, A, C, "cosine", "quadratic", 5, 3)
+    exact = ops.kac_pair(x0, t.cpu(), process, A, C, "cosine", "quadratic", 5, 3)
+    for g, e in zip(got, exact, strict=True):
+        torch.testing.assert_close(g.cpu(), e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_other_ops_agree_with_the_cpu(process, dtype):
+    x, cond, uncond, prev = (
+        torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(4)
+    )
+    t = times(5)
+    k = ops.kac_noise(t, (3, 16, 16), process, A, C, 5)
+    torch.testing.assert_close(
+        ops.kac_velocity(k, t, process, A, C).cpu(),
+        ops.kac_velocity(k.cpu(), t.cpu(), process, A, C),
+        rtol=2e-6,
+        atol=2e-6,
+    )
+    w = torch.rand(5, generator=torch.Generator().manual_seed(9))
+    for arguments in ((w, 0.1, 0.2), (2.0, w, 0.2)):
+        options = {"max_speed": 0.7, "process": process}
+        got = ops.guided_step(
+            x.cuda(),
+            cond.cuda(),
+            uncond.cuda(),
+            prev.cuda(),
+            *(v.cuda() if isinstance(v, torch.Tensor) else v for v in arguments),
+            **options,
+        )
+        exact = ops.guided_step(x, cond, uncond, prev, *arguments, **options)
+        for g, e in zip(got, exact, strict=True):
+            torch.testing.assert_close(g.cpu(), e, rtol=2e-6, atol=2e-6)
+    delta = w + 0.1
+    got = ops.endpoint_loss(x.cuda(), cond.cuda(), prev.cuda(), delta.cuda())
+    assert torch.equal(got, ops.endpoint_loss(x.cuda(), cond.cuda(), prev.cuda(), delta.cuda()))
+    torch.testing.assert_close(got.cpu(), ops.endpoint_loss(x, cond, prev, delta), rtol=1e-5, atol=0)
+
+
+def test_gradients():
+    x, u, end = (torch.randn(4, 300, device="cuda", requires_grad=True) for _ in range(3))
+    delta = torch.rand(4, device="cuda") + 0.1
+    grads = torch.autograd.grad(ops.endpoint_loss(x, u, end, delta), (x, u, end))
+    exact = torch.autograd.grad(reference.endpoint_loss(x, u, end, delta), (x, u, end))
+    for g, e in zip(grads, exact, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-7)
+
+
+def test_graph_replay_draws_fresh_noise():
+    t, seed = times(4), torch.tensor(1, device="cuda")
+    out = torch.empty(4, 3, 16, 16, device="cuda")
+    ops.kac_noise(t, (3, 16, 16), "telegraph", A, C, seed, out=out)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ops.kac_noise(t, (3, 16, 16), "telegraph", A, C, seed, out=out)
+        seed += 1
+    seed.fill_(10)
+    for expected_seed in (10, 11, 12):
+        graph.replay()
+        assert torch.equal(out, ops.kac_noise(t, (3, 16, 16), "telegraph", A, C, expected_seed))
+
+
+def test_runs_on_the_current_stream():
+    t = times(64)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        late = t * 0 + 0.5
+        k = ops.kac_noise(late, (3, 32, 32), "planar", A, C, 1)
+    stream.synchronize()
+    assert torch.equal(k, ops.kac_noise(torch.full_like(t, 0.5), (3, 32, 32), "planar", A, C, 1))
+
+
+def test_rows_out_of_range_are_nan():
+    t = torch.tensor([-1.0, float("nan"), 0.5], device="cuda")
+    noise = ops.kac_noise(t, (64,), "telegraph", A, C, 1)
+    assert noise[:2].isnan().all()
+    assert noise[2].isfinite().all()
