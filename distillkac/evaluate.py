@@ -23,9 +23,8 @@ OVERVIEW_COLUMNS = 20
 class EvaluateArgs:
     """Measures the teacher and every student of a run against the held-out images, and draws their samples.
 
-    Prints a table and writes RUN/evaluation.json and, in RUN/samples, a grid for each row, overview.png (a strip of
-    each row
-    of the table, the same prior noise in every column) and trajectory.png.
+    Prints a table, and writes RUN/evaluation.json and in RUN/samples a grid for each row of the table, overview.png (a
+    strip for each row, the same prior noise in every column) and trajectory.png.
     """
 
     run: tyro.conf.Positional[Path]
@@ -35,9 +34,7 @@ class EvaluateArgs:
     teacher_steps: tuple[int, ...] = (20, 1)
     """Step counts at which the teacher itself is measured (AB-2)."""
     w: float | None = None
-    """Guidance weight of the teacher, and of students that take it as input; by default what the students were made
-    for.
-    """
+    """Guidance weight of the teacher, and of students that take it as input; by default what they were made for."""
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
