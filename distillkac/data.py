@@ -249,8 +249,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             for ours, names in ARRAYS.items():
-                for name in set(names) & set(file.files):
-                    arrays[ours] = file[name]
+                if found := [name for name in names if name in file.files]:
+                    arrays[ours] = file[found[0]]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
     return arrays
@@ -280,9 +280,9 @@ def _check_images(path: Path, arrays: dict[str, np.ndarray], key: str, config: D
         if not np.isfinite(images).all():
             bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
             raise ValueError(f"{path}: {key}[{bad}] has values that are not finite; repair or remove that image")
-        if np.abs(images).max() > 1:
+        if np.abs(images).max() > 1 or images.min() >= 0:  # [0, 1] would train on half the range without a word
             raise ValueError(
-                f"{path}: floating-point {key} must lie in [-1, 1], got [{images.min():g}, {images.max():g}]; rescale "
+                f"{path}: floating-point {key} must span [-1, 1], got [{images.min():g}, {images.max():g}]; rescale "
                 "them or store them as uint8"
             )
     else:

@@ -38,7 +38,7 @@ class EvaluateArgs:
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
-    """Images at a time."""
+    """Images at a time on a GPU."""
 
 
 @command

@@ -35,7 +35,7 @@ def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32,
     if out is not None:
         _wants_shape("kac_noise", out, (t.shape[0], *size))
         _lib.kac_noise.out(t, out, process, a, c, seed, seed_tensor, offset)
-        return out
+        return _written(out)
     return _lib.kac_noise.default(t, size, process, a, c, seed, seed_tensor, offset, dtype)
 
 
@@ -62,7 +62,7 @@ def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed: Seed = 0, offse
     seed, seed_tensor = _seed(seed)
     if out is not None:
         _lib.kac_pair.out(x0, t, *out, process, a, c, f, g, kappa, seed, seed_tensor, offset)
-        return out
+        return _written(out)
     return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
 
 
@@ -90,7 +90,7 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     rows = (w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process)
     if out is not None:
         _lib.guided_step.out(x, u_cond, u_uncond, u_prev, *out, *rows)
-        return out
+        return _written(out)
     return _lib.guided_step.default(x, u_cond, u_uncond, u_prev, *rows)
 
 
@@ -130,6 +130,13 @@ def _fixed(op, **arguments):
     for name, value in arguments.items():
         if value is not None and value.requires_grad:
             raise ValueError(f"{op.__name__}: {name} is not differentiable here; pass {name}.detach()")
+
+
+def _written(out):
+    """Tells autograd that `out` was overwritten, so that a backward pass which needs the old values fails loudly."""
+    if not torch.compiler.is_compiling():  # there the schema's mutation marks serve
+        torch.autograd.graph.increment_version(out)
+    return out
 
 
 def _wants_shape(op, out, shape):

@@ -8,14 +8,32 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from distillkac import checkpoints
 
 CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
-GREY, WHITE = 0.35, 1.0  # between images: grey sets off black and white backgrounds, white sets off noise
+GREY, WHITE = 90, 255  # between images: grey sets off black and white backgrounds, white sets off noise
 INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """(n, C, H, W) in [-1, 1], clamped, C = 1 or 3 -> (n, H, W, C) uint8."""
+    levels = (images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 -> a Pillow image, grey or RGB."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Writes a Pillow image; the file appears whole or not at all."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    checkpoints.write_atomic(Path(path), content.getvalue())
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | None = None) -> None:
@@ -26,8 +44,7 @@ def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | 
     """
     if columns < 1 or (scale is not None and scale < 1):
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
-    pixels = _montage(images, min(columns, max(len(images), 1)), scale, GREY)
-    _save_png(Image.fromarray((pixels * 255).round().astype(np.uint8)), path)
+    save_png(to_pil(_montage(images, min(columns, max(len(images), 1)), scale, GREY)), path)
 
 
 def save_curves(metrics: Path, path: Path) -> None:
@@ -36,7 +53,7 @@ def save_curves(metrics: Path, path: Path) -> None:
     Raises ValueError if it holds no lines.
     """
     metrics = Path(metrics)
-    lines = checkpoints.MetricsLog.read(metrics.parent)
+    lines = checkpoints.MetricsLog.read(metrics.parent)  # leaves out a last line cut short by a crash
     if not lines:
         raise ValueError(f"{metrics}: holds no metrics to draw; train the run first")
     steps = np.array([line["step"] for line in lines])
@@ -50,10 +67,9 @@ def save_curves(metrics: Path, path: Path) -> None:
         axes.plot(steps, values, color=LINE, linewidth=1.8)
         if noisy and values.min() > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        else:
-            axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+            axes.yaxis.set_major_formatter("{x:g}")
+            # Between powers of ten only where there are few of them, else the labels would overlap.
+            axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 10 * values.min() else NullFormatter())
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         axes.set_xlabel("step", color=INK)
         axes.tick_params(colors=INK, which="both", labelsize=8)
@@ -62,50 +78,45 @@ def save_curves(metrics: Path, path: Path) -> None:
     _save_figure(figure, path)
 
 
-def save_trajectory(
-    states: torch.Tensor | Sequence[torch.Tensor], path: Path, times: Sequence[float] | None = None, columns: int = 9
-) -> None:
+def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor, path: Path, columns: int = 9) -> None:
     """Draws how noise becomes data: a row per sample, `columns` states from noise (left) to data (right).
 
-    states: (N + 1, n, C, H, W), noise first; drawn clamped to [-1, 1]. times: their N + 1 times, decreasing; the states
-    drawn are spread evenly in time and titled with t. Without times they are spread evenly over the steps, and titled
-    with the number of the step. Raises ValueError on another shape.
+    states: (N + 1, n, C, H, W); drawn clamped to [-1, 1]. times: (N + 1,), decreasing from 1 (noise) to 0 (data). The
+    states drawn are spread evenly in time. Raises ValueError on another shape.
     """
-    states = torch.stack(list(states)) if not isinstance(states, torch.Tensor) else states
-    if states.dim() != 5 or len(states) < 2 or (times is not None and len(times) != len(states)):
-        count = "none" if times is None else len(times)
-        raise ValueError(f"states must be (N + 1, n, C, H, W) with as many times, got {tuple(states.shape)}, {count}")
-    chosen = _spread_evenly(np.arange(len(states)) if times is None else -np.asarray(times, dtype=float), columns)
-    titles = [f"step {i}" if times is None else f"$t$ = {float(times[i]):.2f}" for i in chosen]
-    picked = states[chosen].transpose(0, 1)
-    pixels = _montage(picked.flatten(0, 1), len(chosen), None, WHITE)
+    times = np.asarray(times, dtype=float)
+    if states.dim() != 5 or len(states) < 2 or times.shape != (len(states),):
+        raise ValueError(
+            f"states must be (N + 1, n, C, H, W), N >= 1, with N + 1 times, got {tuple(states.shape)} and {times.shape}"
+        )
+    chosen = _spread_evenly(-times, columns)
+    pixels = _montage(states[chosen].transpose(0, 1).flatten(0, 1), len(chosen), None, WHITE)
     height, width, margin = pixels.shape[0] / 100, pixels.shape[1] / 100, 0.25  # inches
     figure = Figure(figsize=(width, height + margin), dpi=200, facecolor="white")
     axes = figure.add_axes((0, 0, 1, height / (height + margin)))
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(to_pil(pixels), cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    for i, title in enumerate(titles):
-        place = (i + 0.5) / len(titles)
-        figure.text(place, 1 - margin / 2 / (height + margin), title, ha="center", va="center", fontsize=7, color=INK)
+    for i, t in enumerate(times[chosen]):
+        place = (i + 0.5) / len(chosen), 1 - margin / 2 / (height + margin)
+        figure.text(*place, f"$t$ = {t:.2f}", ha="center", va="center", fontsize=7, color=INK)
     _save_figure(figure, path)
 
 
-def _montage(images: torch.Tensor, columns: int, scale: int | None, between: float) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1] -> (height, width) or (height, width, 3) in [0, 1], with gaps of level `between`."""
+def _montage(images: torch.Tensor, columns: int, scale: int | None, between: int) -> np.ndarray:
+    """(n, C, H, W) in [-1, 1] -> one picture (height, width, C) uint8, with gaps of level `between`."""
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must be (n, 1 or 3, H, W), n >= 1, got {tuple(images.shape)}")
     count, channels, height, width = images.shape
     scale = scale or -(-CELL // height)
     gap, rows = max(2, height * scale // 24), -(-count // columns)
     size = rows * (height * scale + gap) + gap, columns * (width * scale + gap) + gap
-    canvas = np.full((*size, channels), between, dtype=np.float32)
-    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
-    for i, image in enumerate(pixels):
+    canvas = np.full((*size, channels), between, dtype=np.uint8)
+    for i, image in enumerate(to_uint8(images)):
         top = gap + i // columns * (height * scale + gap)
         left = gap + i % columns * (width * scale + gap)
         enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
         canvas[top : top + height * scale, left : left + width * scale] = enlarged
-    return canvas[..., 0] if channels == 1 else canvas
+    return canvas
 
 
 def _spread_evenly(positions: np.ndarray, count: int) -> list[int]:
@@ -125,11 +136,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def _save_figure(figure: Figure, path: Path) -> None:
     # A canvas of our own instead of pyplot: no global backend to set, no display needed.
-    FigureCanvasAgg(figure).draw()
-    _save_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"), path)
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    checkpoints.write_atomic(Path(path), content.getvalue())
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    save_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
+from PIL import Image
 
 from distillkac import plots
 from distillkac.checkpoints import write_atomic
@@ -29,7 +31,7 @@ class SampleArgs:
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
-    """Images at a time; a matter of memory only."""
+    """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
     out: Path | None = None
     """FILE.png: one grid. FILE.npz: arrays `images` (uint8, n x H x W x C) and `labels`. Else a folder of single PNGs.
     By default RUN/samples/steps-N.png."""
@@ -62,15 +64,22 @@ def write(samples: Samples, out: Path, columns: int = 10) -> None:
     if out.suffix == ".png":
         plots.save_grid(samples.images, out, columns=columns)
     elif out.suffix == ".npz":
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=plots.to_uint8(samples.images), labels=samples.labels.numpy())
-        write_atomic(out, buffer.getvalue())
+        content = io.BytesIO()
+        np.savez_compressed(content, images=to_uint8(samples.images), labels=samples.labels.numpy())
+        write_atomic(out, content.getvalue())
     elif out.suffix:
         raise ValueError(f"--out must end in .png or .npz or be a folder for single PNGs, got {out}")
     else:
         out.mkdir(exist_ok=True)
-        for i, (image, label) in enumerate(zip(plots.to_uint8(samples.images), samples.labels.tolist(), strict=True)):
-            plots.save_png(plots.to_pil(image), out / f"{i:05d}-class-{label}.png")
+        for i, (image, label) in enumerate(zip(to_uint8(samples.images), samples.labels.tolist(), strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG")
+            write_atomic(out / f"{i:05d}-class-{label}.png", content.getvalue())
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """(n, C, H, W) in [-1, 1], clamped -> (n, H, W, C) uint8."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 if __name__ == "__main__":

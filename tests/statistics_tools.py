@@ -1,4 +1,4 @@
-"""Statistical tests with stated levels, and the battery that a telegraph sampler must pass (planar: planar_statistics.py).
+"""Statistical tests with stated levels, and the battery that a telegraph sampler must pass.
 
 Every test is a p-value. A battery of m of them fails where one is below LEVEL / m (Bonferroni): a right sampler fails a
 whole battery with a chance of at most LEVEL, and at a fixed seed always or never. All statistics are sums over the

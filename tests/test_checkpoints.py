@@ -1,6 +1,7 @@
 """The run folder survives a crash at any byte, and what is read from it cannot harm."""
 
 import builtins
+import io
 import os
 import pickle
 from pathlib import Path
@@ -56,29 +57,15 @@ def test_a_crash_within_a_write_leaves_the_previous_checkpoint(tmp_path, monkeyp
     save(tmp_path, 3)
     opened = 0
 
-    def broken_open(path, mode="r", *arguments, **keywords):
+    class Broken(io.FileIO):
+        def write(self, content):
+            super().write(content[: int(len(content) * fraction)])
+            raise Crash
+
+    def broken_open(path, mode="r"):
         nonlocal opened
-        file = builtins.open(path, mode, *arguments, **keywords)
-        if mode != "wb":
-            return file
-        if opened == file_number:
-            write = file.write
-
-            class Broken:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *exception):
-                    file.close()
-
-                def write(self, content):
-                    write(content[: int(len(content) * fraction)])
-                    file.flush()
-                    raise Crash
-
-            return Broken()
-        opened += 1
-        return file
+        opened += mode == "wb"
+        return Broken(path, mode) if mode == "wb" and opened == file_number + 1 else builtins.open(path, mode)
 
     monkeypatch.setattr(checkpoints, "open", broken_open, raising=False)
     monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)

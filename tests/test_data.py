@@ -363,7 +363,7 @@ NAN = np.where(np.arange(20)[:, None, None, None] == 7, np.nan, FLOATS)
         ({"images": IMAGES[..., :2]}, {}, r"\(20, 6, 4, 2\)"),
         ({"images": IMAGES.astype(np.int32)}, {}, "int32"),
         ({"images": NAN}, {}, r"images\[7\] has values that are not finite"),
-        ({"images": FLOATS * 2}, {}, r"lie in \[-1, 1\]"),
+        ({"images": FLOATS * 2}, {}, r"span \[-1, 1\]"),
         ({"images": FLOATS}, {"image_size": 4}, "not resized"),
         ({"images": FLOATS}, {"channels": 1}, "not resized or converted"),
         ({"images": IMAGES, "labels": LABELS[:-1]}, {}, r"\(20,\), one per image, got \(19,\)"),

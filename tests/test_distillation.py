@@ -1,5 +1,7 @@
 """Endpoint distillation: the loss against its formula, the student's optimum on a field where it is known, the chain."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -32,7 +34,7 @@ class Curved(nn.Module):
 def endpoint(x, times, y, method, w):
     """One row integrated by hand in float64. x: (1, C, H, W), times: list."""
     u_prev, h_prev = None, None
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         h, field = t - t_next, Curved()
         at = torch.tensor([t], dtype=torch.float64)
         u = (1 + w) * field(x, at, y) - w * field(x, at, torch.full_like(y, 2))
@@ -138,7 +140,7 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
     assert [o.teacher.w for o in objectives] == [2.0, 0.0, 0.0, 0.0]
     assert [o.method for o in objectives] == ["ab2", "euler", "euler", "euler"]
     assert len({o.seed for o in objectives}) == 4
-    for before, after in zip(objectives[:-1], objectives[1:], strict=True):
+    for before, after in pairwise(objectives):
         starts = before.grid[:: (len(before.grid) - 1) // before.num_steps]
         torch.testing.assert_close(starts, after.grid, rtol=0, atol=1e-15)
 

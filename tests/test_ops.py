@@ -131,7 +131,7 @@ def test_zero_size(name, process, shape):
 
 
 def layouts(x):
-    """The same values in other memory: channels last, transposed, every second element, an odd address, expanded rows."""
+    """The same values in other memory: channels last, transposed, every second element, an odd address."""
     yield x.to(memory_format=torch.channels_last)
     yield x.transpose(1, -1).contiguous().transpose(1, -1)
     yield torch.stack([x, torch.full_like(x, torch.nan)], -1).flatten(-2)[..., ::2]

@@ -115,16 +115,26 @@ def test_resume_drops_log_lines_after_the_checkpoint(tmp_path):
     assert [line["step"] for line in checkpoints.MetricsLog.read(tmp_path)] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("change", [{"accumulate": 4}, {"workers": 1}])
-def test_micro_batches_and_workers_change_nothing(tmp_path, change):
-    trainer(tmp_path / "plain", run_config(optim=optim())).fit()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    trainer(tmp_path / "changed", run_config(optim=optim(**change))).fit()
-    plain, changed = (checkpoints.load_weights(tmp_path / name)[0] for name in ("plain", "changed"))
-    for name, value in plain.items():
-        # Accumulation sums the same gradients in another order, and Adam magnifies rounding where a gradient is near 0;
-        # weights moved by 0.06 here (12 steps of lr 5e-3).
-        torch.testing.assert_close(changed[name], value, rtol=0, atol=1e-3 if "accumulate" in change else 0)
+def test_micro_batches_make_the_same_steps(tmp_path):
+    """Same rows, noise and times however a step is split: losses and gradient norms agree up to rounding."""
+    logs = []
+    for accumulate in (1, 4):
+        config = run_config(steps=4, optim=optim(log_every=1, accumulate=accumulate))
+        trainer(tmp_path / str(accumulate), config).fit()
+        logs.append(checkpoints.MetricsLog.read(tmp_path / str(accumulate)))
+        AcceleratorState._reset_state(reset_partial_state=True)
+    for step, (plain, split) in enumerate(zip(*logs, strict=True)):
+        # The first step sees equal weights; after it Adam magnifies rounding where a gradient is almost 0.
+        tolerance = 1e-5 if step == 0 else 1e-3
+        assert split["loss"] == pytest.approx(plain["loss"], rel=tolerance)
+        assert split["grad_norm"] == pytest.approx(plain["grad_norm"], rel=10 * tolerance)
+
+
+def test_loading_processes_change_nothing(tmp_path):
+    for workers in (0, 1):
+        trainer(tmp_path / str(workers), run_config(optim=optim(workers=workers))).fit()
+    one, two = (checkpoints.load_weights(tmp_path / name)[0] for name in ("0", "1"))
+    assert same(one, two)
 
 
 def test_bfloat16_autocast_trains_float32_weights(tmp_path):
@@ -211,10 +221,11 @@ def test_weights_follow_from_the_seed_and_leave_the_global_state_alone():
 
 def test_second_ctrl_c_acts_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 

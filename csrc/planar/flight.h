@@ -59,11 +59,12 @@ DK_INLINE void planar_velocity(const PlanarVelocityRow& row, typename V::F x, ty
   using F = typename V::F;
   const F xs = x * V::splat(row.cone.scale), ys = y * V::splat(row.cone.scale);
   const F ax = V::abs(xs), ay = V::abs(ys), large = V::max(ax, ay), small = V::min(ax, ay);
-  // s^2 with the rounding errors of both squares put back; taking the larger square off first keeps each difference
-  // exact near the light circle, where s is small.
+  // s^2 with every rounding error put back: it is small near the light circle, and v has an infinite slope there.
   const F large2 = large * large, small2 = small * small, zero = V::splat(0.f);
   const F error = V::fma(large, large, zero - large2) + V::fma(small, small, zero - small2);
-  const F s2 = ((V::splat(row.square) - large2) - small2) + (V::splat(row.square_rest) - error);
+  const F square = V::splat(row.square), rest = square - large2;
+  const F lost = (square - rest) - large2;  // what the difference was rounded by, if it was
+  const F s2 = (rest - small2) + ((V::splat(row.square_rest) - error) + lost);
   const F inside = V::splat(row.cone.scaled) + V::sqrt(V::max(s2, zero));
   // On the circle, and a rounding outside it, |v| = c.
   const F divisor = V::max(V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)), V::splat(0x1p-126f));
