@@ -1,7 +1,7 @@
-// Stands in for CUDA's header of this name: runs the project's .cu files on the CPU, for tests. One block at a time, each
-// thread a fiber that runs until its next barrier; blocks and warps meet at barriers as on the device.
-// Covered: threadIdx & co, __shared__, __syncthreads, __shfl_down_sync, launches of any grid. Not covered: data races
-// (fibers switch only at barriers), memory ordering, streams. A barrier that not every thread reaches aborts.
+// Stands in for CUDA's header of this name: runs the project's .cu files on the CPU, for tests. One block at a time,
+// each thread a fiber that runs until its next barrier; blocks and warps meet at barriers as on the device. Covered:
+// threadIdx & co, __shared__, __syncthreads, __shfl_down_sync, launches of any grid. Not covered: data races (fibers
+// switch only at barriers), memory ordering, streams. A barrier that not every thread reaches aborts.
 #pragma once
 #define __CUDACC__ 1
 #include <ucontext.h>

@@ -23,8 +23,19 @@ int kac_velocity(const void* k, void* v, const double* t, int64_t rows, int64_t 
 
 int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, int64_t width, int dtype, int process,
              double a, double c, int f, int g, double kappa, int64_t seed, int64_t offset) {
-  return kac_pair_cuda({x0, x_t, u, per_row(t), {rows, width}, Dtype(dtype), Process(process), a, c, FSchedule(f),
-                        GSchedule(g), kappa, seed_of(seed, offset)},
+  return kac_pair_cuda({x0,
+                        x_t,
+                        u,
+                        per_row(t),
+                        {rows, width},
+                        Dtype(dtype),
+                        Process(process),
+                        a,
+                        c,
+                        FSchedule(f),
+                        GSchedule(g),
+                        kappa,
+                        seed_of(seed, offset)},
                        nullptr);
 }
 
@@ -37,16 +48,26 @@ int guided_velocity(const void* u_cond, const void* u_uncond, void* u, const dou
 int guided_step(const void* x, const void* u_cond, const void* u_uncond, const void* u_prev, void* x_next, void* u,
                 const double* w, const double* h, const double* h_prev, int64_t rows, int64_t width, int dtype,
                 int process, double max_speed) {
-  return guided_step_cuda({x, u_cond, u_uncond, u_prev, x_next, u, per_row(w), per_row(h), per_row(h_prev),
-                           {rows, width}, Dtype(dtype), Process(process), max_speed},
+  return guided_step_cuda({x,
+                           u_cond,
+                           u_uncond,
+                           u_prev,
+                           x_next,
+                           u,
+                           per_row(w),
+                           per_row(h),
+                           per_row(h_prev),
+                           {rows, width},
+                           Dtype(dtype),
+                           Process(process),
+                           max_speed},
                           nullptr);
 }
 
 int endpoint_loss(const void* x, const void* u, const void* x_end, void* grad_u, const double* delta,
                   const double* weight, int64_t rows, int64_t width, int dtype, double* partial_sums, float* loss) {
-  return endpoint_loss_cuda({x, u, x_end, grad_u, per_row(delta), per_row(weight), {rows, width}, Dtype(dtype),
-                             partial_sums, loss},
-                            nullptr);
+  return endpoint_loss_cuda(
+      {x, u, x_end, grad_u, per_row(delta), per_row(weight), {rows, width}, Dtype(dtype), partial_sums, loss}, nullptr);
 }
 
 }  // extern "C"
