@@ -82,6 +82,7 @@ inline RowScalar row_scalars(const char* op, const char* name, double value, con
 inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_tensor, int64_t offset,
                     const Tensor& like) {
   if (offset < 0) fail(op, "offset must be >= 0, got ", offset);
+  if (offset > INT64_MAX - like.size(0)) fail(op, "offset plus the number of rows must stay below 2^63, got ", offset);
   if (!seed_tensor) return {nullptr, seed, offset};
   if (seed_tensor->scalar_type() != ScalarType::Long || seed_tensor->numel() != 1)
     fail(op, "seed must be an int or an int64 tensor of one element, got ", described(*seed_tensor));
@@ -258,7 +259,7 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
                       element_type(op, "x", x.scalar_type()),
                       kind,
                       speed_limit(op, max_speed)};
-  Device(op, x_next).run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk, "");
+  Device(op, x_next).run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk, "h_prev must not be 0");
 }
 
 template <class Device>
@@ -272,7 +273,7 @@ std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u
   return {x_next, u};
 }
 
-// Returns (loss, d loss / d u); x's gradient is -1/delta of it.
+// Returns (loss, d loss / d u), both float32; x's gradient is -1/delta of it.
 template <class Device>
 std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
   constexpr const char* op = "endpoint_loss";
@@ -285,13 +286,13 @@ std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tenso
   const Tensor from = packed(x), velocity = packed(u), to = packed(x_end), deltas = packed(delta);
   const OptionalTensor weights = packed(weight);
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
-  Tensor grad_u = torch::stable::new_empty(x, x.sizes());
+  Tensor grad_u = torch::stable::new_empty(x, x.sizes(), ScalarType::Float);
   const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
   EndpointLossArgs args{from.const_data_ptr(),
                         velocity.const_data_ptr(),
                         to.const_data_ptr(),
-                        grad_u.mutable_data_ptr(),
+                        static_cast<float*>(grad_u.mutable_data_ptr()),
                         row_data(deltas),
                         row_scalars(op, "weight", 1, weights, x),
                         rows,

@@ -93,7 +93,7 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
 }
 
 inline void check_out(const char* op, const Tensor& out) {
-  if (!out.is_contiguous()) fail(op, "out must be contiguous");
+  if (!out.is_contiguous()) fail(op, "out must be contiguous, got a strided ", described(out));
 }
 
 }  // namespace distillkac

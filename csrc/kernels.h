@@ -93,7 +93,7 @@ struct EndpointLossArgs {
   const void* x;      // (B, D)
   const void* u;      // (B, D)
   const void* x_end;  // (B, D)
-  void* grad_u;       // (B, D)
+  float* grad_u;      // (B, D); float32 for every dtype: 16 bits would lose gradients near 1e-7
   RowScalar delta;    // (B,)
   RowScalar weight;   // (B,)
   Rows rows;

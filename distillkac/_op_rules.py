@@ -63,7 +63,7 @@ def _register_fakes():
 
     @fake("distillkac::endpoint_loss")
     def _(x, u, x_end, delta, weight):
-        return x.new_empty((), dtype=torch.float32), _contiguous_like(x)
+        return x.new_empty((), dtype=torch.float32), x.new_empty(x.shape, dtype=torch.float32)
 
     for name in ("kac_noise.out", "kac_pair.out", "guided_step.out"):
         fake(f"distillkac::{name}")(lambda *args: None)
@@ -188,12 +188,13 @@ def _step_backward(ctx, grad_x_next, grad_u):
 
 
 def _loss_context(ctx, inputs, output):
+    ctx.dtype = inputs[0].dtype
     ctx.save_for_backward(output[1], inputs[3])
     ctx.mark_non_differentiable(output[1])
 
 
 def _loss_backward(ctx, grad, _):
     grad_u, delta = ctx.saved_tensors
-    grad_u = grad_u * grad.to(grad_u.dtype)
-    grad_x = (-grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(grad_u.dtype)
-    return grad_x, grad_u, -grad_x, None, None
+    grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
+    grad_x = (-grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
+    return grad_x, grad_u.to(ctx.dtype), -grad_x, None, None

@@ -31,8 +31,9 @@ def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32,
     Not differentiable.
     """
     _fixed(kac_noise, t=t)
-    seed, seed_tensor = _seed(seed)
+    seed, seed_tensor = _seed("kac_noise", seed)
     if out is not None:
+        _may_be_written("kac_noise", out)
         _wants_shape("kac_noise", out, (t.shape[0], *size))
         _lib.kac_noise.out(t, out, process, a, c, seed, seed_tensor, offset)
         return _written(out)
@@ -54,13 +55,15 @@ def kac_velocity(k, t, process, a, c):
 def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed: Seed = 0, offset=0, kappa=1.0, out=None):
     """A training pair in one pass: x_t = f(t) x_0 + K_{g(t)} and u = f'(t) x_0 + g'(t) v(g(t), K) (docs/method.md, eq. 8).
 
-    x0: (B, ...). t: (B,), in [0, 1]. f: "linear", "cosine" or "exp" (rate kappa); g: "linear" or "quadratic".
+    x0: (B, ...). t: (B,), >= 0 (a flow lives on [0, 1]). f: "linear", "cosine" or "exp" (rate kappa); g: "linear" or
+    "quadratic".
     Returns (x_t, u), both like x0; `out` = (x_t, u), contiguous, are filled if given (then without autograd).
     |u| <= |f'| |x0| + g' c. Differentiable in x0.
     """
     _fixed(kac_pair, t=t)
-    seed, seed_tensor = _seed(seed)
+    seed, seed_tensor = _seed("kac_pair", seed)
     if out is not None:
+        _may_be_written("kac_pair", *out)
         _lib.kac_pair.out(x0, t, *out, process, a, c, f, g, kappa, seed, seed_tensor, offset)
         return _written(out)
     return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
@@ -89,6 +92,7 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     _fixed(guided_step, h=h_rows, h_prev=h_prev_rows)
     rows = (w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process)
     if out is not None:
+        _may_be_written("guided_step", *out)
         _lib.guided_step.out(x, u_cond, u_uncond, u_prev, *out, *rows)
         return _written(out)
     return _lib.guided_step.default(x, u_cond, u_uncond, u_prev, *rows)
@@ -105,14 +109,16 @@ def endpoint_loss(x, u, x_end, delta, weight=None):
     return _lib.endpoint_loss.default(x, u, x_end, delta, weight)[0]
 
 
-def _seed(seed: Seed):
+def _seed(op, seed: Seed):
     """(int, tensor or None) as the kernels take it."""
     if isinstance(seed, torch.Tensor):
         return 0, seed
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device)), None
+    if isinstance(seed, float) or seed is None:
+        raise ValueError(f"{op}: seed must be an int, an int64 tensor or a torch.Generator, got {seed!r}")
     if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must fit in 64 bits with sign, got {seed}")
+        raise ValueError(f"{op}: seed must fit in 64 bits with sign, got {seed}")
     return seed, None
 
 
@@ -128,8 +134,19 @@ def _row_scalar(value, like):
 def _fixed(op, **arguments):
     """Arguments without a gradient: asking for one is a mistake that would otherwise go unnoticed."""
     for name, value in arguments.items():
-        if value is not None and value.requires_grad:
+        if value is None:
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{op.__name__}: {name} must be a tensor (B,), one value a row, got {value!r}")
+        if value.requires_grad:
             raise ValueError(f"{op.__name__}: {name} is not differentiable here; pass {name}.detach()")
+
+
+def _may_be_written(op, *out):
+    if len(out) == 2 and out[0] is out[1]:
+        raise ValueError(f"{op}: out must be two different tensors, got the same one twice")
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in out):
+        raise ValueError(f"{op}: out must not require grad (out= has no autograd); pass out.detach()")
 
 
 def _written(out):

@@ -116,7 +116,7 @@ WRONG = [
     *[(step, {name: torch.ones(3, requires_grad=True)}, f"{name} is not differentiable") for name in ("h", "h_prev")],
     (step, {"h_prev": 0.0}, "h_prev must be the length of the step before, got 0"),
     (step, {"h_prev": None}, "h_prev must be the length of the step before"),
-    (step, {"out": (X9, X9)}, "out[0] must be float32 (3, 8)"),
+    (step, {"out": (X9, X9.clone())}, "out[0] must be float32 (3, 8)"),
     (step, {"out": (X.clone(), STRIDED)}, "out must be contiguous"),
     *[(loss, {name: X9}, f"{name} must be float32 (3, 8) like the other tensors") for name in ("u", "x_end")],
     (loss, {"delta": torch.ones(3, 1)}, "delta must be float32 or float64 (3,), got float32 (3, 1)"),
@@ -156,3 +156,32 @@ def test_displacements_a_rounding_outside_the_cone_are_accepted():
 def test_simd_level_names_what_there_is():
     with pytest.raises(ValueError, match=r"set_simd_level: level must be one of portable.* got 'sse9'"):
         ops._native.set_simd_level("sse9")
+
+
+def test_a_float16_loss_keeps_its_gradient_under_a_loss_scale():
+    """The gradient is below the smallest float16 here, the scale above the largest: both are used in float32."""
+    x = torch.ones(3, 100_000).half()
+    u = (x * 0.01).requires_grad_()
+    (ops.endpoint_loss(x, u, x, torch.ones(3)) * 65536).backward()
+    assert u.grad[0, 0].item() == pytest.approx(2 * 0.01 * 65536 / 300_000, rel=2e-3)
+
+
+def test_mistakes_in_python_arguments_name_the_op():
+    t, z = torch.ones(2), torch.zeros(2, 4)
+    for call, words in (
+        (lambda: ops.kac_noise(0.5, (4,), "telegraph", 9.0, 3.0, 1), r"kac_noise: t must be a tensor \(B,\).* got 0.5"),
+        (lambda: ops.kac_noise(t, (4,), "telegraph", 9.0, 3.0, None), "kac_noise: seed must be an int.* got None"),
+        (lambda: ops.kac_noise(t, (4,), "telegraph", 9.0, 3.0, 2**64), "kac_noise: seed must fit in 64 bits"),
+        (
+            lambda: ops.kac_noise(t, (4,), "telegraph", 9.0, 3.0, 1, 2**63 - 1),
+            "kac_noise: offset plus the number of rows",
+        ),
+        (lambda: ops.kac_pair(z, -t, "telegraph", 9.0, 3.0, g="quadratic"), "kac_pair: t must be finite and >= 0"),
+        (lambda: ops.kac_pair(z, t, "telegraph", 9.0, 3.0, out=(z, z)), "kac_pair: out must be two different tensors"),
+        (lambda: ops.guided_step(z, z, None, z, 0.0, 0.1, t * 0), "guided_step: h_prev must not be 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    leaf = torch.zeros(2, 4, requires_grad=True)
+    with pytest.raises(ValueError, match="kac_noise: out must not require grad"):
+        ops.kac_noise(t, (4,), "telegraph", 9.0, 3.0, 1, out=leaf)

@@ -220,13 +220,17 @@ def test_weights_follow_from_the_seed_and_leave_the_global_state_alone():
 
 
 def test_second_ctrl_c_acts_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
+    # A shell starts background jobs with SIGINT ignored; the test needs Python's own handler.
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignal() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
 
 
 def test_ema_starts_fast():

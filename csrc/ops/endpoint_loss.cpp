@@ -13,7 +13,7 @@ static double loss_chunk(const EndpointLossArgs& args, const LossRow& row, const
   const int64_t start = chunk.row * args.rows.width;
   const T *x = static_cast<const T*>(args.x) + start, *u = static_cast<const T*>(args.u) + start;
   const T* x_end = static_cast<const T*>(args.x_end) + start;
-  T* grad_u = static_cast<T*>(args.grad_u) + start;
+  float* grad_u = args.grad_u + start;
   alignas(64) float places[kPlaces] = {};
 
   const auto add = [&](auto lanes, int64_t i, float* place) {

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArg
         u[n] = row.grad_scale * r;
         sum = Scalar::fma(r, r, sum);
       }
-      store_group(static_cast<T*>(args.grad_u) + at, count, u);
+      store_group(args.grad_u + at, count, u);
     });
     const double total = block_sum(double(sum) * row.loss_scale);
     if (threadIdx.x == 0) args.partial_sums[index] = total;

@@ -27,8 +27,9 @@ bool kac_pair_cpu(const KacPairArgs& args, int64_t begin, int64_t end) {
   const PhiloxKey key = philox_key(uint64_t(args.seed.data ? *args.seed.data : args.seed.value));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
-    const BridgeRow row = bridge_row(row_scalar(args.t, chunk.row), args.f, args.g, args.kappa);
-    if (!row_is_valid(row.g, args.a, args.c)) return false;
+    const double t = row_scalar(args.t, chunk.row);
+    const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
+    if (!(t >= 0) || !row_is_valid(row.g, args.a, args.c)) return false;
     const RowStream stream = row_stream(key, args.seed.row_offset + chunk.row);
     with_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);

@@ -10,9 +10,10 @@ __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, Qu
   const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const BridgeRow row = bridge_row(row_scalar(args.t, unit.row), args.f, args.g, args.kappa);
+    const double t = row_scalar(args.t, unit.row);
+    const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, row.g, args.a, args.c, table);
+    prepare(shared, t >= 0 ? row.g : double(NAN), args.a, args.c, table);
     const int64_t start = unit.row * args.rows.width;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;

@@ -61,7 +61,7 @@ class Emulated:
     def endpoint_loss(self, x, u, x_end, delta, weight):
         """Returns (loss, gradient to u)."""
         rows, width = _rows(x)
-        grad_u, loss = torch.empty_like(u), torch.empty((), dtype=torch.float32)
+        grad_u, loss = torch.empty(u.shape), torch.empty(())  # float32 for every dtype
         partial_sums = torch.empty(rows * -(-width // LOSS_CHUNK), dtype=torch.float64)
         self._call(
             "endpoint_loss", x, u, x_end, grad_u, delta, weight, rows, width, DTYPES[x.dtype], partial_sums, loss

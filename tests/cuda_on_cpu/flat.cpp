@@ -64,7 +64,7 @@ int guided_step(const void* x, const void* u_cond, const void* u_uncond, const v
                           nullptr);
 }
 
-int endpoint_loss(const void* x, const void* u, const void* x_end, void* grad_u, const double* delta,
+int endpoint_loss(const void* x, const void* u, const void* x_end, float* grad_u, const double* delta,
                   const double* weight, int64_t rows, int64_t width, int dtype, double* partial_sums, float* loss) {
   return endpoint_loss_cuda(
       {x, u, x_end, grad_u, per_row(delta), per_row(weight), {rows, width}, Dtype(dtype), partial_sums, loss}, nullptr);
