@@ -1,7 +1,7 @@
 // Velocity of the telegraph process at displacement x after time t (docs/method.md, eq. 4):
-//   v = c lambda xi / (lambda + G(z)) = a x D / (lambda D + N),   G = N/D ~ z I0(z)/I1(z),   z^2 = (a/c)^2 (c^2 t^2 -
-//   x^2).
-// The rationals come from tools/fit_velocity.py: relative error of v <= 3.1e-7 in float32 for lambda in [1e-4, 1e4].
+//   v = c lambda xi / (lambda + G(z)) = a x D / (lambda D + N),   G = N/D ~ z I0(z)/I1(z),
+//   z^2 = (a/c)^2 (c^2 t^2 - x^2).
+// The rationals come from tools/fit_velocity.py: relative error of v <= 3.3e-7 in float32 for lambda in [1e-4, 1e4].
 #pragma once
 #include "../row.h"
 
