@@ -30,7 +30,7 @@ class DistillConfig:
 
     chain: tuple[int, ...] = (100, 20, 4, 2, 1)
     """Step counts, the teacher's grid first; each must be a multiple of the next."""
-    steps: tuple[int, ...] = (250, 400, 400, 600)
+    steps: tuple[int, ...] = (250, 300, 300, 400)
     """Optimizer steps of each stage."""
     integrator: str = "ab2"
     """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
@@ -41,7 +41,9 @@ class DistillConfig:
     w_max: float | None = None
     """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99, save_every=200)
+        default_factory=lambda: OptimConfig(
+            batch_size=64, lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99, save_every=200
+        )
     )
     seed: int = 0
     """Seed of everything random."""
