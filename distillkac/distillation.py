@@ -30,7 +30,7 @@ class DistillConfig:
 
     chain: tuple[int, ...] = (100, 20, 4, 2, 1)
     """Step counts, the teacher's grid first; each must be a multiple of the next."""
-    steps: tuple[int, ...] = (250, 300, 300, 400)
+    steps: tuple[int, ...] = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
     integrator: str = "ab2"
     """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
