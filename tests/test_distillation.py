@@ -129,10 +129,10 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
     config = DistillConfig(chain=(100, 20, 4, 2, 1), w=2.0)
     links = stages(config)
     assert [(s.teacher_steps, s.num_steps, s.steps) for s in links] == [
-        (100, 20, 250),
-        (20, 4, 400),
-        (4, 2, 400),
-        (2, 1, 600),
+        (100, 20, 150),
+        (20, 4, 200),
+        (4, 2, 200),
+        (2, 1, 300),
     ]
     teacher = Curved()
     objectives = [distillation.objective(teacher, Telegraph(), stage, config) for stage in links]
