@@ -129,17 +129,18 @@ Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, doubl
 }
 
 template <class Device>
-Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c) {
+void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string process, double a, double c) {
   constexpr const char* op = "kac_velocity";
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, k);
   check_positive(op, "a", a);
   check_positive(op, "c", c);
+  check_like(op, "out", v, k);
+  check_out(op, v);
   const Process kind = process_named(op, process);
   check_pairs(op, "k", kind, k);
   const Tensor displacements = packed(k), times = packed(t);
-  Tensor v = torch::stable::new_empty(k, k.sizes());
   KacVelocityArgs args{displacements.const_data_ptr(),
                        v.mutable_data_ptr(),
                        row_data(times),
@@ -150,6 +151,12 @@ Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c)
                        c};
   Device(op, v).run(&CpuKernels::kac_velocity, kac_velocity_cuda, args, kNoiseChunk,
                     "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+}
+
+template <class Device>
+Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c) {
+  Tensor v = torch::stable::new_empty(k, k.sizes());
+  kac_velocity_out<Device>(k, t, v, process, a, c);
   return v;
 }
 
@@ -273,9 +280,10 @@ std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u
   return {x_next, u};
 }
 
-// Returns (loss, d loss / d u), both float32; x's gradient is -1/delta of it.
+// Returns the loss and fills grad_u with d loss / d u, both float32; x's gradient is -1/delta of it.
 template <class Device>
-std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
+Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, const Tensor& delta,
+                         const OptionalTensor& weight, Tensor grad_u) {
   constexpr const char* op = "endpoint_loss";
   const Rows rows = rows_of(op, "x", x);
   check_like(op, "u", u, x);
@@ -283,10 +291,13 @@ std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tenso
   check_rows(op, "delta", delta, rows.count);
   check_same_device(op, "delta", delta, x);
   if (rows.count * rows.width == 0) fail(op, "x must not be empty (the mean over no elements), got ", described(x));
+  if (grad_u.scalar_type() != ScalarType::Float || !same_shape(grad_u, x))
+    fail(op, "out must be float32 of the shape of x, got ", described(grad_u), " for x ", described(x));
+  check_same_device(op, "out", grad_u, x);
+  check_out(op, grad_u);
   const Tensor from = packed(x), velocity = packed(u), to = packed(x_end), deltas = packed(delta);
   const OptionalTensor weights = packed(weight);
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
-  Tensor grad_u = torch::stable::new_empty(x, x.sizes(), ScalarType::Float);
   const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
   EndpointLossArgs args{from.const_data_ptr(),
@@ -305,7 +316,13 @@ std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tenso
     for (int64_t i = 0; i < chunks; ++i) sum += args.partial_sums[i];
     *args.loss = float(sum);
   }
-  return {loss, grad_u};
+  return loss;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
+  Tensor grad_u = torch::stable::new_empty(x, x.sizes(), ScalarType::Float);
+  return {endpoint_loss_out<Device>(x, u, x_end, delta, weight, grad_u), grad_u};
 }
 
 }  // namespace distillkac

@@ -12,6 +12,7 @@ STABLE_TORCH_LIBRARY(distillkac, m) {
       "kac_noise.out(Tensor t, Tensor(a!) out, str process, float a, float c, SymInt seed, Tensor? seed_tensor, "
       "SymInt offset) -> ()");
   m.def("kac_velocity(Tensor k, Tensor t, str process, float a, float c) -> Tensor");
+  m.def("kac_velocity.out(Tensor k, Tensor t, Tensor(a!) out, str process, float a, float c) -> ()");
   m.def(
       "kac_pair(Tensor x0, Tensor t, str process, float a, float c, str f, str g, float kappa, SymInt seed, "
       "Tensor? seed_tensor, SymInt offset) -> (Tensor, Tensor)");
@@ -29,6 +30,9 @@ STABLE_TORCH_LIBRARY(distillkac, m) {
       "float w, float h, float h_prev, Tensor? w_rows, Tensor? h_rows, Tensor? h_prev_rows, float? max_speed, "
       "str process) -> ()");
   m.def("endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, Tensor? weight) -> (Tensor, Tensor)");
+  m.def(
+      "endpoint_loss.out(Tensor x, Tensor u, Tensor x_end, Tensor delta, Tensor? weight, Tensor(a!) grad_u) "
+      "-> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) {
@@ -36,12 +40,14 @@ STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) {
   m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cpu>));
   m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cpu>));
   m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cpu>));
+  m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Cpu>));
   m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cpu>));
   m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cpu>));
   m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cpu>));
   m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cpu>));
   m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cpu>));
   m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cpu>));
+  m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Cpu>));
 }
 
 #ifdef DISTILLKAC_WITH_CUDA
@@ -50,11 +56,13 @@ STABLE_TORCH_LIBRARY_IMPL(distillkac, CUDA, m) {
   m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cuda>));
   m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cuda>));
   m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cuda>));
+  m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Cuda>));
   m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cuda>));
   m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cuda>));
   m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cuda>));
   m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cuda>));
   m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cuda>));
   m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cuda>));
+  m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Cuda>));
 }
 #endif

@@ -18,7 +18,7 @@ static std::array<uint32_t, 4> philox_block(std::array<uint32_t, 4> counter, std
   using namespace distillkac::portable;
   std::array<uint32_t, 4> words;
   const PhiloxKey keys = philox_key((uint64_t(key[1]) << 32) | key[0]);
-  philox<Scalar>(counter[0], counter[1], counter[2], counter[3], keys, words.data());
+  philox<Scalar>(counter[0], counter[1], counter[2], counter[3], keys, reinterpret_cast<uint32_t(*)[4]>(words.data()));
   return words;
 }
 

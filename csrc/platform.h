@@ -16,6 +16,7 @@
 #define DK_INLINE inline __attribute__((always_inline))
 #define DK_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define DK_UNROLL _Pragma("GCC unroll 16")
+#define DK_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 #define DK_NAMESPACE_BEGIN \

@@ -43,7 +43,7 @@ struct Scalar {
   static DK_INLINE F min(F a, F b) { return a < b ? a : b; }  // b where either is NaN, as minps does
   static DK_INLINE F max(F a, F b) { return a > b ? a : b; }
   static DK_INLINE M less(F a, F b) { return a < b; }
-  static DK_INLINE M equal_bits(U a, U b) { return a == b; }
+  static DK_INLINE M less_bits(U a, U b) { return a < b; }  // unsigned
   static DK_INLINE M negative(U x) { return int32_t(x) < 0; }
   static DK_INLINE M mask_or(M a, M b) { return a || b; }
   static DK_INLINE M mask_andnot(M a, M b) { return a && !b; }
@@ -81,6 +81,7 @@ struct Scalar {
   static DK_INLINE Wide wide_splat(uint32_t x) { return x; }
   static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
   static DK_INLINE Wide wide_high(Wide a) { return a >> 32; }
+  static DK_INLINE Wide wide_xor(Wide a, Wide b) { return a ^ b; }
   static DK_INLINE Wide wide_xor3(Wide a, Wide b, Wide c) { return a ^ b ^ c; }
   static DK_INLINE U wide_join(Wide even, Wide) { return uint32_t(even); }
 };
@@ -90,7 +91,7 @@ struct Avx2 {
   static constexpr int kWidth = 8;
   using F = __m256;
   using U = __m256i;
-  using M = __m256;  // all bits of a lane set or clear
+  using M = __m256;  // the sign bit of a lane counts
 
   static DK_INLINE F splat(float x) { return _mm256_set1_ps(x); }
   static DK_INLINE U splat_bits(uint32_t x) { return _mm256_set1_epi32(int(x)); }
@@ -123,8 +124,11 @@ struct Avx2 {
   static DK_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   static DK_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
   static DK_INLINE M less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-  static DK_INLINE M equal_bits(U a, U b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
-  static DK_INLINE M negative(U x) { return _mm256_castsi256_ps(_mm256_srai_epi32(x, 31)); }
+  static DK_INLINE M less_bits(U a, U b) {  // unsigned; AVX2 compares signed numbers only
+    const U top = splat_bits(0x80000000u);
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_xor_si256(b, top), _mm256_xor_si256(a, top)));
+  }
+  static DK_INLINE M negative(U x) { return _mm256_castsi256_ps(x); }
   static DK_INLINE M mask_or(M a, M b) { return _mm256_or_ps(a, b); }
   static DK_INLINE M mask_andnot(M a, M b) { return _mm256_andnot_ps(b, a); }
   static DK_INLINE bool any(M m) { return _mm256_movemask_ps(m) != 0; }
@@ -181,10 +185,12 @@ struct Avx2 {
   }
   static DK_INLINE Wide wide_splat(uint32_t x) { return _mm256_set1_epi32(int(x)); }
   static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return _mm256_mul_epu32(a, _mm256_set1_epi32(int(b))); }
-  static DK_INLINE Wide wide_high(Wide a) { return _mm256_srli_epi64(a, 32); }
+  // Not a shift: that would compete with the products for their ports.
+  static DK_INLINE Wide wide_high(Wide a) { return _mm256_castps_si256(_mm256_movehdup_ps(_mm256_castsi256_ps(a))); }
+  static DK_INLINE Wide wide_xor(Wide a, Wide b) { return _mm256_xor_si256(a, b); }
   static DK_INLINE Wide wide_xor3(Wide a, Wide b, Wide c) { return _mm256_xor_si256(a, _mm256_xor_si256(b, c)); }
   static DK_INLINE U wide_join(Wide even, Wide odd) {
-    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    return _mm256_blend_epi32(even, _mm256_shuffle_epi32(odd, _MM_SHUFFLE(2, 2, 0, 0)), 0xAA);
   }
 };
 #endif
@@ -226,7 +232,7 @@ struct Avx512 {
   static DK_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   static DK_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
   static DK_INLINE M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-  static DK_INLINE M equal_bits(U a, U b) { return _mm512_cmpeq_epi32_mask(a, b); }
+  static DK_INLINE M less_bits(U a, U b) { return _mm512_cmplt_epu32_mask(a, b); }
   static DK_INLINE M negative(U x) { return _mm512_cmplt_epi32_mask(x, _mm512_setzero_si512()); }
   static DK_INLINE M mask_or(M a, M b) { return M(a | b); }
   static DK_INLINE M mask_andnot(M a, M b) { return M(a & ~b); }
@@ -272,10 +278,12 @@ struct Avx512 {
   }
   static DK_INLINE Wide wide_splat(uint32_t x) { return _mm512_set1_epi32(int(x)); }
   static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi32(int(b))); }
-  static DK_INLINE Wide wide_high(Wide a) { return _mm512_srli_epi64(a, 32); }
+  // Not a shift: that would compete with the products for the one port that has them.
+  static DK_INLINE Wide wide_high(Wide a) { return _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(a))); }
+  static DK_INLINE Wide wide_xor(Wide a, Wide b) { return _mm512_xor_si512(a, b); }
   static DK_INLINE Wide wide_xor3(Wide a, Wide b, Wide c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
   static DK_INLINE U wide_join(Wide even, Wide odd) {
-    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
   }
 };
 using Lanes = Avx512;

@@ -5,6 +5,7 @@ import torch
 from distillkac.schedules import f_schedule
 
 NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
+OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.out", "endpoint_loss.out")
 
 
 def register(with_cuda: bool) -> None:
@@ -20,7 +21,7 @@ def register(with_cuda: bool) -> None:
     for name, (backward, setup_context) in autograd.items():
         torch.library.register_autograd(f"distillkac::{name}", backward, setup_context=setup_context)
     if not with_cuda:
-        for name in (*NAMES, "kac_noise.out", "kac_pair.out", "guided_step.out"):
+        for name in (*NAMES, *OUT_NAMES):
             _library.impl(name, _no_cuda, "CUDA")
 
 
@@ -65,7 +66,11 @@ def _register_fakes():
     def _(x, u, x_end, delta, weight):
         return x.new_empty((), dtype=torch.float32), x.new_empty(x.shape, dtype=torch.float32)
 
-    for name in ("kac_noise.out", "kac_pair.out", "guided_step.out"):
+    @fake("distillkac::endpoint_loss.out")
+    def _(x, u, x_end, delta, weight, grad_u):
+        return x.new_empty((), dtype=torch.float32)
+
+    for name in OUT_NAMES[:-1]:
         fake(f"distillkac::{name}")(lambda *args: None)
 
 
@@ -191,10 +196,20 @@ def _loss_context(ctx, inputs, output):
     ctx.dtype = inputs[0].dtype
     ctx.save_for_backward(output[1], inputs[3])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the output that has no gradient
 
 
 def _loss_backward(ctx, grad, _):
     grad_u, delta = ctx.saved_tensors
-    grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
-    grad_x = (-grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
-    return grad_x, grad_u.to(ctx.dtype), -grad_x, None, None
+    if not _is_one(grad):
+        grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
+    grad_x = grad_x_end = None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+        grad_x_end = (grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
+        grad_x = -grad_x_end
+    return grad_x, grad_u.to(ctx.dtype), grad_x_end, None, None
+
+
+def _is_one(grad):
+    """Whether a backward pass starts at this loss, where that can be seen without waiting for a device or a compiler."""
+    return type(grad) is torch.Tensor and grad.device.type == "cpu" and grad.item() == 1

@@ -40,15 +40,20 @@ def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32,
     return _lib.kac_noise.default(t, size, process, a, c, seed, seed_tensor, offset, dtype)
 
 
-def kac_velocity(k, t, process, a, c):
+def kac_velocity(k, t, process, a, c, out=None):
     """Velocity of the Kac flow at displacement k after time t (docs/method.md, eqs. 4 and 7).
 
     k: (B, ...), |k| <= c*t (ValueError beyond rounding; NaN on CUDA). t: (B,), t >= 0.
-    Returns (B, ...), |v| <= c, relative error <= 5e-7. Differentiable in k.
+    Returns (B, ...), |v| <= c, relative error <= 5e-7; `out`, contiguous and like k, is filled if given (then without
+    autograd). Differentiable in k.
     |k| = float32(c*t), which the sampler gives to particles that never turned, counts as on the light cone: there v = c.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
     _fixed(kac_velocity, t=t)
+    if out is not None:
+        _may_be_written("kac_velocity", out)
+        _lib.kac_velocity.out(k, t, out, process, a, c)
+        return _written(out)
     return _lib.kac_velocity.default(k, t, process, a, c)
 
 
@@ -98,14 +103,20 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     return _lib.guided_step.default(x, u_cond, u_uncond, u_prev, *rows)
 
 
-def endpoint_loss(x, u, x_end, delta, weight=None):
+def endpoint_loss(x, u, x_end, delta, weight=None, out=None):
     """Endpoint distillation loss, mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D) (docs/method.md, eq. 12).
 
     x, u, x_end: (B, ...) with D elements a row; one Euler step of length delta (B,) from x should reach x_end. weight: (B,).
-    Returns a float32 scalar, the same for any number of threads. The gradient is made in the same pass.
+    Returns a float32 scalar, the same for any number of threads. The gradient is made in the same pass: `out`, a contiguous
+    float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
     _fixed(endpoint_loss, delta=delta, weight=weight)
+    if out is not None:
+        _may_be_written("endpoint_loss", out)
+        loss = _lib.endpoint_loss.out(x, u, x_end, delta, weight, out)
+        _written(out)
+        return loss
     return _lib.endpoint_loss.default(x, u, x_end, delta, weight)[0]
 
 

@@ -49,9 +49,9 @@ static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, Qua
 
 // f(offset, k, v) for the four groups of `quad` (0..3) of a block: k, v are four displacements and velocities, offset
 // the first one's place in the block.
-template <bool kVelocity, class F>
-__device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
-                                   int64_t block, int quad, F&& f) {
+template <bool kVelocity, bool kSmall, class F>
+__device__ inline void telegraph_groups(const TelegraphShared& shared, const RowStream& stream,
+                                        const QuantileTable& table, int64_t block, int quad, F&& f) {
   const TelegraphRow& row = shared.row;
   const float* tables[7];
   DK_UNROLL
@@ -60,7 +60,7 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
   DK_UNROLL
   for (int call = 0; call < 4; ++call) {
     stream.words<Scalar>(uint64_t(block), 4 * quad + call, kMainWords, words[call]);
-    if (row.small) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kSecondWords, second[call]);
+    if (kSmall) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kSecondWords, second[call]);
   }
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {
@@ -69,7 +69,8 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
     for (int call = 0; call < 4; ++call) {
       const uint32_t word = words[call][j];
       bool atom, rare;
-      float magnitude = telegraph_common<Scalar>(row, tables, word, second[call][j], atom, rare);
+      const float w = telegraph_survival<Scalar, kSmall>(row, word, second[call][j], atom, rare);
+      float magnitude = telegraph_magnitude<Scalar>(row, tables, w, atom, false);
       if (rare) {
         uint32_t extra[4];
         stream.words<Scalar>(uint64_t(block), 4 * quad + call, kRareWords, extra);
@@ -82,6 +83,15 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
     }
     f(16 * j + 4 * quad, k, v);
   }
+}
+
+template <bool kVelocity, class F>
+__device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
+                                   int64_t block, int quad, F&& f) {
+  if (shared.row.small)
+    telegraph_groups<kVelocity, true>(shared, stream, table, block, quad, f);
+  else
+    telegraph_groups<kVelocity, false>(shared, stream, table, block, quad, f);
 }
 
 template <bool kVelocity, class F>

@@ -1,26 +1,20 @@
 // CPU: the training pair (x_0, t) -> (x_t, u) in one pass; displacement and velocity live in L1 for one block.
 #include "kac_pair.h"
 
-#include "../planar/blocks.h"
-#include "../telegraph/blocks.h"
+#include "cpu_draws.h"
 #include "cpu_ops.h"
 
 DK_NAMESPACE_BEGIN
 
 template <class Blocks, class T>
 static void pair_chunk(const Blocks& blocks, const BridgeRow& row, const T* x0, T* x_t, T* u, const Chunk& chunk) {
-  alignas(64) float k[kBlock], v[kBlock];
-  for (int64_t i = chunk.begin; i < chunk.end; i += kBlock) {
-    const int64_t count = chunk.end - i < kBlock ? chunk.end - i : kBlock;
-    blocks.template block<true>(i / kBlock, k, v);
-    for_each_vector<Lanes>(0, count, [&](auto lanes, int64_t j) {
-      using V = decltype(lanes);
-      const Bridge<V> bridge(row);
-      const typename V::F data = V::load(x0 + i + j);
-      V::store(x_t + i + j, bridge.x_t(data, V::load(k + j)));
-      V::store(u + i + j, bridge.u(data, V::load(v + j)));
-    });
-  }
+  blocks.template for_each<true>(chunk.begin, chunk.end, [=](auto lanes, int64_t i, auto k, auto v) DK_INLINE_LAMBDA {
+    using V = decltype(lanes);
+    const Bridge<V> bridge(row);
+    const typename V::F data = V::load(x0 + i);
+    V::store(x_t + i, bridge.x_t(data, k));
+    V::store(u + i, bridge.u(data, v));
+  });
 }
 
 bool kac_pair_cpu(const KacPairArgs& args, int64_t begin, int64_t end) {
@@ -36,10 +30,8 @@ bool kac_pair_cpu(const KacPairArgs& args, int64_t begin, int64_t end) {
       const int64_t start = chunk.row * args.rows.width;
       const T* x0 = static_cast<const T*>(args.x0) + start;
       T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
-      if (args.process == Process::kTelegraph)
-        pair_chunk(TelegraphBlocks<Lanes>(row.g, args.a, args.c, stream), row, x0, x_t, u, chunk);
-      else
-        pair_chunk(PlanarBlocks<Lanes>(row.g, args.a, args.c, stream), row, x0, x_t, u, chunk);
+      with_blocks(args.process, row.g, args.a, args.c, stream,
+                  [&](const auto& blocks) { pair_chunk(blocks, row, x0, x_t, u, chunk); });
     });
   }
   return true;

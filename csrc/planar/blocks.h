@@ -8,24 +8,40 @@ DK_NAMESPACE_BEGIN
 
 template <class V>
 struct PlanarBlocks {
+  using F = typename V::F;
   RowStream stream;
   PlanarRow row;
 
-  PlanarBlocks(double t, double a, double c, const RowStream& row_words)
-      : stream(row_words), row(planar_row(t, a, c)) {}
+  PlanarBlocks(const PlanarRow& planar, const RowStream& row_words) : stream(row_words), row(planar) {}
 
-  // k, v: 64 floats each; v is left alone unless kVelocity.
-  template <bool kVelocity>
-  DK_INLINE void block(int64_t index, float* k, float* v) const {
+  // sink(lanes, i, k, v) for the elements [begin, end) of the row; begin is a multiple of 64. v only if kVelocity.
+  template <bool kVelocity, class Sink>
+  DK_INLINE void for_each(int64_t begin, int64_t end, Sink&& sink) const {
+    const RowStream words = stream;  // copies that stay in registers: see telegraph/blocks.h
+    const PlanarRow parameters = row;
+    for_each_block<V>(
+        begin, end,
+        [&](auto blocks, int64_t index, auto&& store)
+            DK_INLINE_LAMBDA { block<kVelocity, blocks()>(words, parameters, index, store); },
+        sink);
+  }
+
+ private:
+  template <bool kVelocity, int kBlocks, class Store>
+  static DK_INLINE void block(const RowStream& random, const PlanarRow& parameters, int64_t index, Store&& store) {
+    DK_UNROLL
     for (int lane = 0; lane < kCallsPerBlock; lane += V::kWidth) {
-      typename V::U words[4];
-      stream.words<V>(uint64_t(index), lane, kMainWords, words);
+      typename V::U words[kBlocks][4];
+      random.words<V, kBlocks>(uint64_t(index), lane, kMainWords, words);
       DK_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        typename V::F x, y, vx, vy;
-        planar_draw<V>(row, words[2 * half], words[2 * half + 1], x, y, vx, vy);
-        store_pairs<V>(k + 32 * half + 2 * lane, x, y);
-        if (kVelocity) store_pairs<V>(v + 32 * half + 2 * lane, vx, vy);
+      for (int half = 0; half < 2 * kBlocks; ++half) {
+        const typename V::U* word = words[half / 2] + half % 2 * 2;
+        F x, y, vx, vy, k[2], v[2];
+        planar_draw<V>(parameters, word[0], word[1], x, y, vx, vy);
+        V::interleave(x, y, k[0], k[1]);
+        if (kVelocity) V::interleave(vx, vy, v[0], v[1]);
+        DK_UNROLL
+        for (int n = 0; n < 2; ++n) store(32 * half + 2 * lane + n * V::kWidth, k[n], kVelocity ? v[n] : k[n]);
       }
     }
   }

@@ -27,27 +27,39 @@ DK_INLINE PhiloxKey philox_key(uint64_t seed) {
   return key;
 }
 
-// Counters (call + lane, c1, c2, c3) for the lanes of V; words[j] is output word j of every lane.
-// V::Wide holds 32-bit values in 64-bit lanes (the upper halves are ignored), V::kWides of them make up the lanes of V:
-// the product of two 32-bit halves then needs no shuffling between rounds.
-template <class V>
+// Counters (call + lane, c1, c2, c3) for the lanes of V; words[j] is output word j of every lane. kVectors calls at
+// once, 16 apart: the rounds of one wait for each other, those of several overlap. V::Wide holds 32-bit values in
+// 64-bit lanes (the upper halves are ignored), V::kWides of them make up the lanes of V: the product of two 32-bit
+// halves then needs no shuffling between rounds. Only c0 differs between lanes, so half of the first two rounds is
+// arithmetic on single numbers, which a loop over the blocks of a row does once.
+template <class V, int kVectors = 1>
 DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, const PhiloxKey& key,
-                      typename V::U words[4]) {
-  typename V::Wide x[V::kWides][4];
+                      typename V::U words[][4]) {
+  constexpr int kParts = V::kWides * kVectors;
+  using Wide = typename V::Wide;
+  constexpr uint32_t kMul0 = 0xD2511F53u, kMul1 = 0xCD9E8D57u;
+  const uint64_t first = uint64_t(c2) * kMul1;
+  const uint64_t second = uint64_t(uint32_t(first >> 32) ^ c1 ^ key.low[0]) * kMul0;
+  const Wide x2 = V::wide_splat(c3 ^ key.high[0]), y0 = V::wide_splat(uint32_t(first) ^ key.low[1]);
+  const Wide y2 = V::wide_splat(uint32_t(second >> 32) ^ key.high[1]), y3 = V::wide_splat(uint32_t(second));
+  Wide x[kParts][4];
   DK_UNROLL
-  for (int part = 0; part < V::kWides; ++part) {
-    x[part][0] = V::wide_counter(call, part);
-    x[part][1] = V::wide_splat(c1);
-    x[part][2] = V::wide_splat(c2);
-    x[part][3] = V::wide_splat(c3);
+  for (int part = 0; part < kParts; ++part) {
+    const Wide product0 =
+        V::wide_mul(V::wide_counter(call + kCallsPerBlock * (part / V::kWides), part % V::kWides), kMul0);
+    const Wide product1 = V::wide_mul(V::wide_xor(V::wide_high(product0), x2), kMul1);
+    x[part][0] = V::wide_xor(V::wide_high(product1), y0);
+    x[part][1] = product1;
+    x[part][2] = V::wide_xor(product0, y2);
+    x[part][3] = y3;
   }
   DK_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    const typename V::Wide low = V::wide_splat(key.low[round]), high = V::wide_splat(key.high[round]);
+  for (int round = 2; round < 10; ++round) {
+    const Wide low = V::wide_splat(key.low[round]), high = V::wide_splat(key.high[round]);
     DK_UNROLL
-    for (int part = 0; part < V::kWides; ++part) {
-      typename V::Wide* y = x[part];
-      const typename V::Wide product0 = V::wide_mul(y[0], 0xD2511F53u), product1 = V::wide_mul(y[2], 0xCD9E8D57u);
+    for (int part = 0; part < kParts; ++part) {
+      Wide* y = x[part];
+      const Wide product0 = V::wide_mul(y[0], kMul0), product1 = V::wide_mul(y[2], kMul1);
       y[0] = V::wide_xor3(V::wide_high(product1), y[1], low);
       y[1] = product1;
       y[2] = V::wide_xor3(V::wide_high(product0), y[3], high);
@@ -55,7 +67,11 @@ DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, cons
     }
   }
   DK_UNROLL
-  for (int j = 0; j < 4; ++j) words[j] = V::wide_join(x[0][j], x[V::kWides - 1][j]);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    const Wide(*y)[4] = x + vector * V::kWides;
+    DK_UNROLL
+    for (int j = 0; j < 4; ++j) words[vector][j] = V::wide_join(y[0][j], y[V::kWides - 1][j]);
+  }
 }
 
 // The words of one block of a row, for the lanes starting at `lane`.
@@ -63,10 +79,15 @@ struct RowStream {
   PhiloxKey key;
   uint32_t row_low, row_high;
 
+  // Of kVectors blocks from `block` on; they must not cross a multiple of 2^28 blocks.
+  template <class V, int kVectors>
+  DK_INLINE void words(uint64_t block, int lane, Purpose purpose, typename V::U out[][4]) const {
+    const uint64_t call = block * kCallsPerBlock + uint64_t(lane);
+    philox<V, kVectors>(uint32_t(call), (uint32_t(call >> 32) << 2) | purpose, row_low, row_high, key, out);
+  }
   template <class V>
   DK_INLINE void words(uint64_t block, int lane, Purpose purpose, typename V::U out[4]) const {
-    const uint64_t call = block * kCallsPerBlock + uint64_t(lane);
-    philox<V>(uint32_t(call), (uint32_t(call >> 32) << 2) | purpose, row_low, row_high, key, out);
+    words<V, 1>(block, lane, purpose, reinterpret_cast<typename V::U(*)[4]>(out));
   }
 };
 

@@ -1,62 +1,115 @@
 // CPU: telegraph displacements of one row, 64 elements at a time.
 #pragma once
+#include "../ops/chunks.h"
 #include "quantile.h"
 
 DK_NAMESPACE_BEGIN
 
-template <class V>
+template <class V, bool kSmall>  // kSmall: of rows with lambda < 1/64
 struct TelegraphBlocks {
+  using F = typename V::F;
+  using U = typename V::U;
+  using M = typename V::M;
   RowStream stream;
   TelegraphRow row;
   QuantileTable master;
-  typename V::Table tables[7];
   alignas(64) float coefficients[kQuantileFast];
 
-  TelegraphBlocks(double t, double a, double c, const RowStream& row_words)
-      : stream(row_words), row(telegraph_row(t, a, c)), master(quantile_table()) {
+  TelegraphBlocks(const TelegraphRow& telegraph, const RowStream& row_words)
+      : stream(row_words), row(telegraph), master(quantile_table()) {
     for (int first = 0; first < kQuantileFast; first += V::kWidth)
       V::store(coefficients + first, telegraph_coefficients<V>(row, master.fast, first));
-    for (int k = 0; k < 7; ++k) tables[k] = V::table(coefficients + 16 * k);
   }
 
-  // k, v: 64 floats each; v is left alone unless kVelocity.
-  template <bool kVelocity>
-  DK_INLINE void block(int64_t index, float* k, float* v) const {
+  // sink(lanes, i, k, v) for the elements [begin, end) of the row; begin is a multiple of 64. v only if kVelocity.
+  template <bool kVelocity, class Sink>
+  DK_INLINE void for_each(int64_t begin, int64_t end, Sink&& sink) const {
+    // Copies whose addresses nobody knows: what the sink stores cannot change them, so they stay in registers.
+    const RowStream words = stream;
+    const TelegraphRow parameters = row;
+    typename V::Table tables[7];
+    for (int k = 0; k < 7; ++k) tables[k] = V::table(coefficients + 16 * k);
+    for_each_block<V>(
+        begin, end,
+        [&](auto blocks, int64_t index, auto&& store)
+            DK_INLINE_LAMBDA { block<kVelocity, blocks()>(words, parameters, tables, index, store); },
+        sink);
+  }
+
+ private:
+  struct Redone {
+    F x;
+    M atom;
+  };
+
+  template <bool kVelocity, int kBlocks, class Store>
+  DK_INLINE void block(const RowStream& random, const TelegraphRow& parameters, const typename V::Table* tables,
+                       int64_t index, Store&& store) const {
+    DK_UNROLL
     for (int lane = 0; lane < kCallsPerBlock; lane += V::kWidth) {
-      typename V::U words[4], second[4] = {};
-      stream.words<V>(uint64_t(index), lane, kMainWords, words);
-      if (row.small) stream.words<V>(uint64_t(index), lane, kSecondWords, second);
+      U words[kBlocks][4], second[kBlocks][4] = {};
+      random.words<V, kBlocks>(uint64_t(index), lane, kMainWords, words);
+      if (kSmall) random.words<V, kBlocks>(uint64_t(index), lane, kSecondWords, second);
       DK_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        typename V::M atom, rare;
-        typename V::F x = telegraph_common<V>(row, tables, words[j], second[j], atom, rare);
-        x = with_sign_of<V>(x, words[j]);
-        V::store(k + 16 * j + lane, x);
-        if (kVelocity) V::store(v + 16 * j + lane, telegraph_velocity<V>(x, atom, row.velocity));
-        if (DK_UNLIKELY(V::any(rare))) redo_rare<kVelocity>(index, lane, j, words[j], second[j], rare, k, v);
+      for (int n = 0; n < kBlocks; ++n) {
+        DK_UNROLL
+        for (int j = 0; j < 4; j += kTogether)
+          vectors<kVelocity>(parameters, tables, index + n, lane, j, words[n] + j, second[n] + j,
+                             [&](int place, F k, F v) DK_INLINE_LAMBDA { store(int(kBlock) * n + place, k, v); });
       }
     }
   }
 
- private:
-  template <bool kVelocity>
-  __attribute__((noinline)) void redo_rare(int64_t index, int first_lane, int j, typename V::U words,
-                                           typename V::U second, typename V::M rare, float* k, float* v) const {
+  // The vectors `first`, ... of a block. As many together as registers allow: one branch serves them all.
+  static constexpr int kTogether = V::kWidth == 16 ? 4 : 1;
+  template <bool kVelocity, class Store>
+  DK_INLINE void vectors(const TelegraphRow& parameters, const typename V::Table* tables, int64_t index, int lane,
+                         int first, const U* words, const U* second, Store&& store) const {
+    F x[kTogether];
+    M atom[kTogether], rare[kTogether];
+    bool any_near = false;
+    M any_rare;
+    DK_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const F w = telegraph_survival<V, kSmall>(parameters, words[j], second[j], atom[j], rare[j]);
+      // With eight lanes the lookup of the common w' is cheaper, and where all are common none is rare.
+      const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(kSmallestNear)), atom[j]));
+      any_near = any_near || near;
+      x[j] = telegraph_magnitude<V>(parameters, tables, w, atom[j], near);
+      any_rare = j ? V::mask_or(any_rare, rare[j]) : rare[j];
+    }
+    if (DK_UNLIKELY((kSmall || !any_near) && V::any(any_rare))) {
+      DK_UNROLL
+      for (int j = 0; j < kTogether; ++j) {
+        const Redone redone = redo_rare(index, lane, first + j, words[j], second[j], rare[j], x[j], atom[j]);
+        x[j] = redone.x, atom[j] = redone.atom;
+      }
+    }
+    DK_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const F k = with_sign_of<V>(x[j], words[j]);
+      store(16 * (first + j) + lane, k, kVelocity ? telegraph_velocity<V>(k, atom[j], parameters.velocity) : k);
+    }
+  }
+
+  __attribute__((noinline)) Redone redo_rare(int64_t index, int first_lane, int j, U words, U second, M rare, F x,
+                                             M atom) const {
     uint32_t word_of[V::kWidth], second_of[V::kWidth];
-    float is_rare[V::kWidth];
+    float is_rare[V::kWidth], is_atom[V::kWidth], magnitude[V::kWidth];
     memcpy(word_of, &words, sizeof words);
     memcpy(second_of, &second, sizeof second);
     V::store(is_rare, V::select(rare, V::splat(1.f), V::splat(0.f)));
+    V::store(is_atom, V::select(atom, V::splat(1.f), V::splat(0.f)));
+    V::store(magnitude, x);
     for (int i = 0; i < V::kWidth; ++i) {
       if (is_rare[i] == 0.f) continue;
-      const int lane = first_lane + i, element = 16 * j + lane;
       uint32_t extra[4];
-      stream.words<Scalar>(uint64_t(index), lane, kRareWords, extra);
-      bool atom;
-      const float magnitude = telegraph_rare(row, master, word_of[i], second_of[i], extra[j], atom);
-      k[element] = with_sign_of<Scalar>(magnitude, word_of[i]);
-      if (kVelocity) v[element] = telegraph_velocity<Scalar>(k[element], atom, row.velocity);
+      stream.words<Scalar>(uint64_t(index), first_lane + i, kRareWords, extra);
+      bool turned_never;
+      magnitude[i] = telegraph_rare(row, master, word_of[i], second_of[i], extra[j], turned_never);
+      is_atom[i] = turned_never;
     }
+    return {V::load(magnitude), V::less(V::splat(0.f), V::load(is_atom))};
   }
 };
 

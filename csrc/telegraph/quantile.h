@@ -20,11 +20,14 @@ int quantile_table_cuda(QuantileTable* out);  // device memory: telegraph/quanti
 
 DK_NAMESPACE_BEGIN
 
+constexpr float kSmallestNear = 0x1p-8f;  // down to here one half of a lookup table serves: octaves 7..14
 constexpr float kSmallestFast = 0x1p-16f;
+constexpr uint32_t kSmallestFastWords = 0x10000u;  // the same of 2^32
 
 struct TelegraphRow {
   TelegraphVelocityRow velocity;
   uint32_t atom_words;  // of 2^31 words, the first floor(e^-lambda 2^31) belong to the atoms
+  uint32_t rare_words;  // of the words after the atoms', the first ones: next to the atoms, or w' < 2^-16
   float w_scale, w_shift;
   bool small;  // lambda < 1/64: too few words are left for w', which then takes a second one
   double lambda, p_atom;
@@ -46,10 +49,12 @@ DK_INLINE TelegraphRow telegraph_row(double t, double a, double c) {
   if (row.small) {
     row.w_scale = 0x1p-31f;
     row.w_shift = 0x1p-33f;
+    row.rare_words = 1;
   } else {
     const double scale = 1.0 / (2147483648.0 * -expm1(-lambda));
     row.w_scale = float(scale);
     row.w_shift = float((0.5 - (words - whole)) * scale);
+    row.rare_words = uint32_t(double(kSmallestFast) / scale) + 2;  // so that no rounding brings the others below 2^-16
   }
   const int last = kQuantileNodes - 1;
   const double x = lambda / (lambda + 10) * last;
@@ -107,21 +112,27 @@ DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& tab
   return float(s < 0 ? 0 : s < cone.exact ? s : cone.exact);
 }
 
-// |K| of the common words. `coefficients` are the row's, as seven lookup tables.
-template <class V>
-DK_INLINE typename V::F telegraph_common(const TelegraphRow& row, const typename V::Table coefficients[7],
-                                         typename V::U word, typename V::U second, typename V::M& atom,
-                                         typename V::M& rare) {
-  using F = typename V::F;
+// The conditional survival w' of a word; kSmall is row.small. `rare` words (also some of the atoms') need
+// telegraph_rare.
+template <class V, bool kSmall>
+DK_INLINE typename V::F telegraph_survival(const TelegraphRow& row, typename V::U word, typename V::U second,
+                                           typename V::M& atom, typename V::M& rare) {
   using U = typename V::U;
   const U d = V::sub_bits(V::band(word, V::splat_bits(0x7fffffffu)), V::splat_bits(row.atom_words));
   atom = V::negative(d);
-  F w = V::fma(V::signed_to_float(row.small ? V::template shift_right<1>(second) : d), V::splat(row.w_scale),
-               V::splat(row.w_shift));
-  rare = V::mask_andnot(V::mask_or(V::less(w, V::splat(kSmallestFast)), V::equal_bits(d, V::splat_bits(0))), atom);
-  const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(0x1p-8f)), atom));
-  w = V::min(w, V::splat(0x1.fffffep-1f));
-  const U bits = V::bits(w), octave = V::template shift_right<23>(bits);
+  rare = V::less_bits(d, V::splat_bits(row.rare_words));
+  if (kSmall) rare = V::mask_or(rare, V::less_bits(second, V::splat_bits(kSmallestFastWords)));
+  const U numerator = kSmall ? V::template shift_right<1>(second) : d;
+  return V::fma(V::signed_to_float(numerator), V::splat(row.w_scale), V::splat(row.w_shift));
+}
+
+// |K| at survival w. `coefficients` are the row's, as seven lookup tables; near: no lane needs w < kSmallestNear.
+template <class V>
+DK_INLINE typename V::F telegraph_magnitude(const TelegraphRow& row, const typename V::Table coefficients[7],
+                                            typename V::F w, typename V::M atom, bool near) {
+  using F = typename V::F;
+  using U = typename V::U;
+  const U bits = V::bits(V::min(w, V::splat(0x1.fffffep-1f))), octave = V::template shift_right<23>(bits);
   const F t =
       V::from_bits(V::bor(V::band(bits, V::splat_bits(0x7fffffu)), V::splat_bits(0x3f800000u))) - V::splat(1.5f);
   F s = V::lookup(coefficients[6], octave, near);

@@ -13,6 +13,8 @@ constexpr float kD1 = 0.086438708f, kD2 = 0.00128770107f, kD3 = 2.00177487e-06f;
 // z^2 >= 36: G = z + 1/2 + (kC0 z^2 + kC1 z + kC2) / (z^2 (z + kE)).
 constexpr float kC0 = 0.37499103f, kC1 = -0.51813364f, kC2 = -0.466396838f, kE = -2.3895874f;
 
+constexpr float kLargeY = 36.f, kSmallLambda = 5.99f;  // y <= lambda^2 up to rounding
+
 struct TelegraphVelocityRow {
   LightCone cone;
   float y_scale;  // (a/c)^2 in scaled units
@@ -41,14 +43,28 @@ DK_INLINE typename V::F telegraph_velocity(typename V::F x, typename V::M on_con
   const F gap =
       V::max((ct - ax) + V::splat(row.cone.rest), V::splat(0.f));  // c t - |x|, compensated: do not reassociate
   const F y = V::splat(row.y_scale) * (gap * (ct + ax));
-  const F z = V::sqrt(y);
-  const F n_small = V::fma(V::fma(V::fma(V::splat(kN3), y, V::splat(kN2)), y, V::splat(kN1)), y, V::splat(kN0));
-  const F d_small = V::fma(V::fma(V::fma(V::splat(kD3), y, V::splat(kD2)), y, V::splat(kD1)), y, V::splat(1.f));
-  const F d_large = y * (z + V::splat(kE));
-  const F n_large =
-      V::fma(z + V::splat(.5f), d_large, V::fma(V::fma(V::splat(kC0), z, V::splat(kC1)), z, V::splat(kC2)));
-  const typename V::M small = V::less(y, V::splat(36.f));
-  const F n = V::select(small, n_small, n_large), d = V::select(small, d_small, d_large);
+  // Of the two forms a vector needs one where its lanes agree, and a row with lambda < 6 never the second.
+  const auto small_y = [&](F& n, F& d) {
+    n = V::fma(V::fma(V::fma(V::splat(kN3), y, V::splat(kN2)), y, V::splat(kN1)), y, V::splat(kN0));
+    d = V::fma(V::fma(V::fma(V::splat(kD3), y, V::splat(kD2)), y, V::splat(kD1)), y, V::splat(1.f));
+  };
+  const auto large_y = [&](F& n, F& d) {
+    const F z = V::sqrt(y);
+    d = y * (z + V::splat(kE));
+    n = V::fma(z + V::splat(.5f), d, V::fma(V::fma(V::splat(kC0), z, V::splat(kC1)), z, V::splat(kC2)));
+  };
+  F n, d;
+  if (row.lambda < kSmallLambda) {
+    small_y(n, d);
+  } else {
+    large_y(n, d);
+    const typename V::M small = V::less(y, V::splat(kLargeY));
+    if (V::any(small)) {
+      F n_small, d_small;
+      small_y(n_small, d_small);
+      n = V::select(small, n_small, n), d = V::select(small, d_small, d);
+    }
+  }
   const F v = (V::splat(row.a_scaled) * xs) * d / V::fma(V::splat(row.lambda), d, n);
   const F speed = V::from_bits(V::bor(V::bits(V::splat(row.c)), V::band(V::bits(x), V::splat_bits(0x80000000u))));
   return V::select(on_cone, speed, v);
