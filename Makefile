@@ -1,6 +1,7 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo
 # make test    the test suite
-# make bench   the benchmarks
+# make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
+# make bench-gpu  the same on a GPU
 # make lint    ruff and clang-format, without changing anything
 # Each makes .venv when it is absent, installs through constraints.txt and builds the kernels.
 PYTHON ?= python3
@@ -14,7 +15,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench bench-gpu lint clean
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(RUN)
@@ -25,8 +26,12 @@ demo: .venv/built
 test: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-bench: .venv/built
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
+# Threads wait as OpenMP lets them wait by default: nothing else should be running.
+bench bench-gpu: DEVICE = $(if $(findstring gpu,$@),cuda,cpu)
+bench bench-gpu: .venv/built
+	run=$$(mktemp) && trap "rm -f $$run" EXIT && \
+	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json $$run $(ARGS) && \
+	$(BIN)/python -m benchmarks.report $$run
 
 lint: .venv/lint
 	$(BIN)/ruff check .

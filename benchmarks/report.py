@@ -1,0 +1,128 @@
+"""Keeps results and shows them: `python -m benchmarks.report FILE`, FILE from pytest --benchmark-json.
+
+Merges the contests of FILE into benchmarks/results/<machine>.json, a line for each, so that a run of some contests leaves
+the others; writes README's table between its markers, from those files alone, and the plots of docs/images.
+"""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks import plots, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+# What identifies a contest, in the order of the file.
+FIELDS = ("op", "process", "series", "model", "steps", "shape", "lam", "a", "c", "column", "dtype", "threads", "level")
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Merges a run of the benchmarks into the results and regenerates README's table and the plots."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """What pytest --benchmark-json wrote."""
+    results: Path = ROOT / "benchmarks" / "results"
+    """Folder of the results, a file for each machine."""
+    readme: Path = ROOT / "README.md"
+    """File with the markers."""
+    images: Path = ROOT / "docs" / "images"
+    """Folder of the plots."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(ReportArgs, args=argv, prog="python -m benchmarks.report")
+    run = json.loads(args.file.read_text())
+    machine, contests = from_run(run)
+    path = args.results / f"{machine_name(machine)}.json"
+    known = json.loads(path.read_text())["contests"] if path.exists() else []
+    merged = merge(known, contests)
+    args.results.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_json(machine, merged))
+    print(f"{path}: {len(contests)} contests of this run, {len(merged)} in all\n")
+    if machine["gpu"] is None:
+        plots.save_ratios(merged, args.images / "speed-ratios.png")
+        plots.save_throughput(merged, args.images / "throughput.png")
+    text = "\n\n".join(section(json.loads(file.read_text())) for file in sorted(args.results.glob("*.json")))
+    if not replace_between_markers(args.readme, text):
+        print(f"{args.readme} has no {BEGIN} ... {END}; the table for it:\n")
+    print(text)
+    print(f"\n{tables.steps_table(merged)}")
+    below = [tables.line(contest) for contest in merged if tables.missed(contest)]
+    print(f"\nBars missed in {len(below)} of {len(merged)} contests" + "".join(f"\n  {row}" for row in below))
+    return 0
+
+
+def from_run(run: dict) -> tuple[dict, list[dict]]:
+    """(machine, contests) of a file of pytest-benchmark; numbers with four digits, date and commit in every contest."""
+    machine = {**run["machine_info"]["distillkac"], "date": run["datetime"][:10]}
+    origin = {name: machine[name] for name in ("date", "commit")}
+    contests = [rounded(benchmark["extra_info"]) for benchmark in run["benchmarks"] if benchmark["extra_info"]]
+    ordered = [{name: contest[name] for name in FIELDS if name in contest} | contest for contest in contests]
+    return machine, [contest | origin for contest in ordered]
+
+
+def rounded(value):
+    """Floats with four significant digits, all the way down."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def key(contest: dict) -> list:
+    """Identity and sort key: missing fields first, numbers by size, words by letter."""
+    fields = (contest.get(name) for name in FIELDS)
+    return [(0, 0) if v is None else (1, v) if isinstance(v, (int, float, list)) else (2, v) for v in fields]
+
+
+def merge(known: list[dict], new: list[dict]) -> list[dict]:
+    """Every contest once, in order; the new one where both have it."""
+    contests = {json.dumps(key(contest)): contest for contest in [*known, *new]}
+    return sorted(contests.values(), key=key)
+
+
+def machine_name(machine: dict) -> str:
+    """File name of a machine: its GPU, or its processor and highest SIMD level."""
+    words = machine["gpu"] or f"{machine['cpu']} {machine['simd_levels'][-1]}"
+    words = re.sub(r"\((R|TM|C)\)|CPU|@.*?GHz", " ", words, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def as_json(machine: dict, contests: list[dict]) -> str:
+    """JSON with one line for the machine and one for each contest, so that a difference can be read."""
+    lines = ",\n".join(json.dumps(contest, ensure_ascii=False) for contest in contests)
+    return f'{{"machine": {json.dumps(machine, ensure_ascii=False)},\n"contests": [\n{lines}\n]}}\n'
+
+
+def section(results: dict) -> str:
+    """The tables of one machine, with what they were measured on."""
+    machine = results["machine"]
+    device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    caption = (
+        f"{device}; torch {machine['torch']}, {machine['compiler']}, commit {machine['commit']}, {machine['date']}. "
+        "Time of the other over ours: least to greatest of the shapes and rates measured; in brackets the ratio that was "
+        "asked for and missed. float32, one thread."
+    )
+    return f"{caption}\n\n{tables.speed_table(results['contests'])}"
+
+
+def replace_between_markers(path: Path, text: str) -> bool:
+    """Puts text between the markers of a file; False if it has none."""
+    content = path.read_text() if path.exists() else ""
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        return False
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
