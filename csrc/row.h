@@ -9,20 +9,22 @@ DK_NAMESPACE_BEGIN
 // Displacements are computed in units of 2^k close to the radius c*t of the light cone (an exact scaling), so that no
 // square over- or underflows whatever the units of a and c are.
 struct LightCone {
-  double exact;  // c*t
-  float radius;  // float32(c*t): the value that the sampler gives to particles that never turned
-  float rest;    // float32(c*t - radius), scaled: without it, c^2 t^2 - x^2 loses up to 1e-4
-  float scaled;  // radius * scale, in [1, 2)
-  float scale;   // a power of two
+  double exact;   // c*t
+  float radius;   // float32(c*t): the value that the sampler gives to particles that never turned
+  float rest;     // float32(c*t - radius), scaled: without it, c^2 t^2 - x^2 loses up to 1e-4
+  float scaled;   // radius * scale, in [1, 2)
+  float scale;    // a power of two
+  float unscale;  // 1 / scale
 };
 
 DK_INLINE LightCone light_cone(double t, double c) {
   LightCone cone;
   cone.exact = c * t;
   cone.radius = float(cone.exact);
-  int exponent = 0;
-  if (cone.radius > 0x1p-100f) frexp(double(cone.radius), &exponent);
-  cone.scale = float(ldexp(1.0, 1 - exponent));
+  // 2^-e for a radius in [2^e, 2^(e+1)), by its exponent bits: frexp and ldexp would cost more than the rest of a row.
+  const uint32_t exponent = cone.radius > 0x1p-100f ? bit_cast<uint32_t>(cone.radius) >> 23 : 126u;
+  cone.scale = bit_cast<float>((254u - exponent) << 23);
+  cone.unscale = bit_cast<float>(exponent << 23);
   cone.scaled = cone.radius * cone.scale;
   cone.rest = float((cone.exact - double(cone.radius)) * double(cone.scale));
   return cone;

@@ -124,11 +124,11 @@ def test_telegraph_sizes_are_quantiles_of_their_words(lam, level, simd_level):
 
 
 def test_second_words_serve_small_lambda():
-    """lambda < 1/64: too few main words are left beyond the atoms, so w' comes from the second word."""
-    lam, seed, n = 0.015, 11, 6000
+    """lambda < 1/1024: too few main words are left beyond the atoms, so w' comes from the second word."""
+    lam, seed, n = 0.0009, 11, 100_000
     word = (row_words(seed, 0, n) & 0x7FFFFFFF).astype(np.float64)
     turned = word > math.floor(math.exp(-lam) * 2**31)
-    w = (row_words(seed, 0, n, SECOND) / 2 + 0.25).astype(np.float64) / 2**31
+    w = (row_words(seed, 0, n, SECOND).astype(np.float64) + 0.5) / 2**32
     k = ops.kac_noise(torch.ones(1), (n,), "telegraph", lam, 1.0, seed)[0].double().abs()
     assert 50 < turned.sum() < 150
     survival = 1 - reference.telegraph_cdf_abs(k[turned], lam).numpy() / -math.expm1(-lam)

@@ -16,7 +16,7 @@ from tests import statistics_tools as st
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "telegraph.json").read_text())["rows"]
 INSIDE = [row for row in GOLDEN if row["xi"] < 1]
-LAMBDAS = [1e-3, 0.1, 1.0, 9.0, 25.0, 100.0, 1000.0]
+LAMBDAS = [5e-4, 1e-3, 0.1, 1.0, 9.0, 25.0, 100.0, 1000.0]
 ONE = torch.ones(1, dtype=torch.float64)
 
 

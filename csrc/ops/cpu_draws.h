@@ -9,9 +9,7 @@ DK_NAMESPACE_BEGIN
 template <class F>
 inline void with_blocks(Process process, double t, double a, double c, const RowStream& stream, F&& f) {
   if (process == Process::kPlanar) return f(PlanarBlocks<Lanes>(planar_row(t, a, c), stream));
-  const TelegraphRow row = telegraph_row(t, a, c);
-  if (row.small) return f(TelegraphBlocks<Lanes, true>(row, stream));
-  f(TelegraphBlocks<Lanes, false>(row, stream));
+  f(TelegraphBlocks<Lanes>(telegraph_row(t, a, c), stream));
 }
 
 DK_NAMESPACE_END

@@ -9,20 +9,24 @@ DK_NAMESPACE_BEGIN
 
 struct TelegraphShared {
   TelegraphRow row;
+  RowStream stream;
   float coefficients[kQuantileFast];
   bool valid;
 };
 
 struct PlanarShared {
   PlanarRow row;
+  RowStream stream;
   bool valid;
 };
 
-__device__ inline void prepare(TelegraphShared& shared, double t, double a, double c, const QuantileTable& table) {
+__device__ inline void prepare(TelegraphShared& shared, double t, double a, double c, const RowStream& stream,
+                               const QuantileTable& table) {
   __syncthreads();  // the block may still read the row before
   if (threadIdx.x == 0) {
     shared.valid = row_is_valid(t, a, c);
     shared.row = telegraph_row(shared.valid ? t : 0.0, a, c);
+    shared.stream = stream;
   }
   __syncthreads();
   for (int i = int(threadIdx.x); i < kQuantileFast; i += int(blockDim.x))
@@ -30,38 +34,38 @@ __device__ inline void prepare(TelegraphShared& shared, double t, double a, doub
   __syncthreads();
 }
 
-__device__ inline void prepare(PlanarShared& shared, double t, double a, double c, const QuantileTable&) {
+__device__ inline void prepare(PlanarShared& shared, double t, double a, double c, const RowStream& stream,
+                               const QuantileTable&) {
   __syncthreads();
   if (threadIdx.x == 0) {
     shared.valid = row_is_valid(t, a, c);
     shared.row = planar_row(shared.valid ? t : 0.0, a, c);
+    shared.stream = stream;
   }
   __syncthreads();
 }
 
 // The rare words: out of line, so that their double arithmetic takes no registers from the others. -1: an atom.
-static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, QuantileTable table, uint32_t word,
-                                                    uint32_t second, uint32_t extra) {
+static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, QuantileTable table,
+                                                    const RowStream* stream, int64_t block, int lane, int j,
+                                                    uint32_t word) {
   bool atom;
-  const float magnitude = telegraph_rare(*row, table, word, second, extra, atom);
+  const float magnitude = telegraph_rare(*row, table, *stream, block, lane, j, word, atom);
   return atom ? -1.f : magnitude;
 }
 
 // f(offset, k, v) for the four groups of `quad` (0..3) of a block: k, v are four displacements and velocities, offset
 // the first one's place in the block.
-template <bool kVelocity, bool kSmall, class F>
-__device__ inline void telegraph_groups(const TelegraphShared& shared, const RowStream& stream,
-                                        const QuantileTable& table, int64_t block, int quad, F&& f) {
+template <bool kVelocity, class F>
+__device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
+                                   int64_t block, int quad, F&& f) {
   const TelegraphRow& row = shared.row;
   const float* tables[7];
   DK_UNROLL
   for (int k = 0; k < 7; ++k) tables[k] = shared.coefficients + 16 * k;
-  uint32_t words[4][4], second[4][4] = {};
+  uint32_t words[4][4];
   DK_UNROLL
-  for (int call = 0; call < 4; ++call) {
-    stream.words<Scalar>(uint64_t(block), 4 * quad + call, kMainWords, words[call]);
-    if (kSmall) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kSecondWords, second[call]);
-  }
+  for (int call = 0; call < 4; ++call) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kMainWords, words[call]);
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {
     float k[4], v[4];
@@ -69,12 +73,10 @@ __device__ inline void telegraph_groups(const TelegraphShared& shared, const Row
     for (int call = 0; call < 4; ++call) {
       const uint32_t word = words[call][j];
       bool atom, rare;
-      const float w = telegraph_survival<Scalar, kSmall>(row, word, second[call][j], atom, rare);
+      const float w = telegraph_survival<Scalar>(row, word, atom, rare);
       float magnitude = telegraph_magnitude<Scalar>(row, tables, w, atom, false);
       if (rare) {
-        uint32_t extra[4];
-        stream.words<Scalar>(uint64_t(block), 4 * quad + call, kRareWords, extra);
-        magnitude = rare_magnitude(&row, table, word, second[call][j], extra[j]);
+        magnitude = rare_magnitude(&row, table, &shared.stream, block, 4 * quad + call, j, word);
         atom = magnitude < 0;
         if (atom) magnitude = row.velocity.cone.radius;
       }
@@ -83,15 +85,6 @@ __device__ inline void telegraph_groups(const TelegraphShared& shared, const Row
     }
     f(16 * j + 4 * quad, k, v);
   }
-}
-
-template <bool kVelocity, class F>
-__device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
-                                   int64_t block, int quad, F&& f) {
-  if (shared.row.small)
-    telegraph_groups<kVelocity, true>(shared, stream, table, block, quad, f);
-  else
-    telegraph_groups<kVelocity, false>(shared, stream, table, block, quad, f);
 }
 
 template <bool kVelocity, class F>
@@ -117,8 +110,8 @@ __device__ inline void draw_groups(const PlanarShared& shared, const RowStream& 
 // f(i, count, k, v) for every group of four elements of a unit, i the first one's place in the row. A row whose time is
 // out of range gives NaN.
 template <bool kVelocity, class Shared, class F>
-__device__ inline void for_each_draw(const Shared& shared, const RowStream& stream, const QuantileTable& table,
-                                     const Unit& unit, F&& f) {
+__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Unit& unit, F&& f) {
+  const RowStream& stream = shared.stream;
   const int64_t quads = (unit.end - unit.begin + kBlock - 1) / kBlock * 4;
   for (int64_t index = threadIdx.x; index < quads; index += blockDim.x) {
     const int64_t block = unit.begin / kBlock + index / 4;

@@ -13,20 +13,18 @@ __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, Qu
     const double t = row_scalar(args.t, unit.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.a, args.c, table);
+    prepare(shared, t >= 0 ? row.g : double(NAN), args.a, args.c, stream_of(args.seed, unit.row), table);
     const int64_t start = unit.row * args.rows.width;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
-    for_each_draw<true>(shared, stream_of(args.seed, unit.row), table, unit,
-                        [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
-                          float data[4], noised[4], target[4];
-                          load_group(x0 + i, count, data);
-                          DK_UNROLL
-                          for (int n = 0; n < 4; ++n)
-                            noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
-                          store_group(x_t + i, count, noised);
-                          store_group(u + i, count, target);
-                        });
+    for_each_draw<true>(shared, table, unit, [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
+      float data[4], noised[4], target[4];
+      load_group(x0 + i, count, data);
+      DK_UNROLL
+      for (int n = 0; n < 4; ++n) noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
+      store_group(x_t + i, count, noised);
+      store_group(u + i, count, target);
+    });
   }
 }
 

@@ -17,7 +17,11 @@ DK_INLINE BridgeRow bridge_row(double t, FSchedule f_schedule, GSchedule g_sched
   if (f_schedule == FSchedule::kLinear) {
     row.f = 1 - t, row.df = -1;
   } else if (f_schedule == FSchedule::kCosine) {
+#if defined(__CUDA_ARCH__)  // without the reduction of huge angles, which would give every thread a stack
+    row.f = cospi(0.5 * t), row.df = -kHalfPi * sinpi(0.5 * t);
+#else
     row.f = t == 1 ? 0 : cos(kHalfPi * t), row.df = -kHalfPi * sin(kHalfPi * t);  // exactly 0 at t = 1
+#endif
   } else {
     row.f = exp(-kappa * t), row.df = -kappa * row.f;
   }

@@ -5,7 +5,7 @@
 
 DK_NAMESPACE_BEGIN
 
-template <class V, bool kSmall>  // kSmall: of rows with lambda < 1/64
+template <class V>
 struct TelegraphBlocks {
   using F = typename V::F;
   using U = typename V::U;
@@ -47,14 +47,13 @@ struct TelegraphBlocks {
                        int64_t index, Store&& store) const {
     DK_UNROLL
     for (int lane = 0; lane < kCallsPerBlock; lane += V::kWidth) {
-      U words[kBlocks][4], second[kBlocks][4] = {};
+      U words[kBlocks][4];
       random.words<V, kBlocks>(uint64_t(index), lane, kMainWords, words);
-      if (kSmall) random.words<V, kBlocks>(uint64_t(index), lane, kSecondWords, second);
       DK_UNROLL
       for (int n = 0; n < kBlocks; ++n) {
         DK_UNROLL
         for (int j = 0; j < 4; j += kTogether)
-          vectors<kVelocity>(parameters, tables, index + n, lane, j, words[n] + j, second[n] + j,
+          vectors<kVelocity>(parameters, tables, index + n, lane, j, words[n] + j,
                              [&](int place, F k, F v) DK_INLINE_LAMBDA { store(int(kBlock) * n + place, k, v); });
       }
     }
@@ -64,24 +63,24 @@ struct TelegraphBlocks {
   static constexpr int kTogether = V::kWidth == 16 ? 4 : 1;
   template <bool kVelocity, class Store>
   DK_INLINE void vectors(const TelegraphRow& parameters, const typename V::Table* tables, int64_t index, int lane,
-                         int first, const U* words, const U* second, Store&& store) const {
+                         int first, const U* words, Store&& store) const {
     F x[kTogether];
     M atom[kTogether], rare[kTogether];
-    bool any_near = false;
+    bool all_near = V::kWidth == 8;
     M any_rare;
     DK_UNROLL
     for (int j = 0; j < kTogether; ++j) {
-      const F w = telegraph_survival<V, kSmall>(parameters, words[j], second[j], atom[j], rare[j]);
+      const F w = telegraph_survival<V>(parameters, words[j], atom[j], rare[j]);
       // With eight lanes the lookup of the common w' is cheaper, and where all are common none is rare.
       const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(kSmallestNear)), atom[j]));
-      any_near = any_near || near;
+      all_near = all_near && near;
       x[j] = telegraph_magnitude<V>(parameters, tables, w, atom[j], near);
       any_rare = j ? V::mask_or(any_rare, rare[j]) : rare[j];
     }
-    if (DK_UNLIKELY((kSmall || !any_near) && V::any(any_rare))) {
+    if (DK_UNLIKELY(!all_near && V::any(any_rare))) {
       DK_UNROLL
       for (int j = 0; j < kTogether; ++j) {
-        const Redone redone = redo_rare(index, lane, first + j, words[j], second[j], rare[j], x[j], atom[j]);
+        const Redone redone = redo_rare(index, lane, first + j, words[j], rare[j], x[j], atom[j]);
         x[j] = redone.x, atom[j] = redone.atom;
       }
     }
@@ -92,22 +91,18 @@ struct TelegraphBlocks {
     }
   }
 
-  __attribute__((noinline)) Redone redo_rare(int64_t index, int first_lane, int j, U words, U second, M rare, F x,
-                                             M atom) const {
-    uint32_t word_of[V::kWidth], second_of[V::kWidth];
+  __attribute__((noinline)) Redone redo_rare(int64_t index, int first_lane, int j, U words, M rare, F x, M atom) const {
+    uint32_t word_of[V::kWidth];
     float is_rare[V::kWidth], is_atom[V::kWidth], magnitude[V::kWidth];
     memcpy(word_of, &words, sizeof words);
-    memcpy(second_of, &second, sizeof second);
     V::store(is_rare, V::select(rare, V::splat(1.f), V::splat(0.f)));
     V::store(is_atom, V::select(atom, V::splat(1.f), V::splat(0.f)));
     V::store(magnitude, x);
     for (int i = 0; i < V::kWidth; ++i) {
       if (is_rare[i] == 0.f) continue;
-      uint32_t extra[4];
-      stream.words<Scalar>(uint64_t(index), first_lane + i, kRareWords, extra);
-      bool turned_never;
-      magnitude[i] = telegraph_rare(row, master, word_of[i], second_of[i], extra[j], turned_never);
-      is_atom[i] = turned_never;
+      bool never_turned;
+      magnitude[i] = telegraph_rare(row, master, stream, index, first_lane + i, j, word_of[i], never_turned);
+      is_atom[i] = never_turned;
     }
     return {V::load(magnitude), V::less(V::splat(0.f), V::load(is_atom))};
   }

@@ -22,14 +22,13 @@ DK_NAMESPACE_BEGIN
 
 constexpr float kSmallestNear = 0x1p-8f;  // down to here one half of a lookup table serves: octaves 7..14
 constexpr float kSmallestFast = 0x1p-16f;
-constexpr uint32_t kSmallestFastWords = 0x10000u;  // the same of 2^32
 
 struct TelegraphRow {
   TelegraphVelocityRow velocity;
   uint32_t atom_words;  // of 2^31 words, the first floor(e^-lambda 2^31) belong to the atoms
   uint32_t rare_words;  // of the words after the atoms', the first ones: next to the atoms, or w' < 2^-16
   float w_scale, w_shift;
-  bool small;  // lambda < 1/64: too few words are left for w', which then takes a second one
+  bool small;  // lambda < 1/1024: too few words are left for w', which takes a second one; all are rare
   double lambda, p_atom;
   int node;  // the first of four nodes
   double lagrange[4];
@@ -45,27 +44,23 @@ DK_INLINE TelegraphRow telegraph_row(double t, double a, double c) {
   row.lambda = lambda;
   row.p_atom = p_atom;
   row.atom_words = uint32_t(whole);
-  row.small = lambda < 1.0 / 64;
-  if (row.small) {
-    row.w_scale = 0x1p-31f;
-    row.w_shift = 0x1p-33f;
-    row.rare_words = 1;
-  } else {
-    const double scale = 1.0 / (2147483648.0 * -expm1(-lambda));
-    row.w_scale = float(scale);
-    row.w_shift = float((0.5 - (words - whole)) * scale);
-    row.rare_words = uint32_t(double(kSmallestFast) / scale) + 2;  // so that no rounding brings the others below 2^-16
-  }
+  row.small = lambda < 1.0 / 1024;
+  const double turned = 2147483648.0 - words, scale = turned > 0 ? 1.0 / turned : 0.0;
+  row.w_scale = float(scale);
+  row.w_shift = float((0.5 - (words - whole)) * scale);
+  row.rare_words = row.small ? 0x80000000u - row.atom_words
+                             : uint32_t(double(kSmallestFast) * turned) + 2;  // no rounding brings the others below
   const int last = kQuantileNodes - 1;
   const double x = lambda / (lambda + 10) * last;
   int node = int(x) - 1;
   node = node < 0 ? 0 : node > last - 3 ? last - 3 : node;
   const double f = x - node;
   row.node = node;
-  row.lagrange[0] = -(f - 1) * (f - 2) * (f - 3) / 6;
-  row.lagrange[1] = f * (f - 2) * (f - 3) / 2;
-  row.lagrange[2] = -f * (f - 1) * (f - 3) / 2;
-  row.lagrange[3] = f * (f - 1) * (f - 2) / 6;
+  const double f01 = f * (f - 1), f23 = (f - 2) * (f - 3);
+  row.lagrange[0] = (f - 1) * f23 * (-1.0 / 6);
+  row.lagrange[1] = f * f23 * 0.5;
+  row.lagrange[2] = f01 * (f - 3) * -0.5;
+  row.lagrange[3] = f01 * (f - 2) * (1.0 / 6);
   row.unit = row.velocity.cone.exact / sqrt(lambda + 1);
   return row;
 }
@@ -82,15 +77,24 @@ DK_INLINE typename V::F telegraph_coefficients(const TelegraphRow& row, const fl
   return V::fma(weight[0], V::load(p), V::fma(weight[3], V::load(p + 3 * kQuantileFast), middle));
 }
 
+// words[j] without an address: a GPU thread would need memory of its own for it.
+DK_INLINE uint32_t word_at(const uint32_t words[4], int j) {
+  return j < 2 ? (j == 0 ? words[0] : words[1]) : (j == 2 ? words[2] : words[3]);
+}
+
 // |K| and its atom flag for the rare words (about 1.5e-5 of them): the word that lies between the atoms and the rest,
-// and the tail w' < 2^-16. 32 more bits, double precision, the deep octaves.
-DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& table, uint32_t word, uint32_t second,
-                               uint32_t extra, bool& atom) {
+// the tail w' < 2^-16, and all that turned in a small row. 32 more bits, double precision, the deep octaves.
+DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& table, const RowStream& stream,
+                               int64_t block, int lane, int j, uint32_t word, bool& atom) {
+  uint32_t words[4], second[4] = {};
+  stream.words<Scalar>(uint64_t(block), lane, kRareWords, words);
+  if (row.small) stream.words<Scalar>(uint64_t(block), lane, kSecondWords, second);
+  const uint32_t extra = word_at(words, j);
   const double u = (double(word & 0x7fffffffu) * 4294967296.0 + double(extra) + 0.5) * 0x1p-63;
   atom = u < row.p_atom;
   const LightCone& cone = row.velocity.cone;
   if (atom) return cone.radius;
-  const double w = row.small ? (double(second) * 4294967296.0 + double(extra) + 0.5) * 0x1p-64
+  const double w = row.small ? (double(word_at(second, j)) * 4294967296.0 + double(extra) + 0.5) * 0x1p-64
                              : (u - row.p_atom) / -expm1(-row.lambda);
   int exponent;
   double t = 2 * frexp(w, &exponent) - 1.5;
@@ -112,18 +116,14 @@ DK_INLINE float telegraph_rare(const TelegraphRow& row, const QuantileTable& tab
   return float(s < 0 ? 0 : s < cone.exact ? s : cone.exact);
 }
 
-// The conditional survival w' of a word; kSmall is row.small. `rare` words (also some of the atoms') need
-// telegraph_rare.
-template <class V, bool kSmall>
-DK_INLINE typename V::F telegraph_survival(const TelegraphRow& row, typename V::U word, typename V::U second,
-                                           typename V::M& atom, typename V::M& rare) {
-  using U = typename V::U;
-  const U d = V::sub_bits(V::band(word, V::splat_bits(0x7fffffffu)), V::splat_bits(row.atom_words));
+// The conditional survival w' of a word. `rare` words need telegraph_rare.
+template <class V>
+DK_INLINE typename V::F telegraph_survival(const TelegraphRow& row, typename V::U word, typename V::M& atom,
+                                           typename V::M& rare) {
+  const typename V::U d = V::sub_bits(V::band(word, V::splat_bits(0x7fffffffu)), V::splat_bits(row.atom_words));
   atom = V::negative(d);
   rare = V::less_bits(d, V::splat_bits(row.rare_words));
-  if (kSmall) rare = V::mask_or(rare, V::less_bits(second, V::splat_bits(kSmallestFastWords)));
-  const U numerator = kSmall ? V::template shift_right<1>(second) : d;
-  return V::fma(V::signed_to_float(numerator), V::splat(row.w_scale), V::splat(row.w_shift));
+  return V::fma(V::signed_to_float(d), V::splat(row.w_scale), V::splat(row.w_shift));
 }
 
 // |K| at survival w. `coefficients` are the row's, as seven lookup tables; near: no lane needs w < kSmallestNear.

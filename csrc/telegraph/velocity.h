@@ -26,9 +26,9 @@ struct TelegraphVelocityRow {
 DK_INLINE TelegraphVelocityRow telegraph_velocity_row(double t, double a, double c) {
   TelegraphVelocityRow row;
   row.cone = light_cone(t, c);
-  const double scale = row.cone.scale, ratio = a / (c * scale);
+  const double unscale = row.cone.unscale, ratio = a / c * unscale;
   row.y_scale = float(ratio * ratio);
-  row.a_scaled = float(a / scale);
+  row.a_scaled = float(a * unscale);
   row.lambda = float(a * t);
   row.c = float(c);
   return row;

@@ -1,0 +1,124 @@
+// One case of one op through the AVX2 kernels, without torch, for callgrind: it counts the instructions of measured().
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace distillkac::avx2 {
+extern const CpuKernels kKernels;
+}
+
+using namespace distillkac;
+
+static std::function<bool()> work;
+extern "C" __attribute__((noinline)) bool measured() { return work(); }
+
+// driver OP PROCESS ROWS WIDTH: prints the elements done.
+int main(int, char** argv) {
+  const std::string op = argv[1];
+  const Process process = std::string(argv[2]) == "planar" ? Process::kPlanar : Process::kTelegraph;
+  const Rows rows{std::atoll(argv[3]), std::atoll(argv[4])};
+  const int64_t n = rows.count * rows.width;
+  const double a = 25, c = 2;
+  std::vector<double> t(rows.count);
+  for (int64_t b = 0; b < rows.count; ++b) t[b] = (b + 0.5) / double(rows.count);
+  std::vector<float> x(n), y(n), z(n), w(n), out(n), out2(n);
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = float(i % 97) / 97 - 0.5f, y[i] = float(i % 89) / 89, z[i] = float(i % 83) / 83, w[i] = float(i % 79) / 79;
+  }
+  std::vector<double> sums(rows.count * chunks_per_row(rows.width, kLossChunk));
+  float loss;
+  const RowScalar times{t.data(), true, 0};
+  const CpuKernels& kernels = avx2::kKernels;
+  const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, process, a, c, {nullptr, 1, 0}};
+  // Every op's units: the whole of each row here, since no row is longer than a chunk.
+  const auto units = [&](int64_t chunk) { return rows.count * chunks_per_row(rows.width, chunk); };
+  if (op == "kac_noise") {
+    work = [&] { return kernels.kac_noise(noise, 0, units(kNoiseChunk)); };
+  } else if (op == "kac_velocity") {
+    if (!kernels.kac_noise(noise, 0, units(kNoiseChunk))) return 1;
+    work = [&] {
+      return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, process, a, c}, 0,
+                                  units(kNoiseChunk));
+    };
+  } else if (op == "kac_pair") {
+    work = [&] {
+      return kernels.kac_pair({x.data(),
+                               out.data(),
+                               out2.data(),
+                               times,
+                               rows,
+                               Dtype::kFloat32,
+                               process,
+                               a,
+                               c,
+                               FSchedule::kLinear,
+                               GSchedule::kLinear,
+                               1,
+                               {nullptr, 1, 0}},
+                              0, units(kNoiseChunk));
+    };
+  } else if (op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
+    work = [&] {
+      return kernels.kac_pair({x.data(),
+                               out.data(),
+                               out2.data(),
+                               times,
+                               rows,
+                               Dtype::kBFloat16,
+                               process,
+                               a,
+                               c,
+                               FSchedule::kLinear,
+                               GSchedule::kLinear,
+                               1,
+                               {nullptr, 1, 0}},
+                              0, units(kNoiseChunk));
+    };
+  } else if (op == "guided_velocity") {
+    work = [&] {
+      return kernels.guided_velocity(
+          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, process, 2}, 0,
+          units(kNoiseChunk));
+    };
+  } else if (op == "guided_step") {
+    work = [&] {
+      return kernels.guided_step({x.data(),
+                                  y.data(),
+                                  z.data(),
+                                  w.data(),
+                                  out.data(),
+                                  out2.data(),
+                                  {nullptr, false, 1.5},
+                                  {nullptr, false, 0.1},
+                                  {nullptr, false, 0.1},
+                                  rows,
+                                  Dtype::kFloat32,
+                                  process,
+                                  2},
+                                 0, units(kNoiseChunk));
+    };
+  } else if (op == "endpoint_loss") {
+    work = [&] {
+      return kernels.endpoint_loss({x.data(),
+                                    y.data(),
+                                    z.data(),
+                                    out.data(),
+                                    {nullptr, false, 0.5},
+                                    {nullptr, false, 1},
+                                    rows,
+                                    Dtype::kFloat32,
+                                    sums.data(),
+                                    &loss},
+                                   0, units(kLossChunk));
+    };
+  } else {
+    return 2;
+  }
+  if (!measured()) return 1;
+  std::printf("%lld\n", static_cast<long long>(n));
+}
