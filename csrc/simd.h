@@ -2,6 +2,8 @@
 // sixteen (Avx512). The only file with intrinsics. Every operation is IEEE-exact and every fused multiply-add is
 // written out (compile with -ffp-contract=off), so all widths give the same bits.
 #pragma once
+#include <cmath>
+
 #include "storage.h"
 #if !defined(__CUDACC__) && (defined(__AVX2__) || defined(__AVX512F__))
 #include <immintrin.h>
@@ -52,6 +54,7 @@ struct Scalar {
   static DK_INLINE U bits(F x) { return bit_cast<uint32_t>(x); }
   static DK_INLINE F from_bits(U x) { return bit_cast<float>(x); }
   static DK_INLINE F signed_to_float(U x) { return float(int32_t(x)); }
+  static DK_INLINE U truncated(F x) { return uint32_t(int32_t(x)); }
   static DK_INLINE U band(U a, U b) { return a & b; }
   static DK_INLINE U bor(U a, U b) { return a | b; }
   static DK_INLINE U bxor(U a, U b) { return a ^ b; }
@@ -75,9 +78,35 @@ struct Scalar {
   static DK_INLINE void deinterleave(F a, F b, F& x, F& y) { x = a, y = b; }
   static DK_INLINE void interleave(F x, F y, F& a, F& b) { a = x, b = y; }
 
+  using Eight = Scalar;  // lanes that divide eight
+  // out[k] = column k of kWidth rows of eight floats
+  static DK_INLINE void columns(const float (*rows)[8], F out[8]) {
+    for (int k = 0; k < 8; ++k) out[k] = rows[0][k];
+  }
+
+  using D = double;  // lanes of float64; kDoubles of them make up the lanes of V
+  static constexpr int kDoubles = 1;
+  static DK_INLINE D double_splat(double x) { return x; }
+  static DK_INLINE D double_load(const double* p) { return *p; }
+  static DK_INLINE void double_store(double* p, D x) { *p = x; }
+  static DK_INLINE D double_fma(D a, D b, D c) {
+#if defined(__CUDA_ARCH__)
+    return __fma_rn(a, b, c);
+#else
+    return __builtin_fma(a, b, c);
+#endif
+  }
+  static DK_INLINE D double_floor(D x) { return floor(x); }
+  static DK_INLINE D double_min(D a, D b) { return a < b ? a : b; }
+  static DK_INLINE D double_power_of_two(D x) {  // 2^n of x = n + 1.5 2^52
+    return bit_cast<double>((bit_cast<uint64_t>(x) << 52) + (uint64_t(1023) << 52));
+  }
+  static DK_INLINE F floats(const D* x) { return float(*x); }
+  static DK_INLINE U integers(const D* x) { return uint32_t(int32_t(*x)); }  // rounded to zero
+
   using Wide = uint64_t;
   static constexpr int kWides = 1;
-  static DK_INLINE Wide wide_counter(uint32_t first, int) { return first; }
+  static DK_INLINE Wide wide_counter(uint64_t first, int) { return first; }
   static DK_INLINE Wide wide_splat(uint32_t x) { return x; }
   static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
   static DK_INLINE Wide wide_high(Wide a) { return a >> 32; }
@@ -89,6 +118,7 @@ struct Scalar {
 #if !defined(__CUDACC__) && defined(__AVX2__)
 struct Avx2 {
   static constexpr int kWidth = 8;
+  using Eight = Avx2;
   using F = __m256;
   using U = __m256i;
   using M = __m256;  // the sign bit of a lane counts
@@ -136,6 +166,7 @@ struct Avx2 {
   static DK_INLINE U bits(F x) { return _mm256_castps_si256(x); }
   static DK_INLINE F from_bits(U x) { return _mm256_castsi256_ps(x); }
   static DK_INLINE F signed_to_float(U x) { return _mm256_cvtepi32_ps(x); }
+  static DK_INLINE U truncated(F x) { return _mm256_cvttps_epi32(x); }
   static DK_INLINE U band(U a, U b) { return _mm256_and_si256(a, b); }
   static DK_INLINE U bor(U a, U b) { return _mm256_or_si256(a, b); }
   static DK_INLINE U bxor(U a, U b) { return _mm256_xor_si256(a, b); }
@@ -178,9 +209,42 @@ struct Avx2 {
     b = _mm256_permute2f128_ps(low, high, 0x31);
   }
 
+  static DK_INLINE void columns(const float (*rows)[8], F out[8]) {
+    for (int half = 0; half < 2; ++half) {
+      F x[4];
+      for (int i = 0; i < 4; ++i)
+        x[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[i] + 4 * half)),
+                                    _mm_loadu_ps(rows[4 + i] + 4 * half), 1);
+      const F a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+      const F c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+      F* y = out + 4 * half;
+      y[0] = _mm256_shuffle_ps(a, c, _MM_SHUFFLE(1, 0, 1, 0)), y[1] = _mm256_shuffle_ps(a, c, _MM_SHUFFLE(3, 2, 3, 2));
+      y[2] = _mm256_shuffle_ps(b, d, _MM_SHUFFLE(1, 0, 1, 0)), y[3] = _mm256_shuffle_ps(b, d, _MM_SHUFFLE(3, 2, 3, 2));
+    }
+  }
+
+  using D = __m256d;
+  static constexpr int kDoubles = 2;
+  static DK_INLINE D double_splat(double x) { return _mm256_set1_pd(x); }
+  static DK_INLINE D double_load(const double* p) { return _mm256_loadu_pd(p); }
+  static DK_INLINE void double_store(double* p, D x) { _mm256_storeu_pd(p, x); }
+  static DK_INLINE D double_fma(D a, D b, D c) { return _mm256_fmadd_pd(a, b, c); }
+  static DK_INLINE D double_floor(D x) { return _mm256_floor_pd(x); }
+  static DK_INLINE D double_min(D a, D b) { return _mm256_min_pd(a, b); }
+  static DK_INLINE D double_power_of_two(D x) {
+    return _mm256_castsi256_pd(
+        _mm256_add_epi64(_mm256_slli_epi64(_mm256_castpd_si256(x), 52), _mm256_set1_epi64x(int64_t(1023) << 52)));
+  }
+  static DK_INLINE F floats(const D* x) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(x[0])), _mm256_cvtpd_ps(x[1]), 1);
+  }
+  static DK_INLINE U integers(const D* x) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvttpd_epi32(x[0])), _mm256_cvttpd_epi32(x[1]), 1);
+  }
+
   using Wide = __m256i;  // part 0 holds the even lanes, part 1 the odd ones
   static constexpr int kWides = 2;
-  static DK_INLINE Wide wide_counter(uint32_t first, int part) {
+  static DK_INLINE Wide wide_counter(uint64_t first, int part) {
     return _mm256_add_epi64(_mm256_set1_epi64x(int64_t(first) + part), _mm256_set_epi64x(6, 4, 2, 0));
   }
   static DK_INLINE Wide wide_splat(uint32_t x) { return _mm256_set1_epi32(int(x)); }
@@ -198,6 +262,7 @@ struct Avx2 {
 #if !defined(__CUDACC__) && defined(__AVX512F__)
 struct Avx512 {
   static constexpr int kWidth = 16;
+  using Eight = Avx2;
   using F = __m512;
   using U = __m512i;
   using M = __mmask16;
@@ -241,6 +306,7 @@ struct Avx512 {
   static DK_INLINE U bits(F x) { return _mm512_castps_si512(x); }
   static DK_INLINE F from_bits(U x) { return _mm512_castsi512_ps(x); }
   static DK_INLINE F signed_to_float(U x) { return _mm512_cvtepi32_ps(x); }
+  static DK_INLINE U truncated(F x) { return _mm512_cvttps_epi32(x); }
   static DK_INLINE U band(U a, U b) { return _mm512_and_si512(a, b); }
   static DK_INLINE U bor(U a, U b) { return _mm512_or_si512(a, b); }
   static DK_INLINE U bxor(U a, U b) { return _mm512_xor_si512(a, b); }
@@ -271,9 +337,45 @@ struct Avx512 {
     b = _mm512_permutex2var_ps(x, _mm512_add_epi32(first, splat_bits(8)), y);
   }
 
+  static DK_INLINE void columns(const float (*rows)[8], F out[8]) {
+    for (int half = 0; half < 2; ++half) {
+      F x[4];
+      for (int i = 0; i < 4; ++i) {
+        const float(*r)[8] = rows + i;
+        const auto quarter = [&](int j) { return _mm_loadu_ps(r[4 * j] + 4 * half); };
+        x[i] = _mm512_insertf32x4(_mm512_castps128_ps512(quarter(0)), quarter(1), 1);
+        x[i] = _mm512_insertf32x4(_mm512_insertf32x4(x[i], quarter(2), 2), quarter(3), 3);
+      }
+      const F a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);
+      const F c = _mm512_unpacklo_ps(x[2], x[3]), d = _mm512_unpackhi_ps(x[2], x[3]);
+      F* y = out + 4 * half;
+      y[0] = _mm512_shuffle_ps(a, c, _MM_SHUFFLE(1, 0, 1, 0)), y[1] = _mm512_shuffle_ps(a, c, _MM_SHUFFLE(3, 2, 3, 2));
+      y[2] = _mm512_shuffle_ps(b, d, _MM_SHUFFLE(1, 0, 1, 0)), y[3] = _mm512_shuffle_ps(b, d, _MM_SHUFFLE(3, 2, 3, 2));
+    }
+  }
+
+  using D = __m512d;
+  static constexpr int kDoubles = 2;
+  static DK_INLINE D double_splat(double x) { return _mm512_set1_pd(x); }
+  static DK_INLINE D double_load(const double* p) { return _mm512_loadu_pd(p); }
+  static DK_INLINE void double_store(double* p, D x) { _mm512_storeu_pd(p, x); }
+  static DK_INLINE D double_fma(D a, D b, D c) { return _mm512_fmadd_pd(a, b, c); }
+  static DK_INLINE D double_floor(D x) { return _mm512_floor_pd(x); }
+  static DK_INLINE D double_min(D a, D b) { return _mm512_min_pd(a, b); }
+  static DK_INLINE D double_power_of_two(D x) {
+    return _mm512_castsi512_pd(
+        _mm512_add_epi64(_mm512_slli_epi64(_mm512_castpd_si512(x), 52), _mm512_set1_epi64(int64_t(1023) << 52)));
+  }
+  static DK_INLINE F floats(const D* x) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(x[0])), _mm512_cvtpd_ps(x[1]), 1);
+  }
+  static DK_INLINE U integers(const D* x) {
+    return _mm512_inserti32x8(_mm512_castsi256_si512(_mm512_cvttpd_epi32(x[0])), _mm512_cvttpd_epi32(x[1]), 1);
+  }
+
   using Wide = __m512i;
   static constexpr int kWides = 2;
-  static DK_INLINE Wide wide_counter(uint32_t first, int part) {
+  static DK_INLINE Wide wide_counter(uint64_t first, int part) {
     return _mm512_add_epi64(_mm512_set1_epi64(int64_t(first) + part), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0));
   }
   static DK_INLINE Wide wide_splat(uint32_t x) { return _mm512_set1_epi32(int(x)); }

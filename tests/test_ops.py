@@ -238,6 +238,38 @@ def test_noise_does_not_depend_on_the_split(process, offset):
 
 
 @every_process
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("offset", [0, 2**32 - 70, 2**40 + 1])
+def test_short_rows_are_the_beginning_of_long_ones(process, level, offset, simd_level):
+    """Rows of up to 16 elements are drawn side by side, one on each lane: the same draws and velocities."""
+    simd_level(level)
+    count = 203  # not whole vectors; with the second offset, row numbers pass 2^32
+    t = torch.rand(count, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    t[:6] = torch.tensor([0.0, 1e-6, 3e-5, 1.0, 40.0, 4e6])  # atoms, small rows, the last nodes of the table
+    x0 = tensors((count, 64))[0]
+    noise = ops.kac_noise(t, (64,), process, A, C, 5, offset)
+    pairs = ops.kac_pair(x0, t, process, A, C, seed=5, offset=offset)
+    for width in (2, 6, 16, 18) if process == "planar" else (1, 2, 7, 15, 16, 17):
+        assert torch.equal(ops.kac_noise(t, (width,), process, A, C, 5, offset), noise[:, :width])
+        short = ops.kac_pair(x0[:, :width], t, process, A, C, seed=5, offset=offset)
+        assert torch.equal(short[0], pairs[0][:, :width])
+        assert torch.equal(short[1], pairs[1][:, :width])
+        assert torch.equal(
+            ops.kac_noise(t, (width,), process, A, C, 5, offset, dtype=torch.bfloat16), noise[:, :width].bfloat16()
+        )
+
+
+def test_rare_words_of_short_rows():
+    """Enough rows of one element for words of the deep tail, which are drawn one by one."""
+    t = torch.full((1 << 18,), 0.4)
+    long = ops.kac_noise(t, (17,), "telegraph", A, C, 3)[:, :16]
+    assert torch.equal(ops.kac_noise(t, (16,), "telegraph", A, C, 3), long)
+    x0 = torch.zeros_like(long)
+    longer = ops.kac_pair(torch.zeros(1 << 18, 17), t, "telegraph", A, C, seed=3)
+    assert torch.equal(ops.kac_pair(x0, t, "telegraph", A, C, seed=3)[1], longer[1][:, :16])
+
+
+@every_process
 def test_seed_may_be_a_tensor_or_a_generator(process):
     t, x0 = rows(3), torch.zeros(3, 64)
     for seed in (0, 5, -1, 2**63 - 1, -(2**63)):

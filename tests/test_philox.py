@@ -124,7 +124,7 @@ def test_telegraph_sizes_are_quantiles_of_their_words(lam, level, simd_level):
 
 
 def test_second_words_serve_small_lambda():
-    """lambda < 1/1024: too few main words are left beyond the atoms, so w' comes from the second word."""
+    """e^-lambda > .999: too few main words are left beyond the atoms, so w' comes from the second word."""
     lam, seed, n = 0.0009, 11, 100_000
     word = (row_words(seed, 0, n) & 0x7FFFFFFF).astype(np.float64)
     turned = word > math.floor(math.exp(-lam) * 2**31)

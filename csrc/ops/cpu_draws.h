@@ -1,15 +1,90 @@
-// CPU: the blocks of draws of one row, of either process.
+// CPU: the draws of an op's work units, of either process. Row parameters are made for as many rows as there are lanes.
 #pragma once
 #include "../planar/blocks.h"
+#include "../planar/rows.h"
 #include "../telegraph/blocks.h"
+#include "../telegraph/rows.h"
 
 DK_NAMESPACE_BEGIN
 
-// f(blocks) with those of the process.
-template <class F>
-inline void with_blocks(Process process, double t, double a, double c, const RowStream& stream, F&& f) {
-  if (process == Process::kPlanar) return f(PlanarBlocks<Lanes>(planar_row(t, a, c), stream));
-  f(TelegraphBlocks<Lanes>(telegraph_row(t, a, c), stream));
-}
+constexpr int kShortRow = 16;  // up to this width a row's own block of 64 draws costs more than a Philox call each
+
+struct Draws {
+  Process process;
+  double a, c;
+  PhiloxKey key;
+  int64_t row_offset;
+
+  template <class Args>
+  explicit Draws(const Args& args)
+      : process(args.process),
+        a(args.a),
+        c(args.c),
+        key(philox_key(uint64_t(args.seed.data ? *args.seed.data : args.seed.value))),
+        row_offset(args.seed.row_offset) {}
+
+  // The work units [begin, end) of `rows`. time(row): the process time, NaN where it is out of range; then the result
+  // is false and nothing is promised about the output. use(row) gives a sink(lanes, i, k, v) for the elements i of that
+  // row, and of the rows after it too (i counts on) if kOneSink.
+  template <bool kVelocity, bool kOneSink, class Time, class Use>
+  bool for_each(const Rows& rows, int64_t begin, int64_t end, Time&& time, Use&& use) const {
+    const bool whole_rows = rows.width <= kNoiseChunk;
+    for (int64_t unit = begin; unit < end; unit += kTogether) {
+      const int count = end - unit < kTogether ? int(end - unit) : kTogether;
+      alignas(64) double t[kTogether];
+      bool valid = true;
+      for (int n = 0; n < count; ++n) {
+        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kNoiseChunk, unit + n).row);
+        valid &= row_is_valid(t[n], a, c);
+      }
+      if (!valid) return false;
+      for (int n = count; n < kTogether; ++n) t[n] = 0;  // the rest of the last vector
+      if (rows.width <= kShortRow)
+        short_rows<kVelocity, kOneSink>(t, unit, count, int(rows.width), use);
+      else
+        chunks<kVelocity>(t, rows, unit, count, use);
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int kTogether = 64;  // rows: the set-ups of several vectors of rows overlap
+
+  template <bool kVelocity, bool kOneSink, class Use>
+  void short_rows(const double* t, int64_t row, int count, int width, Use&& use) const {
+    alignas(64) float k[kTogether * kShortRow], v[kTogether * kShortRow];
+    const int64_t number = row_offset + row;
+    if (process == Process::kPlanar)
+      planar_short_rows<Lanes, kVelocity>(t, a, c, key, number, count, width, k, v);
+    else
+      telegraph_short_rows<Lanes, kVelocity, kTogether>(t, a, c, key, number, count, width, k, v);
+    const int span = kOneSink ? count * width : width;
+    for (int begin = 0; begin < count * width; begin += span) {
+      const auto sink = use(row + begin / span);
+      for_each_vector<Lanes>(0, span, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
+        using V = decltype(lanes);
+        sink(lanes, i, V::load(k + begin + i), kVelocity ? V::load(v + begin + i) : V::splat(0.f));
+      });
+    }
+  }
+
+  template <bool kVelocity, class Use>
+  void chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    TelegraphRow<Scalar> telegraph[kTogether];
+    if (process == Process::kTelegraph) telegraph_rows<Lanes>(t, a, c, count, telegraph);
+    for (int n = 0; n < count; ++n) {
+      const Chunk chunk = chunk_of(rows, kNoiseChunk, unit + n);
+      const RowStream stream = row_stream(key, row_offset + chunk.row);
+      const auto draw = [&](const auto& blocks) {
+        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+      };
+      if (process == Process::kPlanar)
+        draw(PlanarBlocks<Lanes>(planar_row(t[n], a, c), stream));
+      else
+        draw(TelegraphBlocks<Lanes>(telegraph[n],
+                                    kVelocity ? telegraph_velocity_row(t[n], a, c) : TelegraphVelocityRow{}, stream));
+    }
+  }
+};
 
 DK_NAMESPACE_END

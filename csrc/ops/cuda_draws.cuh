@@ -8,14 +8,15 @@
 DK_NAMESPACE_BEGIN
 
 struct TelegraphShared {
-  TelegraphRow row;
+  TelegraphRow<Scalar> row;
+  TelegraphVelocityRow velocity;
   RowStream stream;
   float coefficients[kQuantileFast];
   bool valid;
 };
 
 struct PlanarShared {
-  PlanarRow row;
+  PlanarRow<Scalar> row;
   RowStream stream;
   bool valid;
 };
@@ -26,6 +27,7 @@ __device__ inline void prepare(TelegraphShared& shared, double t, double a, doub
   if (threadIdx.x == 0) {
     shared.valid = row_is_valid(t, a, c);
     shared.row = telegraph_row(shared.valid ? t : 0.0, a, c);
+    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, a, c);
     shared.stream = stream;
   }
   __syncthreads();
@@ -46,7 +48,7 @@ __device__ inline void prepare(PlanarShared& shared, double t, double a, double 
 }
 
 // The rare words: out of line, so that their double arithmetic takes no registers from the others. -1: an atom.
-static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, QuantileTable table,
+static __device__ __noinline__ float rare_magnitude(const TelegraphRow<Scalar>* row, QuantileTable table,
                                                     const RowStream* stream, int64_t block, int lane, int j,
                                                     uint32_t word) {
   bool atom;
@@ -59,7 +61,7 @@ static __device__ __noinline__ float rare_magnitude(const TelegraphRow* row, Qua
 template <bool kVelocity, class F>
 __device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
                                    int64_t block, int quad, F&& f) {
-  const TelegraphRow& row = shared.row;
+  const TelegraphRow<Scalar>& row = shared.row;
   const float* tables[7];
   DK_UNROLL
   for (int k = 0; k < 7; ++k) tables[k] = shared.coefficients + 16 * k;
@@ -74,14 +76,15 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
       const uint32_t word = words[call][j];
       bool atom, rare;
       const float w = telegraph_survival<Scalar>(row, word, atom, rare);
-      float magnitude = telegraph_magnitude<Scalar>(row, tables, w, atom, false);
+      float magnitude = telegraph_magnitude<Scalar>(
+          w, atom, row.radius, [&](int k, uint32_t exponent) { return tables[k][exponent & 15u]; });
       if (rare) {
         magnitude = rare_magnitude(&row, table, &shared.stream, block, 4 * quad + call, j, word);
         atom = magnitude < 0;
-        if (atom) magnitude = row.velocity.cone.radius;
+        if (atom) magnitude = row.radius;
       }
       k[call] = with_sign_of<Scalar>(magnitude, word);
-      v[call] = kVelocity ? telegraph_velocity<Scalar>(k[call], atom, row.velocity) : 0.f;
+      v[call] = kVelocity ? telegraph_velocity<Scalar>(k[call], atom, shared.velocity) : 0.f;
     }
     f(16 * j + 4 * quad, k, v);
   }

@@ -10,15 +10,15 @@ template <class V>
 struct PlanarBlocks {
   using F = typename V::F;
   RowStream stream;
-  PlanarRow row;
+  PlanarRow<Scalar> row;
 
-  PlanarBlocks(const PlanarRow& planar, const RowStream& row_words) : stream(row_words), row(planar) {}
+  PlanarBlocks(const PlanarRow<Scalar>& planar, const RowStream& row_words) : stream(row_words), row(planar) {}
 
   // sink(lanes, i, k, v) for the elements [begin, end) of the row; begin is a multiple of 64. v only if kVelocity.
   template <bool kVelocity, class Sink>
   DK_INLINE void for_each(int64_t begin, int64_t end, Sink&& sink) const {
     const RowStream words = stream;  // copies that stay in registers: see telegraph/blocks.h
-    const PlanarRow parameters = row;
+    const PlanarRow<V> parameters = splat_row<V>(row);
     for_each_block<V>(
         begin, end,
         [&](auto blocks, int64_t index, auto&& store)
@@ -28,7 +28,7 @@ struct PlanarBlocks {
 
  private:
   template <bool kVelocity, int kBlocks, class Store>
-  static DK_INLINE void block(const RowStream& random, const PlanarRow& parameters, int64_t index, Store&& store) {
+  static DK_INLINE void block(const RowStream& random, const PlanarRow<V>& parameters, int64_t index, Store&& store) {
     DK_UNROLL
     for (int lane = 0; lane < kCallsPerBlock; lane += V::kWidth) {
       typename V::U words[kBlocks][4];

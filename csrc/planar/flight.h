@@ -8,30 +8,40 @@
 
 DK_NAMESPACE_BEGIN
 
+// One row (Scalar), or one on each lane.
+template <class V>
 struct PlanarRow {
-  LightCone cone;
-  float inverse_lambda;
-  float c;
+  typename V::F radius, inverse_lambda, c;
 };
 
-DK_INLINE PlanarRow planar_row(double t, double a, double c) {
-  PlanarRow row;
-  row.cone = light_cone(t, c);
-  row.inverse_lambda = float(1.0 / (a * t));
-  row.c = float(c);
-  return row;
+template <class V>
+DK_INLINE PlanarRow<V> planar_row(const typename V::D t[V::kDoubles], double a, double c) {
+  typename V::D exact[V::kDoubles], inverse[V::kDoubles];
+  DK_UNROLL
+  for (int i = 0; i < V::kDoubles; ++i) {
+    exact[i] = t[i] * V::double_splat(c);
+    inverse[i] = V::double_splat(1.0) / (t[i] * V::double_splat(a));
+  }
+  return {V::floats(exact), V::floats(inverse), V::splat(float(c))};
+}
+
+DK_INLINE PlanarRow<Scalar> planar_row(double t, double a, double c) { return planar_row<Scalar>(&t, a, c); }
+
+template <class V>
+DK_INLINE PlanarRow<V> splat_row(const PlanarRow<Scalar>& row) {
+  return {V::splat(row.radius), V::splat(row.inverse_lambda), V::splat(row.c)};
 }
 
 // The displacement (x, y) of one pair and its velocity (vx, vy), from two words.
 template <class V>
-DK_INLINE void planar_draw(const PlanarRow& row, typename V::U radius_word, typename V::U angle_word, typename V::F& x,
-                           typename V::F& y, typename V::F& vx, typename V::F& vy) {
+DK_INLINE void planar_draw(const PlanarRow<V>& row, typename V::U radius_word, typename V::U angle_word,
+                           typename V::F& x, typename V::F& y, typename V::F& vx, typename V::F& vy) {
   using F = typename V::F;
   F cosine, sine;
   direction<V>(angle_word, cosine, sine);
-  const F e = V::min(minus_log_uniform<V>(radius_word) * V::splat(row.inverse_lambda), V::splat(1.f));
+  const F e = V::min(minus_log_uniform<V>(radius_word) * row.inverse_lambda, V::splat(1.f));
   const F q = V::splat(2.f) - e, rho = V::sqrt(e * q);  // |K| / (c t); a product: 1 - sigma^2 would cancel
-  const F r = V::splat(row.cone.radius) * rho, speed = V::splat(row.c) * (rho / q);
+  const F r = row.radius * rho, speed = row.c * (rho / q);
   x = r * cosine, y = r * sine;
   vx = speed * cosine, vy = speed * sine;
 }

@@ -27,6 +27,18 @@ DK_INLINE PhiloxKey philox_key(uint64_t seed) {
   return key;
 }
 
+constexpr uint32_t kPhiloxMul0 = 0xD2511F53u, kPhiloxMul1 = 0xCD9E8D57u;
+
+template <class V>
+DK_INLINE void philox_round(typename V::Wide y[4], const PhiloxKey& key, int round) {
+  using Wide = typename V::Wide;
+  const Wide product0 = V::wide_mul(y[0], kPhiloxMul0), product1 = V::wide_mul(y[2], kPhiloxMul1);
+  y[0] = V::wide_xor3(V::wide_high(product1), y[1], V::wide_splat(key.low[round]));
+  y[1] = product1;
+  y[2] = V::wide_xor3(V::wide_high(product0), y[3], V::wide_splat(key.high[round]));
+  y[3] = product0;
+}
+
 // Counters (call + lane, c1, c2, c3) for the lanes of V; words[j] is output word j of every lane. kVectors calls at
 // once, 16 apart: the rounds of one wait for each other, those of several overlap. V::Wide holds 32-bit values in
 // 64-bit lanes (the upper halves are ignored), V::kWides of them make up the lanes of V: the product of two 32-bit
@@ -37,17 +49,16 @@ DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, cons
                       typename V::U words[][4]) {
   constexpr int kParts = V::kWides * kVectors;
   using Wide = typename V::Wide;
-  constexpr uint32_t kMul0 = 0xD2511F53u, kMul1 = 0xCD9E8D57u;
-  const uint64_t first = uint64_t(c2) * kMul1;
-  const uint64_t second = uint64_t(uint32_t(first >> 32) ^ c1 ^ key.low[0]) * kMul0;
+  const uint64_t first = uint64_t(c2) * kPhiloxMul1;
+  const uint64_t second = uint64_t(uint32_t(first >> 32) ^ c1 ^ key.low[0]) * kPhiloxMul0;
   const Wide x2 = V::wide_splat(c3 ^ key.high[0]), y0 = V::wide_splat(uint32_t(first) ^ key.low[1]);
   const Wide y2 = V::wide_splat(uint32_t(second >> 32) ^ key.high[1]), y3 = V::wide_splat(uint32_t(second));
   Wide x[kParts][4];
   DK_UNROLL
   for (int part = 0; part < kParts; ++part) {
-    const Wide product0 =
-        V::wide_mul(V::wide_counter(call + kCallsPerBlock * (part / V::kWides), part % V::kWides), kMul0);
-    const Wide product1 = V::wide_mul(V::wide_xor(V::wide_high(product0), x2), kMul1);
+    const Wide product0 = V::wide_mul(
+        V::wide_counter(call + uint32_t(kCallsPerBlock) * (part / V::kWides), part % V::kWides), kPhiloxMul0);
+    const Wide product1 = V::wide_mul(V::wide_xor(V::wide_high(product0), x2), kPhiloxMul1);
     x[part][0] = V::wide_xor(V::wide_high(product1), y0);
     x[part][1] = product1;
     x[part][2] = V::wide_xor(product0, y2);
@@ -55,16 +66,8 @@ DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, cons
   }
   DK_UNROLL
   for (int round = 2; round < 10; ++round) {
-    const Wide low = V::wide_splat(key.low[round]), high = V::wide_splat(key.high[round]);
     DK_UNROLL
-    for (int part = 0; part < kParts; ++part) {
-      Wide* y = x[part];
-      const Wide product0 = V::wide_mul(y[0], kMul0), product1 = V::wide_mul(y[2], kMul1);
-      y[0] = V::wide_xor3(V::wide_high(product1), y[1], low);
-      y[1] = product1;
-      y[2] = V::wide_xor3(V::wide_high(product0), y[3], high);
-      y[3] = product0;
-    }
+    for (int part = 0; part < kParts; ++part) philox_round<V>(x[part], key, round);
   }
   DK_UNROLL
   for (int vector = 0; vector < kVectors; ++vector) {
@@ -72,6 +75,23 @@ DK_INLINE void philox(uint32_t call, uint32_t c1, uint32_t c2, uint32_t c3, cons
     DK_UNROLL
     for (int j = 0; j < 4; ++j) words[vector][j] = V::wide_join(y[0][j], y[V::kWides - 1][j]);
   }
+}
+
+// Output word 0, ... of one call, for the rows `row`, `row` + 1, ... on the lanes.
+template <class V>
+DK_INLINE void philox_rows(uint32_t call, uint32_t c1, uint64_t row, const PhiloxKey& key, typename V::U words[4]) {
+  using Wide = typename V::Wide;
+  Wide x[V::kWides][4];
+  DK_UNROLL
+  for (int part = 0; part < V::kWides; ++part) {
+    Wide* y = x[part];
+    const Wide number = V::wide_counter(row, part);
+    y[0] = V::wide_splat(call), y[1] = V::wide_splat(c1), y[2] = number, y[3] = V::wide_high(number);
+    DK_UNROLL
+    for (int round = 0; round < 10; ++round) philox_round<V>(y, key, round);
+  }
+  DK_UNROLL
+  for (int j = 0; j < 4; ++j) words[j] = V::wide_join(x[0][j], x[V::kWides - 1][j]);
 }
 
 // The words of one block of a row, for the lanes starting at `lane`.

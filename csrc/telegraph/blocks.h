@@ -11,12 +11,15 @@ struct TelegraphBlocks {
   using U = typename V::U;
   using M = typename V::M;
   RowStream stream;
-  TelegraphRow row;
+  TelegraphRow<Scalar> row;
+  TelegraphVelocityRow velocity;
   QuantileTable master;
   alignas(64) float coefficients[kQuantileFast];
 
-  TelegraphBlocks(const TelegraphRow& telegraph, const RowStream& row_words)
-      : stream(row_words), row(telegraph), master(quantile_table()) {
+  // velocity_row is read for a sink that wants velocities only.
+  TelegraphBlocks(const TelegraphRow<Scalar>& telegraph, const TelegraphVelocityRow& velocity_row,
+                  const RowStream& row_words)
+      : stream(row_words), row(telegraph), velocity(velocity_row), master(quantile_table()) {
     for (int first = 0; first < kQuantileFast; first += V::kWidth)
       V::store(coefficients + first, telegraph_coefficients<V>(row, master.fast, first));
   }
@@ -26,7 +29,7 @@ struct TelegraphBlocks {
   DK_INLINE void for_each(int64_t begin, int64_t end, Sink&& sink) const {
     // Copies whose addresses nobody knows: what the sink stores cannot change them, so they stay in registers.
     const RowStream words = stream;
-    const TelegraphRow parameters = row;
+    const Parameters parameters{splat_row<V>(row), velocity};
     typename V::Table tables[7];
     for (int k = 0; k < 7; ++k) tables[k] = V::table(coefficients + 16 * k);
     for_each_block<V>(
@@ -37,13 +40,17 @@ struct TelegraphBlocks {
   }
 
  private:
+  struct Parameters {
+    TelegraphRow<V> row;
+    TelegraphVelocityRow velocity;
+  };
   struct Redone {
     F x;
     M atom;
   };
 
   template <bool kVelocity, int kBlocks, class Store>
-  DK_INLINE void block(const RowStream& random, const TelegraphRow& parameters, const typename V::Table* tables,
+  DK_INLINE void block(const RowStream& random, const Parameters& parameters, const typename V::Table* tables,
                        int64_t index, Store&& store) const {
     DK_UNROLL
     for (int lane = 0; lane < kCallsPerBlock; lane += V::kWidth) {
@@ -62,7 +69,7 @@ struct TelegraphBlocks {
   // The vectors `first`, ... of a block. As many together as registers allow: one branch serves them all.
   static constexpr int kTogether = V::kWidth == 16 ? 4 : 1;
   template <bool kVelocity, class Store>
-  DK_INLINE void vectors(const TelegraphRow& parameters, const typename V::Table* tables, int64_t index, int lane,
+  DK_INLINE void vectors(const Parameters& parameters, const typename V::Table* tables, int64_t index, int lane,
                          int first, const U* words, Store&& store) const {
     F x[kTogether];
     M atom[kTogether], rare[kTogether];
@@ -70,11 +77,13 @@ struct TelegraphBlocks {
     M any_rare;
     DK_UNROLL
     for (int j = 0; j < kTogether; ++j) {
-      const F w = telegraph_survival<V>(parameters, words[j], atom[j], rare[j]);
+      const F w = telegraph_survival<V>(parameters.row, words[j], atom[j], rare[j]);
       // With eight lanes the lookup of the common w' is cheaper, and where all are common none is rare.
       const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(kSmallestNear)), atom[j]));
       all_near = all_near && near;
-      x[j] = telegraph_magnitude<V>(parameters, tables, w, atom[j], near);
+      x[j] = telegraph_magnitude<V>(w, atom[j], parameters.row.radius, [&](int k, U exponent) DK_INLINE_LAMBDA {
+        return V::lookup(tables[k], exponent, near);
+      });
       any_rare = j ? V::mask_or(any_rare, rare[j]) : rare[j];
     }
     if (DK_UNLIKELY(!all_near && V::any(any_rare))) {

@@ -15,6 +15,7 @@ int quantile_table_cuda(QuantileTable* out) {
   if (const int error = cudaGetSymbolAddress(&table, kDeviceTable)) return error;
   out->fast = static_cast<const float*>(table);
   out->deep = out->fast + kQuantileNodes * kQuantileFast;
+  out->by_octave = nullptr;
   return 0;
 }
 
