@@ -45,31 +45,15 @@ int main(int, char** argv) {
       return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, process, a, c}, 0,
                                   units(kNoiseChunk));
     };
-  } else if (op == "kac_pair") {
-    work = [&] {
+  } else if (op == "kac_pair" || op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
+    const Dtype dtype = op == "kac_pair" ? Dtype::kFloat32 : Dtype::kBFloat16;
+    work = [&, dtype] {
       return kernels.kac_pair({x.data(),
                                out.data(),
                                out2.data(),
                                times,
                                rows,
-                               Dtype::kFloat32,
-                               process,
-                               a,
-                               c,
-                               FSchedule::kLinear,
-                               GSchedule::kLinear,
-                               1,
-                               {nullptr, 1, 0}},
-                              0, units(kNoiseChunk));
-    };
-  } else if (op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
-    work = [&] {
-      return kernels.kac_pair({x.data(),
-                               out.data(),
-                               out2.data(),
-                               times,
-                               rows,
-                               Dtype::kBFloat16,
+                               dtype,
                                process,
                                a,
                                c,
