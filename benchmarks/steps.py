@@ -21,7 +21,7 @@ from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, time_grid
 from distillkac.networks import NetworkConfig, VelocityNet
 from distillkac.processes import Telegraph
-from distillkac.training import Batch
+from distillkac.training import Batch, Objective
 
 A, C = RATES[1]
 CLASSES = 10
@@ -114,9 +114,11 @@ class Steps:
         objective(self.network, Batch(self.x0, self.y, 0, 0, len(self.x0))).backward()
         self.update()
 
-    def distillation(self) -> distillation.EndpointDistillation:
-        config = distillation.DistillConfig(chain=(TEACHER_STEPS, 20), steps=(1,))
-        return distillation.objective(self.average, Telegraph(A, C), distillation.stages(config)[0], config)
+    def distillation(self) -> Objective:
+        config = distillation.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,))
+        return distillation.objective(
+            self.average, self.average, Telegraph(A, C), distillation.stages(config)[0], config
+        )
 
     @torch.no_grad()
     def images(self, num_steps: int) -> torch.Tensor:

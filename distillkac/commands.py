@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from distillkac import checkpoints, plots
 from distillkac.config import OptimConfig, RunConfig, load_config, save_config
@@ -32,8 +32,13 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
     return wrapped
 
 
-def accelerator_for(optim: OptimConfig) -> Accelerator:
-    return Accelerator(mixed_precision=optim.precision, gradient_accumulation_steps=optim.accumulate)
+def accelerator_for(optim: OptimConfig, alternating: bool = False) -> Accelerator:
+    """alternating: two networks are trained in turn, so every update leaves some weights without a gradient."""
+    return Accelerator(
+        mixed_precision=optim.precision,
+        gradient_accumulation_steps=optim.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
+    )
 
 
 def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:

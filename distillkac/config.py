@@ -57,6 +57,10 @@ class OptimConfig:
     """Largest gradient norm; longer gradients are scaled down."""
     ema: float = 0.999
     """Decay of the moving average of the weights; starts lower, as (1 + k) / (10 + k) after k steps."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = 0.999
+    """AdamW's decay of the gradient's square."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of the network to bfloat16; "no" is float32 throughout."""
     workers: int = 0
@@ -76,6 +80,9 @@ class OptimConfig:
         for name in ("warmup", "weight_decay", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must lie in [0, 1), got {getattr(self, name)}")
         for name in ("ema", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -85,7 +92,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """What a student of distillation is: one Euler step for each of its intervals (MATH of docs/method, section 5)."""
+    """What a student of distillation is: one Euler step for each of its intervals (docs/method.md, section 7)."""
 
     teacher_steps: int
     """Steps of the teacher's grid."""
@@ -97,6 +104,8 @@ class StudentConfig:
     """Guidance weight folded in."""
     w_max: float | None = None
     """If set, w is an input of the student, trained on [0, w_max]."""
+    method: str = "endpoint"
+    """What it was made by: endpoint, reconstruction or inverse."""
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,57 @@
-"""Endpoint distillation: a student whose one Euler step per interval lands where its teacher's many steps land.
-
-The fine grid of N teacher steps is cut into M intervals of n = N / M steps, T_0 = 1 > ... > T_M = 0. From a data state
-x at T_k the teacher's n steps end in x_end, and the student's velocity there is fitted to the mean velocity between:
-
-    loss = || x - Delta u_S(x, T_k) - x_end ||^2 / (Delta^2 D),        Delta = T_k - T_{k+1}.
+"""What a distillation does: its configuration, its stages, and the objective of each.
 
 Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. The
-guidance weight is folded in at the first stage (docs/method.md, section 5).
+guidance weight is folded in at the first stage. Inverse distillation of the 1-step student may end the plan
+(docs/method.md, section 7).
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import nn
 
-from distillkac import ops
 from distillkac.config import OptimConfig, RunConfig, StudentConfig
+from distillkac.endpoint import EndpointDistillation, StudentStates
+from distillkac.exact_start import ExactStart
 from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import METHODS, integrate, time_grid
+from distillkac.integrators import METHODS, time_grid
+from distillkac.inverse import InverseConfig, RealUID
 from distillkac.processes import Process
 from distillkac.random import derive_seed
-from distillkac.training import Batch
+from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
+from distillkac.training import Objective
+
+# On the command line both "100,20,4,2,1" and "100 20 4 2 1".
+StepCounts = Annotated[
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="N,N,...",
+        instance_from_str=lambda words: tuple(int(n) for word in words for n in word.split(",") if n),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(n, int) for n in value),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """How a chain of students is distilled."""
+    """How a teacher is distilled."""
 
-    chain: tuple[int, ...] = (100, 20, 4, 2, 1)
-    """Step counts, the teacher's grid first; each must be a multiple of the next."""
-    steps: tuple[int, ...] = (150, 200, 200, 300)
+    stages: StepCounts = (100, 20, 4, 2, 1)
+    """Step counts, the teacher's grid first; each must be a multiple of the next. With inverse distillation a lone 1
+    starts from what inverse.start says."""
+    steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
+    method: Literal["endpoint", "reconstruction"] = "endpoint"
+    """What the stages learn: where the teacher's steps end, or its repair of their own prediction."""
+    backward: float = 0.0
+    """Fraction of training states from the student's own steps from noise; the others are noised data."""
+    exact_start: bool = False
+    """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
     integrator: str = "ab2"
     """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
     rho: float = 1.5
@@ -40,6 +60,8 @@ class DistillConfig:
     """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
     w_max: float | None = None
     """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    inverse: InverseConfig = field(default_factory=InverseConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             batch_size=64, lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99, save_every=200
@@ -49,53 +71,33 @@ class DistillConfig:
     """Seed of everything random."""
 
     def __post_init__(self):
-        if len(self.chain) < 2 or any(n < 1 for n in self.chain):
-            raise ValueError(f"chain needs at least two step counts of at least 1, got {self.chain}")
-        for coarse, fine in zip(self.chain[1:], self.chain[:-1], strict=True):
+        alone = self.stages == (1,) and self.inverse.steps > 0
+        if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
+            raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
+        for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):
             if fine % coarse or fine == coarse:
-                raise ValueError(f"chain: each step count must divide the one before it, got {fine} then {coarse}")
-        if len(self.steps) != len(self.chain) - 1 or any(n < 1 for n in self.steps):
+                raise ValueError(f"stages: each step count must divide the one before it, got {fine} then {coarse}")
+        if not alone and (len(self.steps) != len(self.stages) - 1 or any(n < 1 for n in self.steps)):
             raise ValueError(
-                f"steps needs one positive number for each of the {len(self.chain) - 1} stages of chain {self.chain}, "
-                f"got {self.steps}"
+                f"steps needs one positive number for each of the {len(self.stages) - 1} stages of {self.stages}, got "
+                f"{self.steps}"
             )
         if self.integrator not in METHODS:
             raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {self.integrator!r}")
+        if not 0 <= self.backward <= 1:
+            raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
         if self.w_max is not None and (self.w_max <= 0 or self.w):
             raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
+        if self.inverse.steps and self.w_max is not None:
+            raise ValueError("inverse distillation makes a generator without w as an input; leave w_max away")
+        if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
+            raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
 
 
-@dataclass(frozen=True)
-class EndpointDistillation:
-    """The student's objective for one stage; used by training.Trainer like the teacher's.
-
-    teacher: the field whose endpoints are learnt; with w_max its weight is drawn afresh for every row.
-    grid: (N + 1,) float64 fine times. num_steps: M, a divisor of N. method: the teacher's integrator.
-    """
-
-    teacher: GuidedVelocity
-    process: Process
-    grid: torch.Tensor
-    num_steps: int
-    method: str
-    seed: int
-    w_max: float | None = None
-
-    def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        device = batch.x0.device
-        n = (len(self.grid) - 1) // self.num_steps
-        k = (batch.stratified(self.seed, "interval").double() * self.num_steps).long()
-        times = self.grid.to(device)[k * n + torch.arange(n + 1, device=device)[:, None]]
-        start, delta = times[0].float(), (times[0] - times[-1]).float()
-        x = self.process.bridge(batch.x0, start, derive_seed(self.seed, "noise"), batch.first)
-        teacher, inputs = self.teacher, (x, start, batch.y)
-        if self.w_max is not None:
-            w = self.w_max * batch.uniform(self.seed, "w")
-            teacher = GuidedVelocity(teacher.network, w, teacher.interval, teacher.max_speed, teacher.process)
-            inputs = (*inputs, w)
-        with torch.no_grad():
-            x_end = integrate(teacher, x, batch.y, times, self.method)
-        return ops.endpoint_loss(x, network(*inputs).float(), x_end, delta)
+RECIPES = {
+    "paper": DistillConfig(),
+    "best": DistillConfig(inverse=InverseConfig(steps=120)),
+}
 
 
 @dataclass(frozen=True)
@@ -109,32 +111,77 @@ class Stage:
 
 
 def stages(config: DistillConfig) -> list[Stage]:
-    """The chain as stages, in order."""
-    links = zip(config.chain[:-1], config.chain[1:], config.steps, strict=True)
+    """The stages in order."""
+    links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
     return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]
 
 
 def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> RunConfig:
     """The config.json of the student of one stage."""
     network = replace(teacher.network, guidance_embedding=config.w_max is not None)
-    student = StudentConfig(stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max)
+    student = StudentConfig(
+        stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max, method=config.method
+    )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
 
-def objective(teacher: nn.Module, process: Process, stage: Stage, config: DistillConfig) -> EndpointDistillation:
-    """What the student of `stage` learns from `teacher`, the network of the stage before."""
-    velocity = GuidedVelocity(teacher, config.w if stage.first else 0.0, process=process.speed_norm)
+def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
+    """The config.json of the generator of inverse distillation."""
+    inverse = config.inverse
+    optim = replace(
+        config.optim, lr=inverse.lr, lr_end=1.0, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema
+    )
+    student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse")
+    return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
+
+
+def objective(
+    before: nn.Module,
+    teacher: nn.Module,
+    process: Process,
+    stage: Stage,
+    config: DistillConfig,
+    means: torch.Tensor | None = None,
+) -> Objective:
+    """What the student of `stage` learns. before: the network of the stage before, the teacher itself in the first.
+
+    means: the class means, for an exact start.
+    """
+    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
+    states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
+    if config.method == "reconstruction":
+        velocity = teacher_velocity(teacher, process, config, means)
+        return ShiftedReconstruction(
+            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
+        )
+    if stage.first:
+        velocity = teacher_velocity(teacher, process, config, means)
+    else:
+        velocity = GuidedVelocity(before, process=process.speed_norm)
     return EndpointDistillation(
-        velocity,
-        process,
-        time_grid(stage.teacher_steps, config.rho),
-        stage.num_steps,
-        config.integrator if stage.first else "euler",
-        derive_seed(config.seed, "student", stage.num_steps),
-        config.w_max,
+        velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
     )
 
 
-def student_folder(run: Path, num_steps: int) -> Path:
-    """Where the student of `num_steps` steps of a run lives."""
-    return run / f"student-{num_steps}"
+def inverse_objective(teacher: nn.Module, process: Process, config: DistillConfig) -> RealUID:
+    """What the generator of inverse distillation learns."""
+    inverse = config.inverse
+    return RealUID(
+        teacher_velocity(teacher, process, config, None),
+        process,
+        inverse.alpha,
+        inverse.beta,
+        inverse.fake_updates,
+        derive_seed(config.seed, "inverse"),
+    )
+
+
+def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
+    """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
+    options = {"w": config.w, "process": process.speed_norm}
+    return GuidedVelocity(teacher, **options) if means is None else ExactStart(teacher, process, means, **options)
+
+
+def student_folder(run: Path, num_steps: int, method: str = "endpoint") -> Path:
+    """Where a student of a run lives: student-4, student-4-reconstruction, student-1-inverse."""
+    return run / (f"student-{num_steps}" + ("" if method == "endpoint" else f"-{method}"))

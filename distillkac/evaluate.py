@@ -10,9 +10,8 @@ import tyro
 from distillkac import checkpoints, data, plots
 from distillkac.commands import command, device
 from distillkac.config import load_config
-from distillkac.distillation import student_folder
 from distillkac.metrics import Evaluator
-from distillkac.sampling import SamplerConfig, class_labels, field_of, generate, open_run, student_steps
+from distillkac.sampling import SamplerConfig, class_labels, field_of, generate, open_run, students
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
@@ -55,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     print(_line(rows[-1]), flush=True)
     teacher = open_run(args.run, device())
     todo = [(teacher, steps) for steps in args.teacher_steps]
-    todo += [(open_run(student_folder(args.run, n), device()), n) for n in student_steps(args.run)]
+    made = [open_run(path, device()) for path in students(args.run)]
+    todo += [(run, run.config.student.num_steps) for run in made]
     folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
     w = args.w if args.w is not None or not folded_weights else folded_weights[0]
     strips = []
@@ -93,12 +93,12 @@ COLUMNS = (
 
 
 def _header() -> str:
-    return f"{'':18}" + "".join(f"{title:>10}" for title, _, _ in COLUMNS)
+    return f"{'':24}" + "".join(f"{title:>10}" for title, _, _ in COLUMNS)
 
 
 def _line(row: dict) -> str:
     cells = (format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)
-    return f"{row['name']:18}" + "".join(f"{cell:>10}" for cell in cells)
+    return f"{row['name']:24}" + "".join(f"{cell:>10}" for cell in cells)
 
 
 if __name__ == "__main__":

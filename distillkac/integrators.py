@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 
 from distillkac import ops
+from distillkac.random import derive_seed, uniform_rows
 
 METHODS = ("euler", "heun", "ab2")
 
@@ -48,6 +49,38 @@ def integrate(field, x, y, grid, method="ab2", path=False):
             x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
         if method == "ab2":
             u_prev, h_prev = u, h
+        x = x_next
+        if path:
+            states.append(x)
+    return torch.stack(states) if path else x
+
+
+def restart_chain(field, x, y, grid, process, share, seed, offset=0, path=False):
+    """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
+
+    At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair) then moves on with
+    probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
+    x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
+    consistency sampling.
+    field, x, y, path: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b depends
+    on (seed, offset + b) alone.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
+    states, times = [x], grid.tolist()
+    for step, (t, t_next) in enumerate(pairwise(times)):
+        u = field(x, t, y)
+        x_next = x - (t - t_next) * u
+        if t_next > 0 and share > 0:
+            at = torch.full((len(x),), t_next, device=x.device)
+            fresh = process.bridge(x - t * u, at, derive_seed(seed, "restart", step), offset)
+            if share < 1:
+                pairs = process.speed_norm == "planar"
+                size = (*x.shape[1:-1], x.shape[-1] // 2) if pairs else tuple(x.shape[1:])
+                drawn = uniform_rows(len(x), size, derive_seed(seed, "restart share", step), offset).to(x.device)
+                drawn = drawn.repeat_interleave(2, -1) if pairs else drawn
+                fresh = torch.where(drawn < share, fresh, x_next)
+            x_next = fresh
         x = x_next
         if path:
             states.append(x)

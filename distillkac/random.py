@@ -33,11 +33,20 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 def normal_rows(rows: int, size: tuple[int, ...], seed: int, offset: int = 0) -> torch.Tensor:
     """Standard normal (rows, *size) float32; row b depends on (seed, offset + b) only: a Philox key and counter."""
+    return _rows(rows, size, seed, offset, lambda source, out: source.standard_normal(out=out, dtype=np.float32))
+
+
+def uniform_rows(rows: int, size: tuple[int, ...], seed: int, offset: int = 0) -> torch.Tensor:
+    """Uniform on [0, 1), (rows, *size) float32; row b depends on (seed, offset + b) only."""
+    return _rows(rows, size, seed, offset, lambda source, out: source.random(out=out, dtype=np.float32))
+
+
+def _rows(rows, size, seed, offset, fill):
     out = np.empty((rows, math.prod(size)), dtype=np.float32)
     key = derive_seed(seed, "rows")
     for b in range(rows):
-        bits = np.random.Philox(key=key, counter=(offset + b) << 64)  # 2^64 calls before the next row begins
-        np.random.Generator(bits).standard_normal(out=out[b], dtype=np.float32)
+        # 2^64 calls before the next row begins.
+        fill(np.random.Generator(np.random.Philox(key=key, counter=(offset + b) << 64)), out[b])
     return torch.from_numpy(out).view(rows, *size)
 
 

@@ -12,12 +12,13 @@ from distillkac import checkpoints
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import student_folder
 from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
+from distillkac.integrators import integrate, restart_chain, time_grid
 from distillkac.processes import Process
 from distillkac.random import derive_seed
 from distillkac.training import load_network
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
+PREFERRED = ("inverse", "endpoint", "reconstruction")  # of students with as many steps
 TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
 
 
@@ -26,7 +27,7 @@ class SamplerConfig:
     """How samples are drawn. What is None follows the network: a student knows its grid and its weight w."""
 
     steps: int = 20
-    """Integration steps; a student of that many is used if the run has one."""
+    """Integration steps; a student of that many is used if the run has one, one of inverse distillation before others."""
     integrator: Literal["euler", "heun", "ab2"] | None = None
     """Euler for students, ab2 for the teacher, unless given."""
     w: float | None = None
@@ -37,12 +38,19 @@ class SamplerConfig:
     """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho: 2 for the teacher, the student's own for students."""
+    restart: float = 0.0
+    """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
+    student (give its own folder) can take any number of steps."""
     model: Literal["auto", "teacher", "student"] = "auto"
     """Which network. Auto: the student of that many steps if there is one and nothing asked for excludes it."""
 
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.restart <= 1:
+            raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
+        if self.restart > 0 and self.integrator not in (None, "euler"):
+            raise ValueError(f"restarts take Euler steps; leave away integrator {self.integrator!r}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Run:
     @property
     def name(self) -> str:
         student = self.config.student
-        return "teacher" if student is None else f"student-{student.num_steps}"
+        return "teacher" if student is None else student_folder(Path(), student.num_steps, student.method).name
 
 
 @dataclass(frozen=True)
@@ -78,23 +86,29 @@ def open_run(folder: Path, device: torch.device) -> Run:
     return Run(folder, config, config.noise.build(), load_network(folder, config).to(device), device)
 
 
-def student_steps(folder: Path) -> list[int]:
-    """Step counts of the students with a checkpoint in a run folder, most steps first."""
-    found = folder.glob(f"{student_folder(folder, 0).name[:-1]}*/{checkpoints.EMA}")
-    return sorted((int(path.parent.name.rpartition("-")[2]) for path in found), reverse=True)
+def students(folder: Path) -> list[Path]:
+    """Folders of the students of a run that have a checkpoint: most steps first, and of as many the preferred first."""
+    found = []
+    for weights in folder.glob(f"student-*/{checkpoints.EMA}"):
+        _, steps, *method = weights.parent.name.split("-")
+        method = method[0] if method else "endpoint"
+        if steps.isdigit() and method in PREFERRED:
+            found.append((-int(steps), PREFERRED.index(method), weights.parent))
+    return [path for _, _, path in sorted(found)]
 
 
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
     """The folder whose network serves `sampler`: a student's, or the teacher's. Raises ValueError if there is none."""
-    available = student_steps(folder)
-    fits = sampler.steps in available and sampler.integrator in (None, "euler") and sampler.rho is None
+    available = students(folder)
+    steps = [int(path.name.split("-")[1]) for path in available]
+    fits = sampler.steps in steps and sampler.integrator in (None, "euler") and sampler.rho is None
     if sampler.model == "student" and not fits:
-        have = ", ".join(map(str, available)) or "none"
+        have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
         raise ValueError(
             f"{folder} has no student for {sampler.steps} steps with these options (students: {have}; they take "
             "Euler steps on their own grid, so leave --integrator and --rho away)"
         )
-    return student_folder(folder, sampler.steps) if fits and sampler.model != "teacher" else folder
+    return available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
 
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
@@ -102,12 +116,17 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
     student, w = run.config.student, sampler.w
     if student is None:
         w, rho, method = w or 0.0, sampler.rho or TEACHER_RHO, sampler.integrator or "ab2"
+        method = "euler" if sampler.restart > 0 else method
         if w > 0 and run.config.label_drop == 0:
             raise ValueError(f"{run.folder} was trained with label_drop 0 and cannot be guided; use --w 0")
     else:
-        if sampler.steps != student.num_steps or sampler.integrator not in (None, "euler") or sampler.rho:
-            raise ValueError(f"{run.folder} is a student of {student.num_steps} Euler steps on its own grid")
-        rho, method = student.rho, "euler"
+        other_grid = sampler.restart == 0 and (sampler.steps != student.num_steps or sampler.rho)
+        if other_grid or sampler.integrator not in (None, "euler"):
+            raise ValueError(
+                f"{run.folder} is a student of {student.num_steps} Euler steps on its own grid; with --restart it takes "
+                "any number"
+            )
+        rho, method = sampler.rho or student.rho, "euler"
         if student.w_max is not None:
             w = w or 0.0
             if w > student.w_max:
@@ -145,7 +164,11 @@ def generate(
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, rows - count))
         x = run.process.prior(len(y), shape, prior_seed, first, run.device)
-        result = integrate(velocity, x, y, grid, method, path)
+        if sampler.restart > 0:
+            fresh_seed = derive_seed(seed, "fresh")
+            result = restart_chain(velocity, x, y, grid, run.process, sampler.restart, fresh_seed, first, path)
+        else:
+            result = integrate(velocity, x, y, grid, method, path)
         parts.append((result[:, :count] if path else result[:count]).cpu())
         nfe = velocity.nfe
     states = torch.cat(parts, dim=1 if path else 0)

@@ -30,7 +30,7 @@ from distillkac.random import SampleOrder, derive_seed, generator
 class Batch:
     """Rows of one optimizer step that this process handles at once.
 
-    x0: (B, C, H, W) in [-1, 1]. y: (B,) int64. step: optimizer step. row: where the rows start among the `total` rows
+    x0: (B, C, H, W) in [-1, 1]. y: (B,) int64. step: optimizer update. row: where the rows start among the `total` rows
     of the step, over all processes and micro-batches.
     """
 
@@ -62,6 +62,9 @@ class Batch:
 
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]
+"""(network, batch) -> scalar loss. An objective with an attribute `updates` makes that many optimizer updates a step, each
+on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
+`lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py)."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,12 @@ class Trainer:
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // parts
-        self.ema = EMA(network, optim.ema)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+        self.updates = getattr(objective, "updates", 1)
+        self.ema = EMA(getattr(network, "averaged", network), optim.ema)
+        groups = network.param_groups() if hasattr(network, "param_groups") else network.parameters()
+        optimizer = torch.optim.AdamW(
+            groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), weight_decay=optim.weight_decay, fused=True
+        )
         self.step = self._restore(network, optimizer)
         self.ema.network.to(accelerator.device)
         self.network, self.optimizer = accelerator.prepare(network.train(), optimizer)
@@ -176,7 +183,7 @@ class Trainer:
             batches, losses, since = self._batches(), [], time.perf_counter()
             stopped = False
             while self.step < self.steps and not stopped:
-                loss, norm = self._update(batches)
+                loss, norm = self._step(batches)
                 losses.append(loss)
                 bar.update()
                 stopped = self._stopped(stop)
@@ -198,12 +205,20 @@ class Trainer:
             average = self.ema.network.state_dict()
             checkpoints.save(self.folder, self.step, model, average, self.optimizer.state_dict(), self.ema.updates)
 
-    def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step: (mean loss, gradient norm before clipping) as tensors, so that no GPU waits here."""
+    def _step(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step: (mean loss of its last update, gradient norm before clipping) as tensors: no GPU waits here."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.optim)
+            group["lr"] = learning_rate(self.step, self.steps, self.optim) * group.get("lr_scale", 1.0)
         # What is random inside the network (dropout) follows from the seed and the step as well.
         torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
+        for _ in range(self.updates):
+            loss, norm = self._update(batches)
+        network = self.accelerator.unwrap_model(self.network)
+        self.ema.update(getattr(network, "averaged", network))
+        self.step += 1
+        return loss, norm
+
+    def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         total, norm = 0.0, None
         for _ in range(self.optim.accumulate):
             with self.accelerator.accumulate(self.network):
@@ -214,8 +229,6 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             total = total + loss.detach() / self.optim.accumulate
-        self.ema.update(self.accelerator.unwrap_model(self.network))
-        self.step += 1
         return total, norm
 
     def _batches(self) -> Iterator[Batch]:
@@ -223,7 +236,7 @@ class Trainer:
         order, size = SampleOrder(len(self.dataset), self.seed), self.optim.batch_size
         starts = [
             (step, (self.accelerator.process_index * self.optim.accumulate + part) * self.rows)
-            for step in range(self.step, self.steps)
+            for step in range(self.step * self.updates, self.steps * self.updates)
             for part in range(self.optim.accumulate)
         ]
         indices = (order(step * size + row, step * size + row + self.rows).tolist() for step, row in starts)

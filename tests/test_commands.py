@@ -20,7 +20,7 @@ from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--optim.log-every", "2"]
-CHAIN = ["--chain", "4", "2", "1", "--steps", "3", "3", "--optim.batch-size", "16"]
+CHAIN = ["--stages", "4,2,1", "--steps", "3", "3", "--optim.batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_labels_cycle_through_the_classes():
         (distill, ["RUN", *CHAIN], "already holds a checkpoint"),
         (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with student"),
         (distill, ["RUN/student-1"], "is itself a student"),
-        (distill, ["RUN", "--chain", "20", "3", "--steps", "1"], "must divide"),
+        (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
         (sample, ["TMP"], "is no run folder"),
         (sample, ["RUN", "--steps", "0"], "steps must be at least 1"),
         (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),

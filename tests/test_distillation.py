@@ -9,7 +9,8 @@ from torch import nn
 
 from distillkac import distillation
 from distillkac.config import OptimConfig, RunConfig
-from distillkac.distillation import DistillConfig, EndpointDistillation, stages, student_config
+from distillkac.distillation import DistillConfig, stages, student_config
+from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import time_grid
 from distillkac.processes import Planar, Telegraph
@@ -46,6 +47,11 @@ def endpoint(x, times, y, method, w):
     return x
 
 
+def endpoint_objective(teacher, process, grid, num, method, seed, w_max=None, backward=0.0):
+    states = StudentStates(process, grid[:: (len(grid) - 1) // num], backward, seed)
+    return EndpointDistillation(teacher, states, grid, method, seed, w_max)
+
+
 @pytest.mark.parametrize("method", ["euler", "ab2"])
 @pytest.mark.parametrize("w", [0.0, 1.5])
 @pytest.mark.parametrize("process", [Telegraph(9.0, 2.0), Planar(9.0, 2.0)], ids=lambda p: p.name)
@@ -53,7 +59,7 @@ def test_loss_is_the_formula(process, w, method):
     """mean over rows of || x - Delta u_S - x_end ||^2 / (Delta^2 D), row by row in float64."""
     steps, num, seed = 12, 3, 4
     grid = time_grid(steps, 1.5)
-    objective = EndpointDistillation(GuidedVelocity(Curved(), w), process, grid, num, method, seed)
+    objective = endpoint_objective(GuidedVelocity(Curved(), w), process, grid, num, method, seed)
     student = nn.Conv2d(1, 1, 3, padding=1)
     loss = objective(lambda x, t, y: student(x), BATCH)
     intervals = (BATCH.stratified(seed, "interval") * num).long()
@@ -89,7 +95,7 @@ def test_student_of_a_linear_field_reaches_the_known_optimum(tmp_path):
     """Teacher u = 2 x: n Euler steps multiply x by prod(1 - 2 h), so theta_k must be (1 - prod) / Delta_k."""
     grid = time_grid(12, 1.5)
     teacher = GuidedVelocity(lambda x, t, y: 2 * x)
-    objective = EndpointDistillation(teacher, Telegraph(9.0, 2.0), grid, 3, "euler", seed=1)
+    objective = endpoint_objective(teacher, Telegraph(9.0, 2.0), grid, 3, "euler", seed=1)
     optim = OptimConfig(batch_size=24, lr=0.2, warmup=1, weight_decay=0.0, ema=0.9, clip=10.0, save_every=1000)
     student = PerInterval(grid[:-1:4])
     fit = Trainer(student, objective, DATA, tmp_path, 150, optim, 0, Accelerator(cpu=True)).fit()
@@ -106,7 +112,7 @@ def test_a_student_conditioned_on_w_sees_the_weight_its_teacher_used():
         def forward(self, x, t, y):
             return super().forward(x, t, y).detach()
 
-    objective = EndpointDistillation(
+    objective = endpoint_objective(
         GuidedVelocity(Teacher()), Telegraph(), time_grid(4, 1.5), 1, "euler", seed=4, w_max=3.0
     )
     loss = objective(lambda x, t, y, w: seen.update(w=w) or 0 * x, BATCH)
@@ -126,7 +132,7 @@ def test_a_student_conditioned_on_w_sees_the_weight_its_teacher_used():
 
 
 def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
-    config = DistillConfig(chain=(100, 20, 4, 2, 1), w=2.0)
+    config = DistillConfig(stages=(100, 20, 4, 2, 1), w=2.0)
     links = stages(config)
     assert [(s.teacher_steps, s.num_steps, s.steps) for s in links] == [
         (100, 20, 150),
@@ -135,35 +141,34 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
         (2, 1, 300),
     ]
     teacher = Curved()
-    objectives = [distillation.objective(teacher, Telegraph(), stage, config) for stage in links]
+    objectives = [distillation.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
     # The guidance weight is folded in once; after that the student has it in its weights.
     assert [o.teacher.w for o in objectives] == [2.0, 0.0, 0.0, 0.0]
     assert [o.method for o in objectives] == ["ab2", "euler", "euler", "euler"]
     assert len({o.seed for o in objectives}) == 4
     for before, after in pairwise(objectives):
-        starts = before.grid[:: (len(before.grid) - 1) // before.num_steps]
-        torch.testing.assert_close(starts, after.grid, rtol=0, atol=1e-15)
+        torch.testing.assert_close(before.states.times, after.grid, rtol=0, atol=1e-15)
 
 
 def test_student_config_records_what_sampling_must_know():
     run = RunConfig(shape=SHAPE, class_names=("a", "b"))
-    config = DistillConfig(chain=(4, 2), steps=(7,), rho=2.0, w=1.0, seed=3)
+    config = DistillConfig(stages=(4, 2), steps=(7,), rho=2.0, w=1.0, seed=3)
     student = student_config(run, stages(config)[0], config)
     assert (student.student.teacher_steps, student.student.num_steps) == (4, 2)
     assert (student.student.rho, student.student.w, student.steps, student.seed) == (2.0, 1.0, 7, 3)
     assert student.optim == config.optim
     assert not student.network.guidance_embedding
-    conditioned = DistillConfig(chain=(4, 2), steps=(7,), w_max=2.0)
+    conditioned = DistillConfig(stages=(4, 2), steps=(7,), w_max=2.0)
     assert student_config(run, stages(conditioned)[0], conditioned).network.guidance_embedding
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chain": (20,)}, "at least two step counts"),
-        ({"chain": (20, 0), "steps": (1,)}, "at least two step counts"),
-        ({"chain": (20, 3), "steps": (1,)}, "must divide the one before it, got 20 then 3"),
-        ({"chain": (4, 4), "steps": (1,)}, "got 4 then 4"),
+        ({"stages": (20,)}, "at least two step counts"),
+        ({"stages": (20, 0), "steps": (1,)}, "at least two step counts"),
+        ({"stages": (20, 3), "steps": (1,)}, "must divide the one before it, got 20 then 3"),
+        ({"stages": (4, 4), "steps": (1,)}, "got 4 then 4"),
         ({"steps": (1, 2)}, "one positive number for each of the 4 stages"),
         ({"integrator": "rk4"}, "euler, heun, ab2"),
         ({"w": 1.0, "w_max": 3.0}, "excludes a fixed w"),
