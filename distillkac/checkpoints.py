@@ -50,6 +50,11 @@ def write_json(path: Path, value) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def as_json(value):
+    """The value as it would be read back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
 def read_json(path: Path):
     """Raises ValueError naming the file if it is missing or no JSON."""
     try:

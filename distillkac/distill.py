@@ -38,6 +38,10 @@ class DistillArgs:
 
     run: tyro.conf.Positional[Path]
     """Run folder of the teacher."""
+    out: Path | None = None
+    """Folder for the students; by default that of the teacher, where sampling finds them by their steps."""
+    start: Path | None = None
+    """With --stages 1: folder of the 1-step student that inverse distillation starts from; by default OUT/student-1."""
     resume: bool = False
     """Continue a chain that was stopped; give it the same options."""
     recipe: Literal[tuple(RECIPES)] = "paper"
@@ -55,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{args.run} is itself a student; distil the run of its teacher")
     if (config.w > 0 or config.w_max) and current.label_drop == 0:
         raise ValueError(f"{args.run} was trained with label_drop 0 and cannot be guided; use --w 0")
+    out = args.out or args.run
     teacher_config, process, accelerator = current, current.noise.build(), accelerator_for(config.optim)
     teacher = before = accelerator.prepare_model(load_network(args.run, current), evaluation_mode=True)
     dataset = data.load(current.data, "train")
@@ -65,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
         student.load_state_dict(_weights(before), strict=False)
         fit = fit_run(
-            student_folder(args.run, stage.num_steps, config.method),
+            student_folder(out, stage.num_steps, config.method),
             current,
             student,
             objective(before, teacher, process, stage, config, means),
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             config.inverse.fake_lr / config.inverse.lr,
         )
         fit = fit_run(
-            student_folder(args.run, 1, "inverse"),
+            student_folder(out, 1, "inverse"),
             made,
             pair,
             inverse_objective(teacher, process, config),
@@ -115,7 +120,7 @@ def _generator(args: DistillArgs, made: RunConfig, before: nn.Module, teacher: n
     """The network that inverse distillation starts from."""
     network, start = build_network(made), args.config.inverse.start
     if start == "student" and len(args.config.stages) == 1:  # no stage made one just now
-        folder = student_folder(args.run, 1)
+        folder = args.start or student_folder(args.out or args.run, 1)
         network.load_state_dict(load_network(folder, load_config(folder)).state_dict())
     elif start != "random":
         network.load_state_dict(_weights(before if start == "student" else teacher))

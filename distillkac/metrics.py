@@ -161,7 +161,7 @@ class Evaluator:
         """
         self._check(images, labels)
         images, labels = images.detach().float().cpu().clamp(-1, 1), labels.cpu()
-        moments = Moments(torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale)
+        moments = Moments(self.features(images))
         result = {
             "frechet": frechet_distance(moments, self.test_moments),
             "frechet_train": frechet_distance(moments, self.train_moments),
@@ -179,6 +179,11 @@ class Evaluator:
             result["diversity"] = sum(spread[k] / self.real_spread[k] for k in common) / len(common)
         result["nn_ratio"] = _nearest(some, self.near_train) / max(_nearest(some, self.near_test), 1e-12)
         return result
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, 32) features that the Fréchet distances are taken in, of images (n, C, H, W), clamped to [-1, 1]."""
+        images = images.detach().float().cpu().clamp(-1, 1)
+        return torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale
 
     def floor(self) -> dict[str, float]:
         """Real train images (5000 at most) through the same measures: the frechet of a perfect generator.

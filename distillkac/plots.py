@@ -42,9 +42,14 @@ def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | 
     images: (n, C, H, W), n >= 1, C 1 or 3; [-1, 1], clamped. scale: whole-number enlargement, each pixel a square;
     by default what makes an image at least 48 pixels high. Raises ValueError on another shape.
     """
+    save_png(grid_image(images, columns, scale), path)
+
+
+def grid_image(images: torch.Tensor, columns: int = 10, scale: int | None = None) -> Image.Image:
+    """The picture that `save_grid` writes."""
     if columns < 1 or (scale is not None and scale < 1):
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
-    save_png(to_pil(_montage(images, min(columns, max(len(images), 1)), scale, GREY)), path)
+    return to_pil(_montage(images, min(columns, max(len(images), 1)), scale, GREY))
 
 
 def save_curves(metrics: Path, path: Path) -> None:
@@ -75,7 +80,7 @@ def save_curves(metrics: Path, path: Path) -> None:
         axes.tick_params(colors=INK, which="both", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor, path: Path, columns: int = 9) -> None:
@@ -99,7 +104,7 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
     for i, t in enumerate(times[chosen]):
         place = (i + 0.5) / len(chosen), 1 - margin / 2 / (height + margin)
         figure.text(*place, f"$t$ = {t:.2f}", ha="center", va="center", fontsize=7, color=INK)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _montage(images: torch.Tensor, columns: int, scale: int | None, between: int) -> np.ndarray:
@@ -134,7 +139,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a matplotlib figure as PNG; the file appears whole or not at all."""
     # A canvas of our own instead of pyplot: no global backend to set, no display needed.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,0 +1,222 @@
+"""Compare processes and distillation methods over several seeds: `python -m distillkac.compare`, or `make compare`."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from distillkac import checkpoints, comparison_report, data, distill, train
+from distillkac.commands import command
+from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
+from distillkac.config import ProcessConfig, load_config
+from distillkac.distillation import DistillConfig, student_folder
+from distillkac.guidance import GuidedVelocity
+from distillkac.metrics import Evaluator, Moments, frechet_distance
+from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+
+RESULTS = "results.json"
+GRID_IMAGES = 40
+
+
+@dataclass(frozen=True)
+class CompareArgs:
+    """Trains and distils Gaussian, telegraph and planar flows on the digits with several seeds, and measures them all.
+
+    Writes OUT/comparison.md (tables, mean and standard deviation over the seeds), comparison.csv, frechet.png and a
+    picture of samples side by side. What is finished is kept: the same command goes on where it was stopped.
+    """
+
+    out: Path = Path("runs/compare")
+    """Folder of everything; a run folder for each process and seed."""
+    quick: bool = False
+    """A small version in a quarter of an hour: one seed, short training. Its figures mean little."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; three are enough for the standard deviations in the README."""
+    workers: int = 2
+    """Processes that work at once, with one thread each."""
+    readme: Path | None = None
+    """A Markdown file whose part between <!-- compare:begin --> and <!-- compare:end --> is replaced by the result."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(CompareArgs, args=argv, prog="python -m distillkac.compare")
+    if args.workers < 1 or not args.seeds:
+        raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
+    plan = (quick_plan if args.quick else full_plan)(args.seeds)
+    check_same_plan(args.out, plan)
+    cells = [(setting, seed) for seed in plan.seeds for setting in plan.settings]
+    start, done = time.perf_counter(), 0
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=_one_thread) as pool:
+        waiting = {pool.submit(run_cell, args.out, plan, setting, seed): (setting, seed) for setting, seed in cells}
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                setting, seed = waiting[future]
+                future.result()
+                done += 1
+                spent = (time.perf_counter() - start) / 60
+                left = spent / done * (len(cells) - done)
+                print(
+                    f"{setting.name}, seed {seed}: done ({done} of {len(cells)}; {spent:.0f} min, about {left:.0f} left)",
+                    flush=True,
+                )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    rows = [
+        row for setting, seed in cells for row in checkpoints.read_json(cell_folder(args.out, setting, seed) / RESULTS)
+    ]
+    text = comparison_report.write(args.out, plan, rows)
+    if args.readme is not None:
+        comparison_report.into_readme(args.readme, text)
+    print(text)
+    return 0
+
+
+def check_same_plan(out: Path, plan: Plan) -> None:
+    """Raises ValueError if the folder holds results of another plan (quick and full, say): they must not be mixed."""
+    path, described = out / "plan.json", dataclasses.asdict(dataclasses.replace(plan, seeds=()))
+    described = checkpoints.as_json(described)
+    if path.exists() and checkpoints.read_json(path) != described:
+        raise ValueError(f"{out} holds the results of another plan; choose another --out, or delete it")
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_json(path, described)
+
+
+def cell_folder(out: Path, setting: Setting, seed: int) -> Path:
+    return out / f"{setting.name}-seed-{seed}"
+
+
+def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
+    """Everything for one process and one seed: teacher, students, measurements. What exists is not done again."""
+    folder = cell_folder(out, setting, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        _command(train.main, teacher_options(folder, plan, setting, seed))
+        measured = Measurements(folder, plan, setting, seed)
+        for integrator, steps in plan.teacher_samples:
+            measured(folder, "teacher", steps, integrator=integrator)
+        for method in plan.methods(setting):
+            target = folder / method.name
+            _command(distill.main, method_options(folder, method, seed))
+            reference = method.config.w if method.config.w > 0 else None
+            for steps, restart in method.samples:
+                made = "inverse" if method.config.inverse.steps else method.config.method
+                trained = min((n for n in method.config.stages if n >= steps), default=1)
+                measured(student_folder(target, trained, made), method.name, steps, restart, reference=reference)
+
+
+def teacher_options(folder: Path, plan: Plan, setting: Setting, seed: int) -> list[str]:
+    noise = _changes(setting.noise, ProcessConfig())
+    resume = ["--resume"] if (folder / checkpoints.STATE).exists() else []
+    return ["--run", str(folder), *noise, "--steps", str(plan.teacher_steps), "--seed", str(seed), *resume]
+
+
+def method_options(folder: Path, method: Method, seed: int) -> list[str]:
+    """The command line of a method: what differs from the default configuration."""
+    target, words = folder / method.name, _changes(method.config, DistillConfig())
+    if method.after is not None:
+        words += ["--start", str(student_folder(folder / method.after, 1))]
+    resume = ["--resume"] if target.exists() else []
+    return [str(folder), "--out", str(target), *words, "--seed", str(seed), *resume]
+
+
+def _changes(config, default, prefix: str = "") -> list[str]:
+    words = []
+    for f in dataclasses.fields(config):
+        value, before = getattr(config, f.name), getattr(default, f.name)
+        if dataclasses.is_dataclass(value):
+            words += _changes(value, before, f"{f.name}.")
+        elif value != before:
+            words += _option(prefix + f.name, value)
+    return words
+
+
+def _option(name: str, value) -> list[str]:
+    name = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [name, *([",".join(map(str, value))] if value else [])]
+    return [name, str(value)]
+
+
+def _command(main, options: list[str]) -> None:
+    print("$", *options, flush=True)
+    if code := main(options):
+        raise RuntimeError(f"{' '.join(options)}: ended with exit code {code}; see log.txt in the cell's folder")
+
+
+class Measurements:
+    """Rows of a cell's results.json, each measured once."""
+
+    def __init__(self, folder: Path, plan: Plan, setting: Setting, seed: int):
+        self.folder, self.plan, self.setting, self.seed = folder, plan, setting, seed
+        path = folder / RESULTS
+        self.rows = checkpoints.read_json(path) if path.exists() else []
+        self._evaluator, self._guided = None, {}
+
+    def __call__(
+        self, run_folder: Path, method: str, steps: int, restart: float = 0.0, integrator: str = "euler", reference=None
+    ) -> None:
+        """Measures a network. reference: the guidance weight of the teacher whose samples it is compared with too."""
+        key = {"setting": self.setting.name, "seed": self.seed, "method": method, "steps": steps, "restart": restart}
+        key |= {"integrator": integrator}
+        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
+            return
+        run = open_run(run_folder, torch.device("cpu"))
+        labels = class_labels(run.config, self.plan.num)
+        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator if method == "teacher" else None)
+        samples = generate(run, labels, sampler)
+        row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
+        row |= {"flops_per_image": samples.nfe * flops(run)} | self.evaluator(samples.images, labels)
+        if reference is not None:
+            ours = Moments(self.evaluator.features(samples.images))
+            row["frechet_guided_teacher"] = frechet_distance(ours, self._teacher_moments(reference, labels))
+        comparison_report.save_samples(self.folder, method, steps, integrator, restart, samples.images[:GRID_IMAGES])
+        self.rows.append(row)
+        checkpoints.write_json(self.folder / RESULTS, self.rows)
+        print(row, flush=True)
+
+    @property
+    def evaluator(self) -> Evaluator:
+        if self._evaluator is None:
+            config = load_config(self.folder).data
+            self._evaluator = Evaluator(data.load(config, "train"), data.load(config, "test"), self.folder)
+        return self._evaluator
+
+    def _teacher_moments(self, w: float, labels: torch.Tensor) -> Moments:
+        """Of the guided teacher's samples, with other noise than the students'."""
+        if w not in self._guided:
+            teacher = open_run(self.folder, torch.device("cpu"))
+            samples = generate(teacher, labels, SamplerConfig(steps=20, w=w, model="teacher"), seed=1)
+            self._guided[w] = Moments(self.evaluator.features(samples.images))
+        return self._guided[w]
+
+
+def flops(run) -> int:
+    """Floating-point operations of one evaluation for one image, a multiply-add counted as two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, one = torch.zeros(1, *run.config.shape), torch.ones(1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        GuidedVelocity(run.network)(x, one, torch.zeros(1, dtype=torch.int64))
+    return counter.get_total_flops()
+
+
+def _one_thread() -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The result of a comparison: Markdown tables, CSV, the plot of Fréchet distance against evaluations, samples."""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from distillkac import plots
+from distillkac.checkpoints import write_atomic
+from distillkac.comparison import Plan
+
+BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
+SAMPLE_COLUMNS = 20
+COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b")
+
+
+def summary(rows: list[dict], key: str) -> tuple[float, float] | None:
+    """(mean, standard deviation over the seeds) of a figure; None without rows that have it."""
+    values = [row[key] for row in rows if key in row]
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def write(out: Path, plan: Plan, rows: list[dict]) -> str:
+    """Writes every file of the report and returns the Markdown."""
+    text = markdown(plan, rows)
+    write_atomic(out / "comparison.md", text.encode())
+    write_atomic(out / "comparison.csv", _csv(rows).encode())
+    plots.save_figure(_figure(plan, rows), out / "frechet.png")
+    save_sample_sheet(out, plan)
+    return text
+
+
+def into_readme(path: Path, text: str) -> None:
+    """Replaces what stands between the two markers. Raises ValueError without them."""
+    content = path.read_text()
+    if BEGIN not in content or END not in content:
+        raise ValueError(f"{path} has no place for the result; put the lines {BEGIN} and {END} into it")
+    before, _, rest = content.partition(BEGIN)
+    write_atomic(path, f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}".encode())
+
+
+def markdown(plan: Plan, rows: list[dict]) -> str:
+    """Tables: all processes with the methods they share; all methods on the first process."""
+    seeds, num = len(plan.seeds), plan.num
+    lines = [
+        f"Fréchet distance to the held-out images [to the training images], mean ± standard deviation over {seeds} "
+        f"seed{'s' * (seeds > 1)}, {num} images each; students are distilled from the teacher of their seed.",
+        "",
+    ]
+    shared = [("teacher", integrator, steps, 0.0) for integrator, steps in plan.teacher_samples]
+    shared += [(m.name, "euler", steps, restart) for m in plan.everywhere for steps, restart in m.samples]
+    lines += ["| | " + " | ".join(s.title for s in plan.settings) + " |", "|---" * (len(plan.settings) + 1) + "|"]
+    for entry in shared:
+        cells = [_cell(_select(rows, setting.name, *entry)) for setting in plan.settings]
+        lines.append(f"| {_title(plan, *entry)} | " + " | ".join(cells) + " |")
+    first = plan.settings[0]
+    lines += ["", f"Methods on {first.title}:", ""]
+    lines += ["| method | steps | NFE | Fréchet | accuracy | diversity | images/s | MFLOP an image |", "|---" * 8 + "|"]
+    for method in plan.methods(first):
+        for steps, restart in method.samples:
+            found = _select(rows, first.name, method.name, "euler", steps, restart)
+            if found and method.config.w == 0:
+                lines.append(_method_line(plan, method.name, steps, restart, found))
+    if plan.guided:
+        lines += ["", f"Guided with w = {plan.guided_w:g}, distance to the guided teacher's samples:", ""]
+        lines += ["| states | steps | Fréchet to the guided teacher | diversity |", "|---" * 4 + "|"]
+        for method in plan.guided:
+            for steps, restart in method.samples:
+                found = _select(rows, first.name, method.name, "euler", steps, restart)
+                figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
+                lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _select(rows, setting, method, integrator, steps, restart):
+    key = {"setting": setting, "method": method, "integrator": integrator, "steps": steps, "restart": restart}
+    return [row for row in rows if all(row[name] == value for name, value in key.items())]
+
+
+def _title(plan, method, integrator, steps, restart) -> str:
+    names = {m.name: m.title for m in plan.methods(plan.settings[0])}
+    name = f"teacher, {'AB-2' if integrator == 'ab2' else 'Euler'}" if method == "teacher" else names[method]
+    return f"{name}, {steps} step{'s' * (steps > 1)}" + (f", restart {restart:g}" if restart else "")
+
+
+def _pm(value) -> str:
+    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def _cell(rows) -> str:
+    train = summary(rows, "frechet_train")
+    return "" if train is None else f"{_pm(summary(rows, 'frechet'))} [{train[0]:.3f}]"
+
+
+def _method_line(plan, name, steps, restart, rows) -> str:
+    title = {m.name: m.title for m in plan.methods(plan.settings[0])}[name]
+    figures = [str(rows[0]["nfe"]), _cell(rows), _pm(summary(rows, "accuracy")), _pm(summary(rows, "diversity"))]
+    rate = 1 / statistics.fmean(row["seconds_per_image"] for row in rows)
+    figures += [f"{rate:.0f}", f"{rows[0]['flops_per_image'] / 1e6:.0f}"]
+    shown = f"{steps}" + (f", restart {restart:g}" if restart else "")
+    return f"| {title} | {shown} | " + " | ".join(figures) + " |"
+
+
+def _csv(rows: list[dict]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _figure(plan: Plan, rows: list[dict]) -> Figure:
+    """Fréchet distance against evaluations: teachers in Euler steps, students of endpoint and inverse distillation."""
+    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 2)
+    for panel, title, wanted in zip(
+        panels,
+        ("Teachers, as they are", "Students"),
+        (lambda row: row["method"] == "teacher", lambda row: row["method"] == "endpoint" and row["restart"] == 0),
+        strict=True,
+    ):
+        for color, setting in zip(COLORS, plan.settings, strict=False):
+            ours = [row for row in rows if row["setting"] == setting.name and wanted(row)]
+            points = []
+            for nfe in sorted({row["nfe"] for row in ours}):
+                by_integrator = {}
+                for row in ours:
+                    if row["nfe"] == nfe:
+                        by_integrator.setdefault(row["integrator"], []).append(row)
+                best = min((summary(group, "frechet") for group in by_integrator.values()), key=lambda s: s[0])
+                points.append((nfe, *best))
+            if points:
+                nfe, mean, spread = np.array(points).T
+                panel.errorbar(nfe, mean, spread, color=color, marker="o", ms=4, capsize=2, lw=1.6, label=setting.title)
+            one = summary([r for r in rows if r["setting"] == setting.name and r["method"] == "inverse"], "frechet")
+            if panel is panels[1] and one is not None:
+                panel.plot([1], [one[0]], marker="*", ms=11, color=color, ls="none")
+        panel.set(xscale="log", xlabel="network evaluations an image", ylabel="Fréchet distance, held-out", title=title)
+        panel.grid(color=plots.LIGHT)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yscale("log")
+    panels[1].plot([], [], marker="*", ms=11, color=plots.INK, ls="none", label="1 step, inverse distillation")
+    panels[1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def samples_path(folder: Path, method: str, steps: int, integrator: str, restart: float) -> Path:
+    return folder / "samples" / f"{method}-{integrator}-{steps}-{restart:g}.pt"
+
+
+def save_samples(folder: Path, method: str, steps: int, integrator: str, restart: float, images: torch.Tensor) -> None:
+    """Keeps a few images of a measurement, for the sheet."""
+    content = io.BytesIO()
+    torch.save(images.clone(), content)
+    path = samples_path(folder, method, steps, integrator, restart)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content.getvalue())
+
+
+def save_sample_sheet(out: Path, plan: Plan) -> None:
+    """samples.png: a strip for each process and method, the same classes and prior seed in every column."""
+    strips, titles = [], []
+    for setting in plan.settings:
+        folder = out / f"{setting.name}-seed-{plan.seeds[0]}"
+        wanted = [("teacher", steps, integrator, 0.0) for integrator, steps in plan.teacher_samples if steps in (1, 20)]
+        wanted += [(m.name, n, "euler", r) for m in plan.methods(setting) for n, r in m.samples if n == 1]
+        for method, steps, integrator, restart in wanted:
+            path = samples_path(folder, method, steps, integrator, restart)
+            if path.exists():
+                strips.append(torch.load(path, weights_only=True)[:SAMPLE_COLUMNS])
+                titles.append(f"{setting.title}: {_title(plan, method, integrator, steps, restart)}")
+    if not strips:
+        return
+    columns = len(strips[0])
+    sheet = plots.grid_image(torch.cat(strips), columns)
+    margin, height = 300, sheet.height / len(strips)
+    page = Image.new("RGB", (sheet.width + margin, sheet.height), "white")
+    page.paste(sheet, (margin, 0))
+    draw = ImageDraw.Draw(page)
+    for i, title in enumerate(titles):
+        draw.text((8, (i + 0.5) * height), title.replace("σ", "sigma"), fill=plots.INK, anchor="lm")
+    plots.save_png(page, out / "samples.png")
