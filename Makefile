@@ -15,12 +15,15 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench bench-gpu lint clean
+.PHONY: demo test compare bench bench-gpu lint clean
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(RUN)
 	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(RUN) --steps $$steps || exit 1; done
 	$(BIN)/python -m distillkac.evaluate $(RUN)
+
+compare: .venv/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built

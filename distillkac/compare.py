@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                 setting, seed = waiting[future]
                 future.result()
                 done += 1
+                report(args, plan)
                 spent = (time.perf_counter() - start) / 60
                 left = spent / done * (len(cells) - done)
                 print(
@@ -72,14 +73,21 @@ def main(argv: list[str] | None = None) -> int:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = [
-        row for setting, seed in cells for row in checkpoints.read_json(cell_folder(args.out, setting, seed) / RESULTS)
-    ]
+    print(report(args, plan))
+    return 0
+
+
+def report(args: CompareArgs, plan: Plan) -> str:
+    """Writes the report of what is measured so far, and returns it."""
+    rows = []
+    for setting in plan.settings:
+        for seed in plan.seeds:
+            path = cell_folder(args.out, setting, seed) / RESULTS
+            rows += checkpoints.read_json(path) if path.exists() else []
     text = comparison_report.write(args.out, plan, rows)
     if args.readme is not None:
         comparison_report.into_readme(args.readme, text)
-    print(text)
-    return 0
+    return text
 
 
 def check_same_plan(out: Path, plan: Plan) -> None:

@@ -108,7 +108,7 @@ def guided_methods(chain: DistillConfig, w: float) -> tuple[Method, ...]:
 def full_plan(seeds: tuple[int, ...]) -> Plan:
     chain = RECIPES["paper"]
     everywhere, first = methods(chain, RECIPES["best"].inverse.steps)
-    samples = (("ab2", 20), ("ab2", 10), ("euler", 20), ("euler", 4), ("euler", 2), ("euler", 1))
+    samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
     return Plan(SETTINGS, everywhere, first, seeds, 3000, samples, 5000, 3.0, guided_methods(chain, 3.0))
 
 

@@ -48,15 +48,16 @@ def into_readme(path: Path, text: str) -> None:
 
 def markdown(plan: Plan, rows: list[dict]) -> str:
     """Tables: all processes with the methods they share; all methods on the first process."""
-    seeds, num = len(plan.seeds), plan.num
     lines = [
-        f"Fréchet distance to the held-out images [to the training images], mean ± standard deviation over {seeds} "
-        f"seed{'s' * (seeds > 1)}, {num} images each; students are distilled from the teacher of their seed.",
+        "Fréchet distance to the held-out images [to the training images], mean ± standard deviation over the seeds, "
+        f"{plan.num} images each; students are distilled from the teacher of their seed.",
         "",
     ]
     shared = [("teacher", integrator, steps, 0.0) for integrator, steps in plan.teacher_samples]
     shared += [(m.name, "euler", steps, restart) for m in plan.everywhere for steps, restart in m.samples]
     lines += ["| | " + " | ".join(s.title for s in plan.settings) + " |", "|---" * (len(plan.settings) + 1) + "|"]
+    seeds = [len({row["seed"] for row in rows if row["setting"] == s.name}) for s in plan.settings]
+    lines.append("| seeds | " + " | ".join(map(str, seeds)) + " |")
     for entry in shared:
         cells = [_cell(_select(rows, setting.name, *entry)) for setting in plan.settings]
         lines.append(f"| {_title(plan, *entry)} | " + " | ".join(cells) + " |")

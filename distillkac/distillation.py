@@ -96,7 +96,7 @@ class DistillConfig:
 
 RECIPES = {
     "paper": DistillConfig(),
-    "best": DistillConfig(inverse=InverseConfig(steps=120)),
+    "best": DistillConfig(inverse=InverseConfig(steps=100)),
 }
 
 
@@ -128,9 +128,7 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
 def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     """The config.json of the generator of inverse distillation."""
     inverse = config.inverse
-    optim = replace(
-        config.optim, lr=inverse.lr, lr_end=1.0, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema
-    )
+    optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
     student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse")
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 
@@ -178,8 +176,9 @@ def inverse_objective(teacher: nn.Module, process: Process, config: DistillConfi
 
 def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
     """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
-    options = {"w": config.w, "process": process.speed_norm}
-    return GuidedVelocity(teacher, **options) if means is None else ExactStart(teacher, process, means, **options)
+    if means is not None:
+        return ExactStart(teacher, process, means, w=config.w)
+    return GuidedVelocity(teacher, config.w, process=process.speed_norm)
 
 
 def student_folder(run: Path, num_steps: int, method: str = "endpoint") -> Path:

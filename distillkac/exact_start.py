@@ -26,11 +26,11 @@ def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
 class ExactStart(GuidedVelocity):
     """A GuidedVelocity that answers at t = 1 with the exact marginal velocity, there without an evaluation.
 
-    process: with f(1) = 0. means: (num_classes + 1, C, H, W), the last for "no class".
+    process: with f(1) = 0. means: (num_classes + 1, C, H, W), the last for "no class". options: w, interval, max_speed.
     """
 
     def __init__(self, network, process: Process, means: torch.Tensor, **options):
-        super().__init__(network, **options)
+        super().__init__(network, process=process.speed_norm, **options)
         one = torch.ones((), dtype=torch.float64)
         f, self._df = (float(v) for v in f_schedule(one, process.f, process.kappa))
         g, self._dg = (float(v) for v in g_schedule(one, process.g))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from distillkac import checkpoints, distill, evaluate, metrics, sample, train
 from distillkac.config import RunConfig, load_config, save_config
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 
 TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--optim.log-every", "2"]
 CHAIN = ["--stages", "4,2,1", "--steps", "3", "3", "--optim.batch-size", "16"]
@@ -53,6 +53,56 @@ def test_train_and_distill_fill_the_run_folder(run):
         assert checkpoints.load_state(folder)["step"] == load_config(folder).steps == steps
     assert load_config(run).student is None
     assert load_config(run / "student-1").student.teacher_steps == 2
+
+
+def test_recipe_ends_with_inverse_distillation_and_resumes(run, tmp_path):
+    options = [str(run), "--recipe", "best", *CHAIN, "--inverse.steps", "2", "--out", str(tmp_path)]
+    assert distill.main(options) == 0
+    weights = {name: checkpoints.load_weights(tmp_path / name)[0] for name in ("student-1", "student-1-inverse")}
+    moved = [(weights["student-1"][k] - v).abs().max() for k, v in weights["student-1-inverse"].items()]
+    assert 0 < max(moved) < 0.05
+    assert set(checkpoints.load_state(tmp_path / "student-1-inverse")["model"]) == {
+        f"{part}.{name}" for part in ("generator", "fake") for name in weights["student-1"]
+    }
+    config = load_config(tmp_path / "student-1-inverse")
+    assert (config.student.method, config.student.num_steps, config.steps) == ("inverse", 1, 2)
+    assert distill.main([*options, "--resume"]) == 0
+    # One longer run from the student alone, stopped and resumed, is that run.
+    alone = [str(run), "--stages", "1", "--start", str(tmp_path / "student-1"), "--seed", "0", *CHAIN[-2:]]
+    assert distill.main([*alone, "--inverse.steps", "2", "--out", str(tmp_path / "again")]) == 0
+    again, _ = checkpoints.load_weights(tmp_path / "again" / "student-1-inverse")
+    assert all(torch.equal(value, again[name]) for name, value in weights["student-1-inverse"].items())
+    assert [path.name for path in students(tmp_path)] == ["student-2", "student-1-inverse", "student-1"]
+    assert choose(tmp_path, SamplerConfig(steps=1)) == tmp_path / "student-1-inverse"
+    assert sample.main([str(tmp_path / "student-1-inverse"), "--steps", "1", "--num", "4"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--backward", "0.5", "--exact-start"],
+        ["--method", "reconstruction", "--reconstruction.steps", "2"],
+        ["--w", "2", "--backward", "1"],
+        ["--w-max", "2", "--backward", "1"],
+    ],
+)
+def test_every_method_distils_and_its_students_sample(run, tmp_path, options):
+    assert distill.main([str(run), *CHAIN, *options, "--out", str(tmp_path)]) == 0
+    for folder in students(tmp_path):
+        steps = load_config(folder).student.num_steps
+        out = str(tmp_path / f"{steps}.npz")
+        assert sample.main([str(folder), "--steps", str(steps), "--num", "4", "--out", out]) == 0
+        assert np.load(out)["images"].std() > 0
+
+
+def test_restarts_take_any_number_of_steps_and_change_the_images(run, tmp_path):
+    chain, _ = arrays(run / "student-2", tmp_path, "--steps", "2", "--num", "8")
+    half, _ = arrays(run / "student-2", tmp_path, "--steps", "2", "--restart", "0.5", "--num", "8")
+    three, _ = arrays(run / "student-2", tmp_path, "--steps", "3", "--restart", "1", "--num", "8")
+    few, _ = arrays(run / "student-2", tmp_path, "--steps", "3", "--restart", "1", "--num", "3")
+    assert (chain != half).any()
+    assert (half != three).any()
+    assert (few == three[:3]).all()
 
 
 def test_students_start_from_their_teacher(run):
@@ -227,6 +277,11 @@ def test_labels_cycle_through_the_classes():
         (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with student"),
         (distill, ["RUN/student-1"], "is itself a student"),
         (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
+        (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "leave w_max away"),
+        (distill, ["RUN", "--stages", "4,2", "--steps", "3", "--inverse.steps", "2"], "end stages with 1"),
+        (distill, ["RUN", "--backward", "2"], "fraction of the training states"),
+        (sample, ["RUN", "--restart", "2"], "restart is the share"),
+        (sample, ["RUN", "--restart", "0.5", "--integrator", "ab2"], "restarts take Euler steps"),
         (sample, ["TMP"], "is no run folder"),
         (sample, ["RUN", "--steps", "0"], "steps must be at least 1"),
         (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),
