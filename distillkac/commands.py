@@ -35,6 +35,7 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
 def accelerator_for(optim: OptimConfig, alternating: bool = False) -> Accelerator:
     """alternating: two networks are trained in turn, so every update leaves some weights without a gradient."""
     return Accelerator(
+        cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
         mixed_precision=optim.precision,
         gradient_accumulation_steps=optim.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
