@@ -96,7 +96,7 @@ class DistillConfig:
 
 RECIPES = {
     "paper": DistillConfig(),
-    "best": DistillConfig(inverse=InverseConfig(steps=100)),
+    "best": DistillConfig(inverse=InverseConfig(steps=80)),
 }
 
 

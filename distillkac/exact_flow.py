@@ -1,87 +1,137 @@
 """The exact flow onto a finite data set: ground truth for integrators, for toy problems, and for looking at a process.
 
-With the data x^1 ... x^n, each of weight 1/n, the marginal velocity is a mixture of conditional ones,
+With the data x^1 ... x^n, each of weight 1/n, the marginal velocity E[u | x_t = x] is a mixture of conditional ones,
 
     u(t, x) = sum_i p_i(x) u_i(x),     p_i ~ density of K_g at k_i = x - f x^i,     u_i = f' x^i + g' v(g, k_i),
 
-which pushes the prior onto the data. (The atoms of the Kac processes are left out of the densities: at the prior's end
-they hold e^-lambda of the mass of a coordinate or pair, 1e-11 at a = 25.)
+and carries the prior onto the data. Factors of the density that all points share cancel in p_i; they are kept all the
+same, because they set the continuous part of the law against the atoms on its light cone.
+
+Atoms. A state on the cone of x^i comes from x^i for certain. In floating point "on" means within rounding, so an atom
+counts as a normal density as narrow as the rounding of x: it decides on the cone, is nothing inside, and outside of all
+cones, where an integrator's error may lead, leaves the point whose cone is nearest. One log-sum-exp holds it all.
+
+Where cones overlap while they hold much of the mass, no field can follow the atoms: one that shall keep only a part of
+the particles that meet it would have to let the others pass. `spread` gives them room. The particles that never turned
+then have speeds c (1 + spread Z), Z standard normal, and with the flow between the two parts of the law this is again
+an exact flow onto the data, for any spread; steps must be shorter than about spread * t.
 """
+
+import math
 
 import torch
 
+from distillkac import reference
+from distillkac.integrators import integrate
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.schedules import f_schedule, g_schedule
 
+CHUNK = 2**19  # numbers of an array that is worked on at once: 4 MiB
 
-def log_density(process: Process, k: torch.Tensor, age: float) -> torch.Tensor:
-    """log of the density of K_age at k, up to a constant: (..., D) -> (...), summed over the last axis; -inf outside.
 
-    Telegraph: the continuous part, coordinate by coordinate. Planar: pair by pair, on neighbouring coordinates.
+def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, width: torch.Tensor):
+    """(log density of K_age at k, conditional velocity v(age, k)), the atoms being `width` wide.
+
+    k: (B, ..., D) float64. age: (B,) > 0. width > 0: like k, the standard deviation across the cone of the normal density
+    that stands for an atom; planar: equal within a pair. Returns (B, ...), normalised over R^D, and a tensor like k.
+    Raises ValueError for a process whose law is not known.
     """
+    t = age.view(-1, *[1] * (k.dim() - 1))
     if isinstance(process, Gaussian):
-        return -(k / (process.sigma * age)).square().sum(-1) / 2
+        sd = process.sigma * t
+        return (-(k / sd).square() / 2 - torch.log(sd * math.sqrt(2 * math.pi))).sum(-1), k / t
+    if not isinstance(process, (Telegraph, Planar)):
+        raise ValueError(f"no density is known for {process}")
     a, c = process.a, process.c
-    radius, lam = c * age, a * age
-    if isinstance(process, Telegraph):
-        inside = (radius - k.abs()) * (radius + k.abs())
-        root = (inside.clamp(min=0)).sqrt() / radius
-        z = lam * root
+    radius, lam, planar = c * t, a * t, isinstance(process, Planar)
+    if planar:
+        size, width = k.unflatten(-1, (-1, 2)).norm(dim=-1), width[..., ::2]
+    else:
+        size = k.abs()
+    excess = size - radius
+    s = torch.sqrt((-excess * (radius + size)).clamp(min=0))
+    if planar:  # s = ct + (c/a) ln U is exponential, and r dr dtheta = s ds dtheta (docs/method.md, eq. 6)
+        inside = math.log(a / (2 * math.pi * c)) + a / c * (s - radius) - torch.log(s)
+        atom = -lam - torch.log(2 * math.pi * torch.maximum(size, radius / 2))
+    else:  # eq. 2
+        z = a / c * s
         bessel = torch.special.i0e(z) + lam * torch.where(z > 0, torch.special.i1e(z) / z, 0.5)
-        log = torch.log(bessel) + (z - lam)
-        return torch.where(inside > 0, log, -torch.inf).sum(-1)
-    if isinstance(process, Planar):
-        square = k.unflatten(-1, (-1, 2)).square().sum(-1)
-        inside = radius**2 - square
-        s = inside.clamp(min=0).sqrt()
-        # s = c t + (c/a) ln U is exponential below c t, and d(x, y) = r dr dtheta = s ds dtheta.
-        log = (a / c) * (s - radius) - torch.log(s)
-        return torch.where(inside > 0, log, -torch.inf).sum(-1)
-    raise ValueError(f"no density is known for {process}")
+        inside = math.log(a / (2 * c)) + torch.log(bessel) + (z - lam)
+        atom = math.log(0.5) - lam
+    inside = torch.where(s > 0, inside, -torch.inf)
+    y = excess / width
+    atom = atom - y.square() / 2 - torch.log(width * math.sqrt(2 * math.pi))
+    log = torch.logaddexp(inside, atom)
+    share = torch.exp(atom - log)
+    # What the atom takes from the continuous part arrives at |k| = c t and has to be carried to where the atom is. With
+    # m its mass this flux is a m (Phi(y) - [y > 0]); beside the atom's density m phi(y) / width it is this velocity:
+    lag = torch.sign(y) * a * width * math.sqrt(math.pi / 2) * torch.special.erfcx(y.abs() / math.sqrt(2))
+    edge = 1 / t - lag / size.clamp(min=1e-200)
+    if planar:
+        share, edge = share.repeat_interleave(2, -1), edge.repeat_interleave(2, -1)
+    return log.sum(-1), torch.lerp(reference.kac_velocity(k, age, process.name, a, c), edge * k, share)
 
 
 class ExactFlow:
-    """The marginal velocity as a field for integrators.integrate.
+    """The exact marginal velocity; a field that integrators.integrate takes as it takes a GuidedVelocity.
 
-    data: (n, D) float64 points, or a list of them, one for each class. Evaluations are float64.
+    process: telegraph, planar or gaussian. data: (n, ...), n >= 1 points of equal weight.
+    spread: relative width of the atoms, in [0, 0.1]; 0 for E[u | x_t] of the process itself, 0.05 or so to push particles.
+    Raises ValueError if spread is out of range or the process cannot act on points of this shape.
     """
 
-    guidance_embedding = False
-    null_class = 0
+    max_speed = None
 
-    def __init__(self, process: Process, data: torch.Tensor):
-        self.process, self.data = process, data.double()
+    def __init__(self, process: Process, data: torch.Tensor, spread: float = 0.0):
+        if data.dim() < 2 or not len(data):
+            raise ValueError(f"data must be (n, ...), n >= 1 points, got {tuple(data.shape)}")
+        if not 0 <= spread <= 0.1:
+            raise ValueError(f"spread must lie in [0, 0.1], got {spread}")
+        process.check_shape(tuple(data.shape[1:]))
+        self.law, self.data, self.spread = process, data.double().flatten(1), spread
+        self.process = process.speed_norm
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, D). t: (B,), the same time for all rows. Returns (B, D) in the dtype of x."""
-        time = t[:1].double().cpu()
-        if (t != t[0]).any():
-            raise ValueError("the exact flow takes one time for all rows")
-        f, df = (float(v) for v in f_schedule(time, self.process.f, self.process.kappa))
-        g, dg = (float(v) for v in g_schedule(time, self.process.g))
-        return self._velocity(x.double(), f, df, g, dg).to(x.dtype)
+    def evaluate(self, x, t, y=None):
+        """(u, None, 0.0): what an integrator asks of a field."""
+        return self(x, t), None, 0.0
 
-    def _velocity(self, x, f, df, g, dg):
+    def __call__(self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """E[u | x_t = x]. x: (B, ...) like the data. t: one for all or (B,), in (0, 1]. y is ignored: no classes.
+
+        Computed in float64, returned in the dtype of x. Raises ValueError at t = 0: where the particles have met, x no
+        longer tells where each came from; end with an Euler step from the last t > 0 (`push`).
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        if not ((t > 0) & (t <= 1)).all():
+            raise ValueError(f"the exact velocity is defined for t in (0, 1], got {t.tolist()[:3]}")
         points = self.data.to(x.device)
-        k = x[:, None] - f * points
-        log = log_density(self.process, k, g)
-        # A state that left every light cone, by an integrator's error, follows the point it is nearest to.
-        lost = torch.isneginf(log.amax(1))
-        log = torch.where(lost[:, None], -k.square().sum(-1) / max(g, 1e-12) ** 2, log)
+        if x.dim() < 2 or x[:1].numel() not in (0, points.shape[1]):
+            raise ValueError(f"x must be (B, ...) with {points.shape[1]} numbers a row, got {tuple(x.shape)}")
+        rows, eps = max(1, CHUNK // points.numel()), torch.finfo(x.dtype).eps
+        parts = zip(x.double().flatten(1).split(rows), t.split(rows), strict=True)
+        return torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(x).to(x.dtype)
+
+    def _velocity(self, x, t, points, eps):
+        f, df = (v.view(-1, 1, 1) for v in f_schedule(t, self.law.f, self.law.kappa))
+        g, dg = g_schedule(t, self.law.g)
+        center = f * points
+        k = x[:, None] - center
+        width = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded
+        if self.process == "planar":
+            width = width.unflatten(-1, (-1, 2)).sum(-1).repeat_interleave(2, -1)
+        if self.spread:
+            width = width + (self.spread * self.law.c * g).view(-1, 1, 1)
+        log, v = conditional_law(self.law, k, g, width.clamp(min=1e-150))
         p = torch.softmax(log, 1)
-        v = self._conditional(k, g)
-        return (p[..., None] * (df * points + dg * v)).sum(1)
+        return (p[..., None] * (df * points + dg.view(-1, 1, 1) * v)).sum(1)
 
-    def _conditional(self, k, age):
-        """v(age, k) in float64, from the reference; states outside the cone get the velocity at its edge."""
-        from distillkac import reference
 
-        if isinstance(self.process, Gaussian):
-            return k / age
-        radius = self.process.c * age
-        if isinstance(self.process, Telegraph):
-            clipped = k.clamp(-radius, radius)
-            return reference.telegraph_velocity(clipped, torch.tensor(age), self.process.a, self.process.c)
-        norm = k.unflatten(-1, (-1, 2)).norm(dim=-1).repeat_interleave(2, -1)
-        clipped = k * (radius / norm.clamp(min=radius))
-        return reference.planar_velocity(clipped, torch.tensor(age), self.process.c)
+def push(flow: ExactFlow, x: torch.Tensor, grid: torch.Tensor, method: str = "ab2", path: bool = False) -> torch.Tensor:
+    """Carries x along the exact flow to the data; the last step is Euler's, which asks for nothing at t = 0.
+
+    x: (B, ...) at grid[0]. grid: (N + 1,) decreasing to 0, N >= 2. method, path and result: as in integrators.integrate.
+    When cones are apart, particles of an atom follow u = f' x^i + g' k/g, which one Euler step takes to x^i.
+    """
+    states = integrate(flow, x, None, grid[:-1], method, path=True)
+    end = integrate(flow, states[-1], None, grid[-2:], "euler")
+    return torch.cat([states, end[None]]) if path else end

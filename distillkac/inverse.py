@@ -32,9 +32,9 @@ class InverseConfig:
 
     steps: int = 0
     """Updates of the generator; 0 leaves inverse distillation out."""
-    alpha: float = 0.94
+    alpha: float = 0.98
     """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
-    beta: float = 0.96
+    beta: float = 0.94
     """How much of the target the generated images carry; 1 exactly where alpha is 1."""
     fake_updates: int = 3
     """Updates of the fake model before each one of the generator."""
