@@ -1,0 +1,148 @@
+"""A scheduler of the diffusers library for finite-speed flows, for its ordinary loops.
+
+    scheduler = KacScheduler.from_pretrained("runs/demo")
+    scheduler.set_timesteps(20)
+    x = scheduler.prior((16, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        u = network(x, t.expand(len(x)), labels)
+        x = scheduler.step(u, t, x).prev_sample
+
+The model predicts the velocity u(x, t), t from 1 (noise) to 0 (data). docs/method.md has the equations.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils import BaseOutput
+
+from distillkac import checkpoints, ops
+from distillkac.config import ProcessConfig, load_config
+from distillkac.integrators import time_grid
+from distillkac.processes import Process
+from distillkac.schedules import f_schedule, g_schedule
+
+INTEGRATORS = ("euler", "ab2")
+
+
+@dataclass
+class KacSchedulerOutput(BaseOutput):
+    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, the data in one step."""
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+class KacScheduler(SchedulerMixin, ConfigMixin):
+    """Steps of a velocity field from noise to data: Euler, or Adams-Bashforth 2 with one evaluation a step.
+
+    process: telegraph, planar or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
+    grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
+    students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0  # what `prior` gives needs no scaling
+
+    @register_to_config
+    def __init__(
+        self,
+        process: str = "telegraph",
+        a: float = 25.0,
+        c: float = 2.0,
+        sigma: float = 1.0,
+        f: str = "linear",
+        g: str = "linear",
+        rho: float = 2.0,
+        integrator: str = "ab2",
+        max_speed: float | None = None,
+    ):
+        if integrator not in INTEGRATORS:
+            raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
+        self.process: Process = ProcessConfig(process, a, c, sigma, f, g).build()
+        self.timesteps = torch.empty(0)
+        self.num_inference_steps = None
+        self._grid, self._step, self._previous = None, 0, None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **options):
+        """From a run folder of distillkac (a teacher's or a student's), or whatever diffusers takes."""
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / checkpoints.EMA).exists():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        config = load_config(folder)
+        student = config.student
+        grid = {"rho": student.rho, "integrator": "euler"} if student else {}
+        noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g")}
+        return cls(**noise, **grid, **options)
+
+    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+        """N steps: `timesteps` are their N start times, float32, from 1 down; the last step ends at 0."""
+        self._grid = time_grid(num_inference_steps, self.config.rho)
+        self.timesteps = self._grid[:-1].float().to(device)
+        self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
+
+    def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
+        """The sample: the network takes states as they are."""
+        return sample
+
+    def prior(self, shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> torch.Tensor:
+        """Noise at t = 1 of shape (B, ...), seeded from the generator (or torch's own)."""
+        return self.process.prior(shape[0], tuple(shape[1:]), _seed(generator), device=device)
+
+    def step(
+        self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
+    ) -> KacSchedulerOutput | tuple[torch.Tensor]:
+        """From `timestep` to the next one. model_output: the (guided) velocity at (sample, timestep), like the sample.
+
+        Raises ValueError before set_timesteps, and for a timestep that is not the next of `timesteps`.
+        """
+        if self._grid is None:
+            raise ValueError("call set_timesteps before step")
+        if self._step >= self.num_inference_steps:
+            raise ValueError(f"all {self.num_inference_steps} steps are done; call set_timesteps to begin anew")
+        t, t_next = self._grid[self._step : self._step + 2].tolist()
+        if abs(float(timestep) - t) > 1e-5:
+            raise ValueError(f"steps go through `timesteps` in order: expected {t:.6g} next, got {float(timestep):.6g}")
+        h, (u_prev, h_prev) = t - t_next, self._previous or (None, None)
+        x_next, u = ops.guided_step(
+            sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
+        )
+        self._previous = (u, h) if self.config.integrator == "ab2" else None
+        self._step += 1
+        if not return_dict:
+            return (x_next,)
+        return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=sample - t * u)
+
+    def sample_noise(
+        self, original_samples: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """K_{g(t)}, like original_samples: the noise for `add_noise` and `get_velocity`. timesteps: (B,) in [0, 1]."""
+        g, _ = g_schedule(timesteps, self.config.g)
+        size = tuple(original_samples.shape[1:])
+        return self.process.noise(g, size, _seed(generator)).to(original_samples)
+
+    def add_noise(self, original_samples, noise, timesteps) -> torch.Tensor:
+        """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
+        f, _ = f_schedule(timesteps, self.config.f)
+        return _column(f, original_samples) * original_samples + noise
+
+    def get_velocity(self, sample, noise, timesteps) -> torch.Tensor:
+        """The training target f' x_0 + g' v(g, noise). sample: x_0, noise: from `sample_noise`."""
+        _, df = f_schedule(timesteps, self.config.f)
+        g, dg = g_schedule(timesteps, self.config.g)
+        return _column(df, sample) * sample + _column(dg, sample) * self.process.velocity(noise, g)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return t.to(like).view(-1, *[1] * (like.dim() - 1))
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    device = generator.device if generator is not None else "cpu"
+    return int(torch.randint(2**62, (), generator=generator, device=device))
