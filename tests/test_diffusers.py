@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from diffusers import DiffusionPipeline
 
 from distillkac import distill, train
