@@ -29,12 +29,12 @@ from distillkac.schedules import f_schedule, g_schedule
 CHUNK = 2**19  # numbers of an array that is worked on at once: 4 MiB
 
 
-def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, width: torch.Tensor):
-    """(log density of K_age at k, conditional velocity v(age, k)), the atoms being `width` wide.
+def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, rounding: torch.Tensor, spread: float = 0.0):
+    """(log density of K_age at k, conditional velocity v(age, k)).
 
-    k: (B, ..., D) float64. age: (B,) > 0. width > 0: like k, the standard deviation across the cone of the normal density
-    that stands for an atom; planar: equal within a pair. Returns (B, ...), normalised over R^D, and a tensor like k.
-    Raises ValueError for a process whose law is not known.
+    k: (B, ..., D) float64. age: (B,) > 0. rounding: like k, how far rounding may have moved k. An atom counts as a normal
+    density of standard deviation rounding + spread * c * age across the cone.
+    Returns (B, ...), normalised over R^D, and a tensor like k. Raises ValueError for a process whose law is not known.
     """
     t = age.view(-1, *[1] * (k.dim() - 1))
     if isinstance(process, Gaussian):
@@ -45,9 +45,10 @@ def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, width:
     a, c = process.a, process.c
     radius, lam, planar = c * t, a * t, isinstance(process, Planar)
     if planar:
-        size, width = k.unflatten(-1, (-1, 2)).norm(dim=-1), width[..., ::2]
+        size, rounding = k.unflatten(-1, (-1, 2)).norm(dim=-1), rounding.unflatten(-1, (-1, 2)).sum(-1)
     else:
         size = k.abs()
+    width = rounding.clamp(min=1e-150) + spread * radius
     excess = size - radius
     s = torch.sqrt((-excess * (radius + size)).clamp(min=0))
     if planar:  # s = ct + (c/a) ln U is exponential, and r dr dtheta = s ds dtheta (docs/method.md, eq. 6)
@@ -116,12 +117,8 @@ class ExactFlow:
         g, dg = g_schedule(t, self.law.g)
         center = f * points
         k = x[:, None] - center
-        width = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded
-        if self.process == "planar":
-            width = width.unflatten(-1, (-1, 2)).sum(-1).repeat_interleave(2, -1)
-        if self.spread:
-            width = width + (self.spread * self.law.c * g).view(-1, 1, 1)
-        log, v = conditional_law(self.law, k, g, width.clamp(min=1e-150))
+        rounding = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded
+        log, v = conditional_law(self.law, k, g, rounding, self.spread)
         p = torch.softmax(log, 1)
         return (p[..., None] * (df * points + dg.view(-1, 1, 1) * v)).sum(1)
 

@@ -9,9 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
-from distillkac import image_files
-from distillkac.data import DataConfig, load
-from distillkac.image_files import ImageFiles, read_image
+from distillkac.data import DataConfig, image_files, load
+from distillkac.data.image_files import ImageFiles, read_image
 
 RED, GREY = (200, 30, 60), 77
 

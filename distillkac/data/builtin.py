@@ -1,0 +1,59 @@
+"""Images that scikit-learn brings along: no download needed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distillkac.data.dataset import SPLIT_SEED, DataConfig, Splits, make_splits
+
+DIGITS_TRAIN = 1297
+PATCH, PATCH_STRIDE = 32, 8
+PATCH_TRAIN_WIDTH = 512  # columns of a photograph that training patches lie in; test patches lie right of them
+
+
+def digits(config: DataConfig) -> Splits:
+    """8 x 8 grey, classes 0-9, 1297 train and 500 held out, always the same; pixels 0..16 become [-1, 1]."""
+    if config.image_size not in (None, 8) or config.channels not in (None, 1):
+        raise ValueError(
+            "the digits of scikit-learn are 8 x 8 and grey: leave --data.image-size and --data.channels away, or give "
+            "--data.path"
+        )
+    from sklearn.datasets import load_digits  # a second to import, and only needed here
+
+    source = load_digits()
+    images = torch.from_numpy(source.images).float()[:, None] / 8 - 1
+    labels = torch.from_numpy(source.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+    names = tuple(str(name) for name in source.target_names)
+    return make_splits(images[train], labels[train], names, (images[test], labels[test]), config.flip)
+
+
+def patches(config: DataConfig) -> Splits:
+    """32 x 32 RGB cut from scikit-learn's two photographs: classes china and flower, 3050 train and 650 test each.
+
+    Train and test patches come from different parts of a photograph and share no pixel.
+    """
+    if config.image_size not in (None, PATCH) or config.channels not in (None, 3):
+        raise ValueError(
+            "the patches of scikit-learn's photographs are 32 x 32 in colour: leave --data.image-size and "
+            "--data.channels away"
+        )
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images()
+    names = tuple(Path(name).stem for name in photographs.filenames)
+    train, test = [], []
+    for photograph in photographs.images:
+        for columns, part in ((slice(None, PATCH_TRAIN_WIDTH), train), (slice(PATCH_TRAIN_WIDTH, None), test)):
+            area = torch.from_numpy(np.ascontiguousarray(photograph[:, columns])).permute(2, 0, 1)
+            cut = area.unfold(1, PATCH, PATCH_STRIDE).unfold(2, PATCH, PATCH_STRIDE)
+            part.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, PATCH, PATCH))
+    (images, labels), held_out = (
+        (torch.cat(part), torch.arange(len(part)).repeat_interleave(len(part[0]))) for part in (train, test)
+    )
+    return make_splits(images, labels, names, held_out, config.flip)
+
+
+BUILTIN = {"digits": digits, "patches": patches}

@@ -1,0 +1,89 @@
+"""CIFAR-10's own files, the binary version and the Python version (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+The Python version is pickled. Pickles can run code, so they are read by an unpickler that knows numpy arrays and plain
+values and refuses everything else.
+"""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distillkac.data.dataset import DataConfig, Splits, make_splits
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+TRAIN, TEST = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)
+SHAPE, PIXELS = (3, 32, 32), 3072
+
+
+def find(root: Path) -> Path | None:
+    """The folder with CIFAR-10's files: root, or the one that its archive unpacks to in root; None if there is none."""
+    for name in FOLDERS:
+        if any((root / name / f"{TRAIN[0]}{suffix}").is_file() for suffix in ("", ".bin")):
+            return root / name
+    return None
+
+
+def cifar(folder: Path, config: DataConfig) -> Splits:
+    """Raises ValueError naming the file that is missing, cut short or of another kind."""
+    if config.image_size not in (None, 32) or config.channels not in (None, 3):
+        raise ValueError(f"{folder}: CIFAR-10 is 32 x 32 in colour: leave --data.image-size and --data.channels away")
+    (images, labels), test = (_read_all(folder, names) for names in (TRAIN, TEST))
+    return make_splits(images, labels, CLASSES, test, config.flip)
+
+
+def _read_all(folder: Path, names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = []
+    for name in names:
+        binary, pickled = folder / f"{name}.bin", folder / name
+        if binary.is_file():
+            parts.append(_read_binary(binary))
+        elif pickled.is_file():
+            parts.append(_read_pickled(pickled))
+        else:
+            raise ValueError(f"{folder}: {name}.bin (or {name}) is missing; unpack CIFAR-10's archive anew")
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return torch.from_numpy(images.reshape(-1, *SHAPE)), torch.from_numpy(labels.astype(np.int64))
+
+
+def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = np.fromfile(path, dtype=np.uint8)
+    if content.size == 0 or content.size % (PIXELS + 1):
+        raise ValueError(f"{path}: {content.size} bytes are not whole records of {PIXELS + 1}; unpack the archive anew")
+    records = content.reshape(-1, PIXELS + 1)
+    return records[:, 1:], _checked(path, records[:, 0])
+
+
+def _read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        images, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path}: is no batch of CIFAR-10 ({error}); unpack the archive anew") from None
+    if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS):
+        raise ValueError(
+            f"{path}: data must be ({len(labels)}, {PIXELS}) uint8, one row per label, got {images.shape} {images.dtype}"
+        )
+    return images, _checked(path, labels)
+
+
+def _checked(path: Path, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < len(CLASSES)):
+        raise ValueError(f"{path}: labels must be whole numbers from 0 to {len(CLASSES) - 1}; unpack the archive anew")
+    return labels
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) in {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")

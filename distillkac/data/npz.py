@@ -1,0 +1,107 @@
+"""Arrays in an .npz file."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distillkac.data.dataset import DataConfig, Splits, held_out, make_splits
+from distillkac.data.image_files import to_array
+
+ARRAYS = {  # names in an .npz, ours first; the others are those of the common mnist.npz
+    "images": ("images", "x_train"),
+    "labels": ("labels", "y_train"),
+    "test_images": ("test_images", "x_test"),
+    "test_labels": ("test_labels", "y_test"),
+}
+
+
+def npz(path: Path, config: DataConfig) -> Splits:
+    arrays = _read_npz(path)
+    if "images" not in arrays:
+        raise ValueError(f"{path}: needs an array named images (N, H, W) or (N, H, W, C)")
+    for part in ("", "test_"):
+        if f"{part}labels" in arrays and f"{part}images" not in arrays:
+            raise ValueError(f"{path}: has {part}labels but no {part}images")
+    if "test_images" in arrays and ("labels" in arrays) != ("test_labels" in arrays):
+        raise ValueError(f"{path}: needs labels for both images and test_images, or for neither")
+    images, labels = (_check_images(path, arrays, "images", config), _check_labels(path, arrays, "labels"))
+    names = tuple(str(i) for i in range(int(labels.max()) + 1)) if "labels" in arrays else ("all",)
+    if missing := sorted(set(range(len(names))) - set(labels.tolist())):
+        raise ValueError(f"{path}: labels must number the classes 0 to {len(names) - 1}, but no image has {missing[0]}")
+    if "test_images" in arrays:
+        test = _check_images(path, arrays, "test_images", config), _check_labels(path, arrays, "test_labels")
+        if test[0].shape[1:] != images.shape[1:]:
+            raise ValueError(f"{path}: images are {tuple(images.shape[1:])} but test_images {tuple(test[0].shape[1:])}")
+        if test[1].max() >= len(names):
+            raise ValueError(f"{path}: test_labels reach {int(test[1].max())}, labels only {len(names) - 1}")
+    else:
+        rows, test_rows = held_out(labels, names, config.held_out, path)
+        test = (images[test_rows], labels[test_rows]) if test_rows else None
+        images, labels = images[rows], labels[rows]
+    return make_splits(images, labels, names, test, config.flip)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that ARRAYS names, under our names. Pickled ones are refused: they could run code."""
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for ours, names in ARRAYS.items():
+                if found := [name for name in names if name in file.files]:
+                    arrays[ours] = file[found[0]]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
+    return arrays
+
+
+def _check_images(path: Path, arrays: dict[str, np.ndarray], key: str, config: DataConfig) -> torch.Tensor:
+    """(N, C, H, W), uint8 or float32; brought to the configured size and channels if uint8."""
+    images = arrays[key]
+    images = images[..., None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            f"{path}: {key} must be (N, H, W), (N, H, W, 1) or (N, H, W, 3) and not empty, got {arrays[key].shape}"
+        )
+    size, channels = config.image_size, config.channels or images.shape[3]
+    fits = (size is None or images.shape[1:3] == (size, size)) and images.shape[3] == channels
+    if images.dtype == np.uint8:
+        if not fits:
+            pictures = (Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in images)
+            return torch.from_numpy(np.stack([to_array(picture, size, channels) for picture in pictures]))
+    elif images.dtype.kind == "f":
+        if not fits:
+            raise ValueError(
+                f"{path}: {key} are {images.shape[1:]}; floating-point images are not resized or converted, so leave "
+                "--data.image-size and --data.channels away, or store them as uint8"
+            )
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+            raise ValueError(f"{path}: {key}[{bad}] has values that are not finite; repair or remove that image")
+        if np.abs(images).max() > 1 or images.min() >= 0:  # [0, 1] would train on half the range without a word
+            raise ValueError(
+                f"{path}: floating-point {key} must span [-1, 1], got [{images.min():g}, {images.max():g}]; rescale "
+                "them or store them as uint8"
+            )
+    else:
+        raise ValueError(f"{path}: {key} must be uint8, or floating point in [-1, 1], got {images.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def _check_labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> torch.Tensor:
+    """(N,) int64; zeros if there are none."""
+    count = len(arrays[key.replace("labels", "images")])
+    if key not in arrays:
+        return torch.zeros(count, dtype=torch.int64)
+    labels = arrays[key]
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: {key} must be integers, got {labels.dtype}; number the classes from 0")
+    if labels.shape != (count,):
+        raise ValueError(f"{path}: {key} must be ({count},), one per image, got {labels.shape}")
+    if labels.min() < 0:
+        raise ValueError(f"{path}: {key} must number the classes from 0, got {labels.min()}")
+    return torch.from_numpy(labels.astype(np.int64))
