@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,8 +223,10 @@ def flops(run) -> int:
 
 
 def _one_thread() -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Prepares a worker: one thread, and no life beyond the command's own (a cell may take half an hour)."""
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 if __name__ == "__main__":
