@@ -1,6 +1,7 @@
-"""The velocity network: class and guidance embeddings around the U-Net of diffusers."""
+"""The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -10,12 +11,18 @@ TIME_SCALE = 100.0
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The U-Net. The default suits 8x8 digits; for 32x32 colour try channels 128 256 256, layers 2, attention 1."""
+    """The network. The default suits 8x8 digits; for 32x32 colour try channels 128 256 256, layers 2, attention 1."""
 
+    backbone: Literal["unet", "dit"] = "unet"
+    """diffusers' UNet2DModel, or its diffusion transformer (DiT) for square images."""
     channels: tuple[int, ...] = (32, 64)
-    """Channels at each resolution, finest first; each level halves the image. Multiples of 8."""
+    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. DiT: its width."""
     layers: int = 1
-    """Residual blocks per level."""
+    """U-Net: residual blocks per level. DiT: transformer blocks."""
+    scale_shift: bool = False
+    """U-Net: time and class scale and shift the features of a residual block, instead of being added to them."""
+    patch: int = 2
+    """DiT: side of the square of pixels that makes a token."""
     attention: tuple[int, ...] = ()
     """Levels with self-attention, 0 = finest; none by default."""
     middle_attention: bool = True
@@ -37,46 +44,78 @@ class VelocityNet(nn.Module):
 
     def __init__(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int):
         super().__init__()
-        from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
-
         _check(config, shape)
-        levels = range(len(config.channels))
         self.config, self.shape, self.null_class = config, tuple(shape), num_classes
         self.guidance_embedding = config.guidance_embedding
-        self.unet = UNet2DModel(
-            sample_size=tuple(shape[1:]),
-            in_channels=shape[0],
-            out_channels=shape[0],
-            block_out_channels=tuple(config.channels),
-            layers_per_block=config.layers,
-            down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
-            up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
-            add_attention=config.middle_attention,
-            attention_head_dim=config.head_dim,
-            norm_num_groups=8,
-            dropout=config.dropout,
-            class_embed_type="identity",
-        )
+        # A convolution or projection that ends at zero: the first velocities are 0, the first gradients calm.
+        if config.backbone == "dit":
+            self.dit = _dit(config, shape, num_classes)
+            return
+        self.unet = _unet(config, shape)
         width = 4 * config.channels[0]
         self.classes = nn.Embedding(num_classes + 1, width)
         if config.guidance_embedding:
             self.guidance = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
             _zero(self.guidance[-1])
-        # Every residual branch and the output start at zero: the first velocities are 0, the first gradients calm.
-        for module in self.unet.modules():
-            if type(module).__name__ == "ResnetBlock2D":
-                _zero(module.conv2)
-        _zero(self.unet.conv_out)
 
     def forward(self, x, t, y, w=None):
         """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
 
         w: (B,) guidance weight, only with `guidance_embedding`. Returns the velocity (B, C, H, W).
         """
+        if self.config.backbone == "dit":
+            return self.dit(x, timestep=TIME_SCALE * t, class_labels=y, return_dict=False)[0]
         embedding = self.classes(y)
         if self.guidance_embedding:
             embedding = embedding + self.guidance(w[:, None])
         return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
+
+
+def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
+    from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
+
+    levels = range(len(config.channels))
+    unet = UNet2DModel(
+        sample_size=tuple(shape[1:]),
+        in_channels=shape[0],
+        out_channels=shape[0],
+        block_out_channels=tuple(config.channels),
+        layers_per_block=config.layers,
+        down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
+        up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
+        add_attention=config.middle_attention,
+        attention_head_dim=config.head_dim,
+        norm_num_groups=8,
+        dropout=config.dropout,
+        resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
+        class_embed_type="identity",
+    )
+    for module in unet.modules():
+        if type(module).__name__ == "ResnetBlock2D":
+            _zero(module.conv2)
+    _zero(unet.conv_out)
+    return unet
+
+
+def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    from diffusers import DiTTransformer2DModel
+
+    dit = DiTTransformer2DModel(
+        num_attention_heads=config.channels[0] // config.head_dim,
+        attention_head_dim=config.head_dim,
+        in_channels=shape[0],
+        out_channels=shape[0],
+        num_layers=config.layers,
+        dropout=config.dropout,
+        sample_size=shape[1],
+        patch_size=config.patch,
+        num_embeds_ada_norm=num_classes,
+    )
+    for block in dit.transformer_blocks:
+        _zero(block.norm1.linear)  # adaLN-zero: every block starts as the identity
+        block.norm1.emb.class_embedder.dropout_prob = 0.0  # the objective drops classes, by its own seed
+    _zero(dit.proj_out_2)
+    return dit
 
 
 def _zero(layer: nn.Module) -> None:
@@ -85,6 +124,28 @@ def _zero(layer: nn.Module) -> None:
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
+    if config.backbone == "dit":
+        _check_dit(config, shape)
+    else:
+        _check_unet(config, shape)
+
+
+def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
+    if len(config.channels) != 1 or config.channels[0] % config.head_dim or config.layers < 1 or config.patch < 1:
+        raise ValueError(
+            "network.backbone dit takes one number as network.channels, its width, a multiple of network.head_dim, and "
+            f"layers and patch of at least 1, got {config.channels}, {config.head_dim}, {config.layers}, {config.patch}"
+        )
+    if shape[1] != shape[2] or shape[1] % config.patch:
+        raise ValueError(
+            f"network.backbone dit needs square images that network.patch {config.patch} divides, got "
+            f"{shape[1]}x{shape[2]}"
+        )
+    if config.guidance_embedding:
+        raise ValueError("network.backbone dit does not take w as an input; distil with a fixed --w")
+
+
+def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
     if not config.channels or any(width % 8 or width < 8 for width in config.channels):
         raise ValueError(f"network.channels must be multiples of 8, got {config.channels}")
     if config.layers < 1:

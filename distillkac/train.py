@@ -5,13 +5,14 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from distillkac import data
-from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
+from distillkac.commands import INTERRUPTED, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.presets import PRESETS, cost, described
 from distillkac.training import FlowMatching, build_network
 
 PROG = "python -m distillkac.train"
@@ -28,20 +29,26 @@ class TrainArgs:
     """Run folder: config, weights, checkpoint, metrics."""
     resume: bool = False
     """Continue the run from its last checkpoint, with its saved options unless given anew."""
+    preset: Literal[tuple(PRESETS)] = "digits"
+    """Where the other options start from."""
+    dry_run: bool = False
+    """Print what the run would be and cost, and stop."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    saved = _saved_config(argv)
-    args = tyro.cli(TrainArgs, args=argv, prog=PROG, default=TrainArgs(config=saved) if saved else None)
+    args = tyro.cli(TrainArgs, args=argv, prog=PROG, default=_defaults(argv))
     process = args.config.noise.build()
     dataset = data.load(args.config.data, "train")
     process.check_shape(dataset.shape)
     config = dataclasses.replace(
         args.config, shape=tuple(dataset.shape), class_names=tuple(dataset.class_names), student=None
     )
+    if args.dry_run:
+        print(described(config, cost(config, device()), device()))
+        return 0
     network = build_network(config)
     objective = FlowMatching(process, network.null_class, config.label_drop, config.seed)
     accelerator = accelerator_for(config.optim)
@@ -49,13 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if fit.finished else INTERRUPTED
 
 
-def _saved_config(argv: list[str]) -> RunConfig | None:
-    """With --resume, options not given are those of the saved run: they become the defaults of the real parser."""
+def _defaults(argv: list[str]) -> TrainArgs | None:
+    """What options not given are: those of the preset or, with --resume, of the saved run. None: the parser's own."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run", type=Path, default=TrainArgs.run)
+    parser.add_argument("--preset", default="digits")
     parser.add_argument("--resume", action="store_true")
-    early, _ = parser.parse_known_args([word for word in argv if word != "--run"] if argv[-1:] == ["--run"] else argv)
-    return load_config(early.run) if early.resume else None
+    # An option without its value at the end is left to the real parser, which says so.
+    early, _ = parser.parse_known_args(argv[:-1] if argv and argv[-1] in ("--run", "--preset") else argv)
+    if early.resume:
+        return TrainArgs(config=load_config(early.run))
+    return TrainArgs(preset=early.preset, config=PRESETS[early.preset]) if early.preset in PRESETS else None
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ def woken(network):
         (NetworkConfig(channels=(16, 24, 32), layers=2, attention=(1, 2), head_dim=8), (3, 32, 32)),
         (NetworkConfig(channels=(8,), head_dim=4), (3, 5, 7)),
         (NetworkConfig(channels=(8, 16), middle_attention=False, dropout=0.1), (1, 6, 10)),
+        (NetworkConfig(channels=(8, 16), head_dim=8, scale_shift=True), DIGITS),
+        (NetworkConfig(backbone="dit", channels=(32,), layers=2, head_dim=16), DIGITS),
+        (NetworkConfig(backbone="dit", channels=(16,), layers=1, head_dim=16, patch=4), (3, 32, 32)),
     ],
 )
 def test_velocity_is_shaped_like_the_image(config, shape):

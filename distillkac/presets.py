@@ -1,0 +1,123 @@
+"""Ready-made settings for well-known data sets, and what a run will cost before it is begun."""
+
+import time
+
+import torch
+
+from distillkac.config import OptimConfig, ProcessConfig, RunConfig
+from distillkac.data import DataConfig
+from distillkac.networks import NetworkConfig
+from distillkac.training import Batch, FlowMatching, build_network
+
+# The network of the paper's CIFAR-10 runs; its text does not name learning rate and number of steps, which are ours.
+PRESETS = {
+    "digits": RunConfig(),
+    "patches": RunConfig(
+        data=DataConfig(builtin="patches", flip=True),
+        network=NetworkConfig(channels=(32, 64, 128), layers=1, attention=(), head_dim=32),
+        optim=OptimConfig(batch_size=64, lr=1e-3),
+        steps=5000,
+    ),
+    "cifar10": RunConfig(
+        data=DataConfig(path="cifar10", flip=True),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(256, 512, 512, 768), layers=3, attention=(1, 2, 3), head_dim=64, scale_shift=True, dropout=0.1
+        ),
+        optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=400_000,
+    ),
+    "celeba64": RunConfig(
+        data=DataConfig(path="celeba", image_size=64, flip=True),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(128, 256, 384, 512), layers=3, attention=(2, 3), head_dim=64, scale_shift=True, dropout=0.1
+        ),
+        optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=400_000,
+        label_drop=0.0,
+    ),
+}
+
+COUNTED_ROWS, ENOUGH_SECONDS = 4, 0.5
+
+
+def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
+    """What training `config` takes: counted where it can be, its time measured on `device` with a few images.
+
+    parameters; flops_per_image of one evaluation (a multiply-add is two); weight_bytes of weights, gradients, AdamW and
+    the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and hours of the run:
+    forward and backward, the best of three, with as many images as half a second allows.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = build_network(config).to(device).train()
+    parameters = sum(p.numel() for p in network.parameters())
+    objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
+    rows = count = min(COUNTED_ROWS, config.optim.batch_size)
+    x0, y = torch.zeros(rows, *config.shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+    batch = Batch(x0, y, 0, 0, rows)
+    saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(tensor):
+        nonlocal saved
+        place = tensor.untyped_storage().data_ptr()
+        if place not in known:
+            known.add(place)
+            saved += tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective(network, batch)
+    loss.backward()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        objective(network, batch)
+    per_image = _seconds(objective, network, batch) / rows
+    while rows < config.optim.batch_size and per_image * rows < ENOUGH_SECONDS:  # larger batches are faster an image
+        rows = min(4 * rows, config.optim.batch_size)
+        batch = Batch(x0[:1].expand(rows, *config.shape), y[:1].expand(rows), 0, 0, rows)
+        per_image = _seconds(objective, network, batch) / rows
+    step = per_image * config.optim.batch_size
+    return {
+        "parameters": parameters,
+        "flops_per_image": counter.get_total_flops() / count,
+        "weight_bytes": 20 * parameters,
+        "activation_bytes": saved / count * config.optim.batch_size / config.optim.accumulate,
+        "seconds_per_step": step,
+        "hours": step * config.steps / 3600,
+    }
+
+
+def described(config: RunConfig, figures: dict[str, float], device: torch.device) -> str:
+    """A paragraph for people."""
+    noise = config.noise
+    law = f"sigma {noise.sigma:g}" if noise.process == "gaussian" else f"a {noise.a:g}, c {noise.c:g}"
+    return "\n".join(
+        (
+            f"{noise.process} ({law}) on images {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
+            f"network      {config.network.backbone} {figures['parameters'] / 1e6:.2f} M parameters, "
+            f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
+            f"training     {config.steps} steps of {config.optim.batch_size} images: "
+            f"{3 * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
+            f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "
+            f"{figures['activation_bytes'] / 2**30:.2g} GiB activations of a batch",
+            f"time         about {figures['seconds_per_step']:.2g} s a step, {figures['hours']:.2g} hours in all, on this "
+            f"{device.type}",
+        )
+    )
+
+
+def _seconds(objective: FlowMatching, network: torch.nn.Module, batch: Batch) -> float:
+    times = []
+    for _ in range(3):
+        _finish(batch.x0.device)
+        start = time.perf_counter()
+        objective(network, batch).backward()
+        _finish(batch.x0.device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
