@@ -119,8 +119,8 @@ def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
             _command(distill.main, method_options(folder, method, seed))
             reference = method.config.w if method.config.w > 0 else None
             for steps, restart in method.samples:
-                made = "inverse" if method.config.inverse.steps else method.config.method
-                trained = min((n for n in method.config.stages if n >= steps), default=1)
+                trained = min(n for n in method.config.stages if n >= steps)
+                made = "inverse" if method.config.inverse.steps and trained == 1 else method.config.method
                 measured(student_folder(target, trained, made), method.name, steps, restart, reference=reference)
 
 

@@ -1,9 +1,10 @@
 """What `make compare` compares: processes, distillation methods and the networks to measure, as data."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from distillkac.config import ProcessConfig
 from distillkac.distillation import RECIPES, DistillConfig, stages
+from distillkac.inverse import InverseConfig
 
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
 
@@ -33,22 +34,19 @@ class Method:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole comparison. teacher_samples: (integrator, steps). guided_w: None leaves guidance out."""
+    """A whole comparison. extra: further methods, by the name of the setting. teacher_samples: (integrator, steps)."""
 
     settings: tuple[Setting, ...]
     everywhere: tuple[Method, ...]
-    on_first_setting: tuple[Method, ...]
+    extra: dict[str, tuple[Method, ...]]
     seeds: tuple[int, ...]
     teacher_steps: int
     teacher_samples: tuple[tuple[str, int], ...]
     num: int
-    guided_w: float | None = None
-    guided: tuple[Method, ...] = field(default=())
 
     def methods(self, setting: Setting) -> tuple[Method, ...]:
         """The methods for a setting, each after the one it starts from."""
-        first = setting == self.settings[0]
-        return (*self.everywhere, *(self.on_first_setting if first else ()), *(self.guided if first else ()))
+        return (*self.everywhere, *self.extra.get(setting.name, ()))
 
 
 SETTINGS = (
@@ -68,22 +66,25 @@ def equal_compute(config: DistillConfig, teacher_steps: int) -> DistillConfig:
     return replace(config, stages=(teacher_steps, 1), steps=(steps,))
 
 
-def methods(chain: DistillConfig, inverse_steps: int) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
-    """(for every setting, for the first alone)."""
-    chain_samples = tuple((m, 0.0) for m in chain.stages[1:])
-    inverse = RECIPES["best"].inverse
-    reconstruction = replace(chain, method="reconstruction", stages=(20, 4, 1), steps=chain.steps[-2:])
-    inverse = replace(inverse, steps=inverse_steps)
-    real = replace(chain, stages=(1,), steps=(), inverse=inverse)
-    free = replace(real, inverse=replace(inverse, alpha=1.0, beta=1.0))
-    everywhere = (
-        Method("endpoint", "endpoint", chain, chain_samples),
-        Method("inverse", "endpoint, then inverse", real, ((1, 0.0),), after="endpoint"),
+GUIDANCE = 3.0
+
+
+def everywhere(chain: DistillConfig, inverse: InverseConfig) -> tuple[Method, ...]:
+    """The methods for every setting."""
+    alone = replace(chain, stages=(1,), steps=(), inverse=inverse)
+    return (
+        Method("endpoint", "endpoint", chain, tuple((m, 0.0) for m in chain.stages[1:])),
+        Method("inverse", "endpoint, then inverse", alone, ((1, 0.0),), after="endpoint"),
     )
-    first = (
-        Method("inverse-free", "endpoint, then inverse without data", free, ((1, 0.0),), after="endpoint"),
-        Method("backward", "endpoint, own states", replace(chain, backward=1.0), chain_samples),
-        Method("exact-start", "endpoint, exact start", replace(chain, exact_start=True), chain_samples),
+
+
+def further(chain: DistillConfig) -> tuple[Method, ...]:
+    """The methods that are compared on one process only."""
+    samples = tuple((m, 0.0) for m in chain.stages[1:])
+    reconstruction = replace(chain, method="reconstruction", stages=(20, 4, 1), steps=chain.steps[-2:])
+    few = tuple(sample for sample in samples if sample[0] <= 4)
+    return (
+        Method("backward", "endpoint, own states", replace(chain, backward=1.0), samples),
         Method("20-to-1", "endpoint, 20 to 1 at once", equal_compute(chain, 20), ((1, 0.0),)),
         Method("100-to-1", "endpoint, 100 to 1 at once", equal_compute(chain, 100), ((1, 0.0),)),
         Method(
@@ -92,29 +93,22 @@ def methods(chain: DistillConfig, inverse_steps: int) -> tuple[tuple[Method, ...
             reconstruction,
             ((4, 0.0), (4, 0.5), (4, 1.0), (2, 1.0), (1, 0.0)),
         ),
-    )
-    return everywhere, first
-
-
-def guided_methods(chain: DistillConfig, w: float) -> tuple[Method, ...]:
-    """With the guidance weight w folded in: states from data, from the student itself, half of each."""
-    samples = tuple((m, 0.0) for m in chain.stages[1:] if m <= 4)
-    return tuple(
-        Method(f"guided-{name}", f"w = {w:g}, {title}", replace(chain, w=w, backward=share), samples)
-        for name, title, share in (("data", "data states", 0.0), ("own", "own states", 1.0), ("mixed", "mixed", 0.5))
+        Method("guided-data", f"w = {GUIDANCE:g}, data states", replace(chain, w=GUIDANCE), few),
+        Method("guided-own", f"w = {GUIDANCE:g}, own states", replace(chain, w=GUIDANCE, backward=1.0), few),
     )
 
 
 def full_plan(seeds: tuple[int, ...]) -> Plan:
     chain = RECIPES["paper"]
-    everywhere, first = methods(chain, RECIPES["best"].inverse.steps)
+    best = Method("best", "recipe best", RECIPES["best"], ((4, 0.0), (1, 0.0)))
+    extra = {"telegraph": (best, *further(chain)), "planar": (best,)}
     samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
-    return Plan(SETTINGS, everywhere, first, seeds, 3000, samples, 5000, 3.0, guided_methods(chain, 3.0))
+    return Plan(SETTINGS, everywhere(chain, RECIPES["best"].inverse), extra, seeds, 3000, samples, 5000)
 
 
 def quick_plan(seeds: tuple[int, ...]) -> Plan:
     """The same in small: shorter training, fewer images, three processes."""
     chain = DistillConfig(stages=(20, 4, 1), steps=(100, 150))
-    everywhere, _ = methods(chain, 30)
+    inverse = replace(RECIPES["best"].inverse, steps=30)
     samples = (("ab2", 20), ("euler", 4), ("euler", 1))
-    return Plan(SETTINGS[:3], everywhere, (), seeds[:1], 800, samples, 1000)
+    return Plan(SETTINGS[:3], everywhere(chain, inverse), {}, seeds[:1], 800, samples, 1000)

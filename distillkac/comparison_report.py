@@ -61,22 +61,16 @@ def markdown(plan: Plan, rows: list[dict]) -> str:
     for entry in shared:
         cells = [_cell(_select(rows, setting.name, *entry)) for setting in plan.settings]
         lines.append(f"| {_title(plan, *entry)} | " + " | ".join(cells) + " |")
-    first = plan.settings[0]
-    lines += ["", f"Methods on {first.title}:", ""]
-    lines += ["| method | steps | NFE | Fréchet | accuracy | diversity | images/s | MFLOP an image |", "|---" * 8 + "|"]
-    for method in plan.methods(first):
-        for steps, restart in method.samples:
-            found = _select(rows, first.name, method.name, "euler", steps, restart)
-            if found and method.config.w == 0:
-                lines.append(_method_line(plan, method.name, steps, restart, found))
-    if plan.guided:
-        lines += ["", f"Guided with w = {plan.guided_w:g}, distance to the guided teacher's samples:", ""]
-        lines += ["| states | steps | Fréchet to the guided teacher | diversity |", "|---" * 4 + "|"]
-        for method in plan.guided:
-            for steps, restart in method.samples:
-                found = _select(rows, first.name, method.name, "euler", steps, restart)
-                figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
-                lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
+    for setting in plan.settings:
+        methods = plan.methods(setting)
+        if len(methods) > len(plan.everywhere):
+            lines += ["", f"Methods on {setting.title}:", ""]
+            lines += ["| method | steps | NFE | Fréchet | accuracy | diversity | images/s | MFLOP an image |"]
+            lines += ["|---" * 8 + "|", *_method_lines(rows, setting, [m for m in methods if m.config.w == 0])]
+        if guided := [m for m in methods if m.config.w > 0]:
+            lines += ["", f"Guided, on {setting.title}, compared with the guided teacher's samples:", ""]
+            lines += ["| students | steps | Fréchet to the guided teacher | diversity |", "|---" * 4 + "|"]
+            lines += _guided_lines(rows, setting, guided)
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +80,7 @@ def _select(rows, setting, method, integrator, steps, restart):
 
 
 def _title(plan, method, integrator, steps, restart) -> str:
-    names = {m.name: m.title for m in plan.methods(plan.settings[0])}
+    names = {m.name: m.title for s in plan.settings for m in plan.methods(s)}
     name = f"teacher, {'AB-2' if integrator == 'ab2' else 'Euler'}" if method == "teacher" else names[method]
     return f"{name}, {steps} step{'s' * (steps > 1)}" + (f", restart {restart:g}" if restart else "")
 
@@ -100,13 +94,29 @@ def _cell(rows) -> str:
     return "" if train is None else f"{_pm(summary(rows, 'frechet'))} [{train[0]:.3f}]"
 
 
-def _method_line(plan, name, steps, restart, rows) -> str:
-    title = {m.name: m.title for m in plan.methods(plan.settings[0])}[name]
-    figures = [str(rows[0]["nfe"]), _cell(rows), _pm(summary(rows, "accuracy")), _pm(summary(rows, "diversity"))]
-    rate = 1 / statistics.fmean(row["seconds_per_image"] for row in rows)
-    figures += [f"{rate:.0f}", f"{rows[0]['flops_per_image'] / 1e6:.0f}"]
-    shown = f"{steps}" + (f", restart {restart:g}" if restart else "")
-    return f"| {title} | {shown} | " + " | ".join(figures) + " |"
+def _method_lines(rows, setting, methods) -> list[str]:
+    lines = []
+    for method in methods:
+        for steps, restart in method.samples:
+            found = _select(rows, setting.name, method.name, "euler", steps, restart)
+            if not found:
+                continue
+            cells = [method.title, f"{steps}" + (f", restart {restart:g}" if restart else ""), str(found[0]["nfe"])]
+            cells += [_cell(found), _pm(summary(found, "accuracy")), _pm(summary(found, "diversity"))]
+            cells.append(f"{1 / statistics.fmean(row['seconds_per_image'] for row in found):.0f}")
+            cells.append(f"{found[0]['flops_per_image'] / 1e6:.0f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _guided_lines(rows, setting, methods) -> list[str]:
+    lines = []
+    for method in methods:
+        for steps, restart in method.samples:
+            found = _select(rows, setting.name, method.name, "euler", steps, restart)
+            figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
+            lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
+    return lines
 
 
 def _csv(rows: list[dict]) -> str:

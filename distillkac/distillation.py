@@ -96,7 +96,12 @@ class DistillConfig:
 
 RECIPES = {
     "paper": DistillConfig(),
-    "best": DistillConfig(inverse=InverseConfig(steps=80)),
+    # Longer stages for a better and more diverse 1-step student to start from, then inverse distillation.
+    "best": DistillConfig(
+        steps=(250, 400, 400, 600),
+        inverse=InverseConfig(steps=80),
+        optim=replace(DistillConfig().optim, batch_size=128),
+    ),
 }
 
 

@@ -24,13 +24,15 @@ TINY = Plan(
             after="endpoint",
         ),
     ),
-    on_first_setting=(),
+    extra={
+        "telegraph": (
+            Method("guided-own", "own states", dataclasses.replace(TINY_CHAIN, w=2.0, backward=1.0), ((1, 0.0),)),
+        )
+    },
     seeds=(0,),
     teacher_steps=4,
     teacher_samples=(("ab2", 2), ("euler", 1)),
     num=40,
-    guided_w=2.0,
-    guided=(Method("guided-own", "own states", dataclasses.replace(TINY_CHAIN, w=2.0, backward=1.0), ((1, 0.0),)),),
 )
 
 
@@ -39,10 +41,11 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     options = {m.name: compare.method_options(tmp_path, m, 3) for m in plan.methods(plan.settings[0])}
     assert options["endpoint"] == [str(tmp_path), "--out", str(tmp_path / "endpoint"), "--seed", "3"]
     assert options["guided-own"][3:] == ["--backward", "1.0", "--w", "3.0", "--seed", "3"]
-    assert options["exact-start"][3:] == ["--exact-start", "--seed", "3"]
-    assert options["inverse-free"][3:5] == ["--stages", "1"]
-    assert options["inverse-free"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
-    assert set(options) & {m.name for m in plan.methods(plan.settings[1])} == {"endpoint", "inverse"}
+    assert options["inverse"][3:5] == ["--stages", "1"]
+    assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
+    assert options["best"][3:5] == ["--steps", "250,400,400,600"]
+    assert options["best"][-4:-2] == ["--optim.batch-size", "128"]
+    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "best"]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
     assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
                      "--seed", "1"]  # fmt: skip
@@ -106,7 +109,8 @@ def test_report(compared):
     for name in ("comparison.md", "comparison.csv", "frechet.png", "samples.png"):
         assert (out / name).stat().st_size > 0
     assert "| endpoint, 2 steps |" in text
-    assert "own states | 1 |" in text
+    assert "| own states | 1 |" in text
+    assert "Guided, on telegraph (25, 2)" in text
     lines = (out / "comparison.csv").read_text().splitlines()
     assert len(lines) == len(rows) + 1
 
