@@ -1,0 +1,68 @@
+"""The six ops for NumPy, CuPy and other arrays that speak DLPack: the same names and arguments as in `distillkac.ops`.
+
+    from distillkac import interop
+    k = interop.kac_noise(np.full(64, 0.5, np.float32), (3, 32, 32), "telegraph", a=25.0, c=2.0, seed=1)   # a NumPy array
+
+Arrays are shared, not copied (a NumPy array that may not be written is copied). Results are arrays of the library that
+the first array argument comes from, and `out=` arrays are filled. No gradients. Seeds are ints.
+"""
+
+import functools
+import sys
+
+import numpy as np
+import torch
+
+from distillkac import ops
+
+
+def _to_torch(value):
+    if isinstance(value, tuple):
+        return tuple(_to_torch(item) for item in value)
+    if isinstance(value, torch.Tensor) or not hasattr(value, "__dlpack__") or np.isscalar(value):
+        return value
+    if isinstance(value, np.ndarray):
+        # Read-only memory is copied, because a tensor could write to it; so are negative strides, which torch has not.
+        plain = value.flags.writeable and all(stride >= 0 for stride in value.strides)
+        return torch.from_numpy(value if plain else value.copy())
+    return torch.from_dlpack(value)
+
+
+def _from_torch(result, like):
+    if isinstance(result, tuple):
+        return tuple(_from_torch(item, like) for item in result)
+    if isinstance(like, torch.Tensor):
+        return result
+    if isinstance(like, np.ndarray):
+        return result.numpy()
+    library = sys.modules[type(like).__module__.partition(".")[0]]
+    return library.from_dlpack(result)
+
+
+def _is_array(value) -> bool:
+    return isinstance(value, torch.Tensor) or (hasattr(value, "__dlpack__") and not np.isscalar(value))
+
+
+def _for_arrays(op):
+    @functools.wraps(op, assigned=("__name__", "__doc__", "__qualname__"))
+    def wrapped(*args, **kwargs):
+        given = [value for value in (*args, *kwargs.values()) if _is_array(value)]
+        if not given:
+            raise ValueError(
+                f"{op.__name__}: needs at least one array (NumPy, CuPy, or another with __dlpack__), got none"
+            )
+        with torch.no_grad():
+            result = op(*(_to_torch(v) for v in args), **{name: _to_torch(v) for name, v in kwargs.items()})
+        if kwargs.get("out") is not None and op.__name__ != "endpoint_loss":
+            return kwargs["out"]
+        return _from_torch(result, given[0])
+
+    return wrapped
+
+
+kac_noise = _for_arrays(ops.kac_noise)
+kac_velocity = _for_arrays(ops.kac_velocity)
+kac_pair = _for_arrays(ops.kac_pair)
+guided_velocity = _for_arrays(ops.guided_velocity)
+guided_step = _for_arrays(ops.guided_step)
+endpoint_loss = _for_arrays(ops.endpoint_loss)
