@@ -1,0 +1,212 @@
+"""Export a sampler as one graph, noise to images: `python -m distillkac.export runs/demo --steps 1 --out student.onnx`."""
+
+import contextlib
+import sys
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import nn
+
+from distillkac.checkpoints import write_atomic
+from distillkac.commands import command
+from distillkac.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
+
+PROG = "python -m distillkac.export"
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Exports the Euler chain of a student (or teacher) as one graph.
+
+    FILE.onnx: for ONNX Runtime and others; needs the packages onnx and onnxscript. FILE.pt2: torch.export. Inputs are
+    noise (batch, C, H, W) and labels (batch,) int64, or labels alone; the output is images (batch, C, H, W) in [-1, 1],
+    not clamped. The batch may have any size.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, of a teacher with its students or of one network."""
+    out: Path
+    """FILE.onnx or FILE.pt2."""
+    steps: int = 1
+    """Steps; the student of that many is exported if there is one."""
+    noise: Literal["input", "inside"] = "input"
+    """Noise as an input of the graph, or drawn inside by its own random numbers."""
+    check: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """Run the exported graph and compare it with the network (noise as an input only)."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(ExportArgs, args=argv, prog=PROG)
+    if args.out.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"--out must end in .onnx or .pt2, got {args.out}")
+    sampler = SamplerConfig(steps=args.steps, integrator=None)
+    run = open_run(choose(args.run, sampler), torch.device("cpu"))
+    chain = Chain(run, args.steps)
+    model = Sampler(chain, prior_of(run)) if args.noise == "inside" else chain
+    save = save_onnx if args.out.suffix == ".onnx" else save_torch
+    save(model, example(run, args.noise), args.out)
+    gap = largest_gap(args.out, chain, run) if args.check and args.noise == "input" else None
+    size = args.out.stat().st_size / 1e6
+    told = "" if gap is None else f", differs from the network by at most {gap:.1e}"
+    print(f"{run.name} in {args.steps} steps -> {args.out} ({size:.1f} MB{told})")
+    return 0
+
+
+class Chain(nn.Module):
+    """The Euler steps of a run's network: (noise, labels) -> images."""
+
+    def __init__(self, run: Run, steps: int):
+        super().__init__()
+        teacher = run.config.student is None
+        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler" if teacher else None))
+        if velocity.embedded:
+            raise ValueError(
+                f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"
+            )
+        self.network, self.times = run.network, [float(t) for t in grid]
+
+    def forward(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        x = noise
+        for t, t_next in pairwise(self.times):
+            x = x - (t - t_next) * self.network(x, t * torch.ones_like(labels, dtype=x.dtype), labels)
+        return x
+
+
+class Sampler(nn.Module):
+    """Prior and chain: labels -> images."""
+
+    def __init__(self, chain: Chain, prior: nn.Module):
+        super().__init__()
+        self.chain, self.prior = chain, prior
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        return self.chain(self.prior(labels), labels)
+
+
+class TelegraphPrior(nn.Module):
+    """K_1 of the telegraph process by its number of turns (docs/method.md, section 2), from plain uniform numbers."""
+
+    def __init__(self, process: Telegraph, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape, self.radius = shape, process.c
+        n = torch.arange(int(process.a + 12 * process.a**0.5 + 20), dtype=torch.float64)
+        log = n * torch.log(torch.tensor(process.a, dtype=torch.float64)) - process.a - torch.lgamma(n + 1)
+        self.register_buffer("turns_cdf", log.exp().cumsum(0).float())
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        size = (labels.shape[0], *self.shape)
+        turns = (torch.rand(size).unsqueeze(-1) > self.turns_cdf).sum(-1).float()
+        k = torch.ceil(turns / 2).clamp(min=1)
+        moved = torch.sqrt(1 - torch.rand(size) ** (1 / (k - 0.5))) * torch.cos(2 * torch.pi * torch.rand(size))
+        straight = torch.where(torch.rand(size) < 0.5, -1.0, 1.0)
+        return self.radius * torch.where(turns > 0, moved, straight)
+
+
+class PlanarPrior(nn.Module):
+    """K_1 of the planar process (docs/method.md, section 4)."""
+
+    def __init__(self, process: Planar, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape, self.a, self.c = shape, process.a, process.c
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        size = (labels.shape[0], *self.shape[:-1], self.shape[-1] // 2)
+        s = (1 + torch.log(1 - torch.rand(size)) / self.a).clamp(min=0)
+        radius, angle = self.c * torch.sqrt((1 - s) * (1 + s)), 2 * torch.pi * torch.rand(size)
+        return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -1).flatten(-2)
+
+
+class GaussianPrior(nn.Module):
+    def __init__(self, process: Gaussian, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape, self.sigma = shape, process.sigma
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        return self.sigma * torch.randn((labels.shape[0], *self.shape))
+
+
+def prior_of(run: Run) -> nn.Module:
+    process: Process = run.process
+    made = {Telegraph: TelegraphPrior, Planar: PlanarPrior, Gaussian: GaussianPrior}[type(process)]
+    return made(process, tuple(run.config.shape))
+
+
+def example(run: Run, noise: str) -> tuple[torch.Tensor, ...]:
+    labels = torch.arange(3) % max(1, len(run.config.class_names))
+    return (run.process.prior(3, tuple(run.config.shape), 0), labels) if noise == "input" else (labels,)
+
+
+def _named(inputs: tuple[torch.Tensor, ...]) -> list[str]:
+    return ["noise", "labels"][2 - len(inputs) :]
+
+
+@contextlib.contextmanager
+def _any_batch():
+    """diffusers' upsampling asks whether the batch is below 64 (for memory formats), which would become part of the graph."""
+    from diffusers.models.upsampling import Upsample2D
+
+    def upsample(self, x, output_size=None, *args, **kwargs):
+        doubled = {"scale_factor": 2.0} if output_size is None else {"size": output_size}
+        return self.conv(nn.functional.interpolate(x, mode="nearest", **doubled))
+
+    plain, Upsample2D.forward = Upsample2D.forward, upsample
+    try:
+        yield
+    finally:
+        Upsample2D.forward = plain
+
+
+def save_onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
+    except ImportError:
+        raise ValueError("exporting to ONNX needs two more packages: pip install onnx onnxscript") from None
+    names = _named(inputs)
+    with _any_batch(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # both inputs have the same
+        program = torch.onnx.export(
+            model.eval(),
+            inputs,
+            input_names=names,
+            output_names=["images"],
+            dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in names},
+            dynamo=True,
+            verbose=False,
+        )
+    write_atomic(path, program.model_proto.SerializeToString())
+
+
+def save_torch(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    dynamic = {name: {0: torch.export.Dim("batch")} for name in _named(inputs)}
+    with _any_batch():
+        program = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, path)
+
+
+@torch.no_grad()
+def largest_gap(path: Path, chain: Chain, run: Run) -> float | None:
+    """Of the exported graph's images and the chain's, on a batch of another size; None without onnxruntime."""
+    labels = torch.arange(70) % max(1, len(run.config.class_names))
+    noise = run.process.prior(70, tuple(run.config.shape), 1)
+    if path.suffix == ".pt2":
+        images = torch.export.load(path).module()(noise, labels)
+    else:
+        try:
+            import onnxruntime
+        except ImportError:
+            return None
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        images = torch.from_numpy(session.run(None, {"noise": noise.numpy(), "labels": labels.numpy()})[0])
+    return (images - chain(noise, labels)).abs().max().item()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
