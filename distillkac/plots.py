@@ -107,6 +107,30 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
     save_figure(figure, path)
 
 
+def save_animation(
+    states: torch.Tensor, path: Path, columns: int = 10, frames: int = 40, milliseconds: int = 80
+) -> None:
+    """Writes a GIF of a grid of samples on their way from noise to data; the last frame stays for a second and a half.
+
+    states: (N + 1, n, C, H, W), drawn clamped to [-1, 1]; at most `frames` of them, spread evenly. Raises ValueError on
+    another shape.
+    """
+    if states.dim() != 5 or len(states) < 2:
+        raise ValueError(f"states must be (N + 1, n, C, H, W), N >= 1, got {tuple(states.shape)}")
+    chosen = _spread_evenly(np.arange(len(states), dtype=float), min(frames, len(states)))
+    pictures = [grid_image(states[i], columns) for i in chosen]
+    content = io.BytesIO()
+    pictures[0].save(
+        content,
+        "GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[milliseconds] * (len(pictures) - 1) + [1500],
+        loop=0,
+    )
+    checkpoints.write_atomic(Path(path), content.getvalue())
+
+
 def _montage(images: torch.Tensor, columns: int, scale: int | None, between: int) -> np.ndarray:
     """(n, C, H, W) in [-1, 1] -> one picture (height, width, C) uint8, with gaps of level `between`."""
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:

@@ -33,7 +33,8 @@ class SampleArgs:
     batch_size: int = 500
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
     out: Path | None = None
-    """FILE.png: one grid. FILE.npz: arrays `images` (uint8, n x H x W x C) and `labels`. Else a folder of single PNGs.
+    """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
+    C) and `labels`. Else a folder of single PNGs.
     By default RUN/samples/steps-N.png."""
     columns: int = 10
     """Columns of the grid."""
@@ -47,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
     run = open_run(choose(args.run, args.sampler), device())
     labels = class_labels(run.config, args.num, args.classes)
-    samples = generate(run, labels, args.sampler, args.seed, args.batch_size)
     out = args.out or args.run / "samples" / f"steps-{args.sampler.steps}.png"
+    samples = generate(run, labels, args.sampler, args.seed, args.batch_size, path=out.suffix == ".gif")
     write(samples, out, args.columns)
     rate = args.num / samples.seconds
     print(
@@ -63,12 +64,14 @@ def write(samples: Samples, out: Path, columns: int = 10) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         plots.save_grid(samples.images, out, columns=columns)
+    elif out.suffix == ".gif":
+        plots.save_animation(samples.path, out, columns)
     elif out.suffix == ".npz":
         content = io.BytesIO()
         np.savez_compressed(content, images=to_uint8(samples.images), labels=samples.labels.numpy())
         write_atomic(out, content.getvalue())
     elif out.suffix:
-        raise ValueError(f"--out must end in .png or .npz or be a folder for single PNGs, got {out}")
+        raise ValueError(f"--out must end in .png, .gif or .npz or be a folder for single PNGs, got {out}")
     else:
         out.mkdir(exist_ok=True)
         for i, (image, label) in enumerate(zip(to_uint8(samples.images), samples.labels.tolist(), strict=True)):

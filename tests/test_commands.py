@@ -15,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, metrics, sample, train
+from distillkac import checkpoints, distill, evaluate, metrics, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 
@@ -93,6 +93,28 @@ def test_every_method_distils_and_its_students_sample(run, tmp_path, options):
         out = str(tmp_path / f"{steps}.npz")
         assert sample.main([str(folder), "--steps", str(steps), "--num", "4", "--out", out]) == 0
         assert np.load(out)["images"].std() > 0
+
+
+def test_animation_ends_with_the_images(run, tmp_path):
+    options = ["--steps", "2", "--num", "4", "--columns", "2"]
+    assert sample.main([str(run), *options, "--out", str(tmp_path / "way.gif")]) == 0
+    assert sample.main([str(run), *options, "--out", str(tmp_path / "end.png")]) == 0
+    with Image.open(tmp_path / "way.gif") as way, Image.open(tmp_path / "end.png") as end:
+        assert way.n_frames == 3
+        way.seek(2)
+        last, expected = np.asarray(way.convert("L")).astype(int), np.asarray(end.convert("L")).astype(int)
+        assert np.abs(last - expected).max() <= 2  # a GIF has 256 levels of its own
+
+
+def test_report_is_one_file_with_everything_in_it(run, tmp_path):
+    assert evaluate.main([str(run), "--num", "30", "--teacher-steps", "2"]) == 0
+    assert report.main([str(run), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    for word in ("telegraph (a = 25, c = 2)", "student-2", "Fréchet", "optim.batch_size", "samples/overview.png"):
+        assert word in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http" not in page  # nothing is loaded from anywhere
+    assert report.main([str(tmp_path)]) == 1
 
 
 def test_restarts_take_any_number_of_steps_and_change_the_images(run, tmp_path):
@@ -287,7 +309,7 @@ def test_labels_cycle_through_the_classes():
         (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),
         (sample, ["RUN", "--num", "0"], "num must be at least 1"),
         (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),
-        (sample, ["RUN", "--out", "TMP/x.gif"], "must end in .png or .npz"),
+        (sample, ["RUN", "--out", "TMP/x.jpg"], "must end in .png, .gif or .npz"),
         (sample, ["RUN", "--steps", "3", "--model", "student"], "has no student for 3 steps"),
         (sample, ["RUN", "--steps", "1", "--w", "2"], "was distilled with w = 0.0 folded in"),
         (sample, ["RUN/student-1", "--steps", "7"], "is a student of 1 Euler steps"),

@@ -119,3 +119,17 @@ def test_trajectory_with_fewer_steps_than_columns_and_colours(tmp_path):
 def test_trajectory_needs_a_time_for_every_state(tmp_path):
     with pytest.raises(ValueError, match="N \\+ 1 times"):
         plots.save_trajectory(torch.zeros(3, 4, 1, 8, 8), [1.0, 0.0], tmp_path / "t.png")
+
+
+def test_animation_goes_from_the_first_state_to_the_last(tmp_path):
+    states = torch.linspace(1, -1, 9).view(9, 1, 1, 1, 1).expand(9, 4, 1, 8, 8)
+    plots.save_animation(states, tmp_path / "way.gif", columns=2, frames=5)
+    with Image.open(tmp_path / "way.gif") as way:
+        levels = []
+        for frame in range(way.n_frames):
+            way.seek(frame)
+            levels.append(int(np.asarray(way.convert("L"))[20, 20]))
+        assert way.info["duration"] == 1500
+    assert levels == pytest.approx([255, 191, 128, 64, 0], abs=2)
+    with pytest.raises(ValueError, match="states must be"):
+        plots.save_animation(states[:1], tmp_path / "way.gif")

@@ -1,0 +1,111 @@
+"""A run as one HTML file that opens from disk: `python -m distillkac.report runs/demo`."""
+
+import base64
+import html
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from distillkac import checkpoints
+from distillkac.commands import command
+from distillkac.config import load_config
+from distillkac.evaluate import COLUMNS
+from distillkac.sampling import students
+
+PROG = "python -m distillkac.report"
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #d5dbe0 }
+table { border-collapse: collapse; font-size: .9rem } td, th { padding: .2rem .7rem; text-align: right }
+td:first-child, th:first-child { text-align: left } tr + tr { border-top: 1px solid #e8ecef }
+img { max-width: 100%; image-rendering: pixelated } figure { margin: 1rem 0 } figcaption { font-size: .85rem; color: #5b6975 }
+"""
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Writes RUN/report.html: settings, training curves, measurements, samples. Pictures are inside the file."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, best after `evaluate` and `diagnose`."""
+    out: Path | None = None
+    """The file to write; by default RUN/report.html."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(ReportArgs, args=argv, prog=PROG)
+    out = args.out or args.run / "report.html"
+    checkpoints.write_atomic(out, page(args.run).encode())
+    print(f"{args.run} -> {out}")
+    return 0
+
+
+def page(run: Path) -> str:
+    """The HTML of a run folder; what the folder does not hold is left out. Raises ValueError if it is no run."""
+    config = load_config(run)
+    noise = config.noise
+    law = f"σ = {noise.sigma:g}" if noise.process == "gaussian" else f"a = {noise.a:g}, c = {noise.c:g}"
+    shape = "×".join(map(str, config.shape))
+    parts = [
+        f"<h1>{html.escape(run.resolve().name)}</h1>",
+        f"<p>{html.escape(noise.process)} ({law}), images {shape}, {len(config.class_names)} classes, {config.steps} steps"
+        f" of {config.optim.batch_size} images, seed {config.seed}; students: {_student_list(run)}.</p>",
+    ]
+    if (run / "evaluation.json").exists():
+        parts += ["<h2>Measurements</h2>", _evaluation(run)]
+    parts += _pictures(run, "Samples", sorted((run / "samples").glob("*.png")))
+    curves = [path for path in (run, *students(run)) if (path / "curves.png").exists()]
+    parts += _pictures(run, "Training", [path / "curves.png" for path in curves])
+    parts += _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png")))
+    parts += ["<h2>Settings</h2>", _table([["setting", "value"], *_flat(asdict(config))])]
+    title = html.escape(f"distillkac: {run.resolve().name}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        + "\n".join(parts)
+        + "</html>\n"
+    )
+
+
+def _student_list(run: Path) -> str:
+    return html.escape(", ".join(path.name for path in students(run)) or "none")
+
+
+def _evaluation(run: Path) -> str:
+    report = checkpoints.read_json(run / "evaluation.json")
+    rows = [["network", *(title for title, _, _ in COLUMNS)]]
+    for row in report["rows"]:
+        rows.append([row["name"], *(format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)])
+    right = f"{report['classifier_accuracy']:.1%} of the held-out images"
+    return _table(rows) + f"<p>{report['num']} images each; the classifier names {right} right.</p>"
+
+
+def _pictures(run: Path, title: str, paths: list[Path]) -> list[str]:
+    figures = []
+    for path in paths:
+        data = base64.b64encode(path.read_bytes()).decode()
+        name = html.escape(str(path.relative_to(run)))
+        figures.append(
+            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+        )
+    return [f"<h2>{title}</h2>", *figures] if figures else []
+
+
+def _table(rows: list[list]) -> str:
+    head, *body = ([html.escape(str(cell)) for cell in row] for row in rows)
+    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+    return "<table>" + "".join(lines) + "</table>"
+
+
+def _flat(settings: dict, prefix: str = "") -> list[list]:
+    rows = []
+    for name, value in settings.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [[prefix + name, value]]
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
