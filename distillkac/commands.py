@@ -1,9 +1,11 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
 import functools
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -32,12 +34,26 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
     return wrapped
 
 
-def accelerator_for(optim: OptimConfig, alternating: bool = False) -> Accelerator:
-    """alternating: two networks are trained in turn, so every update leaves some weights without a gradient."""
+Tracker = Literal["tensorboard", "wandb"]
+
+
+def accelerator_for(
+    optim: OptimConfig, alternating: bool = False, trackers: tuple[Tracker, ...] = (), folder: Path | None = None
+) -> Accelerator:
+    """alternating: two networks are trained in turn, so every update leaves some weights without a gradient.
+
+    trackers: where losses are shown besides metrics.jsonl; TensorBoard writes to `folder`. Raises ValueError if a
+    tracker's package is not installed.
+    """
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--track {name} needs a package that is not installed: pip install {name}")
     return Accelerator(
         cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
         mixed_precision=optim.precision,
         gradient_accumulation_steps=optim.accumulate,
+        log_with=list(trackers) or None,
+        project_dir=folder,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
     )
 

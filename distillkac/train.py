@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from distillkac import data
-from distillkac.commands import INTERRUPTED, accelerator_for, command, device, fit_run
+from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.presets import PRESETS, cost, described
 from distillkac.training import FlowMatching, build_network
@@ -31,6 +31,8 @@ class TrainArgs:
     """Continue the run from its last checkpoint, with its saved options unless given anew."""
     preset: Literal[tuple(PRESETS)] = "digits"
     """Where the other options start from."""
+    track: tuple[Tracker, ...] = ()
+    """Show losses in TensorBoard (from RUN/distillkac) or W&B too; metrics.jsonl is always written."""
     dry_run: bool = False
     """Print what the run would be and cost, and stop."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
@@ -51,8 +53,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     network = build_network(config)
     objective = FlowMatching(process, network.null_class, config.label_drop, config.seed)
-    accelerator = accelerator_for(config.optim)
+    accelerator = accelerator_for(config.optim, trackers=args.track, folder=args.run)
+    if args.track:
+        accelerator.init_trackers("distillkac")
     fit = fit_run(args.run, config, network, objective, dataset, accelerator, "train", args.resume)
+    accelerator.end_training()
     return 0 if fit.finished else INTERRUPTED
 
 

@@ -261,15 +261,9 @@ class Trainer:
             )
         if log is not None:
             lr = learning_rate(self.step - 1, self.steps, self.optim)
-            log.append(
-                {
-                    "step": self.step,
-                    "loss": loss,
-                    "lr": lr,
-                    "grad_norm": norm.item(),
-                    "samples_per_second": round(rate, 1),
-                }
-            )
+            line = {"loss": loss, "lr": lr, "grad_norm": norm.item(), "samples_per_second": round(rate, 1)}
+            log.append({"step": self.step, **line})
+            self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def _restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -1,6 +1,7 @@
 """Every command end to end on a tiny run, and the sentence that each mistake of a user gets."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -93,6 +94,18 @@ def test_every_method_distils_and_its_students_sample(run, tmp_path, options):
         out = str(tmp_path / f"{steps}.npz")
         assert sample.main([str(folder), "--steps", str(steps), "--num", "4", "--out", out]) == 0
         assert np.load(out)["images"].std() > 0
+
+
+def test_tensorboard_gets_the_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train.main(["--run", str(tmp_path), "--steps", "4", "--track", "tensorboard", *TINY]) == 0
+    events = EventAccumulator(str(tmp_path / "distillkac")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / checkpoints.METRICS).read_text().splitlines()]
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert len(shown) == 2
 
 
 def test_animation_ends_with_the_images(run, tmp_path):
@@ -290,6 +303,12 @@ def test_labels_cycle_through_the_classes():
         (train, ["--run", "TMP", "--resume"], "is no run folder"),
         (train, ["--run", "TMP", "--a", "-1"], "telegraph: a must be positive"),
         (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
+        pytest.param(
+            train,
+            ["--run", "TMP", "--track", "wandb"],
+            "pip install wandb",
+            marks=pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed"),
+        ),
         (train, ["--run", "TMP", "--label-drop", "1.5"], "label_drop must lie in"),
         (train, ["--run", "TMP", "--network.channels", "12"], "multiples of 8"),
         (train, ["--run", "TMP", "--data.path", "TMP/nothing"], "nothing"),
