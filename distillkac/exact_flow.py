@@ -24,6 +24,7 @@ import torch
 from distillkac import reference
 from distillkac.integrators import integrate
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.random import generator
 from distillkac.schedules import f_schedule, g_schedule
 
 CHUNK = 2**19  # numbers of an array that is worked on at once: 4 MiB
@@ -132,3 +133,23 @@ def push(flow: ExactFlow, x: torch.Tensor, grid: torch.Tensor, method: str = "ab
     states = integrate(flow, x, None, grid[:-1], method, path=True)
     end = integrate(flow, states[-1], None, grid[-2:], "euler")
     return torch.cat([states, end[None]]) if path else end
+
+
+def sliced_wasserstein(x: torch.Tensor, y: torch.Tensor, directions: int = 64, seed: int = 0) -> float:
+    """Wasserstein-1 distance between projections of two samples, mean over random directions. x: (n, D). y: (m, D).
+
+    Exact in each direction: the integral of |F - G| of the two empirical distribution functions.
+    """
+    axes = torch.randn(directions, x.shape[1], dtype=torch.float64, generator=generator(seed, "directions"))
+    axes /= axes.norm(dim=1, keepdim=True)
+    x, y = (torch.sort(axes @ v.double().T, dim=1).values for v in (x, y))
+    both = torch.cat([x, y], 1).sort(1).values
+    below = both[:, :-1].contiguous()
+    f, g = (torch.searchsorted(v, below, right=True).double() / v.shape[1] for v in (x, y))
+    return ((f - g).abs() * both.diff(dim=1)).sum(1).mean().item()
+
+
+def sampling_floor(data: torch.Tensor, n: int, seed: int = 0, repeats: int = 8) -> float:
+    """What a perfect sampler scores: mean sliced Wasserstein distance of n draws from the data (m, D) to the data."""
+    draws = torch.randint(len(data), (repeats, n), generator=generator(seed, "floor"))
+    return sum(sliced_wasserstein(data[rows], data, seed=seed) for rows in draws) / repeats

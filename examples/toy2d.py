@@ -3,7 +3,8 @@
     python examples/toy2d.py [--process planar] [--data checkerboard] [--out toy2d.gif]
 
 Nothing is learnt: the velocity is the exact one for a finite data set (distillkac/exact_flow.py). Prints how far the
-particles end from the data, beside what a fresh sample of the data would score, and writes an animation.
+particles end from the data, beside what a fresh sample of the data would score, and writes an animation. The thin line
+is the light cone of a data point at 0: whatever becomes that point is inside.
 """
 
 import sys
@@ -18,13 +19,13 @@ import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from distillkac.commands import command
-from distillkac.diagnostics import sampling_floor, sliced_wasserstein
-from distillkac.exact_flow import ExactFlow, push
+from distillkac.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
 from distillkac.integrators import time_grid
-from distillkac.processes import Gaussian, Planar, Telegraph
+from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.random import generator
 
 PROCESSES = {"telegraph": Telegraph(), "planar": Planar(), "gaussian": Gaussian(sigma=0.4)}  # one variance, 0.16 t
@@ -43,9 +44,9 @@ class Toy2dArgs:
     """Where the animation goes."""
     num: int = 1500
     """Particles."""
-    points: int = 600
+    points: int = 500
     """Points of the data set."""
-    steps: int = 90
+    steps: int = 80
     """Heun steps; every one of them a frame."""
     seed: int = 0
     """Seed of data and noise."""
@@ -53,10 +54,11 @@ class Toy2dArgs:
 
 def checkerboard(n: int, seed: int = 0) -> torch.Tensor:
     """(n, 2): uniform on the eight black squares of a 4 x 4 board on [-1, 1]^2."""
-    draw = torch.rand(n, 3, dtype=torch.float64, generator=generator(seed, "checkerboard"))
-    row = torch.floor(4 * draw[:, 0])
-    column = 2 * torch.floor(2 * draw[:, 1]) + row % 2
-    return torch.stack([(column + (8 * draw[:, 1]) % 2 / 2 % 1) / 2 - 1, (row + draw[:, 2]) / 2 - 1], 1)
+    source = generator(seed, "checkerboard")
+    square = torch.randint(8, (n,), generator=source)
+    row = square // 2
+    corners = torch.stack([2 * (square % 2) + row % 2, row], 1)
+    return (corners + torch.rand(n, 2, dtype=torch.float64, generator=source)) / 2 - 1
 
 
 def nine_gaussians(n: int, seed: int = 0) -> torch.Tensor:
@@ -80,32 +82,40 @@ def main(argv: list[str] | None = None) -> int:
     distance, floor = sliced_wasserstein(path[-1], data), sampling_floor(data, args.num, seed=args.seed)
     print(f"{args.process}: {args.num} particles to {args.points} points of {args.data}, {args.steps} Heun steps")
     print(f"sliced Wasserstein distance {distance:.4f}; of as many fresh draws from the data {floor:.4f}")
-    save_film(path, grid.tolist(), args.process, args.out)
+    save_film(path, grid.tolist(), process, args.out)
     print(f"wrote {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.0f} s in all)")
     return 0
 
 
-def save_film(path: torch.Tensor, times: list[float], title: str, out: Path) -> None:
+def save_film(path: torch.Tensor, times: list[float], process: Process, out: Path) -> None:
     """Writes a GIF of the states (N + 1, n, 2), noise first: each particle in the hue of the place it goes to."""
     angle = torch.atan2(path[-1, :, 1], path[-1, :, 0]) / (2 * torch.pi) + 0.5
     colors = mpl.colormaps["hsv"](angle.numpy()) * [0.8, 0.8, 0.8, 1] + [0.2, 0.2, 0.2, 0]
-    frames = [_frame(path[max(0, i - TAIL) : i + 1].numpy(), times[i], colors, title) for i in range(len(path))]
-    palette = frames[len(frames) // 2].quantize(255)
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames = []
+    for i, t in enumerate(times):
+        frames.append(
+            _frame(path[max(0, i - TAIL) : i + 1].numpy(), t, colors, process).quantize(255, Image.Quantize.FASTOCTREE)
+        )
     duration = [700] + [45] * (len(frames) - 2) + [2500]
-    frames[0].save(out, save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(out, save_all=True, append_images=frames[1:], duration=duration, loop=0)
 
 
-def _frame(states: np.ndarray, t: float, colors: np.ndarray, title: str) -> Image.Image:
-    """One picture: the last of the states (k, n, 2), the others as a fading tail behind it."""
+def _frame(states: np.ndarray, t: float, colors: np.ndarray, process: Process) -> Image.Image:
+    """One picture: the last of the states (k, n, 2), the others as a fading tail, the light cone of a point at 0."""
     figure = Figure(figsize=(4.4, 4.4), dpi=100, facecolor=NIGHT)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-VIEW, VIEW), ylim=(-VIEW, VIEW))
     axes.set_axis_off()
     for age, state in enumerate(states[::-1]):
         axes.scatter(*state.T, s=7 if age == 0 else 3, c=colors, alpha=1.0 if age == 0 else 0.25 / age, linewidths=0)
-    axes.text(0.04, 0.95, title, color=PAPER, fontsize=11, transform=axes.transAxes, va="center")
-    axes.text(0.96, 0.95, f"t = {t:.2f}", color=PAPER, fontsize=11, transform=axes.transAxes, va="center", ha="right")
+    look = {"fill": False, "edgecolor": PAPER, "linewidth": 0.8, "alpha": 0.5}
+    if isinstance(process, Planar):
+        axes.add_patch(Circle((0, 0), process.c * t, **look))
+    elif isinstance(process, Telegraph):
+        axes.add_patch(Rectangle((-process.c * t, -process.c * t), 2 * process.c * t, 2 * process.c * t, **look))
+    axes.text(0.04, 0.95, process.name, color=PAPER, fontsize=11, transform=axes.transAxes, va="center")
+    axes.text(0.96, 0.95, f"t = {t:.3f}", color=PAPER, fontsize=11, transform=axes.transAxes, va="center", ha="right")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

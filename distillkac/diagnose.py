@@ -1,0 +1,245 @@
+"""The theory, measured on a run and its students: `python -m distillkac.diagnose runs/demo`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from distillkac import checkpoints, data, diagnose_plots, diagnostics
+from distillkac.commands import command, device
+from distillkac.config import load_config
+from distillkac.distillation import DistillConfig
+from distillkac.exact_start import class_means
+from distillkac.integrators import time_grid
+from distillkac.metrics import Evaluator
+from distillkac.random import generator
+from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, students
+
+
+@dataclass(frozen=True)
+class DiagnoseArgs:
+    """Measures on a run what the theory of finite-speed flows claims: speeds and their bound, velocities near the data,
+    errors of the students on the way, error against steps, guidance, sensitivity, the start, the diffusion limit.
+
+    Prints a summary; writes diagnosis.json and a PNG for each plot.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of a teacher; its students are measured with it."""
+    out: Path | None = None
+    """Where the results go; by default RUN/diagnosis."""
+    num: int = 256
+    """Images per measure; their paths are held in memory, 800 bytes a pixel."""
+    reference_num: int = 64
+    """Images of the error against steps, which takes 400 steps as the truth."""
+    guidance_num: int = 1000
+    """Images per guidance weight; 0 leaves guidance out."""
+    max_speed: float | None = None
+    """Speed limit tried with guidance; by default the largest speed of a target (none for gaussian)."""
+    seed: int = 0
+    """Seed of all noise."""
+    batch_size: int = 500
+    """Images at a time on a GPU."""
+
+    def __post_init__(self):
+        if min(self.num, self.reference_num) < 8:
+            raise ValueError(f"num and reference_num must be at least 8, got {self.num} and {self.reference_num}")
+        if self.guidance_num < 0 or self.guidance_num == 1:
+            raise ValueError(f"guidance_num must be 0 or at least 2, got {self.guidance_num}")
+        if self.max_speed is not None and not self.max_speed > 0:
+            raise ValueError(f"max_speed must be positive, got {self.max_speed}")
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(DiagnoseArgs, args=argv, prog="python -m distillkac.diagnose")
+    config = load_config(args.run)
+    if config.student is not None:
+        raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
+    teacher, train = open_run(args.run, device()), data.load(config.data, "train")
+    made = [open_run(path, device()) for path in students(args.run)]
+    rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
+    x0, y = train.__getitems__(rows)
+    labels, seed, out = class_labels(config, args.num), args.seed, args.out or args.run / "diagnosis"
+    paths = _Paths(teacher, labels, seed, args.batch_size)
+    report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
+
+    rho = DistillConfig().rho
+    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0), time_grid(diagnostics.FINE_STEPS, rho)
+    report["speeds"] = diagnostics.speeds(teacher, path, grid, x0, seed)
+    _print_speeds(report["speeds"])
+    report["near_data"] = diagnostics.near_data(teacher, x0, y, seed)
+    _print_near_data(report["near_data"])
+    diagnose_plots.save_speeds(report["speeds"], report["near_data"], out / "speeds.png")
+
+    errors = {run.name: _student_errors(paths, run) for run in made}
+    report["students"] = {name: found.summary() for name, found in errors.items()}
+    _print_students(report["students"])
+    if errors:
+        diagnose_plots.save_students(errors, out / "students.png")
+
+    report["steps"] = diagnostics.step_errors(teacher, labels[: args.reference_num], seed)
+    _print_steps(report["steps"])
+    endpoint = [run for run in made if run.config.student.method == "endpoint"]
+    chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
+    diagnose_plots.save_steps(report["steps"], chain, out / "steps.png")
+
+    ratios = {run.name: diagnostics.sensitivity(run, labels, seed) for run in [teacher, *made]}
+    report["sensitivity"] = {name: _statistics(values) for name, values in ratios.items()}
+    _print_sensitivity(report["sensitivity"])
+    diagnose_plots.save_sensitivity(ratios, out / "sensitivity.png")
+
+    report["start"] = diagnostics.start_error(teacher, class_means(train), labels, seed)
+    _print_start(report["start"])
+    report["diffusion_limit"] = diagnostics.diffusion_limit()
+    _print_limit(report["diffusion_limit"])
+    diagnose_plots.save_limit(report["diffusion_limit"], out / "diffusion-limit.png")
+
+    report["guidance"] = _guidance(args, teacher, train)
+    _print_guidance(report["guidance"])
+    if report["guidance"] is not None:
+        diagnose_plots.save_guidance(report["guidance"], out / "guidance.png")
+    checkpoints.write_json(out / "diagnosis.json", report)
+    print(f"written to {out}")
+    return 0
+
+
+@dataclass
+class _Paths:
+    """The teacher's AB-2 paths from the common prior noise, each made once: (N + 1, num, ...)."""
+
+    teacher: Run
+    labels: torch.Tensor
+    seed: int
+    batch_size: int
+
+    def __post_init__(self):
+        self.made = {}
+
+    def __call__(self, steps, rho, w):
+        if (steps, rho, w) not in self.made:
+            sampler = SamplerConfig(steps=steps, integrator="ab2", rho=rho, w=w, model="teacher")
+            self.made[steps, rho, w] = self.of(self.teacher, sampler)
+        return self.made[steps, rho, w]
+
+    def of(self, run, sampler):
+        return generate(run, self.labels, sampler, self.seed, self.batch_size, path=True).path
+
+
+def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
+    student = run.config.student
+    w = student.w if student.w_max is None else 0.0  # with w as an input: unguided, as it samples by default
+    steps = diagnostics.fine_steps(student.num_steps)
+    own = paths.of(run, SamplerConfig(steps=student.num_steps))
+    return diagnostics.path_errors(paths(steps, student.rho, w), own, time_grid(steps, student.rho))
+
+
+def _statistics(values: torch.Tensor) -> dict:
+    return {
+        "mean": float(values.mean()),
+        "quantile_95": float(torch.quantile(values, 0.95)),
+        "max": float(values.max()),
+    }
+
+
+def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
+    """None where it was not asked for, or where the network was trained without it."""
+    if not args.guidance_num or teacher.config.label_drop == 0:
+        return None
+    limit = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
+    limit = None if limit == float("inf") else limit
+    evaluator = Evaluator(train, data.load(teacher.config.data, "test"), args.run)
+    labels = class_labels(teacher.config, args.guidance_num)
+    rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)
+    return {"num": args.guidance_num, "max_speed": limit, "rows": rows}
+
+
+def _print_speeds(found):
+    energy = found["energy"]
+    print(
+        f"energy      1/2 int |u|^2 dt / D: teacher {energy['teacher']:.3f}; straight lines {energy['straight']:.3f}, "
+        f"targets {energy['targets']:.3f}"
+    )
+    if found["bound"] is None:
+        print("speed       no speed limit for the Gaussian process", flush=True)
+        return
+    network, targets = found["network"], found["targets"]
+    print(
+        f"speed       of the bound |f'| max|x0| + g' c, targets reach {targets['max_ratio']:.4f} (none may exceed it: "
+        f"{targets['above']:.0%});\n            the network at most {network['max_ratio']:.2f}, above it in "
+        f"{network['above']:.2%} of places",
+        flush=True,
+    )
+
+
+def _print_near_data(found):
+    print(f"t -> 0      {'RMS velocity at t =':22}" + "".join(f"{t:9.0e}" for t in found["times"]) + "  exponent")
+    for name, title in (("network", "network"), ("targets", "targets"), ("diffusion", "sqrt(t)-diffusion")):
+        values = "".join(f"{v:9.3g}" for v in found[name])
+        print(f"{'':12}{title:22}{values}{found['exponents'][name]:10.2f}", flush=True)
+
+
+def _print_students(found):
+    if not found:
+        print("students    none yet")
+        return
+    titles = ("endpoint", "path", "nodes", "curvature", "pearson", "spearman", "slope")
+    print(f"students    {'RMS from the teacher':22}" + "".join(f"{title:>10}" for title in titles))
+    for name, row in found.items():
+        cells = "".join(_number(row[title], ".3f", 10) for title in titles)
+        print(f"{'':12}{name:22}{cells}", flush=True)
+
+
+def _print_steps(found):
+    print(f"steps       {'RMS endpoint error, M =':22}" + "".join(f"{m:9d}" for m in found["steps"]) + "  exponent")
+    for name, slope in found["exponents"].items():
+        values = "".join(f"{v:9.4f}" for v in found[name])
+        print(f"{'':12}{name.replace('_', ', '):22}{values}{_number(slope, '.2f', 10)}", flush=True)
+
+
+def _number(value, spec, width):
+    return f"{'-' if value is None else format(value, spec):>{width}}"
+
+
+def _print_sensitivity(found):
+    print(f"sensitivity {'|dx_0| / |dz|':22}{'mean':>9}{'95%':>9}{'max':>9}")
+    for name, row in found.items():
+        print(f"{'':12}{name:22}" + "".join(f"{value:9.2f}" for value in row.values()), flush=True)
+
+
+def _print_start(found):
+    words = {"class": "of a class", "no_class": "of no class"}
+    parts = [f"{found[name]:.1%} {words[name]}" for name in words if found[name] is not None]
+    print(f"start       distance from the exact velocity at t = 1: {', '.join(parts)}", flush=True)
+
+
+def _print_limit(found):
+    chosen = [found["a"].index(a) for a in (1, 10, 100, 1000)]
+    print(f"diffusion   {'W1 to N(0, 1), a =':22}" + "".join(f"{found['a'][i]:9d}" for i in chosen) + "  exponent")
+    for name in ("telegraph", "planar"):
+        values = "".join(f"{found[name][i]:9.2g}" for i in chosen)
+        print(f"{'':12}{name:22}{values}{found['exponents'][name]:10.2f}", flush=True)
+
+
+def _print_guidance(found):
+    if found is None:
+        print("guidance    not measured")
+        return
+    limits = dict.fromkeys(row["max_speed"] for row in found["rows"])
+    print(f"guidance    {'w =':22}" + "".join(f"{w:9g}" for w in diagnostics.WEIGHTS))
+    for key, title, spec in (
+        ("not_finite", "not finite", "d"),
+        ("out_of_range", "|x| > 1.05", ".1%"),
+        ("frechet", "Fréchet", ".3f"),
+    ):
+        for limit in limits:
+            values = [row[key] for row in found["rows"] if row["max_speed"] == limit]
+            words = "no speed limit" if limit is None else f"limit {limit:.3g}"
+            cells = "".join(_number(v, spec, 9) for v in values)
+            print(f"{'':12}{title + ', ' + words:22}{cells}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
