@@ -19,12 +19,12 @@ SAMPLE_COLUMNS = 20
 COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b")
 
 
-def summary(rows: list[dict], key: str) -> tuple[float, float] | None:
-    """(mean, standard deviation over the seeds) of a figure; None without rows that have it."""
+def summary(rows: list[dict], key: str) -> tuple[float, float | None] | None:
+    """(mean, standard deviation over the seeds, None of a single seed) of a figure; None without rows that have it."""
     values = [row[key] for row in rows if key in row]
     if not values:
         return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def write(out: Path, plan: Plan, rows: list[dict]) -> str:
@@ -86,7 +86,9 @@ def _title(plan, method, integrator, steps, restart) -> str:
 
 
 def _pm(value) -> str:
-    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
+    if value is None:
+        return ""
+    return f"{value[0]:.3f}" + (" (1 seed)" if value[1] is None else f" ± {value[1]:.3f}")
 
 
 def _cell(rows) -> str:
@@ -114,6 +116,8 @@ def _guided_lines(rows, setting, methods) -> list[str]:
     for method in methods:
         for steps, restart in method.samples:
             found = _select(rows, setting.name, method.name, "euler", steps, restart)
+            if not found:
+                continue
             figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
             lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
     return lines
@@ -147,7 +151,7 @@ def _figure(plan: Plan, rows: list[dict]) -> Figure:
                     if row["nfe"] == nfe:
                         by_integrator.setdefault(row["integrator"], []).append(row)
                 best = min((summary(group, "frechet") for group in by_integrator.values()), key=lambda s: s[0])
-                points.append((nfe, *best))
+                points.append((nfe, best[0], best[1] or 0.0))
             if points:
                 nfe, mean, spread = np.array(points).T
                 panel.errorbar(nfe, mean, spread, color=color, marker="o", ms=4, capsize=2, lw=1.6, label=setting.title)

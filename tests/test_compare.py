@@ -120,7 +120,7 @@ def test_mean_and_standard_deviation_over_the_seeds():
     mean, sd = comparison_report.summary(rows, "frechet")
     assert mean == pytest.approx(0.3)
     assert sd == pytest.approx(0.1)
-    assert comparison_report.summary(rows[:1], "frechet") == (0.2, 0.0)
+    assert comparison_report.summary(rows[:1], "frechet") == (0.2, None)
     assert comparison_report.summary(rows, "accuracy") is None
 
 
