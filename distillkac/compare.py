@@ -38,7 +38,7 @@ class CompareArgs:
     out: Path = Path("runs/compare")
     """Folder of everything; a run folder for each process and seed."""
     quick: bool = False
-    """A small version in a quarter of an hour: one seed, short training. Its figures mean little."""
+    """A small version of a fraction of the time: one seed, short training. Its figures mean little."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; three are enough for the standard deviations in the README."""
     workers: int = 2

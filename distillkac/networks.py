@@ -47,7 +47,7 @@ class VelocityNet(nn.Module):
         _check(config, shape)
         self.config, self.shape, self.null_class = config, tuple(shape), num_classes
         self.guidance_embedding = config.guidance_embedding
-        # A convolution or projection that ends at zero: the first velocities are 0, the first gradients calm.
+        # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = _dit(config, shape, num_classes)
             return
