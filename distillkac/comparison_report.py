@@ -96,30 +96,30 @@ def _cell(rows) -> str:
     return "" if train is None else f"{_pm(summary(rows, 'frechet'))} [{train[0]:.3f}]"
 
 
-def _method_lines(rows, setting, methods) -> list[str]:
-    lines = []
+def _measured(rows, setting, methods):
+    """(method, steps, restart, its rows over the seeds) for every sample that has been measured."""
     for method in methods:
         for steps, restart in method.samples:
-            found = _select(rows, setting.name, method.name, "euler", steps, restart)
-            if not found:
-                continue
-            cells = [method.title, f"{steps}" + (f", restart {restart:g}" if restart else ""), str(found[0]["nfe"])]
-            cells += [_cell(found), _pm(summary(found, "accuracy")), _pm(summary(found, "diversity"))]
-            cells.append(f"{1 / statistics.fmean(row['seconds_per_image'] for row in found):.0f}")
-            cells.append(f"{found[0]['flops_per_image'] / 1e6:.0f}")
-            lines.append("| " + " | ".join(cells) + " |")
+            if found := _select(rows, setting.name, method.name, "euler", steps, restart):
+                yield method, steps, restart, found
+
+
+def _method_lines(rows, setting, methods) -> list[str]:
+    lines = []
+    for method, steps, restart, found in _measured(rows, setting, methods):
+        cells = [method.title, f"{steps}" + (f", restart {restart:g}" if restart else ""), str(found[0]["nfe"])]
+        cells += [_cell(found), _pm(summary(found, "accuracy")), _pm(summary(found, "diversity"))]
+        cells.append(f"{1 / statistics.fmean(row['seconds_per_image'] for row in found):.0f}")
+        cells.append(f"{found[0]['flops_per_image'] / 1e6:.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
 def _guided_lines(rows, setting, methods) -> list[str]:
     lines = []
-    for method in methods:
-        for steps, restart in method.samples:
-            found = _select(rows, setting.name, method.name, "euler", steps, restart)
-            if not found:
-                continue
-            figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
-            lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
+    for method, steps, _, found in _measured(rows, setting, methods):
+        figures = [_pm(summary(found, key)) for key in ("frechet_guided_teacher", "diversity")]
+        lines.append(f"| {method.title} | {steps} | " + " | ".join(figures) + " |")
     return lines
 
 
