@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,13 @@ def accelerator_for(
     """alternating: two networks are trained in turn, so every update leaves some weights without a gradient.
 
     trackers: where losses are shown besides metrics.jsonl; TensorBoard writes to `folder`. Raises ValueError if a
-    tracker's package is not installed.
+    tracker's package is not installed, or if accelerate was told to shard.
     """
     for name in trackers:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"--track {name} needs a package that is not installed: pip install {name}")
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise ValueError("accelerate's FSDP (--use_fsdp) is not used here: launch without it and add --optim.shard")
     return Accelerator(
         cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
         mixed_precision=optim.precision,

@@ -63,6 +63,9 @@ class OptimConfig:
     """AdamW's decay of the gradient's square."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    shard: bool = False
+    """Spread weights, their average and the optimizer's state over the processes (FSDP), for networks too large for one
+    device."""
     workers: int = 0
     """Processes that load images; 0 loads in the training process."""
     log_every: int = 20

@@ -4,10 +4,9 @@ Every random draw is a function of (seed, step, global sample index), see random
 ends with the same weights, on a CPU to the bit, as one that was not, and so does one on more processes up to rounding.
 """
 
+import contextlib
 import copy
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from distillkac import checkpoints
+from distillkac import checkpoints, sharding
 from distillkac.config import OptimConfig, RunConfig
+from distillkac.ema import EMA
 from distillkac.networks import VelocityNet
 from distillkac.processes import Process
 from distillkac.random import SampleOrder, derive_seed, generator
+from distillkac.stop_signal import StopSignal
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,6 @@ class FlowMatching:
         dropped = batch.uniform(self.seed, "label") < self.label_drop
         y = torch.where(dropped, self.null_class, batch.y)
         return nn.functional.mse_loss(network(x_t, t, y), u)
-
-
-class EMA:
-    """Moving average of a network's weights; the decay after k updates is min(decay, (1 + k) / (10 + k))."""
-
-    def __init__(self, network: nn.Module, decay: float):
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay, self.updates = decay, 0
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
 
 
 @dataclass(frozen=True)
@@ -160,14 +147,28 @@ class Trainer:
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // parts
         self.updates = getattr(objective, "updates", 1)
-        self.ema = EMA(getattr(network, "averaged", network), optim.ema)
-        groups = network.param_groups() if hasattr(network, "param_groups") else network.parameters()
-        optimizer = torch.optim.AdamW(
-            groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), weight_decay=optim.weight_decay, fused=True
-        )
-        self.step = self._restore(network, optimizer)
-        self.ema.network.to(accelerator.device)
-        self.network, self.optimizer = accelerator.prepare(network.train(), optimizer)
+        self.raw, self.followed = network, getattr(network, "averaged", network)
+        # What the average is returned in: a whole network, also where the trained one is sharded.
+        self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
+        state, sharded = checkpoints.load_state(folder), optim.shard and accelerator.num_processes > 1
+        with self._fitting():
+            if state is not None:
+                network.load_state_dict(state["model"])
+            network.to(accelerator.device).train()
+            if sharded:
+                sharding.shard(network, accelerator.num_processes, accelerator.device)
+            self.ema = EMA(self.followed, optim.ema)
+            groups = network.param_groups() if hasattr(network, "param_groups") else network.parameters()
+            optimizer = torch.optim.AdamW(
+                groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), weight_decay=optim.weight_decay, fused=True
+            )
+            if state is not None:
+                self.ema.load(state["ema"], state["ema_updates"])
+                optimizer.load_state_dict(sharding.optimizer_state_like(state["optimizer"], optimizer))
+        self.step = 0 if state is None else state["step"]
+        self.optimizer = accelerator.prepare(optimizer)
+        # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself.
+        self.network = accelerator.prepare_model(network, evaluation_mode=sharded)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
@@ -196,14 +197,15 @@ class Trainer:
                     losses = []
                 if save:
                     self.save()
-        return Fit(self.ema.network, self.step, self.step >= self.steps)
+        self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
+        return Fit(self.averaged.to(self.accelerator.device), self.step, self.step >= self.steps)
 
     def save(self) -> None:
-        """Writes the checkpoint of the current step, on the main process."""
+        """Writes the checkpoint of the current step, on the main process; all must call it."""
+        state = self.raw.state_dict(), self.ema.state_dict(self.followed), self.optimizer.state_dict()
+        model, average, optimizer = map(sharding.whole, state)
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.network).state_dict()
-            average = self.ema.network.state_dict()
-            checkpoints.save(self.folder, self.step, model, average, self.optimizer.state_dict(), self.ema.updates)
+            checkpoints.save(self.folder, self.step, model, average, optimizer, self.ema.updates)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """One step: (mean loss of its last update, gradient norm before clipping) as tensors: no GPU waits here."""
@@ -213,8 +215,7 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
         for _ in range(self.updates):
             loss, norm = self._update(batches)
-        network = self.accelerator.unwrap_model(self.network)
-        self.ema.update(getattr(network, "averaged", network))
+        self.ema.update(self.followed)
         self.step += 1
         return loss, norm
 
@@ -261,24 +262,26 @@ class Trainer:
             )
         if log is not None:
             lr = learning_rate(self.step - 1, self.steps, self.optim)
-            line = {"loss": loss, "lr": lr, "grad_norm": norm.item(), "samples_per_second": round(rate, 1)}
+            line = {
+                "loss": loss,
+                "lr": lr,
+                "grad_norm": sharding.whole(norm).item(),
+                "samples_per_second": round(rate, 1),
+            }
             log.append({"step": self.step, **line})
             self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
-    def _restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        state = checkpoints.load_state(self.folder)
-        if state is None:
-            return 0
+    @contextlib.contextmanager
+    def _fitting(self):
+        """Around taking up a checkpoint: one sentence if it does not fit."""
         try:
-            network.load_state_dict(state["model"])
-            self.ema.network.load_state_dict(state["ema"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError):
+            yield
+        except (IndexError, KeyError, RuntimeError, ValueError):
             path = self.folder / checkpoints.STATE
+            if not path.exists():
+                raise
             raise ValueError(f"{path}: does not fit the network of {checkpoints.CONFIG}") from None
-        self.ema.updates = state["ema_updates"]
-        return state["step"]
 
     def _stopped(self, stop: "StopSignal") -> bool:
         """Whether to stop now; on several processes all agree, else some would wait for the others for ever."""
@@ -286,32 +289,6 @@ class Trainer:
             return stop.requested
         flag = torch.tensor(float(stop.requested), device=self.accelerator.device)
         return self.accelerator.reduce(flag, "sum").item() > 0
-
-
-class StopSignal:
-    """While active, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts as usual."""
-
-    def __init__(self):
-        self.requested = False
-
-    def __enter__(self):
-        # Python lets only the main thread set handlers; elsewhere the program around us decides.
-        main = threading.current_thread() is threading.main_thread()
-        self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
-        for number in self._previous:
-            signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *exception):
-        self._reset()
-
-    def _request(self, number, frame):
-        self.requested = True
-        self._reset()
-
-    def _reset(self):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 def _identity(batch):

@@ -1,4 +1,4 @@
-"""Two gloo processes on one machine: the same noise, the same data, the same losses as one process, up to rounding."""
+"""Several gloo processes on one machine: the same noise, data and losses as one process, up to rounding."""
 
 import json
 import os
@@ -15,8 +15,8 @@ TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-siz
 DISTIL = ["--stages", "2,1", "--steps", "2", "--backward", "0.5", "--inverse.steps", "2", "--optim.log-every", "1"]
 
 
-def two_processes(module: str, *options: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+def processes(count: int, module: str, *options: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", "0"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "--", module, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -29,19 +29,50 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / checkpoints.METRICS).read_text().splitlines()]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on a CPU")
+def agree(first: Path, second: Path) -> None:
+    assert losses(second) == pytest.approx(losses(first), rel=1e-3, abs=1e-9)
+    expected, _ = checkpoints.load_weights(first)
+    for name, value in checkpoints.load_weights(second)[0].items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+STUDENTS = ("student-1", "student-1-inverse")
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on a CPU")
+
+
+@on_a_cpu
 def test_two_processes_train_and_distil_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(["--run", str(one), "--steps", "3", *TINY]) == 0
-    two_processes("distillkac.train", "--run", str(two), "--steps", "3", *TINY)
+    processes(2, "distillkac.train", "--run", str(two), "--steps", "3", *TINY)
+    agree(one, two)
     assert distill.main([str(one), *DISTIL]) == 0
-    two_processes("distillkac.distill", str(one), *DISTIL, "--out", str(two / "students"))
-    for first, second in (
-        (one, two),
-        (one / "student-1", two / "students" / "student-1"),
-        (one / "student-1-inverse", two / "students" / "student-1-inverse"),
-    ):
-        assert losses(second) == pytest.approx(losses(first), rel=1e-3, abs=1e-9)
-        expected, _ = checkpoints.load_weights(first)
-        for name, value in checkpoints.load_weights(second)[0].items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+    processes(2, "distillkac.distill", str(one), *DISTIL, "--out", str(two / "students"))
+    for student in STUDENTS:
+        agree(one / student, two / "students" / student)
+
+
+@on_a_cpu
+def test_four_processes_then_two_with_sharded_weights_then_one_go_on_as_one(tmp_path):
+    """Micro-batches, the number of processes and sharding change nothing, and each goes on with the others' checkpoint."""
+    one, many = tmp_path / "one", tmp_path / "many"
+    for steps in ("2", "4", "5"):
+        assert train.main(["--run", str(one), "--steps", steps, *TINY, "--resume"][: None if steps > "2" else -1]) == 0
+    processes(4, "distillkac.train", "--run", str(many), "--steps", "2", *TINY, "--optim.accumulate", "2")
+    processes(2, "distillkac.train", "--run", str(many), "--resume", "--steps", "4", "--optim.shard")
+    state = checkpoints.load_state(many)
+    assert {type(v) for v in state["model"].values()} == {torch.Tensor}
+    assert state["model"].keys() == checkpoints.load_state(one)["model"].keys()
+    assert train.main(["--run", str(many), "--resume", "--steps", "5", "--optim.accumulate", "1"]) == 0
+    agree(one, many)
+
+
+@on_a_cpu
+def test_sharded_distillation_is_distillation(tmp_path):
+    """The generator and the fake model of inverse distillation, too, spread over two processes."""
+    one, students = tmp_path / "one", tmp_path / "students"
+    assert train.main(["--run", str(one), "--steps", "3", *TINY]) == 0
+    assert distill.main([str(one), *DISTIL]) == 0
+    processes(2, "distillkac.distill", str(one), *DISTIL, "--optim.shard", "--out", str(students))
+    for student in STUDENTS:
+        agree(one / student, students / student)

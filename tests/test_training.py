@@ -1,6 +1,5 @@
 """The training loop: exact resume, the average that is saved, stopping, the objective, the draws."""
 
-import copy
 import json
 import os
 import signal
@@ -12,10 +11,12 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from distillkac import checkpoints
+from distillkac.ema import EMA
 from distillkac.networks import NetworkConfig
 from distillkac.processes import Telegraph
 from distillkac.random import derive_seed
-from distillkac.training import EMA, Batch, FlowMatching, StopSignal, build_network, learning_rate, load_network
+from distillkac.stop_signal import StopSignal
+from distillkac.training import Batch, FlowMatching, build_network, learning_rate, load_network
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
 
 
@@ -69,7 +70,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, numb
 def test_the_average_is_what_is_saved_returned_and_loaded(tmp_path):
     config = run_config(optim=optim(ema=0.8))
     job = trainer(tmp_path, config)
-    average = copy.deepcopy(job.ema.network).state_dict()
+    average = {name: weight.clone() for name, weight in job.ema.weights.items()}
     objective, seen = job.objective, []
 
     def watching(network, batch):
@@ -240,4 +241,4 @@ def test_ema_starts_fast():
         ema = EMA(network, 0.999)
         network.weight.fill_(1.0)
     ema.update(network)
-    assert ema.network.weight.item() == pytest.approx(1 - 2 / 11)
+    assert ema.weights["weight"].item() == pytest.approx(1 - 2 / 11)
