@@ -13,6 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from distillkac import checkpoints, plots
 from distillkac.config import OptimConfig, RunConfig, load_config, save_config
+from distillkac.sampling import Run, SamplerConfig, class_labels, generate
 from distillkac.training import Fit, Objective, Trainer
 
 INTERRUPTED = 130
@@ -87,20 +88,27 @@ def fit_run(
     title: str,
     resume: bool,
 ) -> Fit:
-    """Saves the config, trains to config.steps, draws the curves. The one way teachers and students are made.
+    """Saves the config, trains to config.steps, draws curves and samples. The one way teachers and students are made.
 
     With `resume` a checkpoint in the folder is continued; without, it is an error (ValueError).
     """
     check_new_or_resumed(folder, config, resume)
     if accelerator.is_main_process:
         save_config(folder, config)
-    fit = Trainer(
-        network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title=title
-    ).fit()
-    if accelerator.is_main_process:
+
+    def draw(average: torch.nn.Module, step: int) -> None:
         plots.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
-        if not fit.finished:
-            print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
+        if config.preview and config.shape[0] in (1, 3):
+            run = Run(folder, config, config.noise.build(), average, accelerator.device)
+            sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
+            images = generate(run, class_labels(config, config.preview), sampler).images
+            plots.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
+
+    fit = Trainer(
+        network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, draw
+    ).fit()
+    if accelerator.is_main_process and not fit.finished:
+        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
     return fit
 
 

@@ -125,6 +125,8 @@ class RunConfig:
     """Fraction of samples trained without their class, for guidance."""
     seed: int = 0
     """Seed of everything random."""
+    preview: int = 40
+    """Images in samples/step-N.png, drawn with every checkpoint by the averaged weights; 0 draws none."""
     shape: tyro.conf.Suppress[tuple[int, int, int]] = (0, 0, 0)
     """(C, H, W) of the images, found in the data."""
     class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -137,6 +139,8 @@ class RunConfig:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.label_drop < 1:
             raise ValueError(f"label_drop must lie in [0, 1), got {self.label_drop}")
+        if self.preview < 0:
+            raise ValueError(f"preview is a number of images, at least 0, got {self.preview}")
 
 
 def save_config(folder: Path, config: RunConfig) -> None:

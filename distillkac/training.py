@@ -122,7 +122,8 @@ class Trainer:
     """Fits a network to an objective, from the folder's checkpoint if there is one, and saves there.
 
     network: module to fit. objective: (network, Batch) -> scalar loss. dataset: as in data.py. seed: of data order and
-    anything random inside the network. title: what the progress bar says.
+    anything random inside the network. title: what the progress bar says. on_save: called on the main process after every
+    checkpoint with the averaged network, in eval mode.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Trainer:
         seed: int,
         accelerator: Accelerator,
         title: str = "train",
+        on_save: Callable[[nn.Module, int], None] | None = None,
     ):
         parts = accelerator.num_processes * optim.accumulate
         if optim.batch_size % parts:
@@ -146,6 +148,7 @@ class Trainer:
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // parts
+        self.on_save = on_save
         self.updates = getattr(objective, "updates", 1)
         self.raw, self.followed = network, getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
@@ -197,15 +200,21 @@ class Trainer:
                     losses = []
                 if save:
                     self.save()
+                    since = time.perf_counter()
+        return Fit(self._average(), self.step, self.step >= self.steps)
+
+    def _average(self) -> nn.Module:
         self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
-        return Fit(self.averaged.to(self.accelerator.device), self.step, self.step >= self.steps)
+        return self.averaged.to(self.accelerator.device)
 
     def save(self) -> None:
         """Writes the checkpoint of the current step, on the main process; all must call it."""
-        state = self.raw.state_dict(), self.ema.state_dict(self.followed), self.optimizer.state_dict()
-        model, average, optimizer = map(sharding.whole, state)
+        average = self._average()
+        model, optimizer = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
         if self.accelerator.is_main_process:
-            checkpoints.save(self.folder, self.step, model, average, optimizer, self.ema.updates)
+            checkpoints.save(self.folder, self.step, model, average.state_dict(), optimizer, self.ema.updates)
+            if self.on_save is not None:
+                self.on_save(average, self.step)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """One step: (mean loss of its last update, gradient norm before clipping) as tensors: no GPU waits here."""

@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, metrics, report, sample, train
+from distillkac import checkpoints, distill, evaluate, metrics, plots, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 
@@ -54,6 +54,21 @@ def test_train_and_distill_fill_the_run_folder(run):
         assert checkpoints.load_state(folder)["step"] == load_config(folder).steps == steps
     assert load_config(run).student is None
     assert load_config(run / "student-1").student.teacher_steps == 2
+
+
+def test_every_checkpoint_leaves_samples_of_the_averaged_network(tmp_path):
+    options = ["--steps", "4", "--optim.save-every", "2", *TINY]
+    assert train.main(["--run", str(tmp_path / "run"), "--preview", "12", *options]) == 0
+    grids = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [path.name for path in grids] == ["step-000002.png", "step-000004.png"]
+    run = open_run(tmp_path / "run", torch.device("cpu"))
+    expected = plots.grid_image(generate(run, class_labels(run.config, 12), SamplerConfig(steps=20)).images)
+    with Image.open(grids[1]) as drawn:
+        assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+    assert train.main(["--run", str(tmp_path / "blind"), "--preview", "0", *options]) == 0
+    assert not (tmp_path / "blind" / "samples").exists()
+    names = [checkpoints.load_weights(tmp_path / name)[0] for name in ("run", "blind")]
+    assert all(torch.equal(names[0][key], names[1][key]) for key in names[0])  # looking changes nothing
 
 
 def test_recipe_ends_with_inverse_distillation_and_resumes(run, tmp_path):
