@@ -48,6 +48,10 @@ class Process:
         """Conditional velocity v(t, k) of the displacement k after process time t. k: (B, ...), t: (B,)."""
         raise NotImplementedError
 
+    def std(self, t: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of a coordinate of K_t (docs/method.md, eq. 3). t: (B,) -> (B,) float64."""
+        raise NotImplementedError
+
     def prior(self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device=None) -> torch.Tensor:
         """x_1 of n samples: K_{g(1)}, since f(1) = 0 for the linear and cosine f. Returns (n, *size).
 
@@ -117,6 +121,10 @@ class Telegraph(_Kac):
 
     name: ClassVar[str] = "telegraph"
 
+    def std(self, t):
+        turns = self.a * t.double()
+        return self.c / self.a * (turns + torch.expm1(-2 * turns) / 2).sqrt()
+
 
 @dataclass(frozen=True)
 class Planar(_Kac):
@@ -128,6 +136,10 @@ class Planar(_Kac):
     name: ClassVar[str] = "planar"
     speed_norm: ClassVar[str] = "planar"
     _norm_factor: ClassVar[float] = 2.0**0.5
+
+    def std(self, t):
+        turns = self.a * t.double()
+        return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
 
     def check_shape(self, size):
         if size[-1] % 2:
@@ -154,6 +166,9 @@ class Gaussian(Process):
     def noise(self, t, size, seed, offset=0):
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
         return self.sigma * _column(t, z) * z
+
+    def std(self, t):
+        return self.sigma * t.double()
 
     def velocity(self, k, t):
         # v = K / t = sigma z; at t = 0 the displacement is 0 and so is the mean velocity there.

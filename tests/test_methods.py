@@ -81,11 +81,11 @@ def test_on_its_own_states_a_student_repairs_its_own_mistakes():
 
 
 @every_process
-@pytest.mark.parametrize("power", [1.0, 2.0])
-def test_reconstruction_is_the_formula(process, power):
+@pytest.mark.parametrize(("power", "noise"), [(1.0, "own"), (2.0, "own"), (1.0, "fresh"), (2.0, "fresh")])
+def test_reconstruction_is_the_formula(process, power, noise):
     teacher, student, seed = Affine(-0.2, 0.4, 0.3), Affine(), 4
     states = StudentStates(process, time_grid(3, 1.5), 0.0, seed)
-    config = ReconstructionConfig(scale=0.7, power=power, steps=5)
+    config = ReconstructionConfig(scale=0.7, power=power, noise=noise, steps=5)
     loss = ShiftedReconstruction(GuidedVelocity(teacher), states, config, 1.5, "ab2", seed)(student, BATCH)
     _, start, x = states(student, BATCH)
     total = 0.0
@@ -94,6 +94,9 @@ def test_reconstruction_is_the_formula(process, power):
         guess = x[b : b + 1] - t * student(x[b : b + 1], t, y)
         gamma = 0.7 * t**power
         noised = process.bridge(guess.detach(), gamma, derive_seed(seed, "shift"), BATCH.first + b)
+        if noise == "own":
+            spread = process.std(gamma) / process.std(t)
+            noised = (1 - gamma) * guess.detach() + spread.float() * (x[b : b + 1] - (1 - t) * guess.detach())
         repaired = integrate(GuidedVelocity(teacher), noised, y, gamma.double() * time_grid(5, 1.5), "ab2")
         total += ((guess - repaired) ** 2).mean().item() / t.item() ** 2 / 12
     assert loss.item() == pytest.approx(total, rel=1e-4)

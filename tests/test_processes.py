@@ -135,3 +135,11 @@ def test_planar_needs_an_even_width():
     Telegraph().check_shape((1, 8, 7))
     with pytest.raises(ValueError, match="width must be even, got 7"):
         Planar().check_shape((1, 8, 7))
+
+
+@pytest.mark.parametrize("process", [Telegraph(9.0, 3.0), Planar(9.0, 3.0), Gaussian(0.4)], ids=lambda p: p.name)
+def test_std_is_that_of_the_noise(process):
+    t = torch.tensor([1e-3, 0.05, 0.4, 1.0], dtype=torch.float64)
+    drawn = process.noise(t, (1, 400, 400), seed=5).double().flatten(1)
+    # The variance of 160 000 draws is within 5 standard errors; kurtosis at most 3, so sd(var) <= sqrt(2 / n) var.
+    torch.testing.assert_close(drawn.square().mean(1), process.std(t) ** 2, rtol=5 * (2 / 160_000) ** 0.5, atol=0)
