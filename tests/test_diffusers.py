@@ -1,5 +1,8 @@
 """The diffusers side: a user's ten lines work with teacher and students, and give what our own sampler gives."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -109,3 +112,22 @@ def test_misuse_is_explained(run):
         pipeline(["cat"])
     with pytest.raises(ValueError, match=r"guidance_scale is 1 \+ w"):
         pipeline([1], guidance_scale=0.5)
+
+
+def test_what_is_pushed_to_the_hub_loads_again(run, tmp_path, monkeypatch):
+    """Everything but the network: the upload keeps the folder it was given."""
+
+    def upload(repo_id, *, folder_path, **_):
+        shutil.copytree(folder_path, tmp_path / repo_id)
+
+    repo = SimpleNamespace(repo_id="someone/kac")
+    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda *_, **__: repo)
+    monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)
+    pipeline = KacPipeline.from_pretrained(run, num_inference_steps=2)
+    pipeline.push_to_hub("someone/kac")
+    again = KacPipeline.from_pretrained(tmp_path / "someone" / "kac")
+    images = []
+    for either in (pipeline, again):
+        either.set_progress_bar_config(disable=True)
+        images.append(either([1, 2], generator=torch.Generator().manual_seed(0), output_type="pt").images)
+    assert torch.equal(*images)

@@ -4,7 +4,7 @@ none."""
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import interop, ops, reference
 from distillkac._kernels import native
 
 pytestmark = [
@@ -121,3 +121,22 @@ def test_rows_out_of_range_are_nan():
     noise = ops.kac_noise(t, (64,), "telegraph", A, C, 1)
     assert noise[:2].isnan().all()
     assert noise[2].isfinite().all()
+
+
+def test_cupy_arrays_pass_without_a_copy_and_its_bessel_functions_agree():
+    """v = a k / (a t + z I0(z) / I1(z)) of the telegraph process, in float64 on CuPy's own Bessel functions."""
+    cupy = pytest.importorskip("cupy")
+    special = pytest.importorskip("cupyx.scipy.special")
+    t = cupy.asarray(times(7).cpu().numpy())
+    k = interop.kac_noise(t, (3, 32, 32), "telegraph", a=A, c=C, seed=5)
+    assert isinstance(k, cupy.ndarray)
+    assert torch.equal(torch.from_dlpack(k), ops.kac_noise(times(7), (3, 32, 32), "telegraph", A, C, 5))
+    out = cupy.empty_like(k)
+    assert interop.kac_noise(t, (3, 32, 32), "telegraph", a=A, c=C, seed=6, out=out) is out
+    v = interop.kac_velocity(k, t, "telegraph", a=A, c=C)
+    wide, radius = k.astype(cupy.float64), (C * t)[:, None, None, None]
+    z = A / C * cupy.sqrt(cupy.maximum((radius - abs(wide)) * (radius + abs(wide)), 1e-12))
+    expected = A * wide / (A * t[:, None, None, None] + z * special.i0e(z) / special.i1e(z))
+    inside = abs(wide) < (1 - 1e-5) * radius  # nearer to the light cone, k as a float32 says too little
+    error = abs(v.astype(cupy.float64) - expected)[inside]
+    assert float(error.max()) < 2e-5 * C
