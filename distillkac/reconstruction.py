@@ -33,8 +33,9 @@ from distillkac.training import Batch
 class ReconstructionConfig:
     """Shifted reconstruction, where it is the method."""
 
-    scale: float = 0.8
-    """The prediction is noised to scale * t^power; below 1, since no data is left at t = 1."""
+    scale: float = 0.95
+    """The prediction is noised to scale * t^power; below 1, since no data is left at t = 1. The lower, the more the
+    student believes itself: at .8 images of the digits become too diverse."""
     power: float = 1.0
     """See scale; above 1 the teacher repairs more detail, less structure."""
     noise: Literal["own", "fresh"] = "own"
