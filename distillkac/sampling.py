@@ -144,13 +144,20 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
 
 @torch.no_grad()
 def generate(
-    run: Run, labels: torch.Tensor, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500, path: bool = False
+    run: Run,
+    labels: torch.Tensor,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    batch_size: int = 500,
+    path: bool = False,
+    offset: int = 0,
 ) -> Samples:
     """Images of the given classes. labels: (n,) int64. With `path` also every state on the way.
 
-    The noise of image i depends on (seed, i) alone. How a network rounds depends on the size of its batch; on a CPU,
-    where it costs nothing, the network therefore always sees blocks of one size, whose last one is filled up, and the
-    images are the same to the bit whatever batch_size and n. On a GPU they are the same up to rounding.
+    The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. How a
+    network rounds depends on the size of its batch; on a CPU, where it costs nothing, the network therefore always sees
+    blocks of one size, whose last one is filled up, and the images are the same to the bit whatever batch_size and n. On
+    a GPU they are the same up to rounding.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -163,10 +170,10 @@ def generate(
         count, velocity.nfe = len(y), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, rows - count))
-        x = run.process.prior(len(y), shape, prior_seed, first, run.device)
+        x = run.process.prior(len(y), shape, prior_seed, offset + first, run.device)
         if sampler.restart > 0:
             fresh_seed = derive_seed(seed, "fresh")
-            result = restart_chain(velocity, x, y, grid, run.process, sampler.restart, fresh_seed, first, path)
+            result = restart_chain(velocity, x, y, grid, run.process, sampler.restart, fresh_seed, offset + first, path)
         else:
             result = integrate(velocity, x, y, grid, method, path)
         parts.append((result[:, :count] if path else result[:count]).cpu())
