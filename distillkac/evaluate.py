@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
-    evaluator = Evaluator(data.load(config.data, "train"), data.load(config.data, "test"), args.run)
+    evaluator = Evaluator(data.load_pixels(config.data, "train"), data.load_pixels(config.data, "test"), args.run)
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor()}]
     print(f"classifier: {evaluator.accuracy:.1%} of the held-out images right")
@@ -111,7 +111,7 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
         raise ValueError("--metrics classifier runs in one process: start it without accelerate launch")
     with accelerator.local_main_process_first():  # it downloads the weights for all of its machine
         extractor = inception.load_inception(inception.find_weights(args.inception)).to(accelerator.device)
-    dataset = data.load(config.data, args.reference)
+    dataset = data.load_pixels(config.data, args.reference)
     reference = fidelity.Reference(dataset, args.reference, args.reference_num, extractor)
     if "precision-recall" in args.metrics and not 1 <= args.k < min(args.num, len(reference.rows)):
         raise ValueError(f"k must lie in [1, {min(args.num, len(reference.rows)) - 1}] for so few images, got {args.k}")
