@@ -47,7 +47,7 @@ class KacPipeline(DiffusionPipeline):
     """Images from a finite-speed flow: unet (KacNet), scheduler (KacScheduler) and, if it learned latents, the
     autoencoder."""
 
-    _optional_components = ("vae",)
+    _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
 
     def __init__(
         self,
