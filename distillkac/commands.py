@@ -72,7 +72,7 @@ def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
     saved = load_config(folder)
-    for name in ("data", "noise", "network", "label_drop", "seed", "shape", "class_names", "student"):
+    for name in ("data", "noise", "network", "label_drop", "seed", "shape", "class_names", "latent", "student"):
         before, now = getattr(saved, name), getattr(config, name)
         if before != now:
             raise ValueError(f"{folder} was trained with {name} = {before}, so --resume cannot change it to {now}")
@@ -98,7 +98,7 @@ def fit_run(
 
     def draw(average: torch.nn.Module, step: int) -> None:
         plots.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
-        if config.preview and config.shape[0] in (1, 3):
+        if config.preview and (config.shape[0] in (1, 3) or config.latent):
             run = Run(folder, config, config.noise.build(), average, accelerator.device)
             sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
             images = generate(run, class_labels(config, config.preview), sampler).images

@@ -11,6 +11,7 @@ import tyro
 
 from distillkac import checkpoints, processes
 from distillkac.data import DataConfig
+from distillkac.data.latents import LatentSpace
 from distillkac.networks import NetworkConfig
 
 
@@ -131,6 +132,8 @@ class RunConfig:
     """(C, H, W) of the images, found in the data."""
     class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Names of the classes, found in the data."""
+    latent: tyro.conf.Suppress[LatentSpace | None] = None
+    """How samples become images, where the data are latents; found in the data."""
     student: tyro.conf.Suppress[StudentConfig | None] = None
     """Set for the students of distillation."""
 

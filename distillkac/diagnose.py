@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
+    if config.latent is not None:
+        raise ValueError(f"{args.run} learned latents, whose flow diagnose cannot compare with images yet")
     teacher, train = open_run(args.run, device()), data.load(config.data, "train")
     made = [open_run(path, device()) for path in students(args.run)]
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]

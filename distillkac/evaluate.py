@@ -3,33 +3,41 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import tyro
+from accelerate import Accelerator
 
-from distillkac import checkpoints, data, plots
-from distillkac.commands import command, device
-from distillkac.config import load_config
+from distillkac import checkpoints, data, fidelity, inception, plots
+from distillkac.commands import accelerator_for, command, device
+from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator
-from distillkac.sampling import SamplerConfig, class_labels, field_of, generate, open_run, students
+from distillkac.sampling import Run, SamplerConfig, class_labels, field_of, generate, open_run, students
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 20
 
 
+Metric = Literal["classifier", "fid", "kid", "precision-recall"]
+
+
 @dataclass(frozen=True)
 class EvaluateArgs:
-    """Measures the teacher and every student of a run against the held-out images, and draws their samples.
+    """Measures the teacher and every student of a run against real images, and draws their samples.
 
-    Prints a table, and writes RUN/evaluation.json and in RUN/samples a grid for each row of the table, overview.png (a
-    strip for each row, the same prior noise in every column) and trajectory.png.
+    By the features of a classifier of the training images (the default): prints a table, and writes RUN/evaluation.json
+    and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same prior noise in every
+    column) and trajectory.png. By those of the Inception network (fid, kid, precision-recall; needs the extra `eval`):
+    prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares the latter
+    among GPUs.
     """
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     num: int = 5000
-    """Generated images per row of the table."""
+    """Generated images per row of the table; published FIDs take 50000."""
     teacher_steps: tuple[int, ...] = (20, 1)
     """Step counts at which the teacher itself is measured (AB-2)."""
     w: float | None = None
@@ -38,45 +46,158 @@ class EvaluateArgs:
     """Seed of the prior noise."""
     batch_size: int = 500
     """Images at a time on a GPU."""
+    metrics: tuple[Metric, ...] = ("classifier",)
+    """What is measured."""
+    inception: str | None = None
+    """Weights of the Inception network: a .pth file, or the word download. By default what was downloaded before."""
+    reference: Literal["test", "train"] = "test"
+    """Split whose images are the real ones; FIDs on CIFAR-10 are published against train."""
+    reference_num: int = 50_000
+    """Real images at most."""
+    k: int = 3
+    """Nearest neighbours of precision-recall."""
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(EvaluateArgs, args=argv, prog="python -m distillkac.evaluate")
-    if args.num < 2:
-        raise ValueError(f"num must be at least 2, got {args.num}")
+    for name in ("num", "reference_num"):
+        if getattr(args, name) < 2:
+            raise ValueError(f"{name} must be at least 2, got {getattr(args, name)}")
+    if not args.metrics:
+        raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
+    if "classifier" in args.metrics and not args.teacher_steps:
+        raise ValueError("teacher_steps must name at least one number of steps")
     config = load_config(args.run)
-    evaluator = Evaluator(data.load(config.data, "train"), data.load(config.data, "test"), args.run)
+    if "classifier" in args.metrics:
+        measure_with_classifier(args, config)
+    if set(args.metrics) - {"classifier"}:
+        measure_with_inception(args, config)
+    return 0
+
+
+def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
+    evaluator = Evaluator(data.load_pixels(config.data, "train"), data.load_pixels(config.data, "test"), args.run)
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor()}]
     print(f"classifier: {evaluator.accuracy:.1%} of the held-out images right")
-    print(_header())
-    print(_line(rows[-1]), flush=True)
-    teacher = open_run(args.run, device())
-    todo = [(teacher, steps) for steps in args.teacher_steps]
-    made = [open_run(path, device()) for path in students(args.run)]
-    todo += [(run, run.config.student.num_steps) for run in made]
-    folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
-    w = args.w if args.w is not None or not folded_weights else folded_weights[0]
+    print(_header(COLUMNS))
+    print(_line(rows[-1], COLUMNS), flush=True)
+    todo = _networks(args, device())
     strips = []
-    for run, steps in todo:
-        folded = run.config.student is not None and run.config.student.w_max is None
-        sampler = SamplerConfig(steps=steps, w=None if folded else w)
+    for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
-        row = {"name": run.name, "steps": steps, "nfe": samples.nfe, "images_per_second": args.num / samples.seconds}
-        rows.append(row | evaluator(samples.images, samples.labels))
-        print(_line(rows[-1]), flush=True)
-        plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{steps}.png")
+        rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
+        rows[-1] |= evaluator(samples.images, samples.labels)
+        print(_line(rows[-1], COLUMNS), flush=True)
+        plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
         strips.append(samples.images[:OVERVIEW_COLUMNS])
     plots.save_grid(torch.cat(strips), args.run / "samples" / "overview.png", columns=len(strips[0]))
-    finest = SamplerConfig(steps=max(args.teacher_steps), w=w, model="teacher")
+    teacher, sampler = todo[0]
+    finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
     plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
     checkpoints.write_json(
         args.run / "evaluation.json",
         {"num": args.num, "seed": args.seed, "classifier_accuracy": evaluator.accuracy, "rows": rows},
     )
-    return 0
+
+
+def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
+    """Every process generates and measures its share of the images; the first one compares and writes."""
+    fidelity.check_extra()
+    accelerator = accelerator_for(config.optim)
+    if "classifier" in args.metrics and accelerator.num_processes > 1:
+        raise ValueError("--metrics classifier runs in one process: start it without accelerate launch")
+    with accelerator.local_main_process_first():  # it downloads the weights for all of its machine
+        extractor = inception.load_inception(inception.find_weights(args.inception)).to(accelerator.device)
+    dataset = data.load_pixels(config.data, args.reference)
+    reference = fidelity.Reference(dataset, args.reference, args.reference_num, extractor)
+    if "precision-recall" in args.metrics and not 1 <= args.k < min(args.num, len(reference.rows)):
+        raise ValueError(f"k must lie in [1, {min(args.num, len(reference.rows)) - 1}] for so few images, got {args.k}")
+    protocol = {
+        "reference": f"{len(reference.rows)} images of the {args.reference} split, not mirrored",
+        "generated": f"{args.num} images, classes in turn ({len(config.class_names)})",
+        "seed": args.seed,
+        "network": f"moving average of the weights ({checkpoints.EMA})",
+        "pixels": "uint8, grey repeated to RGB",
+        "resize": extractor.resize,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "batch_size": args.batch_size,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+    }
+    if "kid" in args.metrics:
+        protocol["kid"] = f"{fidelity.KID_SUBSETS} subsets of at most {fidelity.KID_SUBSET_SIZE} images, degree 3"
+    if "precision-recall" in args.metrics:
+        protocol["neighbours"] = args.k
+    first = accelerator.is_main_process
+    if first:
+        print("\n".join(f"{name:18}{value}" for name, value in protocol.items()))
+        print(_header(FIDELITY_COLUMNS), flush=True)
+    real = reference.features(args.run, args.batch_size, accelerator)
+    labels, rows = class_labels(config, args.num), []
+    for run, sampler in _networks(args, accelerator.device):
+        row, features = _generated(run, sampler, labels, args, extractor, accelerator)
+        if first:
+            rows.append(row | _compared(features, real, args, accelerator.device))
+            print(_line(rows[-1], FIDELITY_COLUMNS), flush=True)
+            checkpoints.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
+        accelerator.wait_for_everyone()
+
+
+def _generated(
+    run: Run, sampler: SamplerConfig, labels: torch.Tensor, args: EvaluateArgs, extractor, accelerator: Accelerator
+) -> tuple[dict, torch.Tensor]:
+    """(row of the table without its measures, (n, d) features). No more than a batch of images is held at a time."""
+    seconds, nfe = 0.0, 0
+
+    def images(first: int, last: int) -> torch.Tensor:
+        nonlocal seconds, nfe
+        samples = generate(run, labels[first:last], sampler, args.seed, args.batch_size, offset=first)
+        seconds, nfe = seconds + samples.seconds, samples.nfe
+        return samples.images
+
+    title = f"{run.name}, {sampler.steps} steps"
+    features = fidelity.collect(extractor, images, len(labels), args.batch_size, accelerator, title)
+    return _row(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
+
+
+def _compared(
+    generated: torch.Tensor, real: torch.Tensor, args: EvaluateArgs, device: torch.device
+) -> dict[str, float]:
+    generated, real = generated.to(device), real.to(device)
+    result = {}
+    if "fid" in args.metrics:
+        result["fid"] = fidelity.fid(generated, real)
+    if "kid" in args.metrics:
+        result["kid"], result["kid_std"] = fidelity.kid(generated, real, args.seed)
+    if "precision-recall" in args.metrics:
+        result |= fidelity.precision_recall(generated, real, args.k)
+    return result
+
+
+def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, SamplerConfig]]:
+    """What the rows of a table are: the teacher at its step counts, then the students."""
+    teacher = open_run(args.run, device)
+    todo = [(teacher, steps) for steps in args.teacher_steps]
+    made = [open_run(path, device) for path in students(args.run)]
+    todo += [(run, run.config.student.num_steps) for run in made]
+    folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
+    w = args.w if args.w is not None or not folded_weights else folded_weights[0]
+    return [
+        (run, SamplerConfig(steps, w=None if run.config.student and run.config.student.w_max is None else w))
+        for run, steps in todo
+    ]
+
+
+def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
+    """What was sampled and how; nfe: network evaluations per image, two a step where guided."""
+    student = run.config.student
+    folded = student is not None and student.w_max is None
+    w = student.w if folded else sampler.w or 0.0
+    return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
 
 
 COLUMNS = (
@@ -92,12 +213,27 @@ COLUMNS = (
 )
 
 
-def _header() -> str:
-    return f"{'':24}" + "".join(f"{title:>10}" for title, _, _ in COLUMNS)
+FIDELITY_COLUMNS = (
+    ("steps", "steps", "d"),
+    ("w", "w", "g"),
+    ("NFE", "nfe", "d"),
+    ("FID", "fid", ".3f"),
+    ("KID", "kid", ".5f"),
+    ("±", "kid_std", ".5f"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+    ("density", "density", ".3f"),
+    ("coverage", "coverage", ".3f"),
+    ("images/s", "images_per_second", ".0f"),
+)
 
 
-def _line(row: dict) -> str:
-    cells = (format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)
+def _header(columns) -> str:
+    return f"{'':24}" + "".join(f"{title:>10}" for title, _, _ in columns)
+
+
+def _line(row: dict, columns) -> str:
+    cells = (format(row[key], spec) if key in row else "" for _, key, spec in columns)
     return f"{row['name']:24}" + "".join(f"{cell:>10}" for cell in cells)
 
 

@@ -8,7 +8,7 @@ pipeline.save_pretrained("kac-digits")            # and push_to_hub
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import checkpoints, plots
@@ -18,6 +18,7 @@ from distillkac.networks import NetworkConfig, VelocityNet
 from distillkac.sampling import SamplerConfig, choose
 from distillkac.scheduler import KacScheduler
 from distillkac.training import load_network
+from distillkac.vae import decoder
 
 
 class KacNet(ModelMixin, ConfigMixin):
@@ -43,11 +44,20 @@ class KacNet(ModelMixin, ConfigMixin):
 
 
 class KacPipeline(DiffusionPipeline):
-    """Images from a finite-speed flow: unet (KacNet) and scheduler (KacScheduler)."""
+    """Images from a finite-speed flow: unet (KacNet), scheduler (KacScheduler) and, if it learned latents, the
+    autoencoder."""
 
-    def __init__(self, unet: KacNet, scheduler: KacScheduler, num_inference_steps: int = 20):
+    _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
+
+    def __init__(
+        self,
+        unet: KacNet,
+        scheduler: KacScheduler,
+        num_inference_steps: int = 20,
+        vae: AutoencoderKL | None = None,
+    ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(num_inference_steps=num_inference_steps)
 
     @classmethod
@@ -67,7 +77,8 @@ class KacPipeline(DiffusionPipeline):
         settings = {name: getattr(config.network, name) for name in NetworkConfig.__dataclass_fields__}
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
-        return cls(unet.eval(), KacScheduler.from_pretrained(folder), steps)
+        vae = decoder(config.latent, torch.device("cpu")) if config.latent is not None else None
+        return cls(unet.eval(), KacScheduler.from_pretrained(folder), steps, vae)
 
     @torch.no_grad()
     def __call__(
@@ -95,6 +106,8 @@ class KacPipeline(DiffusionPipeline):
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
             x = self.scheduler.step(field(x, float(t), y), t, x).prev_sample
+        if self.vae is not None:
+            x = self.vae.decode(x / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).sample
         images = x.cpu()
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()

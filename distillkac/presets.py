@@ -37,6 +37,17 @@ PRESETS = {
         steps=400_000,
         label_drop=0.0,
     ),
+    # Latents 4 x 32 x 32 of 256 x 256 images, made by distillkac.encode: docs/latents.md.
+    "lsun256": RunConfig(
+        data=DataConfig(path="lsun256-latents"),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(256, 512, 512, 768), layers=2, attention=(1, 2, 3), head_dim=64, scale_shift=True
+        ),
+        optim=OptimConfig(batch_size=128, lr=1e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=500_000,
+        label_drop=0.0,
+    ),
 }
 
 COUNTED_ROWS, ENOUGH_SECONDS = 4, 0.5

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from distillkac import checkpoints
+from distillkac import checkpoints, vae
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import student_folder
 from distillkac.guidance import GuidedVelocity
@@ -18,6 +18,7 @@ from distillkac.random import derive_seed
 from distillkac.training import load_network
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
+DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
 PREFERRED = ("inverse", "endpoint", "reconstruction")  # of students with as many steps
 TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
 
@@ -71,7 +72,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Samples:
-    """images: (n, C, H, W) on the CPU, not clamped. labels: (n,). nfe: evaluations per image. path: (N+1, n, ...)."""
+    """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
+    per image. path: (N+1, n, C, H, W)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -144,13 +146,20 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
 
 @torch.no_grad()
 def generate(
-    run: Run, labels: torch.Tensor, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500, path: bool = False
+    run: Run,
+    labels: torch.Tensor,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    batch_size: int = 500,
+    path: bool = False,
+    offset: int = 0,
 ) -> Samples:
     """Images of the given classes. labels: (n,) int64. With `path` also every state on the way.
 
-    The noise of image i depends on (seed, i) alone. How a network rounds depends on the size of its batch; on a CPU,
-    where it costs nothing, the network therefore always sees blocks of one size, whose last one is filled up, and the
-    images are the same to the bit whatever batch_size and n. On a GPU they are the same up to rounding.
+    The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. How a
+    network rounds depends on the size of its batch; on a CPU, where it costs nothing, the network therefore always sees
+    blocks of one size, whose last one is filled up, and the images are the same to the bit whatever batch_size and n. On
+    a GPU they are the same up to rounding.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -163,17 +172,28 @@ def generate(
         count, velocity.nfe = len(y), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, rows - count))
-        x = run.process.prior(len(y), shape, prior_seed, first, run.device)
+        x = run.process.prior(len(y), shape, prior_seed, offset + first, run.device)
         if sampler.restart > 0:
             fresh_seed = derive_seed(seed, "fresh")
-            result = restart_chain(velocity, x, y, grid, run.process, sampler.restart, fresh_seed, first, path)
+            result = restart_chain(velocity, x, y, grid, run.process, sampler.restart, fresh_seed, offset + first, path)
         else:
             result = integrate(velocity, x, y, grid, method, path)
+        result = _decoded(run, result)
         parts.append((result[:, :count] if path else result[:count]).cpu())
         nfe = velocity.nfe
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
     return Samples(states[-1] if path else states, labels, nfe, seconds, states if path else None)
+
+
+def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:
+    """(..., n, C, H, W) as the network has it -> images."""
+    space = run.config.latent
+    if space is None:
+        return x
+    network, rows = vae.decoder(space, run.device), max(1, DECODED_PIXELS // (space.shape[1] * space.shape[2]))
+    images = torch.cat([vae.decode(network, space, part) for part in x.flatten(0, -4).split(rows)])
+    return images.unflatten(0, x.shape[:-3])
 
 
 def class_labels(config: RunConfig, count: int, classes: tuple[str, ...] = ()) -> torch.Tensor:

@@ -46,7 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     dataset = data.load(args.config.data, "train")
     process.check_shape(dataset.shape)
     config = dataclasses.replace(
-        args.config, shape=tuple(dataset.shape), class_names=tuple(dataset.class_names), student=None
+        args.config,
+        shape=tuple(dataset.shape),
+        class_names=tuple(dataset.class_names),
+        latent=getattr(dataset, "space", None),
+        student=None,
     )
     if args.dry_run:
         print(described(config, cost(config, device()), device()))

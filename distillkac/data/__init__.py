@@ -11,9 +11,10 @@ from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar, find
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset
 from distillkac.data.folder import folder
+from distillkac.data.latents import is_latents, latents, source
 from distillkac.data.npz import npz
 
-__all__ = ["DataConfig", "ImageDataset", "load"]
+__all__ = ["DataConfig", "ImageDataset", "load", "load_pixels"]
 
 
 def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
@@ -27,7 +28,9 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
         splits = BUILTIN[config.builtin](config)
     else:
         path = Path(config.path).expanduser()
-        if path.is_dir():
+        if is_latents(path):
+            splits = latents(path, config)
+        elif path.is_dir():
             batches = find(path)
             splits = cifar(batches, config) if batches else folder(path, config)
         elif path.suffix == ".npz" and path.is_file():
@@ -42,3 +45,9 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
             f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
         )
     return splits[split]
+
+
+def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
+    """Like `load`, but where `config` names latents, the images that they were made of."""
+    path = Path(config.path).expanduser() if config.path is not None else None
+    return load(source(path) if path is not None and is_latents(path) else config, split)

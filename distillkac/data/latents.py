@@ -1,0 +1,109 @@
+"""Latents: images that the encoder of an autoencoder has seen once, learned in place of the images (docs/latents.md).
+
+A folder, written by `python -m distillkac.encode`:
+
+    latents.json       where the images came from and which autoencoder made the latents
+    train.npy          (N, C, H, W) float16: means of the encoder's posterior, shifted and scaled to about unit variance
+    train_labels.npy   (N,) int64; test.npy and test_labels.npy likewise
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distillkac import checkpoints
+from distillkac.data.dataset import DataConfig, ImageDataset, Splits
+
+INDEX = "latents.json"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What turns latents into images again: x = decoder(z / scaling_factor + shift_factor)."""
+
+    vae: str
+    """Folder or Hub name of diffusers' AutoencoderKL."""
+    scaling_factor: float
+    shift_factor: float
+    weights: str
+    """SHA-256 of its weights."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of the images."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """An array on disk as if it were a float32 tensor of `shape` (N, C, H, W); only what is asked for is read."""
+
+    array: np.ndarray = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.array.shape
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.array[rows.numpy()].astype(np.float32))
+
+
+@dataclass(frozen=True)
+class LatentDataset(ImageDataset):
+    """Latents with their classes; `space` decodes them."""
+
+    space: LatentSpace | None = None
+
+
+def is_latents(path: Path) -> bool:
+    return (path / INDEX).is_file()
+
+
+def latents(path: Path, config: DataConfig) -> Splits:
+    """Both splits of a folder of latents. Raises ValueError naming the file that is missing or damaged."""
+    if config.flip or config.image_size is not None or config.channels is not None:
+        raise ValueError(
+            f"{path}: latents cannot be flipped or resized; leave --data.flip, --data.image-size and --data.channels to "
+            "distillkac.encode"
+        )
+    index = _index(path)
+    return {split: _split(path, split, index) for split in ("train", "test")}
+
+
+def source(path: Path) -> DataConfig:
+    """The images that the latents were made of."""
+    return _index(path)["data"]
+
+
+def write_index(path: Path, space: LatentSpace, data: DataConfig, class_names: tuple[str, ...]) -> None:
+    """Last, so that a folder half written is none."""
+    content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": class_names}
+    checkpoints.write_json(path / INDEX, content)
+
+
+def _index(path: Path) -> dict:
+    content = checkpoints.read_json(path / INDEX)
+    try:
+        space = LatentSpace(**content["space"] | {"shape": tuple(content["space"]["shape"])})
+        return {"space": space, "data": DataConfig(**content["data"]), "class_names": tuple(content["class_names"])}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / INDEX}: not written by this version of distillkac.encode ({error})") from None
+
+
+def _split(path: Path, split: str, index: dict) -> LatentDataset:
+    array, labels = _array(path / f"{split}.npy", "f", 4), _array(path / f"{split}_labels.npy", "i", 1)
+    if len(array) != len(labels) or not len(array):
+        raise ValueError(f"{path}: {split} holds {len(array)} latents and {len(labels)} labels; encode the images anew")
+    return LatentDataset(
+        Latents(array), torch.from_numpy(np.array(labels, dtype=np.int64)), index["class_names"], space=index["space"]
+    )
+
+
+def _array(path: Path, kind: str, dims: int) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as an array ({error}); encode the images anew") from None
+    if array.dtype.kind != kind or array.ndim != dims:
+        raise ValueError(f"{path}: not latents or labels, but {array.dtype} {array.shape}; encode the images anew")
+    return array

@@ -1,0 +1,87 @@
+"""Images to latents, once, before training: `python -m distillkac.encode --data.path DIR --vae NAME --out latents`."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from distillkac.commands import command, device
+from distillkac.data import DataConfig, load
+from distillkac.data.latents import LatentSpace, is_latents, write_index
+from distillkac.vae import encode, load_vae, space_of
+
+
+@dataclass(frozen=True)
+class EncodeArgs:
+    """Encodes both splits of a data set with an autoencoder, to be trained on with --data.path OUT.
+
+    Of every image the mean of the encoder's posterior is kept, as float16; with --data.flip that of its mirror image too.
+    """
+
+    vae: str
+    """diffusers' AutoencoderKL: a folder, or a name on the Hub such as stabilityai/sd-vae-ft-mse."""
+    out: Path
+    """New folder."""
+    data: DataConfig = field(default_factory=DataConfig)
+    batch_size: int = 32
+    """Images at a time."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = tyro.cli(EncodeArgs, args=argv, prog="python -m distillkac.encode")
+    if args.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
+    if is_latents(args.out):
+        raise ValueError(f"{args.out} holds latents already: choose another folder, or remove it")
+    if args.data.path is not None and is_latents(Path(args.data.path)):
+        raise ValueError(f"--data.path {args.data.path} holds latents, not images")
+    splits = {split: load(args.data, split) for split in ("train", "test")}
+    vae = load_vae(args.vae, device())
+    space = space_of(args.vae, vae, splits["train"].shape)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for split, dataset in splits.items():
+        shape = encode_split(dataset, split, vae, space, args.out, args.batch_size)
+        print(f"{split}: {len(dataset)} images {_size(dataset.shape)} -> latents {_size(shape)}")
+    write_index(args.out, space, args.data, splits["train"].class_names)
+    print(f"train on them with --data.path {args.out}")
+    return 0
+
+
+def encode_split(
+    dataset, split: str, vae: torch.nn.Module, space: LatentSpace, out: Path, batch_size: int
+) -> tuple[int, ...]:
+    """Writes OUT/SPLIT.npy and its labels; returns (c, h, w). No more than a batch is held in memory."""
+    file, labels = None, np.empty(len(dataset), dtype=np.int64)
+    for first in tqdm(range(0, len(dataset), batch_size), desc=split, unit="batch"):
+        rows = range(first, min(first + batch_size, len(dataset)))
+        x, y = dataset.__getitems__(rows)
+        z = encode(vae, space, _unit(x).to(device())).cpu()
+        if not z.isfinite().all() or z.abs().max() > np.finfo(np.float16).max:
+            raise ValueError(f"{space.vae}: latents of {split} images {rows.start} to {rows.stop - 1} are not finite")
+        if file is None:
+            shape = (len(dataset), *z.shape[1:])
+            file = np.lib.format.open_memmap(out / f".{split}.npy.tmp", "w+", np.float16, shape)
+        file[rows.start : rows.stop] = z.numpy().astype(np.float16)
+        labels[rows.start : rows.stop] = y.numpy()
+    file.flush()
+    os.replace(out / f".{split}.npy.tmp", out / f"{split}.npy")
+    np.save(out / f"{split}_labels.npy", labels)
+    return file.shape[1:]
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x if x.is_floating_point() else x.float() / 127.5 - 1
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
