@@ -7,6 +7,7 @@ alone; every address the page does not need answers 404.
 import base64
 import html
 import io
+import json
 import os
 
 from PIL import Image
@@ -17,9 +18,9 @@ WAITING = 32  # requests in the queue; more are told to come later
 UNREAD = 128  # sessions whose answers are kept until their browser fetches them
 MAX_BODY = 64 * 1024  # bytes of a request: a filled-in form has about one thousand
 # First parts of the addresses served: those of the page, and those of its requests. Not among them are gradio's file,
-# upload, proxy, stream, component_server, monitoring and run-history.
+# upload, proxy, stream, call, component_server, monitoring and run-history.
 PAGE = {"assets", "static", "svelte", "config", "theme.css", "favicon.ico", "robots.txt", "manifest.json"}
-REQUESTS = {"queue", "call", "info", "heartbeat", "startup-events", "login_check", "app_id", "cancel", "reset"}
+REQUESTS = {"queue", "info", "heartbeat", "startup-events", "login_check"}
 CSS = """
 .kac-cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem }
 .kac-card { margin: 0; padding: .8rem; border: 1px solid var(--border-color-primary); border-radius: 10px;
@@ -45,7 +46,8 @@ EMPTY = '<p class="kac-empty">Choose and press <b>Generate</b>: each number of s
 
 
 def _gradio():
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported: nothing is sent anywhere
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere, not even while it is imported
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # it makes a table of all it remembers after each request
     try:
         import gradio
     except ImportError:
@@ -179,7 +181,7 @@ def _data_uri(image: Image.Image) -> str:
 
 
 class Gate:
-    """ASGI middleware: 404 for every address that is not of PAGE or REQUESTS, 413 for a body above MAX_BODY."""
+    """ASGI middleware: 404 for every address that is not of PAGE or REQUESTS, and plain values alone in a request."""
 
     def __init__(self, app):
         self.app = app
@@ -188,24 +190,55 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix("/gradio_api")
-        if path != "/" and path.partition("/")[2].partition("/")[0] not in PAGE | REQUESTS:
+        if scope["method"] == "POST" and path == "/queue/join":
+            return await self.join(scope, receive, send)
+        known = path == "/" or path.partition("/")[2].partition("/")[0] in PAGE | REQUESTS
+        if not known or scope["method"] not in ("GET", "HEAD"):
             return await _refuse(404, "not served", scope, receive, send)
-        if scope["method"] != "POST":
-            return await self.app(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+    async def join(self, scope, receive, send):
+        """Passes on what was checked, written anew, so that no other reading of the body is possible."""
         body, more = b"", True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                return None
             body, more = body + message.get("body", b""), message.get("more_body", False)
             if len(body) > MAX_BODY:
                 return await _refuse(413, f"a request has at most {MAX_BODY} bytes", scope, receive, send)
-        whole = iter([{"type": "http.request", "body": body, "more_body": False}])
+        try:
+            checked = _checked(json.loads(body))
+        except (ValueError, RecursionError):
+            text = "a request holds data (texts, numbers and lists of them), fn_index and session_hash"
+            return await _refuse(400, text, scope, receive, send)
+        whole = iter([{"type": "http.request", "body": json.dumps(checked).encode(), "more_body": False}])
 
         async def replay():
             return next(whole, None) or await receive()
 
         return await self.app(scope, replay, send)
+
+
+def _checked(request) -> dict:
+    """What a page sends to have images made. Raises ValueError if anything else is in it.
+
+    gradio looks for descriptions of files in the data and fetches the addresses they name, whatever the widget.
+    """
+    request = request if isinstance(request, dict) else {}
+    data, index, session = (request.get(name) for name in ("data", "fn_index", "session_hash"))
+    if not isinstance(data, list):
+        raise ValueError("data")
+    for value in data:
+        if not all(isinstance(item, (str, int, float, type(None))) for item in _as_list(value)):
+            raise ValueError("data")
+    if not (isinstance(index, int) and isinstance(session, str) and len(session) <= 100):
+        raise ValueError("fn_index or session_hash")
+    return {"data": data, "fn_index": index, "session_hash": session}
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 async def _refuse(status: int, text: str, scope, receive, send) -> None:
