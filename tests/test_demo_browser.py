@@ -4,18 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from distillkac import distill, train
 from distillkac.demo import Demo
+from tests.demo_tools import CPU, tiny_runs
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found")
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16"]
 ANSWER = "#results :is(.kac-card, [role=alert])"
 PICTURE = ".kac-card img:visible"
 
@@ -25,11 +23,7 @@ def served(tmp_path_factory):
     """The page of a telegraph run with a student of 2 steps and of a planar teacher."""
     from distillkac import demo_page
 
-    folders = tuple(tmp_path_factory.mktemp("runs") / process for process in ("telegraph", "planar"))
-    for folder in folders:
-        assert train.main(["--run", str(folder), "--process", folder.name, "--steps", "6", *TINY]) == 0
-    assert distill.main([str(folders[0]), "--stages", "4,2", "--steps", "3", "--optim.batch-size", "16"]) == 0
-    page = demo_page.serve(Demo(folders, torch.device("cpu")))
+    page = demo_page.serve(Demo(tiny_runs(tmp_path_factory.mktemp("runs")), CPU))
     yield page
     page.close(verbose=False)
 
@@ -47,7 +41,7 @@ def browser():
 def page(served, browser):
     """The page open in a window of its own; afterwards nothing may have been asked of another machine."""
     tab = browser.new_page(viewport={"width": 1300, "height": 900})
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(120_000)  # a machine busy with other tests
     asked, complaints = [], []
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -111,9 +105,8 @@ def test_images_follow_the_seed_and_the_other_fields(page):
     page.get_by_label("Classes").click()
     page.get_by_role("option", name="7").click()
     page.keyboard.press("Escape")
-    with page.expect_request(
-        lambda request: "/queue/join" in request.url
-    ) as request:  # these networks hardly know their classes yet
+    # The networks hardly know their classes yet, so that what is asked for tells more than what is shown.
+    with page.expect_request(lambda request: "/queue/join" in request.url) as request:
         generate(page)
     assert request.value.post_data_json["data"] == ["planar", [1, 4, 20], "", ["7"], 16, "0", "auto"]
 
