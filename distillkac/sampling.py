@@ -120,7 +120,7 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
         w, rho, method = w or 0.0, sampler.rho or TEACHER_RHO, sampler.integrator or "ab2"
         method = "euler" if sampler.restart > 0 else method
         if w > 0 and run.config.label_drop == 0:
-            raise ValueError(f"{run.folder} was trained with label_drop 0 and cannot be guided; use --w 0")
+            raise ValueError(f"{run.folder} was trained with label_drop 0 and cannot be guided; use w = 0")
     else:
         other_grid = sampler.restart == 0 and (sampler.steps != student.num_steps or sampler.rho)
         if other_grid or sampler.integrator not in (None, "euler"):
@@ -136,8 +136,8 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
         else:
             if w is not None and w != student.w:
                 raise ValueError(
-                    f"{run.folder} was distilled with w = {student.w} folded in, which --w {w} cannot change; leave "
-                    "it away, add --model teacher, or distil with that --w"
+                    f"{run.folder} was distilled with w = {student.w} folded in, which w = {w} cannot change; leave it "
+                    "away, choose the teacher (--model teacher), or distil with that w"
                 )
             w = 0.0
     velocity = GuidedVelocity(run.network, w, sampler.interval, sampler.max_speed, run.process.speed_norm)
