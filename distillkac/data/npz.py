@@ -53,7 +53,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             for ours, names in ARRAYS.items():
                 if found := [name for name in names if name in file.files]:
                     arrays[ours] = file[found[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
     return arrays
 
