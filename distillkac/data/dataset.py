@@ -192,11 +192,10 @@ def read_splits(
         train, test = list(range(first_test)), list(range(first_test, len(labels)))
     # One call for both, so that size and channels are the same for both.
     images, rows, left_out = read_images(records, train + test, config)
-    left_out = (*lost, *left_out)
-    say_left_out(str(where), left_out, len(labels) + len(lost))
+    say_left_out(str(where), left_out, len(labels))
     n = len(set(rows) & set(train))
     labels = labels[rows]
     if absent := sorted(set(range(len(names))) - set(labels[:n].tolist())):
         raise ValueError(f"{where}: no image of class {names[absent[0]]!r} is there to learn from; add or repair some")
     test_part = (images[n:], labels[n:]) if n < len(rows) else None
-    return make_splits(images[:n], labels[:n], names, test_part, config.flip, left_out)
+    return make_splits(images[:n], labels[:n], names, test_part, config.flip, (*lost, *left_out))

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tarfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -99,6 +100,8 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
         parts.append(members)
     if damage and config.bad_images == "refuse":
         raise ValueError(damage[0])
+    for sentence in damage:
+        warnings.warn(f"{sentence}; images after the damage are left out", stacklevel=2)
     train, test = parts
     if not train or (test_paths and not test):
         empty = (train_paths if not train else test_paths)[0]
@@ -114,11 +117,13 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
         )
     else:
         numbers, test_numbers, names = number_classes(
-            str(root), [member.label for member in train], [member.label for member in test]
+            str(config.path), [member.label for member in train], [member.label for member in test]
         )
         labels = numbers + test_numbers
     first_test = len(train) if test else None
-    return read_splits(root, Shards(train + test, paths), torch.tensor(labels), names, first_test, config, damage)
+    return read_splits(
+        config.path, Shards(train + test, paths), torch.tensor(labels), names, first_test, config, damage
+    )
 
 
 def _index(path: Path, config: DataConfig) -> tuple[list[Member], str | None]:
