@@ -266,6 +266,10 @@ def test_test_shards_are_the_split(tmp_path, names):
     (x, _), (x_test, _) = splits(config(tmp_path / "set", tmp_path))
     assert (len(x), len(x_test)) == (15, 4)
     assert torch.equal(x_test, x[5:15:3])
+    if names[0] == "train/a.tar":
+        pytest.importorskip("webdataset")
+        by_pattern = splits(config(tmp_path / "set" / "{train,test}" / "a.tar", tmp_path))
+        assert torch.equal(by_pattern[1][0], x_test)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Whatever the source, `load` decodes and checks every image of both splits before
 bad file hours later. Every mistake is a ValueError that names the file and says what to do. docs/data.md is the manual.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -62,8 +63,9 @@ def _open(name: str, config: DataConfig) -> Splits:
         return arrow(path, config)
     if path.suffix == ".tar" and path.is_file():
         return shards([path], path.parent, config)
-    if path.suffix == ".tar" and "{" in path.name and not path.exists():
-        return shards(expand(str(path)), path.parent, config)
+    if path.suffix == ".tar" and "{" in name and not path.exists():
+        paths = expand(str(path))
+        return shards(paths, Path(os.path.commonpath([path.parent for path in paths])), config)
     found = "which is a file of another kind" if path.exists() else "where there is nothing"
     raise ValueError(
         "data.path must be a folder of images, CIFAR-10's folder, an .npz file, a Hugging Face data set (hf://NAME, .parquet, "

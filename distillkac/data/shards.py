@@ -27,7 +27,7 @@ TEST = re.compile(r"(^|[/_.-])(test|val|valid|validation)([/_.-]|$)")
 LABEL_BYTES = 1 << 20  # a .cls or .json that is longer is no label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """An image inside a shard. label: None if it has none."""
 
@@ -167,7 +167,10 @@ def _scan(path: Path, label_key: str | None) -> tuple[list[Member], str | None]:
             wrong = f"{path}: is no whole, uncompressed tar archive ({error}); copy or make it again"
         # tarfile takes a damaged header for the end. The real end is zeros.
         wrong = wrong or _check_end(path, file, end)
-    return [Member(path, key, *place, labels.get(key)) for key, place in images.items()], wrong
+    members = [Member(path, key, *place, labels.get(key)) for key, place in images.items()]
+    if wrong and labels and members[-1].label is None:
+        members.pop()  # its class was to come where the archive is damaged
+    return members, wrong
 
 
 def _check_end(path: Path, file: BinaryIO, end: int) -> str | None:
