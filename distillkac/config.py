@@ -67,8 +67,8 @@ class OptimConfig:
     shard: bool = False
     """Spread weights, their average and the optimizer's state over the processes (FSDP), for networks too large for one
     device."""
-    workers: int = 0
-    """Processes that load images; 0 loads in the training process."""
+    workers: int | None = None
+    """Threads that read images ahead. If not given, none for images in memory and up to 4 for others."""
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
     save_every: int = 1000
@@ -82,7 +82,7 @@ class OptimConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "workers"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     teacher, train = open_run(args.run, device()), data.load(config.data, "train")
     made = [open_run(path, device()) for path in students(args.run)]
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
-    x0, y = train.__getitems__(rows)
+    x0, y = data.read(train, rows)
     labels, seed, out = class_labels(config, args.num), args.seed, args.out or args.run / "diagnosis"
     paths = _Paths(teacher, labels, seed, args.batch_size)
     report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}

@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from distillkac.commands import command, device
-from distillkac.data import DataConfig, load
+from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.vae import encode, load_vae, space_of
 
@@ -61,7 +61,7 @@ def encode_split(
     for first in tqdm(range(0, len(dataset), batch_size), desc=split, unit="batch"):
         rows = range(first, min(first + batch_size, len(dataset)))
         x, y = dataset.__getitems__(rows)
-        z = encode(vae, space, _unit(x).to(device())).cpu()
+        z = encode(vae, space, to_unit(x.to(device()))).cpu()
         if not z.isfinite().all() or z.abs().max() > np.finfo(np.float16).max:
             raise ValueError(f"{space.vae}: latents of {split} images {rows.start} to {rows.stop - 1} are not finite")
         if file is None:
@@ -73,10 +73,6 @@ def encode_split(
     os.replace(out / f".{split}.npy.tmp", out / f"{split}.npy")
     np.save(out / f"{split}_labels.npy", labels)
     return file.shape[1:]
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x if x.is_floating_point() else x.float() / 127.5 - 1
 
 
 def _size(shape: tuple[int, ...]) -> str:

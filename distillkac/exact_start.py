@@ -6,6 +6,7 @@ all that is unknown is the mean image of each class (after Imagine Flash, Kohler
 
 import torch
 
+from distillkac.data import read
 from distillkac.guidance import GuidedVelocity
 from distillkac.processes import Process
 from distillkac.schedules import f_schedule, g_schedule
@@ -16,7 +17,7 @@ def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)
     for first in range(0, len(dataset), chunk):
-        x, y = dataset.__getitems__(list(range(first, min(first + chunk, len(dataset)))))
+        x, y = read(dataset, list(range(first, min(first + chunk, len(dataset)))))
         sums.index_add_(0, y, x.double())
         counts += torch.bincount(y, minlength=len(counts))
     sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()

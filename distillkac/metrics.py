@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distillkac import checkpoints
-from distillkac.data import ImageDataset
+from distillkac.data import ImageDataset, read
 from distillkac.random import generator
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"
@@ -78,7 +78,7 @@ def train_classifier(train: ImageDataset) -> Classifier:
         optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=WEIGHT_DECAY)
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = LR * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
-            x, y = train.__getitems__(torch.randint(len(train), (BATCH,)))
+            x, y = read(train, torch.randint(len(train), (BATCH,)))
             if train.num_classes == 1:
                 x, y = _mirror(x)
             noisy = x + NOISE * torch.randn(x.shape)
@@ -148,8 +148,8 @@ class Evaluator:
         self.train_moments = Moments(phi / self.scale)
         self.test_moments = Moments(torch.cat([self._phi(x) for x, _ in _batches(test)]) / self.scale)
         count = min(len(train), len(test), DISTANCE_IMAGES)
-        self.near_train, _ = _take(train, _subset(len(train), count, "near train"))
-        self.near_test, labels = _take(test, _subset(len(test), count, "near test"))
+        self.near_train, _ = read(train, _subset(len(train), count, "near train"))
+        self.near_test, labels = read(test, _subset(len(test), count, "near test"))
         self.real_spread = _spread(self.near_test, labels, self.num_classes)
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class Evaluator:
 
         They are copies of train images by definition: nn_ratio shows what copying looks like, frechet_train is near 0.
         """
-        return self(*_take(self.train, _subset(len(self.train), FLOOR_IMAGES, "floor")))
+        return self(*read(self.train, _subset(len(self.train), FLOOR_IMAGES, "floor")))
 
     def _check(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.train.shape or len(images) < 2:
@@ -262,11 +262,7 @@ def _fingerprint(train: ImageDataset, test: ImageDataset) -> str:
 
 def _batches(dataset: ImageDataset) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for first in range(0, len(dataset), CHUNK):
-        yield dataset.__getitems__(range(first, min(first + CHUNK, len(dataset))))
-
-
-def _take(dataset: ImageDataset, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return dataset.__getitems__(rows)
+        yield read(dataset, range(first, min(first + CHUNK, len(dataset))))
 
 
 def _subset(count: int, limit: int, name: str) -> torch.Tensor:

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from distillkac import checkpoints, sharding
 from distillkac.config import OptimConfig, RunConfig
+from distillkac.data import to_unit
+from distillkac.data.ahead import read_ahead
 from distillkac.ema import EMA
 from distillkac.networks import VelocityNet
 from distillkac.processes import Process
@@ -242,7 +243,7 @@ class Trainer:
         return total, norm
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches of this process from the current step on; loaded ahead by optim.workers processes."""
+        """The batches of this process from the current step on; read ahead by optim.workers threads."""
         order, size = SampleOrder(len(self.dataset), self.seed), self.optim.batch_size
         starts = [
             (step, (self.accelerator.process_index * self.optim.accumulate + part) * self.rows)
@@ -250,18 +251,17 @@ class Trainer:
             for part in range(self.optim.accumulate)
         ]
         indices = (order(step * size + row, step * size + row + self.rows).tolist() for step, row in starts)
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=indices,
-            num_workers=self.optim.workers,
-            collate_fn=_identity,
-            pin_memory=self.accelerator.device.type == "cuda",
-            generator=generator(self.seed, "loader"),
-        )
         device = self.accelerator.device
-        for (step, row), (x0, y) in zip(starts, loader, strict=True):
-            x0, y = x0.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            yield Batch(x0, y, step, row, size)
+
+        def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
+            batch = self.dataset.__getitems__(rows)
+            return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
+
+        workers = self.optim.workers
+        workers = getattr(self.dataset, "readers", 0) if workers is None else workers
+        for (step, row), batch in zip(starts, read_ahead(read, indices, workers), strict=True):
+            x0, y = (part.to(device, non_blocking=True) for part in batch)
+            yield Batch(to_unit(x0), y, step, row, size)
 
     def _report(self, losses, norm, rate, log, bar) -> None:
         loss = self.accelerator.reduce(losses.mean(), "mean").item()
@@ -298,7 +298,3 @@ class Trainer:
             return stop.requested
         flag = torch.tensor(float(stop.requested), device=self.accelerator.device)
         return self.accelerator.reduce(flag, "sum").item() > 0
-
-
-def _identity(batch):
-    return batch

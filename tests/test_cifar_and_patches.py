@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac.data import DataConfig, load
+from distillkac.data import DataConfig, load, read
 from distillkac.data.cifar import CLASSES
 
 RECORDS = 7
@@ -44,10 +44,10 @@ def test_both_versions_give_the_images_in_order(tmp_path, write, inside):
     train, test = load(config, "train"), load(config, "test")
     assert (len(train), len(test), train.shape, train.class_names) == (5 * RECORDS, RECORDS, (3, 32, 32), CLASSES)
     expected = np.concatenate([images for name, (images, _) in batches().items() if name != "test_batch"])
-    x, y = train.__getitems__(range(5 * RECORDS))
+    x, y = read(train, range(5 * RECORDS))
     torch.testing.assert_close(x, torch.from_numpy(expected).float() / 127.5 - 1)
     assert y.tolist() == [n for name, (_, labels) in batches().items() if name != "test_batch" for n in labels]
-    assert test.__getitems__(range(RECORDS))[1].tolist() == batches()["test_batch"][1].tolist()
+    assert read(test, range(RECORDS))[1].tolist() == batches()["test_batch"][1].tolist()
     assert train.images.dtype == torch.uint8
 
 
@@ -109,11 +109,11 @@ def test_patches_are_of_two_classes_and_the_splits_share_no_pixel():
     assert len(set(test.labels.bincount().tolist())) == 1
     # The first train patch is the corner of the photograph; the test patches begin right of column 512.
     photographs = load_sample_images().images
-    x, _ = train.__getitems__([0, 1, 3050])
+    x, _ = read(train, [0, 1, 3050])
     corner = torch.from_numpy(photographs[0][:32, :40].copy()).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(x[0], corner[:, :, :32])
     torch.testing.assert_close(x[1], corner[:, :, 8:])
-    first, _ = test.__getitems__([0])
+    first, _ = read(test, [0])
     right = torch.from_numpy(photographs[0][:32, 512:544].copy()).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(first[0], right)
     last_train_column = 8 * ((512 - 32) // 8) + 32

@@ -9,14 +9,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
-from distillkac.data import DataConfig, image_files, load
-from distillkac.data.image_files import ImageFiles, read_image
+from distillkac.data import DataConfig, load, read, records
+from distillkac.data.image_files import read_image
+from distillkac.data.records import ImageFiles
 
 RED, GREY = (200, 30, 60), 77
 
 
 def whole(dataset):
-    return dataset.__getitems__(range(len(dataset)))
+    return read(dataset, range(len(dataset)))
 
 
 def write(path, size=(8, 8), color=RED, mode="RGB"):
@@ -163,8 +164,8 @@ def test_mixed_grey_and_colour_become_rgb_unless_told(tmp_path):
 def test_too_large_for_memory_reads_the_same_images_from_disk(tmp_path, monkeypatch):
     picture_folder(tmp_path)
     expected = whole(load(config(tmp_path, channels=3), "train"))
-    monkeypatch.setattr(image_files, "MEMORY_LIMIT", 100)
-    train = load(config(tmp_path, channels=3), "train")
+    monkeypatch.setattr(records, "MEMORY_LIMIT", 100)
+    train = load(config(tmp_path, channels=3, cache=str(tmp_path / ".cache")), "train")
     assert isinstance(train.images, ImageFiles)
     assert train.shape == (3, 8, 8)
     for got, wanted in zip(whole(train), expected, strict=True):

@@ -9,7 +9,7 @@ from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
 from distillkac import metrics
-from distillkac.data import DataConfig, ImageDataset, load
+from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.metrics import Evaluator, Moments, frechet_distance
 
 
@@ -26,7 +26,7 @@ def evaluator(splits, tmp_path_factory):
 @pytest.fixture(scope="session")
 def real(splits):
     """Real images as a generator would give them, labels in random order."""
-    return splits[0].__getitems__(range(1297))
+    return read(splits[0], range(1297))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_moments_are_those_of_numpy():
 
 def test_classifier_knows_held_out_digits(evaluator, splits):
     assert evaluator.accuracy >= 0.985
-    x, y = splits[1].__getitems__(range(500))
+    x, y = read(splits[1], range(500))
     result = evaluator(x, y)
     assert result["accuracy"] == pytest.approx(evaluator.accuracy)
     assert result["frechet"] < 1e-9
@@ -149,8 +149,8 @@ def test_diversity_falls_when_classes_collapse(evaluator, real):
 def test_nn_ratio_shows_copies(evaluator, splits):
     train = splits[0]
     rows = metrics._subset(len(train), len(train), "near train")
-    fresh = train.__getitems__(rows[500:])  # not among the 500 that distances are taken to: as good as new images
-    copies = train.__getitems__(rows[:500])
+    fresh = read(train, rows[500:])  # not among the 500 that distances are taken to: as good as new images
+    copies = read(train, rows[:500])
     assert evaluator(*fresh)["nn_ratio"] == pytest.approx(1, abs=0.05)
     assert evaluator(*copies)["nn_ratio"] < 1e-6
     assert evaluator(noise(copies[0], 0.05), copies[1])["nn_ratio"] < 0.4
@@ -213,7 +213,7 @@ def test_classifier_of_8_by_8_is_the_published_one():
 
 
 def test_one_class_has_no_accuracy_but_features(splits, monkeypatch):
-    x, _ = splits[0].__getitems__(range(1297))
+    x, _ = read(splits[0], range(1297))
     data = [ImageDataset(part, torch.zeros(len(part), dtype=torch.int64), ("all",)) for part in (x[:800], x[800:])]
     monkeypatch.setattr(metrics, "STEPS", 60)
     one = Evaluator(*data)

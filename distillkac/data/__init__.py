@@ -1,20 +1,26 @@
-"""Images to learn: built-in ones, folders of image files, `.npz` arrays, CIFAR-10's own files.
+"""Images to learn: built-in ones, folders of image files, `.npz` arrays, CIFAR-10's own files, Hugging Face data sets,
+WebDataset shards, latents of an autoencoder.
 
 Whatever the source, `load` decodes and checks every image of both splits before it returns, so that no run dies of a
-bad file hours later. Every mistake is a ValueError that names the file and says what to do.
+bad file hours later. Every mistake is a ValueError that names the file and says what to do. docs/data.md is the manual.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
+from distillkac.data.arrow import HUB, arrow, is_saved
 from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar, find
-from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset
+from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, read, to_unit
 from distillkac.data.folder import folder
 from distillkac.data.latents import is_latents, latents, source
 from distillkac.data.npz import npz
+from distillkac.data.shards import expand, shards
 
-__all__ = ["DataConfig", "ImageDataset", "load", "load_pixels"]
+__all__ = ["DataConfig", "ImageDataset", "load", "load_pixels", "read", "to_unit"]
+
+INSIDE = ("", "data", *SPLITS, "validation", "valid", "val")  # folders where parquet files and shards may lie
 
 
 def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
@@ -24,22 +30,7 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if config.path is None:
-        splits = BUILTIN[config.builtin](config)
-    else:
-        path = Path(config.path).expanduser()
-        if is_latents(path):
-            splits = latents(path, config)
-        elif path.is_dir():
-            batches = find(path)
-            splits = cifar(batches, config) if batches else folder(path, config)
-        elif path.suffix == ".npz" and path.is_file():
-            splits = npz(path, config)
-        else:
-            found = "which is a file of another kind" if path.exists() else "where there is nothing"
-            raise ValueError(
-                f"data.path must be a folder of images, CIFAR-10's folder or an .npz file, got {path}, {found}"
-            )
+    splits = BUILTIN[config.builtin](config) if config.path is None else _open(config.path, config)
     if splits[split] is None:
         raise ValueError(
             f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
@@ -51,3 +42,37 @@ def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDat
     """Like `load`, but where `config` names latents, the images that they were made of."""
     path = Path(config.path).expanduser() if config.path is not None else None
     return load(source(path) if path is not None and is_latents(path) else config, split)
+
+
+def _open(name: str, config: DataConfig) -> Splits:
+    if name.startswith(HUB):
+        return arrow(name, config)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if is_latents(path):
+            return latents(path, config)
+        if batches := find(path):
+            return cifar(batches, config)
+        if is_saved(path) or _inside(path, ".parquet"):
+            return arrow(path, config)
+        archives = _inside(path, ".tar")
+        return shards(archives, path, config) if archives else folder(path, config)
+    if path.suffix == ".npz" and path.is_file():
+        return npz(path, config)
+    if path.suffix == ".parquet" and path.is_file():
+        return arrow(path, config)
+    if path.suffix == ".tar" and path.is_file():
+        return shards([path], path.parent, config)
+    if path.suffix == ".tar" and "{" in name and not path.exists():
+        paths = expand(str(path))
+        return shards(paths, Path(os.path.commonpath([path.parent for path in paths])), config)
+    found = "which is a file of another kind" if path.exists() else "where there is nothing"
+    raise ValueError(
+        "data.path must be a folder of images, CIFAR-10's folder, an .npz file, a Hugging Face data set (hf://NAME, .parquet, "
+        f"a folder of save_to_disk) or WebDataset shards (.tar), got {path}, {found}"
+    )
+
+
+def _inside(root: Path, suffix: str) -> list[Path]:
+    """Files of a kind at the top of a folder or in one of its sub-folders for the splits."""
+    return sorted(path for sub in INSIDE for path in (root / sub).glob(f"*{suffix}") if path.is_file())

@@ -1,5 +1,6 @@
 """What a data set is to the rest of the package: its configuration, its splits, images in batches."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from distillkac.data.image_files import ImageFiles
+from distillkac.data.records import ImageFiles, Records, read_images, say_left_out
 from distillkac.random import generator
 
 SPLITS = ("train", "test")
@@ -19,9 +20,10 @@ class DataConfig:
     """Which images to learn."""
 
     path: str | None = None
-    """A folder of images (a sub-folder per class, or none; train/ and test/ above them if both are there), or an .npz
-    with images, labels, test_images, test_labels (all but the first optional), or CIFAR-10's folder, binary or Python
-    version. Built-in images if not given.
+    """A folder of images (a sub-folder per class, or none; train/ and test/ above them if both are there); an .npz with
+    images, labels, test_images, test_labels (all but the first optional); CIFAR-10's folder, binary or Python version;
+    a Hugging Face data set: a save_to_disk folder, .parquet or a folder of them, hf://NAME or hf://NAME@REVISION;
+    WebDataset shards: .tar, a folder of them, or 'DIR/shard-{000..009}.tar'. Built-in images if not given.
     """
     builtin: Literal["digits", "patches"] = "digits"
     """Without a path: scikit-learn's digits (8 x 8, grey), or patches of its two photographs (32 x 32, colour)."""
@@ -33,6 +35,23 @@ class DataConfig:
     """Learn every image together with its mirror image."""
     held_out: float = 0.1
     """Fraction of each class kept for evaluation, where the data has no test part of its own."""
+    bad_images: Literal["refuse", "skip"] = "refuse"
+    """What to do with images that cannot be read: stop at the first, or leave them out and say how many and which."""
+    image_column: str | None = None
+    """Hugging Face data: the column of images, if there are several."""
+    label_column: str | None = None
+    """Hugging Face data: the column of classes, if there are several or it is not called label. Shards: the entry of the
+    .json that is the class, if it is not called label."""
+    subset: str | None = None
+    """hf://NAME: which of its configurations."""
+    split: str = "train"
+    """Hugging Face data: the split to learn from."""
+    test_split: str | None = None
+    """Hugging Face data: the split to evaluate with. If not given, test or else validation; without either, images of
+    the training split are held out."""
+    cache: str | None = None
+    """Folder for what is kept between runs: downloads and tables of Hugging Face data, indexes of large sets. If not given,
+    Hugging Face's own cache and ~/.cache/distillkac."""
 
     def __post_init__(self):
         if self.image_size is not None and self.image_size < 1:
@@ -45,9 +64,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images with their classes, for a DataLoader that asks for whole batches.
+    """Images with their classes, read a batch at a time.
 
-    images: (N, C, H, W), uint8 or float32 in [-1, 1]; a tensor or `ImageFiles`. labels: (N,) int64.
+    images: (N, C, H, W), uint8 or float32 in [-1, 1]; a tensor or `ImageFiles`. labels: (N,) int64. left_out: what was
+    wrong with the images of either split that were skipped.
     With `mirrored` there are 2 N samples, of which number N + i is image i mirrored: nothing is random here, and when
     a mirror image is met follows from the seed of the order in which the samples are visited.
     """
@@ -56,6 +76,7 @@ class ImageDataset:
     labels: torch.Tensor = field(repr=False)
     class_names: tuple[str, ...]
     mirrored: bool = False
+    left_out: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,39 +87,77 @@ class ImageDataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def readers(self) -> int:
+        """Threads that are worth reading with: none for what lies in memory."""
+        return 0 if isinstance(self.images, torch.Tensor) else min(4, os.cpu_count() or 1)
+
     def __len__(self) -> int:
         return len(self.labels) * (2 if self.mirrored else 1)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64), fresh memory. indices: each in [0, len)."""
+        """(x (n, C, H, W) as stored: uint8 or float32, y (n,) int64), fresh memory. indices: each in [0, len).
+
+        Bytes stay bytes until `to_unit`, so that only a quarter travels to the device.
+        """
         index = torch.as_tensor(indices, dtype=torch.int64)
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"indices must lie in [0, {len(self)}), got {int(index.min())} to {int(index.max())}")
         rows = index % len(self.labels)
         x = self.images[rows]
-        if x.dtype == torch.uint8:
-            x = x.float() / 127.5 - 1
         flipped = index >= len(self.labels)
         x[flipped] = x[flipped].flip(-1)
         return x, self.labels[rows]
 
 
+def to_unit(x: torch.Tensor) -> torch.Tensor:
+    """Pixels as stored -> float32 in [-1, 1]: bytes 0..255 are scaled, on the device they are on; floats are left alone."""
+    if x.dtype != torch.uint8:
+        return x
+    # A divisor on the device: by a number, CUDA multiplies with its rounded inverse, and its bits would differ from a CPU's.
+    return x.float().div_(torch.full((), 127.5, device=x.device)).sub_(1)
+
+
+def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
+    x, y = dataset.__getitems__(indices)
+    return to_unit(x), y
+
+
 Splits = dict[str, ImageDataset | None]
 
 
-def make_splits(images, labels: torch.Tensor, names: tuple[str, ...], test, flip: bool) -> Splits:
-    """images, labels: of training. test: (images, labels) or None."""
+def make_splits(images, labels: torch.Tensor, names: tuple[str, ...], test, flip: bool, left_out=()) -> Splits:
+    """images, labels: of training. test: (images, labels) or None. left_out: sentences about images that were skipped."""
+    left_out = tuple(left_out)
     return {
-        "train": ImageDataset(images, labels, names, flip),
-        "test": None if test is None else ImageDataset(*test, names),
+        "train": ImageDataset(images, labels, names, flip, left_out),
+        "test": None if test is None else ImageDataset(*test, names, left_out=left_out),
     }
 
 
-def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path) -> tuple[list, list]:
+def number_classes(where: str, values: Sequence[int | str], test: Sequence[int | str]) -> tuple[list, list, tuple]:
+    """(numbers of `values`, numbers of `test`, names) of classes given as whole numbers from 0, or as words."""
+    words = {type(value) for value in (*values, *test)} == {str}
+    if not words and any(isinstance(value, str) for value in (*values, *test)):
+        raise ValueError(f"{where}: some classes are words and some are numbers; write all of them one way")
+    found = sorted(set(values))
+    if not words and found != list(range(len(found))):
+        missing = next((i for i, value in enumerate(found) if i != value), len(found))
+        raise ValueError(f"{where}: classes must be numbered from 0 without gaps, but no image has {missing}")
+    number = {value: i for i, value in enumerate(found)}
+    if odd := sorted(set(test) - set(found)):
+        raise ValueError(f"{where}: the test part has class {odd[0]!r}, which no training image has")
+    return [number[v] for v in values], [number[v] for v in test], tuple(str(value) for value in found)
+
+
+def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path | str) -> tuple[list, list]:
     """(train, test) indices: of each class a fixed random fraction, at least one image and never all, is held out."""
     train, test = [], []
     for label, name in enumerate(names):
         rows = torch.nonzero(labels == label).flatten()
+        if len(rows) == 0:
+            raise ValueError(f"{path}: no image has class {name!r}; add some, or remove the class")
         if fraction and len(rows) < 2:
             raise ValueError(
                 f"{path}: class {name!r} has a single image, so none can be held out; add images or set "
@@ -110,3 +169,33 @@ def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path
         test += rows[:count]
         train += rows[count:]
     return sorted(train), sorted(test)
+
+
+def read_splits(
+    where: Path | str,
+    records: Records,
+    labels: torch.Tensor,
+    names: tuple[str, ...],
+    first_test: int | None,
+    config: DataConfig,
+    lost: Sequence[str] = (),
+) -> Splits:
+    """Reads and checks labelled records of any source.
+
+    labels: (N,) int64. first_test: records from this one on are the data's own test part; None holds some out. lost:
+    sentences about images that the source itself had to skip. Which images are held out does not depend on which can be
+    read. Raises ValueError naming the image, or the class of which none is left.
+    """
+    if first_test is None:
+        train, test = held_out(labels, names, config.held_out, where)
+    else:
+        train, test = list(range(first_test)), list(range(first_test, len(labels)))
+    # One call for both, so that size and channels are the same for both.
+    images, rows, left_out = read_images(records, train + test, config)
+    say_left_out(str(where), left_out, len(labels))
+    n = len(set(rows) & set(train))
+    labels = labels[rows]
+    if absent := sorted(set(range(len(names))) - set(labels[:n].tolist())):
+        raise ValueError(f"{where}: no image of class {names[absent[0]]!r} is there to learn from; add or repair some")
+    test_part = (images[n:], labels[n:]) if n < len(rows) else None
+    return make_splits(images[:n], labels[:n], names, test_part, config.flip, (*lost, *left_out))

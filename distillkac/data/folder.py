@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from distillkac.data.dataset import SPLITS, DataConfig, Splits, held_out, make_splits
-from distillkac.data.image_files import list_images, read_images
+from distillkac.data.dataset import SPLITS, DataConfig, Splits, read_splits
+from distillkac.data.image_files import list_images
+from distillkac.data.records import Files
 
 
 def folder(root: Path, config: DataConfig) -> Splits:
@@ -15,17 +16,11 @@ def folder(root: Path, config: DataConfig) -> Splits:
         if names != test_names:
             odd = ", ".join(sorted(set(names) ^ set(test_names)))
             raise ValueError(f"{root}: train and test must have the same classes; only one of them has {odd}")
-    elif any(parts):
+        return read_splits(root, Files(train + test), torch.cat([labels, test_labels]), names, len(train), config)
+    if any(parts):
         raise ValueError(f"{root}: has only one of train and test; add the other, or give the folder of the classes")
-    else:
-        files, all_labels, names = _list_classes(root)
-        rows, test_rows = held_out(all_labels, names, config.held_out, root)
-        train, labels = [files[i] for i in rows], all_labels[rows]
-        test, test_labels = [files[i] for i in test_rows], all_labels[test_rows]
-    # One call for both, so that size and channels are the same for both.
-    images = read_images(train + test, config.image_size, config.channels)
-    n = len(train)
-    return make_splits(images[:n], labels, names, (images[n:], test_labels) if test else None, config.flip)
+    files, labels, names = _list_classes(root)
+    return read_splits(root, Files(files), labels, names, None, config)
 
 
 def _list_classes(root: Path) -> tuple[list[Path], torch.Tensor, tuple[str, ...]]:

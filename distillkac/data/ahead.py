@@ -1,0 +1,29 @@
+"""Reading while the network computes."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """read(item) for each item, in order, by so many threads, at most two items a thread ahead; 0 reads when asked.
+
+    Threads, because image decoders let go of the interpreter, and processes would have to survive signals of their own.
+    An error of `read` is raised where its result would have come.
+    """
+    if threads == 0:
+        yield from map(read, items)
+        return
+    pool, waiting = ThreadPoolExecutor(threads, thread_name_prefix="read"), deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

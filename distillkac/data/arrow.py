@@ -1,0 +1,201 @@
+"""Hugging Face data sets: folders of save_to_disk, parquet files, sets of the hub by name.
+
+All of them end as Arrow tables that are mapped into memory, so images are read by row number in any order and only
+those that are asked for. Python code that a data set brings along is never run (`datasets` asks for consent; none is
+given).
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from distillkac.data.dataset import DataConfig, Splits, number_classes, read_splits
+
+HUB = "hf://"
+TEST_SPLITS = ("test", "validation", "valid", "val")
+LABELS = ("label", "labels", "class", "cls")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A column of encoded images. where: how errors call the data set."""
+
+    table: object
+    column: str
+    where: str
+    first_test: int
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def name(self, row: int) -> str:
+        part, number = ("training", row) if row < self.first_test else ("test", row - self.first_test)
+        return f"{self.where}: row {number} of the {part} split"
+
+    def open(self, row: int) -> Path | BinaryIO:
+        value = self.table[row][self.column]
+        if isinstance(value, dict):
+            content, path = value.get("bytes"), value.get("path")
+        else:
+            content, path = value, None
+        if content is not None:
+            return io.BytesIO(content)
+        if path is not None:
+            return Path(path)
+        raise ValueError("it is empty")
+
+    def identity(self) -> Iterable[str]:
+        return (self.table._fingerprint, self.column, str(self.first_test))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether the folder was written by save_to_disk."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def arrow(path: str | Path, config: DataConfig) -> Splits:
+    """Raises ValueError naming the data set: damaged, without images, of unclear columns, unknown split."""
+    where, loaded = str(path), _load(path, config)
+    train, test = _choose_splits(where, loaded, config)
+    column, label = _image_column(where, train.features, config), _label_column(where, train.features, config)
+    for part in (train, test):
+        if part is not None and not {column, label or column} <= set(part.column_names):
+            raise ValueError(
+                f"{where}: the splits have different columns: {train.column_names} and {part.column_names}"
+            )
+    labels, test_labels, names = _classes(where, train, test, label)
+    images = [_encoded(part, column) for part in (train, test) if part is not None]
+    import datasets
+
+    table = datasets.concatenate_datasets(images) if len(images) > 1 else images[0]
+    records = Rows(table, column, where, len(train))
+    first_test = None if test is None else len(train)
+    return read_splits(where, records, torch.tensor(labels + test_labels), names, first_test, config)
+
+
+def _load(path: str | Path, config: DataConfig) -> dict:
+    """Its splits by name."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"{path}: needs the package datasets: pip install 'distillkac[data]'") from None
+    try:
+        if str(path).startswith(HUB):
+            name, _, revision = str(path).removeprefix(HUB).partition("@")
+            loaded = datasets.load_dataset(name, config.subset, revision=revision or None, cache_dir=config.cache)
+        elif path.is_dir() and is_saved(path):
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_dir():
+            loaded = datasets.load_dataset("parquet", data_dir=str(path), cache_dir=config.cache)
+        else:
+            loaded = datasets.load_dataset("parquet", data_files=str(path), cache_dir=config.cache)
+    # The library and what lies below it (network, Arrow, file systems) fail in many ways.
+    except Exception as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"{path}: cannot be opened as a Hugging Face data set ({reason})") from None
+    return {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+
+
+def _choose_splits(where: str, loaded: dict, config: DataConfig) -> tuple:
+    for option, name in (("split", config.split), ("test_split", config.test_split)):
+        if name is not None and name not in loaded:
+            option = option.replace("_", "-")
+            raise ValueError(
+                f"{where}: has no split {name!r}, only {', '.join(loaded)}; choose one with --data.{option}"
+            )
+    if config.test_split == config.split:
+        raise ValueError(f"{where}: the split to learn from and the one to evaluate with are both {config.split!r}")
+    others = [name for name in TEST_SPLITS if name in loaded and name != config.split and len(loaded[name])]
+    test = config.test_split or (others[0] if others else None)
+    train = loaded[config.split]
+    if not len(train) or (test is not None and not len(loaded[test])):
+        raise ValueError(f"{where}: the split {test if len(train) else config.split!r} is empty")
+    return train, None if test is None else loaded[test]
+
+
+def _image_column(where: str, features: dict, config: DataConfig) -> str:
+    """By type: images, or what they are without the library's own notes: structs with bytes, then plain bytes."""
+    import datasets
+
+    by_type = (
+        [name for name, kind in features.items() if isinstance(kind, datasets.Image)],
+        [name for name, kind in features.items() if isinstance(kind, dict) and "bytes" in kind],
+        [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("binary", "large_binary")],
+    )
+    if config.image_column is not None:
+        if not any(config.image_column in names for names in by_type):
+            raise ValueError(f"{where}: {config.image_column!r} is no column of images; there are {_columns(features)}")
+        return config.image_column
+    found = next((names for names in by_type if names), [])
+    if len(found) != 1:
+        what = f"several columns of images ({', '.join(found)})" if found else "no column of images"
+        raise ValueError(f"{where}: has {what}; choose one with --data.image-column; there are {_columns(features)}")
+    return found[0]
+
+
+def _label_column(where: str, features: dict, config: DataConfig) -> str | None:
+    import datasets
+
+    if config.label_column is not None:
+        if config.label_column not in features:
+            raise ValueError(f"{where}: has no column {config.label_column!r}, only {_columns(features)}")
+        return config.label_column
+    found = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{where}: has several columns of classes; choose one with --data.label-column: {', '.join(found)}"
+        )
+    return found[0] if found else next((name for name in LABELS if name in features), None)
+
+
+def _classes(where: str, train, test, label: str | None) -> tuple[list, list, tuple[str, ...]]:
+    """(numbers of the training images, of the test images, names); one class if there is no column."""
+    import datasets
+
+    if label is None:
+        return [0] * len(train), [0] * (0 if test is None else len(test)), ("all",)
+    values, test_values = _values(where, train, label), [] if test is None else _values(where, test, label)
+    kind = train.features[label]
+    if not isinstance(kind, datasets.ClassLabel):
+        return number_classes(where, values, test_values)
+    if test is not None and test.features[label] != kind:
+        raise ValueError(f"{where}: the splits name the classes of {label!r} differently")
+    for part in (values, test_values):
+        if part and not 0 <= min(part) <= max(part) < kind.num_classes:
+            raise ValueError(
+                f"{where}: column {label!r} has classes from {min(part)} to {max(part)} instead of 0 to "
+                f"{kind.num_classes - 1} (-1 stands for none); choose another split or column"
+            )
+    return values, test_values, tuple(kind.names)
+
+
+def _values(where: str, part, label: str) -> list:
+    import datasets
+
+    kind = part.features[label]
+    dtype = getattr(kind, "dtype", "")
+    if not isinstance(kind, datasets.ClassLabel) and not str(dtype).startswith(
+        ("int", "uint", "string", "large_string")
+    ):
+        raise ValueError(f"{where}: column {label!r} must hold classes as whole numbers or words, got {kind}")
+    column = part.select_columns([label]).with_format("arrow")[:].column(label)
+    if column.null_count:
+        raise ValueError(f"{where}: column {label!r} says nothing for {column.null_count} images; fill or remove them")
+    return column.to_pylist()
+
+
+def _encoded(part, column: str):
+    """The column of images alone, as bytes instead of decoded."""
+    import datasets
+
+    part = part.select_columns([column]).with_format(None)
+    decoded = isinstance(part.features[column], datasets.Image)
+    return part.cast_column(column, datasets.Image(decode=False)) if decoded else part
+
+
+def _columns(features: dict) -> str:
+    return ", ".join(f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in features.items())
