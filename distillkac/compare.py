@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 from distillkac import checkpoints, comparison_report, data, distill, train
-from distillkac.commands import command
+from distillkac.commands import command, parse
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
@@ -49,7 +48,7 @@ class CompareArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(CompareArgs, args=argv, prog="python -m distillkac.compare")
+    args = parse(CompareArgs, argv, "python -m distillkac.compare")
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)

@@ -8,7 +8,7 @@ import torch
 import tyro
 
 from distillkac import checkpoints, data, diagnose_plots, diagnostics
-from distillkac.commands import command, device
+from distillkac.commands import command, device, parse
 from distillkac.config import load_config
 from distillkac.distillation import DistillConfig
 from distillkac.exact_start import class_means
@@ -54,7 +54,7 @@ class DiagnoseArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(DiagnoseArgs, args=argv, prog="python -m distillkac.diagnose")
+    args = parse(DiagnoseArgs, argv, "python -m distillkac.diagnose")
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")

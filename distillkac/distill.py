@@ -10,7 +10,7 @@ import tyro
 from torch import nn
 
 from distillkac import data
-from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
+from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run, parse
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
     RECIPES,
@@ -53,7 +53,7 @@ class DistillArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = tyro.cli(DistillArgs, args=argv, prog=PROG, default=_with_recipe(argv))
+    args = parse(DistillArgs, argv, PROG, _with_recipe(argv))
     config, current = args.config, load_config(args.run)
     if current.student is not None:
         raise ValueError(f"{args.run} is itself a student; distil the run of its teacher")

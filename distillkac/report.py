@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from distillkac import checkpoints
-from distillkac.commands import command
+from distillkac.commands import command, parse
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
 from distillkac.sampling import students
@@ -36,7 +36,7 @@ class ReportArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(ReportArgs, args=argv, prog=PROG)
+    args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
     checkpoints.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")
