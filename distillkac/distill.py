@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from distillkac import data
+from distillkac import data, distill_plan
 from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run, parse
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
@@ -47,6 +47,8 @@ class DistillArgs:
     recipe: Literal[tuple(RECIPES)] = "paper"
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
     1-step student, in RUN/student-1-inverse."""
+    dry_run: bool = False
+    """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)
 
 
@@ -64,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     teacher = before = accelerator.prepare_model(load_network(args.run, current), evaluation_mode=True)
     dataset = data.load(current.data, "train")
     means = class_means(dataset) if config.exact_start else None
+    if args.dry_run:
+        print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
+        return 0
     for stage in stages(config):
         current = student_config(current, stage, config)
         student = build_network(current)
