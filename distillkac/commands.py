@@ -1,19 +1,14 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
-import contextlib
-import difflib
 import functools
 import importlib.util
-import io
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from distillkac import checkpoints, plots
@@ -22,7 +17,6 @@ from distillkac.sampling import Run, SamplerConfig, class_labels, generate
 from distillkac.training import Fit, Objective, Trainer
 
 INTERRUPTED = 130
-Args = TypeVar("Args")
 
 
 def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
@@ -40,44 +34,6 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
             return INTERRUPTED
 
     return wrapped
-
-
-def parse(kind: type[Args], argv: list[str] | None, prog: str, default: Args | None = None) -> Args:
-    """The command line as a dataclass. Exits as tyro does on a mistake, and says which option was probably meant."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return tyro.cli(kind, args=argv, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
-    except SystemExit as stop:
-        if stop.code:
-            known = _options(kind, prog)
-            for word in (word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")):
-                if word not in known and (meant := _nearest_option(word, known)):
-                    print(f"error: there is no option {word}; did you mean {meant}?", file=sys.stderr)
-        raise
-
-
-def _options(kind: type, prog: str) -> list[str]:
-    """The names of all options, from the help text: tyro has no other way to ask that is here to stay."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=["--help"], prog=prog)
-    lines = re.findall(r"^\W*(?:-\w, )?(--.*)", text.getvalue(), re.MULTILINE)
-    return [name for line in lines for name in re.findall(r"(--[\w.-]+)", line)]
-
-
-def _nearest_option(word: str, known: list[str]) -> str | None:
-    """--lrr -> --optim.lr: the whole name or its last part is compared, without regard to dashes."""
-
-    def likeness(name: str) -> float:
-        parts = (name, name.rsplit(".", 1)[-1])
-        return max(difflib.SequenceMatcher(None, _bare(word), _bare(part)).ratio() for part in parts)
-
-    best = max(known, key=likeness)
-    return best if likeness(best) >= 0.6 else None
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[-_]", "", name)
 
 
 Tracker = Literal["tensorboard", "wandb"]

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from distillkac import checkpoints, comparison_report, data, distill, train
-from distillkac.commands import command, parse
+from distillkac.commands import command
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, frechet_distance
+from distillkac.options import parse
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 RESULTS = "results.json"

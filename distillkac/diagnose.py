@@ -8,12 +8,13 @@ import torch
 import tyro
 
 from distillkac import checkpoints, data, diagnose_plots, diagnostics
-from distillkac.commands import command, device, parse
+from distillkac.commands import command, device
 from distillkac.config import load_config
 from distillkac.distillation import DistillConfig
 from distillkac.exact_start import class_means
 from distillkac.integrators import time_grid
 from distillkac.metrics import Evaluator
+from distillkac.options import parse
 from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, students
 

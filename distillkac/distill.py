@@ -10,7 +10,7 @@ import tyro
 from torch import nn
 
 from distillkac import data, distill_plan
-from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run, parse
+from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
     RECIPES,
@@ -24,6 +24,7 @@ from distillkac.distillation import (
 )
 from distillkac.exact_start import class_means
 from distillkac.inverse import GeneratorAndFake
+from distillkac.options import parse
 from distillkac.training import build_network, load_network
 
 PROG = "python -m distillkac.distill"

@@ -13,7 +13,8 @@ import tyro
 from torch import nn
 
 from distillkac.checkpoints import write_atomic
-from distillkac.commands import command, parse
+from distillkac.commands import command
+from distillkac.options import parse
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
 

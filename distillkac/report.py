@@ -9,9 +9,10 @@ from pathlib import Path
 import tyro
 
 from distillkac import checkpoints
-from distillkac.commands import command, parse
+from distillkac.commands import command
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
+from distillkac.options import parse
 from distillkac.sampling import students
 
 PROG = "python -m distillkac.report"

@@ -13,7 +13,8 @@ from PIL import Image
 
 from distillkac import plots
 from distillkac.checkpoints import write_atomic
-from distillkac.commands import command, device, parse
+from distillkac.commands import command, device
+from distillkac.options import parse
 from distillkac.sampling import SamplerConfig, Samples, choose, class_labels, generate, open_run
 
 

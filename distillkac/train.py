@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 import tyro
 
 from distillkac import data
-from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run, parse
+from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.options import parse
 from distillkac.presets import PRESETS, cost, described
 from distillkac.training import FlowMatching, build_network
 

@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
-from distillkac.commands import command, parse
+from distillkac.commands import command
 from distillkac.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
 from distillkac.integrators import time_grid
+from distillkac.options import parse
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.random import generator
 
