@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
         return 0
-    for stage in stages(config):
+    parts = len(stages(config)) + bool(config.inverse.steps)
+    for number, stage in enumerate(stages(config), 1):
         current = student_config(current, stage, config)
         student = build_network(current)
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             objective(before, teacher, process, stage, config, means),
             dataset,
             accelerator,
-            f"{stage.teacher_steps} -> {stage.num_steps}",
+            f"{number} of {parts}: {stage.teacher_steps} -> {stage.num_steps}",
             args.resume,
         )
         if not fit.finished:
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             inverse_objective(teacher, process, config),
             dataset,
             accelerator_for(config.optim, alternating=True),
-            "inverse",
+            f"{parts} of {parts}: inverse",
             args.resume,
         )
         if not fit.finished:

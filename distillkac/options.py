@@ -19,15 +19,15 @@ def parse(kind: type[Args], argv: list[str] | None, prog: str, default: Args | N
         return tyro.cli(kind, args=argv, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
     except SystemExit as stop:
         if stop.code:
-            known = _options(kind, prog)
+            known = names(kind, prog)
             for word in (word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")):
                 if word not in known and (meant := _nearest_option(word, known)):
                     print(f"error: there is no option {word}; did you mean {meant}?", file=sys.stderr)
         raise
 
 
-def _options(kind: type, prog: str) -> list[str]:
-    """The names of all options, from the help text: tyro has no other way to ask that is here to stay."""
+def names(kind: type, prog: str) -> list[str]:
+    """The names of all options of a command, from the help text: tyro has no other way to ask that is here to stay."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(kind, args=["--help"], prog=prog)
