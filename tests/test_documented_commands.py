@@ -46,7 +46,12 @@ RESUMED = {
     "train": ["--steps", "2"],
     "distill": ["--stages", "8,4,2,1", "--steps", "1", "1", "1", "--optim.batch-size", "8"],
 }
-SLOW = ("diagnose", "export")
+SLOW = (
+    "diagnose",
+    "export",
+    "distill",
+    "evaluate",
+)  # the first two take long, the others run in tests/test_commands.py too
 IN_FILES = ("README.md", "recipes.md")
 ONLY_READ = {"cifar10": "its images are not here; tests/test_presets.py tries presets"}
 OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
