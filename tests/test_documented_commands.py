@@ -30,6 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PROGRAMS = ("make", "python", "pip", "pip-audit", "pytest", "cmake", "accelerate", "torchrun", "srun", "mkdocs")
 COST = re.compile(r"#.*\b(\d+|one|two|an?) (seconds?|minutes?|hours?|days?)\b")
 TINY = ["--network.channels", "8", "--network.layers", "1", "--network.head-dim", "8", "--optim.batch-size", "8"]
+TINY += ["--preview", "0"]
 CHAIN = ["--stages", "4,2,1", "--steps", "1", "1", "--optim.batch-size", "8"]
 # What makes a command small enough to be carried out; the last of two values of an option counts. FRESH: a new folder.
 DONE = {
@@ -46,12 +47,7 @@ RESUMED = {
     "train": ["--steps", "2"],
     "distill": ["--stages", "8,4,2,1", "--steps", "1", "1", "1", "--optim.batch-size", "8"],
 }
-SLOW = (
-    "diagnose",
-    "export",
-    "distill",
-    "evaluate",
-)  # the first two take long, the others run in tests/test_commands.py too
+SLOW = ("diagnose", "export", "distill", "evaluate")  # the last two run in tests/test_commands.py too
 IN_FILES = ("README.md", "recipes.md")
 ONLY_READ = {"cifar10": "its images are not here; tests/test_presets.py tries presets"}
 OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
@@ -97,7 +93,12 @@ def is_command(text: str) -> bool:
 
 
 COMMANDS = commands()
-PYTHON = [block for path in FILES for block in blocks(path) if block.language == "python"]
+PYTHON = [
+    pytest.param(block, id=block.where, marks=[pytest.mark.slow] if "FlopCounterMode" in block.text else [])
+    for path in FILES
+    for block in blocks(path)
+    if block.language == "python"
+]
 
 
 class Read(BaseException):
@@ -243,7 +244,7 @@ def test_command_works(inside, tmp_path, monkeypatch, capsys, name, text):
     assert code == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
+@pytest.mark.parametrize("block", PYTHON)
 def test_python_block_runs(inside, monkeypatch, block):
     """With stand-ins for what the reader has: a network, batches of images, velocities."""
     monkeypatch.syspath_prepend(ROOT)
