@@ -194,6 +194,8 @@ def check_python(words: list[str]) -> None:
         spec.loader.exec_module(module)
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
+        if not words[1:]:
+            return  # a mention of the command
     else:
         assert importlib.util.find_spec(words[1]) or words[1] in ("build", "http"), f"no module {words[1]}"
         return
