@@ -2,6 +2,7 @@
 # make test    the test suite
 # make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
+# make docs    the documentation as a site: build/docs/index.html
 # make lint    ruff and clang-format, without changing anything
 # Each makes .venv when it is absent, installs through constraints.txt and builds the kernels.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test compare bench bench-gpu lint clean
+.PHONY: demo test compare bench bench-gpu docs lint clean
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(RUN)
@@ -36,6 +37,9 @@ bench bench-gpu: .venv/built
 	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json $$run $(ARGS) && \
 	$(BIN)/python -m benchmarks.report $$run
 
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
 lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,6 +53,10 @@ clean:
 
 .venv/lint: .venv/bin/python constraints.txt
 	$(BIN)/pip install -q -c constraints.txt ruff clang-format
+	touch $@
+
+.venv/docs: .venv/bin/python constraints.txt pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
 .venv/installed: .venv/bin/python constraints.txt pyproject.toml

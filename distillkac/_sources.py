@@ -26,7 +26,9 @@ def source_hash(root: Path = ROOT) -> str | None:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit checked out, "unknown" outside a git checkout."""
+    """The commit checked out, "unknown" outside a git checkout (an installed package inside another one too)."""
+    if not (root / ".git").exists():
+        return "unknown"
     try:
         return subprocess.run(
             ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True

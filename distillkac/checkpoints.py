@@ -11,6 +11,7 @@ of different steps never mix.
 """
 
 import contextlib
+import difflib
 import io
 import json
 import os
@@ -60,9 +61,18 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; train one with --run") from None
+        near = _similar_runs(path.parent)
+        meant = f"did you mean {near}?" if near else "train one with --run"
+        raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; {meant}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _similar_runs(folder: Path) -> str:
+    """Run folders that may have been meant: those inside `folder`, and those beside it with a similar name."""
+    inside, beside = ([path.parent for path in sorted(root.glob(f"*/{CONFIG}"))] for root in (folder, folder.parent))
+    names = difflib.get_close_matches(folder.name, [path.name for path in beside])
+    return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names)])
 
 
 def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_updates: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
+from tqdm import tqdm
 
 from distillkac import checkpoints, comparison_report, data, distill, train
 from distillkac.commands import command
@@ -21,10 +21,12 @@ from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, frechet_distance
+from distillkac.options import parse
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 RESULTS = "results.json"
 GRID_IMAGES = 40
+EVERY_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class CompareArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(CompareArgs, args=argv, prog="python -m distillkac.compare")
+    args = parse(CompareArgs, argv, "python -m distillkac.compare")
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=_one_thread) as pool:
         waiting = {pool.submit(run_cell, args.out, plan, setting, seed): (setting, seed) for setting, seed in cells}
+        bar = tqdm(total=networks(plan), desc="compare", unit="network", disable=None, dynamic_ncols=True)
+        watch = threading.Event()
+        threading.Thread(target=_follow, args=(bar, watch, args.out, plan), daemon=True).start()
         try:
             for future in concurrent.futures.as_completed(waiting):
                 setting, seed = waiting[future]
@@ -74,8 +79,30 @@ def main(argv: list[str] | None = None) -> int:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            watch.set()
     print(report(args, plan))
     return 0
+
+
+def networks(plan: Plan) -> int:
+    """How many networks the plan measures, over all its seeds."""
+    samples = (method.samples for setting in plan.settings for method in plan.methods(setting))
+    return len(plan.seeds) * (len(plan.settings) * len(plan.teacher_samples) + sum(map(len, samples)))
+
+
+def measured(out: Path, plan: Plan) -> int:
+    """How many of them are measured already."""
+    paths = (cell_folder(out, setting, seed) / RESULTS for setting in plan.settings for seed in plan.seeds)
+    return sum(len(checkpoints.read_json(path)) for path in paths if path.exists())
+
+
+def _follow(bar: tqdm, stop: threading.Event, out: Path, plan: Plan) -> None:
+    """Shows on a terminal how far the workers are; what an earlier command measured does not count as speed."""
+    bar.initial = bar.n = measured(out, plan)
+    while not stop.wait(EVERY_SECONDS):
+        bar.update(measured(out, plan) - bar.n)
+    bar.close()
 
 
 def report(args: CompareArgs, plan: Plan) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from distillkac import plots
 from distillkac.commands import command, device
 from distillkac.config import RunConfig, load_config
+from distillkac.options import parse
 from distillkac.sampling import Run, SamplerConfig, choose, class_labels, field_of, generate, open_run
 
 PROG = "python -m distillkac.demo"
@@ -40,7 +41,7 @@ class DemoArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(DemoArgs, args=argv, prog=PROG)
+    args = parse(DemoArgs, argv, PROG)
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 1 .. 65535, got {args.port}")
     demo = Demo(args.runs, device())

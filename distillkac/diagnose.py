@@ -14,6 +14,7 @@ from distillkac.distillation import DistillConfig
 from distillkac.exact_start import class_means
 from distillkac.integrators import time_grid
 from distillkac.metrics import Evaluator
+from distillkac.options import parse
 from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, students
 
@@ -54,7 +55,7 @@ class DiagnoseArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(DiagnoseArgs, args=argv, prog="python -m distillkac.diagnose")
+    args = parse(DiagnoseArgs, argv, "python -m distillkac.diagnose")
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")

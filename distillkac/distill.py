@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from distillkac import data
+from distillkac import data, distill_plan
 from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
@@ -24,6 +24,7 @@ from distillkac.distillation import (
 )
 from distillkac.exact_start import class_means
 from distillkac.inverse import GeneratorAndFake
+from distillkac.options import parse
 from distillkac.training import build_network, load_network
 
 PROG = "python -m distillkac.distill"
@@ -47,13 +48,15 @@ class DistillArgs:
     recipe: Literal[tuple(RECIPES)] = "paper"
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
     1-step student, in RUN/student-1-inverse."""
+    dry_run: bool = False
+    """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = tyro.cli(DistillArgs, args=argv, prog=PROG, default=_with_recipe(argv))
+    args = parse(DistillArgs, argv, PROG, _with_recipe(argv))
     config, current = args.config, load_config(args.run)
     if current.student is not None:
         raise ValueError(f"{args.run} is itself a student; distil the run of its teacher")
@@ -64,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     teacher = before = accelerator.prepare_model(load_network(args.run, current), evaluation_mode=True)
     dataset = data.load(current.data, "train")
     means = class_means(dataset) if config.exact_start else None
-    for stage in stages(config):
+    if args.dry_run:
+        print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
+        return 0
+    parts = len(stages(config)) + bool(config.inverse.steps)
+    for number, stage in enumerate(stages(config), 1):
         current = student_config(current, stage, config)
         student = build_network(current)
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
@@ -76,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             objective(before, teacher, process, stage, config, means),
             dataset,
             accelerator,
-            f"{stage.teacher_steps} -> {stage.num_steps}",
+            f"{number} of {parts}: {stage.teacher_steps} -> {stage.num_steps}",
             args.resume,
         )
         if not fit.finished:
@@ -96,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             inverse_objective(teacher, process, config),
             dataset,
             accelerator_for(config.optim, alternating=True),
-            "inverse",
+            f"{parts} of {parts}: inverse",
             args.resume,
         )
         if not fit.finished:

@@ -1,26 +1,34 @@
 """What is installed and whether it works: `python -m distillkac.doctor`. Paste its output into a bug report."""
 
 import importlib.metadata
+import os
 import platform
+import re
 import sys
 import time
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import tyro
 
 import distillkac
-from distillkac import ops, reference
+from distillkac import _sources, ops, reference
 from distillkac._kernels import native
 from distillkac.processes import Planar, Telegraph
 
-PACKAGES = ("torch", "numpy", "diffusers", "accelerate", "safetensors", "tyro", "matplotlib", "scikit-learn", "pillow")
+SETTINGS = ("OMP_", "MKL_", "CUDA_", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 PHILOX_OF_ZERO = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
 
 
 @dataclass(frozen=True)
 class DoctorArgs:
-    """Tells versions, kernels, SIMD level and GPU, and runs a self-test of about a second. Exit code 1 if it fails."""
+    """Tells versions, kernels, SIMD level, threads and GPU, and runs a self-test of about a second.
+
+    Exit code 1 if the self-test fails. Of environment variables, those of torch's libraries are shown.
+    """
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,15 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     rows = [
         (
             "distillkac",
-            f"{distillkac.__version__}, kernels of commit {build['commit']}, sources {build['source_hash']}",
+            f"{distillkac.__version__}, commit {_sources.commit()}; kernels of commit {build['commit']}, sources "
+            f"{build['source_hash']}",
         ),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
-        *((name, _version(name)) for name in PACKAGES),
+        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
+        *((group, _versions(names)) for group, names in requirements().items()),
         ("compiler", build["compiler"]),
         ("CPU kernels", f"{native.simd_level()} (this processor and build have {', '.join(native.simd_levels())})"),
         ("CUDA kernels", _cuda_kernels(build)),
         ("GPU", _gpu()),
-        ("threads", str(torch.get_num_threads())),
+        ("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}"),
+        ("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-"),
     ]
     for name, value in rows:
         print(f"{name:14}{value}")
@@ -78,11 +89,39 @@ def self_test(device: torch.device) -> list[str]:
     return failures
 
 
+def requirements() -> dict[str, list[str]]:
+    """Names of the packages that distillkac needs ("packages") and of those of each extra ("[data]", ...).
+
+    Of a source checkout as its pyproject.toml says, else as the installed package says.
+    """
+    project = Path(distillkac.__file__).parents[1] / "pyproject.toml"
+    if project.exists():
+        table = tomllib.loads(project.read_text())["project"]
+        lines = {"packages": table["dependencies"]}
+        lines |= {f"[{extra}]": wanted for extra, wanted in table["optional-dependencies"].items()}
+    else:
+        lines = {"packages": []}
+        for line in importlib.metadata.requires("distillkac") or []:
+            extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+            lines.setdefault(f"[{extra[1]}]" if extra else "packages", []).append(line)
+    return {group: [re.match(r"[\w.-]+", line)[0] for line in wanted] for group, wanted in lines.items()}
+
+
+def _versions(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {_version(name)}" for name in names)
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _cuda_kernels(build: dict) -> str:
@@ -94,7 +133,8 @@ def _cuda_kernels(build: dict) -> str:
 def _gpu() -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"{names}; torch's CUDA {torch.version.cuda}"
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
+from distillkac.options import parse
 from distillkac.vae import encode, load_vae, space_of
 
 
@@ -34,7 +34,7 @@ class EncodeArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(EncodeArgs, args=argv, prog="python -m distillkac.encode")
+    args = parse(EncodeArgs, argv, "python -m distillkac.encode")
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
     if is_latents(args.out):

@@ -13,6 +13,7 @@ from distillkac import checkpoints, data, fidelity, inception, plots
 from distillkac.commands import accelerator_for, command, device
 from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator
+from distillkac.options import parse
 from distillkac.sampling import Run, SamplerConfig, class_labels, field_of, generate, open_run, students
 
 GRID_IMAGES = 100
@@ -60,7 +61,7 @@ class EvaluateArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(EvaluateArgs, args=argv, prog="python -m distillkac.evaluate")
+    args = parse(EvaluateArgs, argv, "python -m distillkac.evaluate")
     for name in ("num", "reference_num"):
         if getattr(args, name) < 2:
             raise ValueError(f"{name} must be at least 2, got {getattr(args, name)}")

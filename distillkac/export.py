@@ -14,6 +14,7 @@ from torch import nn
 
 from distillkac.checkpoints import write_atomic
 from distillkac.commands import command
+from distillkac.options import parse
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
 
@@ -43,7 +44,7 @@ class ExportArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(ExportArgs, args=argv, prog=PROG)
+    args = parse(ExportArgs, argv, PROG)
     if args.out.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"--out must end in .onnx or .pt2, got {args.out}")
     sampler = SamplerConfig(steps=args.steps, integrator=None)

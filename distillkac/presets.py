@@ -7,7 +7,7 @@ import torch
 from distillkac.config import OptimConfig, ProcessConfig, RunConfig
 from distillkac.data import DataConfig
 from distillkac.networks import NetworkConfig
-from distillkac.training import Batch, FlowMatching, build_network
+from distillkac.training import Batch, FlowMatching, Objective, build_network
 
 # The network of the paper's CIFAR-10 runs; its text does not name learning rate and number of steps, which are ours.
 PRESETS = {
@@ -65,7 +65,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     network = build_network(config).to(device).train()
     parameters = sum(p.numel() for p in network.parameters())
     objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
-    rows = count = min(COUNTED_ROWS, config.optim.batch_size)
+    rows = min(COUNTED_ROWS, config.optim.batch_size)
     x0, y = torch.zeros(rows, *config.shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
     batch = Batch(x0, y, 0, 0, rows)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -83,17 +83,12 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     loss.backward()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         objective(network, batch)
-    per_image = _seconds(objective, network, batch) / rows
-    while rows < config.optim.batch_size and per_image * rows < ENOUGH_SECONDS:  # larger batches are faster an image
-        rows = min(4 * rows, config.optim.batch_size)
-        batch = Batch(x0[:1].expand(rows, *config.shape), y[:1].expand(rows), 0, 0, rows)
-        per_image = _seconds(objective, network, batch) / rows
-    step = per_image * config.optim.batch_size
+    step = seconds_per_image(objective, network, batch, config.optim.batch_size) * config.optim.batch_size
     return {
         "parameters": parameters,
-        "flops_per_image": counter.get_total_flops() / count,
+        "flops_per_image": counter.get_total_flops() / rows,
         "weight_bytes": 20 * parameters,
-        "activation_bytes": saved / count * config.optim.batch_size / config.optim.accumulate,
+        "activation_bytes": saved / rows * config.optim.batch_size / config.optim.accumulate,
         "seconds_per_step": step,
         "hours": step * config.steps / 3600,
     }
@@ -118,7 +113,21 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
     )
 
 
-def _seconds(objective: FlowMatching, network: torch.nn.Module, batch: Batch) -> float:
+def seconds_per_image(objective: Objective, network: torch.nn.Module, batch: Batch, most: int) -> float:
+    """Forward and backward, the best of three, with as many images like those of `batch` as half a second allows.
+
+    most: the largest number tried; larger batches are faster an image.
+    """
+    rows, x0, y = len(batch.x0), batch.x0[:1], batch.y[:1]
+    per_image = _seconds(objective, network, batch) / rows
+    while rows < most and per_image * rows < ENOUGH_SECONDS:
+        rows = min(4 * rows, most)
+        batch = Batch(x0.expand(rows, *x0.shape[1:]), y.expand(rows), batch.step, 0, rows)
+        per_image = _seconds(objective, network, batch) / rows
+    return per_image
+
+
+def _seconds(objective: Objective, network: torch.nn.Module, batch: Batch) -> float:
     times = []
     for _ in range(3):
         _finish(batch.x0.device)

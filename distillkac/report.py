@@ -12,6 +12,7 @@ from distillkac import checkpoints
 from distillkac.commands import command
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
+from distillkac.options import parse
 from distillkac.sampling import students
 
 PROG = "python -m distillkac.report"
@@ -36,7 +37,7 @@ class ReportArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(ReportArgs, args=argv, prog=PROG)
+    args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
     checkpoints.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")

@@ -14,6 +14,7 @@ from PIL import Image
 from distillkac import plots
 from distillkac.checkpoints import write_atomic
 from distillkac.commands import command, device
+from distillkac.options import parse
 from distillkac.sampling import SamplerConfig, Samples, choose, class_labels, generate, open_run
 
 
@@ -42,7 +43,7 @@ class SampleArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(SampleArgs, args=argv, prog="python -m distillkac.sample")
+    args = parse(SampleArgs, argv, "python -m distillkac.sample")
     for name in ("num", "columns"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from distillkac import checkpoints, vae
 from distillkac.config import RunConfig, load_config
@@ -159,7 +160,7 @@ def generate(
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. How a
     network rounds depends on the size of its batch; on a CPU, where it costs nothing, the network therefore always sees
     blocks of one size, whose last one is filled up, and the images are the same to the bit whatever batch_size and n. On
-    a GPU they are the same up to rounding.
+    a GPU they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -167,6 +168,8 @@ def generate(
     prior_seed, shape = derive_seed(seed, "prior"), tuple(run.config.shape)
     rows = max(1, CPU_PIXELS // (shape[1] * shape[2])) if run.device.type == "cpu" else batch_size
     start, nfe, parts = time.perf_counter(), 0, []
+    title = f"{run.name}, {sampler.steps} step{'s' if sampler.steps > 1 else ''}"
+    bar = tqdm(total=len(labels), desc=title, unit="image", leave=False, disable=None, dynamic_ncols=True)
     for first in range(0, len(labels), rows):
         y = labels[first : first + rows].to(run.device)
         count, velocity.nfe = len(y), 0
@@ -181,6 +184,8 @@ def generate(
         result = _decoded(run, result)
         parts.append((result[:, :count] if path else result[:count]).cpu())
         nfe = velocity.nfe
+        bar.update(count)
+    bar.close()
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
     return Samples(states[-1] if path else states, labels, nfe, seconds, states if path else None)

@@ -12,6 +12,7 @@ import tyro
 from distillkac import data
 from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.options import parse
 from distillkac.presets import PRESETS, cost, described
 from distillkac.training import FlowMatching, build_network
 
@@ -41,7 +42,7 @@ class TrainArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = tyro.cli(TrainArgs, args=argv, prog=PROG, default=_defaults(argv))
+    args = parse(TrainArgs, argv, PROG, _defaults(argv))
     process = args.config.noise.build()
     dataset = data.load(args.config.data, "train")
     process.check_shape(dataset.shape)

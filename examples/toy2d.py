@@ -16,7 +16,6 @@ from typing import Literal
 import matplotlib as mpl
 import numpy as np
 import torch
-import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
@@ -25,6 +24,7 @@ from PIL import Image
 from distillkac.commands import command
 from distillkac.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
 from distillkac.integrators import time_grid
+from distillkac.options import parse
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.random import generator
 
@@ -71,7 +71,7 @@ def nine_gaussians(n: int, seed: int = 0) -> torch.Tensor:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = tyro.cli(Toy2dArgs, args=argv, prog="python examples/toy2d.py")
+    args = parse(Toy2dArgs, argv, "python examples/toy2d.py")
     if min(args.num, args.points) < 1 or args.steps < 2:
         raise ValueError(f"num and points must be at least 1, steps 2, got {args.num}, {args.points}, {args.steps}")
     start, process = time.perf_counter(), PROCESSES[args.process]

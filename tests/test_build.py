@@ -47,10 +47,6 @@ def test_build_information():
     assert native.simd_level() in native.simd_levels()
 
 
-def test_version_is_stated_alike():
-    assert f'version = "{distillkac.__version__}"' in (ROOT / "pyproject.toml").read_text()
-
-
 def test_a_copy_imports(copy):
     result = imported_from(copy)
     assert result.stdout.strip() == distillkac.__version__, result.stderr
