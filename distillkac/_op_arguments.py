@@ -25,8 +25,6 @@ def _dense(op, name, tensor):
 def fixed_rows(op, **arguments):
     """Arguments (B,) without a gradient: asking for one is a mistake that would otherwise go unnoticed."""
     for name, value in arguments.items():
-        if value is None:
-            continue
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{op}: {name} must be a tensor (B,), one value a row, got {shown(value)}")
         _dense(op, name, value)

@@ -124,7 +124,7 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     w, w_rows = given.row_scalar(op, "w", w, x, optional=u_uncond is None)
     h, h_rows = given.row_scalar(op, "h", h, x)
     h_prev, h_prev_rows = given.row_scalar(op, "h_prev", h_prev, x, optional=True)
-    given.fixed_rows(op, h=h_rows, h_prev=h_prev_rows)
+    given.fixed_rows(op, **{name: v for name, v in (("h", h_rows), ("h_prev", h_prev_rows)) if v is not None})
     rows = (w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process)
     if out is not None:
         given.outputs(op, out, 2)
@@ -137,13 +137,14 @@ def endpoint_loss(x, u, x_end, delta, weight=None, out=None):
     """Endpoint distillation loss, mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D) (docs/method.md, eq. 12).
 
     x, u, x_end: (B, ...) with D elements a row; one Euler step of length delta (B,) from x should reach x_end. weight: (B,).
+    Squares are taken in float32: residuals beyond 1e18 make the loss infinite.
     Returns a float32 scalar, the same for any number of threads. The gradient is made in the same pass: `out`, a contiguous
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
     op = "endpoint_loss"
     given.tensors(op, x=x, u=u, x_end=x_end)
-    given.fixed_rows(op, delta=delta, weight=weight)
+    given.fixed_rows(op, delta=delta, **({} if weight is None else {"weight": weight}))
     if out is not None:
         given.outputs(op, out)
         loss = _lib.endpoint_loss.out(x, u, x_end, delta, weight, out)

@@ -119,4 +119,6 @@ def endpoint_loss(got, x, u, x_end, delta, weight=None, **_):
         weight.abs() / delta.square() * (2 * residual * lost + lost.square() + EPSILON * residual.square())
     ).mean()
     assert got.shape == ()
+    if residual.max() > 1e18 and got.isinf():
+        return
     assert_near(got.reshape(1), truth.reshape(1), allowed, torch.float32)

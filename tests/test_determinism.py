@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,8 +99,8 @@ def test_any_split_of_the_batch(process, shape):
         }
 
     whole = every(slice(0, count))
-    for cuts in ([0, 1, count], [0, 3, 4, count], [0, count - 1, count], list(range(0, count, 5)) + [count]):
-        parts = [every(slice(a, b), (b - a) / count) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    for cuts in ([0, 1, count], [0, 3, 4, count], [0, count - 1, count], [*range(0, count, 5), count]):
+        parts = [every(slice(a, b), (b - a) / count) for a, b in pairwise(cuts) if b > a]
         for name in whole:
             for place, expected in enumerate(whole[name]):
                 if name == "loss":

@@ -147,9 +147,10 @@ def one_case(data, op):
     call_and_check(op, arguments)
     try:
         assert isinstance(raw(op, arguments), (torch.Tensor, tuple))
-    except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:  # torch's own errors for Python types
-        problem = str(error)
-        assert op in problem or "verflow" in problem, problem
+    except ValueError as error:
+        assert_names(error, op, NAMES[op])
+    except (RuntimeError, TypeError, NotImplementedError):
+        pass  # torch's own refusal of Python types, None and backends
 
 
 def fresh(op, arguments, like):
@@ -178,7 +179,7 @@ def one_case_of_out(data, op):
     if kind == "wrong":
         wrong = give([data.draw(wrong_value("x", out[0])), *out[1:]])
         error = call_with_out(op, arguments, wrong)
-        assert error or isinstance(wrong, (torch.Tensor, tuple))
+        assert error or wrong is None or isinstance(wrong, (torch.Tensor, tuple))
         return
     if kind == "strided":
         out[-1] = torch.stack([out[-1], out[-1]], -1)[..., 0]
