@@ -38,7 +38,7 @@ def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text
     def compile_one(job):
         source, level = job
         target = folder / f"{source.stem}.{level}.o"
-        if not every and source not in changed:
+        if target.exists() and not every and source not in changed:
             return str(target)
         command = ["g++", "-std=gnu++20", "-g", *kernel_flags(level), *flags, f"-DDISTILLKAC_ARCH={level}", "-w"]
         subprocess.run([*command, f"-I{folder}", f"-I{csrc}", "-c", str(source), "-o", str(target)], check=True)

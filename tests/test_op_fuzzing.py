@@ -141,9 +141,8 @@ def one_case(data, op):
     arguments = data.draw(right_arguments(op))
     error = call_and_check(op, arguments)
     assert error is None, error
-    for _ in range(data.draw(some.integers(1, 2))):
-        name = data.draw(some.sampled_from(list(arguments)))
-        arguments = arguments | {name: data.draw(wrong_value(name, arguments[name]))}
+    names = data.draw(some.lists(some.sampled_from(list(arguments)), min_size=1, max_size=2, unique=True))
+    arguments = arguments | {name: data.draw(wrong_value(name, arguments[name])) for name in names}
     call_and_check(op, arguments)
     try:
         assert isinstance(raw(op, arguments), (torch.Tensor, tuple))

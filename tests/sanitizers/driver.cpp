@@ -3,6 +3,7 @@
 // them. Besides what a sanitizer sees, each result must have the bits of the first level's, for one thread and for four
 // that share the work units as torch's parallel_for would hand them out. Compile with -DLEVELS="LEVEL(portable) ...".
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
