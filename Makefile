@@ -41,6 +41,7 @@ bench bench-gpu: .venv/built
 
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict
+
 sanitize: .venv/built
 	$(BIN)/python -m pytest tests/test_sanitizers.py tests/test_cuda_on_cpu.py $(ARGS)
 
