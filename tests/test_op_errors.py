@@ -244,17 +244,16 @@ def test_out_that_shares_a_part_of_an_argument_is_refused(shift):
 
 @pytest.mark.parametrize("process", ["telegraph", "planar"])
 def test_any_unit_of_time_and_space(process):
-    """Velocities at a t = 4 (1e9 too) in units from 1e-20 to 1e20, at t = 0 and for subnormal radii: no overflow inside."""
+    """Velocities at a t = 4 (1e9 too) in units from 1e-20 to 1e20, and at t = 0: no overflow inside."""
     xi = torch.linspace(-0.6, 0.6, 8, dtype=torch.float64)
     for a in (1e-20, 1e-9, 1.0, 1e9, 1e20):
         for c in (1e-20, 1e-3, 1.0, 300.0, 1e20):
             for lam in (1e-12, 4.0, 0.99e9):
                 t = torch.tensor([lam / a], dtype=torch.float64)
-                if not 1e-44 < c * t.item() < 1e30:
+                if not 1e-37 < c * t.item() < 1e30:
                     continue
                 k = (xi * c * t.item()).float()[None]
                 got, truth = ops.kac_velocity(k, t, process, a, c), reference.kac_velocity(k, t, process, a, c)
-                atoms = k.abs() >= (c * t).float()  # subnormal radii have few values inside
-                assert ((got - truth).abs() <= 1e-6 * truth.abs() + 1e-37)[~atoms].all(), (a, c, lam)
+                assert ((got - truth).abs() <= 1e-6 * truth.abs() + 1e-37).all(), (a, c, lam)
             zero = ops.kac_velocity(torch.zeros(1, 8), torch.zeros(1), process, a, c)
             assert (zero.double().abs() <= c * (1 + 1e-6)).all()
