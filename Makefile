@@ -3,6 +3,8 @@
 # make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make docs    the documentation as a site: build/docs/index.html
+# make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
+# make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff and clang-format, without changing anything
 # Each makes .venv when it is absent, installs through constraints.txt and builds the kernels.
 PYTHON ?= python3
@@ -16,7 +18,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test compare bench bench-gpu docs lint clean
+.PHONY: demo test compare bench bench-gpu docs sanitize sanitize-gpu lint clean
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(RUN)
@@ -39,6 +41,12 @@ bench bench-gpu: .venv/built
 
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict
+
+sanitize: .venv/built
+	$(BIN)/python -m pytest tests/test_sanitizers.py tests/test_cuda_on_cpu.py $(ARGS)
+
+sanitize-gpu: .venv/built
+	$(BIN)/python -m pytest tests/gpu/test_compute_sanitizer.py $(ARGS)
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -54,8 +55,20 @@ inline OptionalTensor packed(const OptionalTensor& tensor) {
 inline Rows rows_of(const char* op, const char* name, const Tensor& tensor) {
   if (tensor.dim() < 1) fail(op, name, " must have a batch dimension, (B, ...), got ", described(tensor));
   Rows rows{tensor.size(0), 1};
-  for (int64_t i = 1; i < tensor.dim(); ++i) rows.width *= tensor.size(i);
+  bool fits = true;
+  for (int64_t i = 1; i < tensor.dim(); ++i) fits &= !__builtin_mul_overflow(rows.width, tensor.size(i), &rows.width);
+  int64_t elements;
+  if (!fits || __builtin_mul_overflow(rows.count, rows.width, &elements))
+    fail(op, name, " must have fewer than 2^63 elements, got ", described(tensor));
+  check_copyable(op, name, tensor);
   return rows;
+}
+inline bool empty(const Rows& rows) { return rows.count == 0 || rows.width == 0; }
+
+// A new contiguous tensor of x's shape; x is checked first, so that nothing large is allocated for a wrong argument.
+inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::optional<ScalarType> dtype = {}) {
+  rows_of(op, name, x);
+  return torch::stable::new_empty(x, x.sizes(), dtype);
 }
 
 inline void check_pairs(const char* op, const char* name, Process process, int64_t dims, int64_t last) {
@@ -73,7 +86,10 @@ inline RowScalar row_data(const Tensor& tensor) {
 
 inline RowScalar row_scalars(const char* op, const char* name, double value, const OptionalTensor& per_row,
                              const Tensor& like) {
-  if (!per_row) return {nullptr, false, value};
+  if (!per_row) {
+    if (!std::isfinite(float(value))) fail(op, name, " must be a finite number, got ", value);
+    return {nullptr, false, value};
+  }
   check_rows(op, name, *per_row, like.size(0));
   check_same_device(op, name, *per_row, like);
   return row_data(*per_row);
@@ -102,15 +118,13 @@ void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, d
   check_out(op, out);
   const Process kind = process_named(op, process);
   check_pairs(op, "size", kind, out);
+  const Dtype dtype = element_type(op, "dtype", out.scalar_type());
+  const Seed source = seed_of(op, seed, seed_tensor, offset, t);
+  if (empty(rows)) return;
   const Tensor times = packed(t);
-  KacNoiseArgs args{out.mutable_data_ptr(),
-                    row_data(times),
-                    rows,
-                    element_type(op, "dtype", out.scalar_type()),
-                    kind,
-                    a,
-                    c,
-                    seed_of(op, seed, seed_tensor, offset, t)};
+  check_apart(op, "out", out, "t", times);
+  check_apart(op, "out", out, "seed", seed_tensor);
+  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c, source};
   Device(op, out).run(&CpuKernels::kac_noise, kac_noise_cuda, args, kNoiseChunk,
                       "t must be finite and >= 0, with a*t <= 1e9");
 }
@@ -119,10 +133,15 @@ template <class Device>
 Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, double a, double c, int64_t seed,
                  OptionalTensor seed_tensor, int64_t offset, ScalarType dtype) {
   check_rows("kac_noise", "t", t, -1);
-  for (int64_t extent : size)
-    if (extent < 0) fail("kac_noise", "size must hold numbers >= 0, got ", extent);
+  element_type("kac_noise", "dtype", dtype);
   std::vector<int64_t> shape = {t.size(0)};
-  shape.insert(shape.end(), size.begin(), size.end());
+  int64_t elements = t.size(0);
+  for (int64_t extent : size) {
+    if (extent < 0) fail("kac_noise", "size must hold numbers >= 0, got ", extent);
+    if (__builtin_mul_overflow(elements, extent, &elements) || elements > INT64_MAX / 8)
+      fail("kac_noise", "size must make fewer than 2^60 elements, got ", extent, " in it");
+    shape.push_back(extent);
+  }
   Tensor out = torch::stable::new_empty(t, shape, dtype);
   kac_noise_out<Device>(t, out, process, a, c, seed, seed_tensor, offset);
   return out;
@@ -140,22 +159,19 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string pr
   check_out(op, v);
   const Process kind = process_named(op, process);
   check_pairs(op, "k", kind, k);
+  const Dtype dtype = element_type(op, "k", k.scalar_type());
+  if (empty(rows)) return;
   const Tensor displacements = packed(k), times = packed(t);
-  KacVelocityArgs args{displacements.const_data_ptr(),
-                       v.mutable_data_ptr(),
-                       row_data(times),
-                       rows,
-                       element_type(op, "k", k.scalar_type()),
-                       kind,
-                       a,
-                       c};
+  check_apart(op, "out", v, "t", times);
+  check_apart(op, "out", v, "k", displacements, true);
+  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c};
   Device(op, v).run(&CpuKernels::kac_velocity, kac_velocity_cuda, args, kNoiseChunk,
                     "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
 
 template <class Device>
 Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c) {
-  Tensor v = torch::stable::new_empty(k, k.sizes());
+  Tensor v = new_like("kac_velocity", "k", k);
   kac_velocity_out<Device>(k, t, v, process, a, c);
   return v;
 }
@@ -177,20 +193,31 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::
   const Process kind = process_named(op, process);
   check_pairs(op, "x0", kind, x0);
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
+  const Dtype dtype = element_type(op, "x0", x0.scalar_type());
+  const FSchedule f_schedule = f_named(op, f);
+  const GSchedule g_schedule = g_named(op, g);
+  const Seed source = seed_of(op, seed, seed_tensor, offset, x0);
+  if (empty(rows)) return;
   const Tensor data = packed(x0), times = packed(t);
+  check_apart(op, "out[0]", x_t, "out[1]", u);
+  for (const auto& [name, out] : {std::pair("out[0]", x_t), std::pair("out[1]", u)}) {
+    check_apart(op, name, out, "t", times);
+    check_apart(op, name, out, "seed", seed_tensor);
+    check_apart(op, name, out, "x0", data, true);
+  }
   KacPairArgs args{data.const_data_ptr(),
                    x_t.mutable_data_ptr(),
                    u.mutable_data_ptr(),
                    row_data(times),
                    rows,
-                   element_type(op, "x0", x0.scalar_type()),
+                   dtype,
                    kind,
                    a,
                    c,
-                   f_named(op, f),
-                   g_named(op, g),
+                   f_schedule,
+                   g_schedule,
                    kappa,
-                   seed_of(op, seed, seed_tensor, offset, x0)};
+                   source};
   Device(op, x_t).run(&CpuKernels::kac_pair, kac_pair_cuda, args, kNoiseChunk,
                       "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
@@ -199,7 +226,7 @@ template <class Device>
 std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, std::string process, double a, double c, std::string f,
                                     std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor,
                                     int64_t offset) {
-  Tensor x_t = torch::stable::new_empty(x0, x0.sizes()), u = torch::stable::new_empty(x0, x0.sizes());
+  Tensor x_t = new_like("kac_pair", "x0", x0), u = new_like("kac_pair", "x0", x0);
   kac_pair_out<Device>(x0, t, x_t, u, process, a, c, f, g, kappa, seed, seed_tensor, offset);
   return {x_t, u};
 }
@@ -218,18 +245,22 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
   check_like(op, "u_uncond", u_uncond, u_cond);
   const Process kind = process_named(op, process);
   if (max_speed) check_pairs(op, "u_cond", kind, u_cond);
+  const Dtype dtype = element_type(op, "u_cond", u_cond.scalar_type());
+  const double limit = speed_limit(op, max_speed);
+  row_scalars(op, "w", w, w_rows, u_cond);  // before it is copied
+  Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
+  if (empty(rows)) return out;
   const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
   const OptionalTensor weights = packed(w_rows);
-  Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
   GuidedVelocityArgs args{cond.const_data_ptr(),
                           uncond.const_data_ptr(),
                           out.mutable_data_ptr(),
                           row_scalars(op, "w", w, weights, u_cond),
                           rows,
-                          element_type(op, "u_cond", u_cond.scalar_type()),
+                          dtype,
                           kind,
-                          speed_limit(op, max_speed)};
-  Device(op, out).run(&CpuKernels::guided_velocity, guided_velocity_cuda, args, kNoiseChunk, "");
+                          limit};
+  Device(op, out).run(&CpuKernels::guided_velocity, guided_velocity_cuda, args, kNoiseChunk, "w must be finite");
   return out;
 }
 
@@ -250,9 +281,25 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
   if (u_prev && !h_prev_rows && !(h_prev != 0)) fail(op, "h_prev must be the length of the step before, got ", h_prev);
   const Process kind = process_named(op, process);
   if (max_speed) check_pairs(op, "x", kind, x);
+  const Dtype dtype = element_type(op, "x", x.scalar_type());
+  const double limit = speed_limit(op, max_speed);
+  row_scalars(op, "w", w, w_rows, x);  // before they are copied
+  row_scalars(op, "h", h, h_rows, x);
+  row_scalars(op, "h_prev", h_prev, h_prev_rows, x);
+  if (empty(rows)) return;
   const Tensor start = packed(x), cond = packed(u_cond);
   const OptionalTensor uncond = packed(u_uncond), prev = packed(u_prev);
   const OptionalTensor ws = packed(w_rows), hs = packed(h_rows), h_prevs = packed(h_prev_rows);
+  check_apart(op, "out[0]", x_next, "out[1]", u);
+  for (const auto& [name, out] : {std::pair("out[0]", x_next), std::pair("out[1]", u)}) {
+    check_apart(op, name, out, "x", start, true);
+    check_apart(op, name, out, "u_cond", cond, true);
+    check_apart(op, name, out, "u_uncond", uncond, true);
+    check_apart(op, name, out, "u_prev", prev, true);
+    check_apart(op, name, out, "w", ws);
+    check_apart(op, name, out, "h", hs);
+    check_apart(op, name, out, "h_prev", h_prevs);
+  }
   GuidedStepArgs args{start.const_data_ptr(),
                       cond.const_data_ptr(),
                       uncond ? uncond->const_data_ptr() : nullptr,
@@ -263,10 +310,12 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
                       row_scalars(op, "h", h, hs, x),
                       row_scalars(op, "h_prev", h_prev, h_prevs, x),
                       rows,
-                      element_type(op, "x", x.scalar_type()),
+                      dtype,
                       kind,
-                      speed_limit(op, max_speed)};
-  Device(op, x_next).run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk, "h_prev must not be 0");
+                      limit};
+  Device(op, x_next)
+      .run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk,
+           "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
 }
 
 template <class Device>
@@ -274,7 +323,7 @@ std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u
                                        double w, double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
                                        OptionalTensor h_prev_rows, std::optional<double> max_speed,
                                        std::string process) {
-  Tensor x_next = torch::stable::new_empty(x, x.sizes()), u = torch::stable::new_empty(x, x.sizes());
+  Tensor x_next = new_like("guided_step", "x", x), u = new_like("guided_step", "x", x);
   guided_step_out<Device>(x, u_cond, u_uncond, u_prev, x_next, u, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed,
                           process);
   return {x_next, u};
@@ -290,13 +339,20 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   check_like(op, "x_end", x_end, x);
   check_rows(op, "delta", delta, rows.count);
   check_same_device(op, "delta", delta, x);
-  if (rows.count * rows.width == 0) fail(op, "x must not be empty (the mean over no elements), got ", described(x));
+  if (empty(rows)) fail(op, "x must not be empty (the mean over no elements), got ", described(x));
   if (grad_u.scalar_type() != ScalarType::Float || !same_shape(grad_u, x))
     fail(op, "out must be float32 of the shape of x, got ", described(grad_u), " for x ", described(x));
   check_same_device(op, "out", grad_u, x);
   check_out(op, grad_u);
+  const Dtype dtype = element_type(op, "x", x.scalar_type());
+  row_scalars(op, "weight", 1, weight, x);  // before it is copied
   const Tensor from = packed(x), velocity = packed(u), to = packed(x_end), deltas = packed(delta);
   const OptionalTensor weights = packed(weight);
+  check_apart(op, "out", grad_u, "x", from, true);
+  check_apart(op, "out", grad_u, "u", velocity, true);
+  check_apart(op, "out", grad_u, "x_end", to, true);
+  check_apart(op, "out", grad_u, "delta", deltas);
+  check_apart(op, "out", grad_u, "weight", weights);
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
   const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
@@ -307,10 +363,11 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
                         row_data(deltas),
                         row_scalars(op, "weight", 1, weights, x),
                         rows,
-                        element_type(op, "x", x.scalar_type()),
+                        dtype,
                         static_cast<double*>(partial_sums.mutable_data_ptr()),
                         static_cast<float*>(loss.mutable_data_ptr())};
-  Device(op, x).run(&CpuKernels::endpoint_loss, endpoint_loss_cuda, args, kLossChunk, "delta must not be 0");
+  Device(op, x).run(&CpuKernels::endpoint_loss, endpoint_loss_cuda, args, kLossChunk,
+                    "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself
     double sum = 0;
     for (int64_t i = 0; i < chunks; ++i) sum += args.partial_sums[i];
@@ -321,7 +378,7 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
 
 template <class Device>
 std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
-  Tensor grad_u = torch::stable::new_empty(x, x.sizes(), ScalarType::Float);
+  Tensor grad_u = new_like("endpoint_loss", "x", x, ScalarType::Float);
   return {endpoint_loss_out<Device>(x, u, x_end, delta, weight, grad_u), grad_u};
 }
 

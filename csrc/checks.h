@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -42,6 +43,10 @@ inline const char* dtype_name(ScalarType type) {
       return "uint8";
     case ScalarType::Bool:
       return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
     default:
       return "another dtype";
   }
@@ -58,12 +63,24 @@ inline std::string described(const Tensor& tensor) {
 }
 
 inline void check_positive(const char* op, const char* name, double value) {
-  if (!(value > 0 && value <= 1e30)) fail(op, name, " must be a positive number, got ", value);
+  if (!(value > 0)) fail(op, name, " must be a positive number, got ", value);
+  if (!(value <= 1e20)) fail(op, name, " must be at most 1e20, got ", value);  // c lambda must fit in float32
 }
 
 inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
   if (tensor.is_cuda() != like.is_cuda() || tensor.get_device_index() != like.get_device_index())
     fail(op, name, " must be on the device of the other tensors");
+}
+
+// Any strides are allowed and copied where needed, but a view such as torch.zeros(1).expand(2**33) costs nothing to
+// make and its copy would take all memory.
+inline void check_copyable(const char* op, const char* name, const Tensor& tensor) {
+  if (tensor.numel() <= int64_t(1) << 31 || tensor.is_contiguous()) return;
+  double span = 1;
+  for (int64_t i = 0; i < tensor.dim(); ++i) span += double(tensor.size(i) - 1) * double(tensor.stride(i));
+  if (span < double(tensor.numel()))
+    fail(op, name, " must not be a view of more than 2^31 elements that share memory (expand), got ", described(tensor),
+         "; pass ", name, ".contiguous() if its copy is wanted");
 }
 
 // One row scalar for each of the B rows.
@@ -77,6 +94,7 @@ inline void check_rows(const char* op, const char* name, const Tensor& tensor, i
       wanted << "B,";
     fail(op, name, " must be float32 or float64 (", wanted.str(), "), got ", described(tensor));
   }
+  check_copyable(op, name, tensor);
 }
 
 inline bool same_shape(const Tensor& a, const Tensor& b) {
@@ -90,10 +108,33 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
   if (!same_shape(tensor, like) || tensor.scalar_type() != like.scalar_type())
     fail(op, name, " must be ", described(like), " like the other tensors, got ", described(tensor));
   check_same_device(op, name, tensor, like);
+  check_copyable(op, name, tensor);
 }
 
 inline void check_out(const char* op, const Tensor& out) {
   if (!out.is_contiguous()) fail(op, "out must be contiguous, got a strided ", described(out));
+}
+
+struct Bytes {
+  uintptr_t begin, end;
+};
+inline Bytes bytes_of(const Tensor& contiguous) {
+  const auto begin = reinterpret_cast<uintptr_t>(contiguous.const_data_ptr());
+  return {begin, begin + uintptr_t(contiguous.numel()) * contiguous.element_size()};
+}
+
+// What a kernel reads must not be overwritten before: `read` (as packed, so a strided view was copied already) must not
+// share memory with `out`. `in_place`: it may be the very same elements, which are read before they are written.
+inline void check_apart(const char* op, const char* out_name, const Tensor& out, const char* name, const Tensor& read,
+                        bool in_place = false) {
+  const Bytes to = bytes_of(out), from = bytes_of(read);
+  if (from.begin == from.end || to.begin >= from.end || from.begin >= to.end) return;
+  if (in_place && to.begin == from.begin && to.end == from.end) return;
+  fail(op, out_name, " must not overlap ", name, " in memory", in_place ? ", unless it is all of it" : "");
+}
+inline void check_apart(const char* op, const char* out_name, const Tensor& out, const char* name,
+                        const std::optional<Tensor>& read, bool in_place = false) {
+  if (read) check_apart(op, out_name, out, name, *read, in_place);
 }
 
 }  // namespace distillkac

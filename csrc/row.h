@@ -22,7 +22,8 @@ DK_INLINE LightCone light_cone(double t, double c) {
   cone.exact = c * t;
   cone.radius = float(cone.exact);
   // 2^-e for a radius in [2^e, 2^(e+1)), by its exponent bits: frexp and ldexp would cost more than the rest of a row.
-  const uint32_t exponent = cone.radius > 0x1p-100f ? bit_cast<uint32_t>(cone.radius) >> 23 : 126u;
+  // At least 1: smaller radii (subnormal, 0) are scaled by 2^126 and stay below 1.
+  const uint32_t of_radius = bit_cast<uint32_t>(cone.radius) >> 23, exponent = of_radius > 1u ? of_radius : 1u;
   cone.scale = bit_cast<float>((254u - exponent) << 23);
   cone.unscale = bit_cast<float>(exponent << 23);
   cone.scaled = cone.radius * cone.scale;

@@ -35,6 +35,23 @@ def _no_cuda(*args, **kwargs):
     )
 
 
+def _one_device(op, **arguments):
+    """A meta or fake tensor beside a real one would leave the result without values."""
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    first, *rest = tensors
+    for name in rest:
+        if tensors[name].device != tensors[first].device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of {first}, {tensors[first].device}, got {tensors[name].device}"
+            )
+
+
+def _batched(op, name, x):
+    if x.dim() < 1:
+        raise ValueError(f"{op}: {name} must have a batch dimension, (B, ...), got shape ()")
+    return x
+
+
 def _contiguous_like(x):
     return x.new_empty(x.shape)
 
@@ -44,34 +61,50 @@ def _register_fakes():
 
     @fake("distillkac::kac_noise")
     def _(t, size, process, a, c, seed, seed_tensor, offset, dtype):
-        return t.new_empty((t.shape[0], *size), dtype=dtype)
+        _one_device("kac_noise", t=t, seed=seed_tensor)
+        return t.new_empty((_batched("kac_noise", "t", t).shape[0], *size), dtype=dtype)
 
     @fake("distillkac::kac_velocity")
     def _(k, t, process, a, c):
-        return _contiguous_like(k)
+        _one_device("kac_velocity", k=k, t=t)
+        return _contiguous_like(_batched("kac_velocity", "k", k))
 
     @fake("distillkac::kac_pair")
     def _(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset):
-        return _contiguous_like(x0), _contiguous_like(x0)
+        _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
+        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
 
     @fake("distillkac::guided_velocity")
     def _(u_cond, u_uncond, w, w_rows, max_speed, process):
-        return _contiguous_like(u_cond)
+        _one_device("guided_velocity", u_cond=u_cond, u_uncond=u_uncond, w=w_rows)
+        return _contiguous_like(_batched("guided_velocity", "u_cond", u_cond))
 
     @fake("distillkac::guided_step")
-    def _(x, *rest):
-        return _contiguous_like(x), _contiguous_like(x)
+    def _(x, u_cond, u_uncond, u_prev, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process):
+        states = {"x": x, "u_cond": u_cond, "u_uncond": u_uncond, "u_prev": u_prev}
+        _one_device("guided_step", **states, w=w_rows, h=h_rows, h_prev=h_prev_rows)
+        return _contiguous_like(_batched("guided_step", "x", x)), _contiguous_like(x)
 
     @fake("distillkac::endpoint_loss")
     def _(x, u, x_end, delta, weight):
+        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight)
+        _batched("endpoint_loss", "x", x)
         return x.new_empty((), dtype=torch.float32), x.new_empty(x.shape, dtype=torch.float32)
 
     @fake("distillkac::endpoint_loss.out")
     def _(x, u, x_end, delta, weight, grad_u):
+        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight, out=grad_u)
         return x.new_empty((), dtype=torch.float32)
 
+    def fills_out(name):
+        op = name.removesuffix(".out")
+
+        @fake(f"distillkac::{name}")
+        def _(*arguments):
+            _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
+
     for name in OUT_NAMES[:-1]:
-        fake(f"distillkac::{name}")(lambda *args: None)
+        fills_out(name)
 
 
 def _rows(value, tensor, like):

@@ -8,6 +8,7 @@ the first array argument comes from, and `out=` arrays are filled. No gradients.
 """
 
 import functools
+import inspect
 import sys
 
 import numpy as np
@@ -16,24 +17,31 @@ import torch
 from distillkac import ops
 
 
-def _to_torch(value):
+def _to_torch(op, name, value):
     if isinstance(value, tuple):
-        return tuple(_to_torch(item) for item in value)
-    if isinstance(value, torch.Tensor) or not hasattr(value, "__dlpack__") or np.isscalar(value):
+        return tuple(_to_torch(op, name, item) for item in value)
+    if isinstance(value, torch.Tensor) or not _is_array(value):
         return value
-    if isinstance(value, np.ndarray):
+    try:
+        if not isinstance(value, np.ndarray):
+            return torch.from_dlpack(value)
         # Read-only memory is copied, because a tensor could write to it; so are negative strides, which torch has not.
         plain = value.flags.writeable and all(stride >= 0 for stride in value.strides)
+        if name == "out" and not plain:
+            raise ValueError("an array to be filled must be writeable and have no negative strides")
         return torch.from_numpy(value if plain else value.copy())
-    return torch.from_dlpack(value)
+    except (TypeError, ValueError, BufferError) as error:
+        raise ValueError(f"{op}: {name} cannot be used as a tensor: {error}") from None
 
 
-def _from_torch(result, like):
+def _from_torch(op, result, like):
     if isinstance(result, tuple):
-        return tuple(_from_torch(item, like) for item in result)
+        return tuple(_from_torch(op, item, like) for item in result)
     if isinstance(like, torch.Tensor):
         return result
     if isinstance(like, np.ndarray):
+        if result.dtype == torch.bfloat16:
+            raise ValueError(f"{op}: dtype must be float32 or float16 for NumPy, which has no bfloat16")
         return result.numpy()
     library = sys.modules[type(like).__module__.partition(".")[0]]
     return library.from_dlpack(result)
@@ -44,18 +52,19 @@ def _is_array(value) -> bool:
 
 
 def _for_arrays(op):
+    name, signature = op.__name__, inspect.signature(op)
+
     @functools.wraps(op, assigned=("__name__", "__doc__", "__qualname__"))
     def wrapped(*args, **kwargs):
-        given = [value for value in (*args, *kwargs.values()) if _is_array(value)]
+        arguments = signature.bind(*args, **kwargs).arguments
+        given = [value for value in arguments.values() if _is_array(value)]
         if not given:
-            raise ValueError(
-                f"{op.__name__}: needs at least one array (NumPy, CuPy, or another with __dlpack__), got none"
-            )
+            raise ValueError(f"{name}: needs at least one array (NumPy, CuPy, or another with __dlpack__), got none")
         with torch.no_grad():
-            result = op(*(_to_torch(v) for v in args), **{name: _to_torch(v) for name, v in kwargs.items()})
-        if kwargs.get("out") is not None and op.__name__ != "endpoint_loss":
-            return kwargs["out"]
-        return _from_torch(result, given[0])
+            result = op(**{key: _to_torch(name, key, value) for key, value in arguments.items()})
+        if arguments.get("out") is not None and op is not ops.endpoint_loss:
+            return arguments["out"]
+        return _from_torch(name, result, given[0])
 
     return wrapped
 

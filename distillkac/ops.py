@@ -4,7 +4,9 @@ Common to all:
 - the first dimension is the batch, one time (weight, step) per row; t: (B,) float32 or float64.
 - elements are float32, or bfloat16/float16 in and out with float32 arithmetic inside. Any strides; results are contiguous.
 - `process`: "telegraph" (every coordinate alone) or "planar" (neighbouring elements of the last axis in pairs, W even).
-- a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time]; a * t <= 1e9.
+- a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time], both <= 1e20; a * t <= 1e9 and c * t <= 1e30.
+- finite elements up to 1e18 give finite results wherever these fit in float32 (float16); NaN stays NaN.
+- results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
 - a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a
   check would wait for the device, rows with t < 0 or NaN come back as NaN.
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the
@@ -14,6 +16,7 @@ Common to all:
 
 import torch
 
+from distillkac import _op_arguments as given
 from distillkac import _op_rules
 from distillkac._kernels import native as _native
 
@@ -30,13 +33,20 @@ def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32,
     Returns (B, *size), |K| <= c*t (per pair for planar); `out`, a contiguous (B, *size) tensor, is filled if given.
     Not differentiable.
     """
-    _fixed(kac_noise, t=t)
-    seed, seed_tensor = _seed("kac_noise", seed)
+    op = "kac_noise"
+    given.fixed_rows(op, t=t)
+    given.names(op, process=process)
+    size, offset = given.extents(op, size), given.integer(op, "offset", offset)
+    a, c = given.number(op, "a", a), given.number(op, "c", c)
+    seed, seed_tensor = given.seed_of(op, seed)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{op}: dtype must be a torch.dtype, got {given.shown(dtype)}")
     if out is not None:
-        _may_be_written("kac_noise", out)
-        _wants_shape("kac_noise", out, (t.shape[0], *size))
+        given.outputs(op, out)
+        if t.dim() == 1 and tuple(out.shape) != (t.shape[0], *size):
+            raise ValueError(f"{op}: out must have shape {(t.shape[0], *size)}, got {tuple(out.shape)}")
         _lib.kac_noise.out(t, out, process, a, c, seed, seed_tensor, offset)
-        return _written(out)
+        return given.written(out)
     return _lib.kac_noise.default(t, size, process, a, c, seed, seed_tensor, offset, dtype)
 
 
@@ -49,11 +59,15 @@ def kac_velocity(k, t, process, a, c, out=None):
     |k| = float32(c*t), which the sampler gives to particles that never turned, counts as on the light cone: there v = c.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
-    _fixed(kac_velocity, t=t)
+    op = "kac_velocity"
+    given.tensors(op, k=k)
+    given.fixed_rows(op, t=t)
+    given.names(op, process=process)
+    a, c = given.number(op, "a", a), given.number(op, "c", c)
     if out is not None:
-        _may_be_written("kac_velocity", out)
+        given.outputs(op, out)
         _lib.kac_velocity.out(k, t, out, process, a, c)
-        return _written(out)
+        return given.written(out)
     return _lib.kac_velocity.default(k, t, process, a, c)
 
 
@@ -65,12 +79,17 @@ def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed: Seed = 0, offse
     Returns (x_t, u), both like x0; `out` = (x_t, u), contiguous, are filled if given (then without autograd).
     |u| <= |f'| |x0| + g' c. Differentiable in x0.
     """
-    _fixed(kac_pair, t=t)
-    seed, seed_tensor = _seed("kac_pair", seed)
+    op = "kac_pair"
+    given.tensors(op, x0=x0)
+    given.fixed_rows(op, t=t)
+    given.names(op, process=process, f=f, g=g)
+    a, c, kappa = given.number(op, "a", a), given.number(op, "c", c), given.number(op, "kappa", kappa)
+    offset = given.integer(op, "offset", offset)
+    seed, seed_tensor = given.seed_of(op, seed)
     if out is not None:
-        _may_be_written("kac_pair", *out)
+        given.outputs(op, out, 2)
         _lib.kac_pair.out(x0, t, *out, process, a, c, f, g, kappa, seed, seed_tensor, offset)
-        return _written(out)
+        return given.written(out)
     return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
 
 
@@ -81,7 +100,11 @@ def guided_velocity(u_cond, u_uncond, w, max_speed=None, process="telegraph"):
     max_speed: >= 0, bounds each coordinate (telegraph) or the length of each pair (planar).
     Returns u like u_cond. Differentiable in u_cond, u_uncond and w.
     """
-    w, w_rows = _row_scalar(w, u_cond)
+    op = "guided_velocity"
+    given.tensors(op, u_cond=u_cond, u_uncond=u_uncond)
+    given.names(op, process=process)
+    max_speed = None if max_speed is None else given.number(op, "max_speed", max_speed)
+    w, w_rows = given.row_scalar(op, "w", w, u_cond)
     return _lib.guided_velocity.default(u_cond, u_uncond, w, w_rows, max_speed, process)
 
 
@@ -93,13 +116,20 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     Returns (x_next, u). `out` = (x_next, u), contiguous; out=(x, u_prev) works in place (then without autograd).
     Differentiable in x, u_cond, u_uncond, u_prev and w.
     """
-    (w, w_rows), (h, h_rows), (h_prev, h_prev_rows) = (_row_scalar(v, x) for v in (w, h, h_prev))
-    _fixed(guided_step, h=h_rows, h_prev=h_prev_rows)
+    op = "guided_step"
+    given.tensors(op, x=x, u_cond=u_cond)
+    given.tensors(op, **{name: u for name, u in (("u_uncond", u_uncond), ("u_prev", u_prev)) if u is not None})
+    given.names(op, process=process)
+    max_speed = None if max_speed is None else given.number(op, "max_speed", max_speed)
+    w, w_rows = given.row_scalar(op, "w", w, x, optional=u_uncond is None)
+    h, h_rows = given.row_scalar(op, "h", h, x)
+    h_prev, h_prev_rows = given.row_scalar(op, "h_prev", h_prev, x, optional=True)
+    given.fixed_rows(op, **{name: v for name, v in (("h", h_rows), ("h_prev", h_prev_rows)) if v is not None})
     rows = (w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process)
     if out is not None:
-        _may_be_written("guided_step", *out)
+        given.outputs(op, out, 2)
         _lib.guided_step.out(x, u_cond, u_uncond, u_prev, *out, *rows)
-        return _written(out)
+        return given.written(out)
     return _lib.guided_step.default(x, u_cond, u_uncond, u_prev, *rows)
 
 
@@ -107,66 +137,17 @@ def endpoint_loss(x, u, x_end, delta, weight=None, out=None):
     """Endpoint distillation loss, mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D) (docs/method.md, eq. 12).
 
     x, u, x_end: (B, ...) with D elements a row; one Euler step of length delta (B,) from x should reach x_end. weight: (B,).
+    Squares are taken in float32: residuals beyond 1e18 make the loss infinite.
     Returns a float32 scalar, the same for any number of threads. The gradient is made in the same pass: `out`, a contiguous
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
-    _fixed(endpoint_loss, delta=delta, weight=weight)
+    op = "endpoint_loss"
+    given.tensors(op, x=x, u=u, x_end=x_end)
+    given.fixed_rows(op, delta=delta, **({} if weight is None else {"weight": weight}))
     if out is not None:
-        _may_be_written("endpoint_loss", out)
+        given.outputs(op, out)
         loss = _lib.endpoint_loss.out(x, u, x_end, delta, weight, out)
-        _written(out)
+        given.written(out)
         return loss
     return _lib.endpoint_loss.default(x, u, x_end, delta, weight)[0]
-
-
-def _seed(op, seed: Seed):
-    """(int, tensor or None) as the kernels take it."""
-    if isinstance(seed, torch.Tensor):
-        return 0, seed
-    if isinstance(seed, torch.Generator):
-        return int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device)), None
-    if isinstance(seed, float) or seed is None:
-        raise ValueError(f"{op}: seed must be an int, an int64 tensor or a torch.Generator, got {seed!r}")
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"{op}: seed must fit in 64 bits with sign, got {seed}")
-    return seed, None
-
-
-def _row_scalar(value, like):
-    """(float, tensor or None) as the kernels take it; a tensor of one element serves every row."""
-    if not isinstance(value, torch.Tensor):
-        return float(0.0 if value is None else value), None
-    if value.dim() == 0:
-        value = value.expand(like.shape[0])
-    return 0.0, value
-
-
-def _fixed(op, **arguments):
-    """Arguments without a gradient: asking for one is a mistake that would otherwise go unnoticed."""
-    for name, value in arguments.items():
-        if value is None:
-            continue
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{op.__name__}: {name} must be a tensor (B,), one value a row, got {value!r}")
-        if value.requires_grad:
-            raise ValueError(f"{op.__name__}: {name} is not differentiable here; pass {name}.detach()")
-
-
-def _may_be_written(op, *out):
-    if len(out) == 2 and out[0] is out[1]:
-        raise ValueError(f"{op}: out must be two different tensors, got the same one twice")
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in out):
-        raise ValueError(f"{op}: out must not require grad (out= has no autograd); pass out.detach()")
-
-
-def _written(out):
-    """Tells autograd that `out` was overwritten, so that a backward pass which needs the old values fails loudly."""
-    if not torch.compiler.is_compiling():  # there the schema's mutation marks serve
-        torch.autograd.graph.increment_version(out)
-    return out
-
-
-def _wants_shape(op, out, shape):
-    if tuple(out.shape) != tuple(shape):
-        raise ValueError(f"{op}: out must have shape {tuple(shape)}, got {tuple(out.shape)}")

@@ -146,18 +146,19 @@ def test_the_launch_syntax_is_translated():
 
 
 def run_sanitized(library, *selection):
-    asan = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    sanitizers = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
     options = "detect_leaks=0:detect_stack_use_after_return=0"
-    environment = os.environ | {SANITIZED: str(library), "LD_PRELOAD": asan, "ASAN_OPTIONS": options}
+    environment = os.environ | {SANITIZED: str(library), "LD_PRELOAD": ":".join(sanitizers), "ASAN_OPTIONS": options}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", __file__, "-k", " or ".join(selection)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
 @pytest.mark.skipif(SANITIZED in os.environ, reason="this is the sanitized run")
 def test_no_access_outside_the_arrays(tmp_path):
-    """The tests above under AddressSanitizer; a store without its bounds check must be found by it."""
+    """The tests above under AddressSanitizer and UndefinedBehaviorSanitizer; a store without its bounds check is found."""
     clean = run_sanitized(build(tmp_path / "clean", sanitize=True), "noise_has", "velocity", "pair", "step", "loss")
     assert clean.returncode == 0, clean.stdout[-3000:] + clean.stderr[-3000:]
     assert "passed" in clean.stdout

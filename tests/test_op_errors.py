@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from distillkac import ops
+from distillkac import ops, reference
 
 T, X = torch.ones(3), torch.zeros(3, 8)
 NAN = float("nan")
@@ -45,7 +45,42 @@ WRONG = [
         for call in (noise, velocity, pair)
         for a in (0.0, -1.0, NAN)
     ],
-    *[(call, {"c": c}, "c must be a positive number, got") for call in (noise, velocity, pair) for c in (-2.0, 1e31)],
+    *[(call, {"c": -2.0}, "c must be a positive number, got -2") for call in (noise, velocity, pair)],
+    *[(call, {"c": 1e21}, "c must be at most 1e20, got 1e+21") for call in (noise, velocity, pair)],
+    *[(call, {"a": "9"}, "a must be a number, got '9' (str)") for call in (noise, velocity, pair)],
+    *[(call, {"t": None}, "t must be a tensor (B,), one value a row, got None") for call in (noise, velocity, pair)],
+    *[(call, {"process": 3}, "process must be a string, got 3 (int)") for call in (noise, velocity, pair, guide, step)],
+    *[(call, {"offset": 1.5}, "offset must be an int, got 1.5 (float)") for call in (noise, pair)],
+    *[(call, {"seed": True}, "seed must be an int, got True") for call in (noise, pair)],
+    *[(call, {"w": w}, "w must be a finite number, got") for call in (guide, step) for w in (NAN, 1e39)],
+    *[(call, {"w": torch.full((3,), NAN)}, "w") for call in (guide, step)],
+    *[(call, {"w": "1"}, "w must be a number or a tensor (B,), got '1' (str)") for call in (guide, step)],
+    (guide, {"max_speed": "1"}, "max_speed must be a number, got '1' (str)"),
+    (step, {"h": None}, "h must be a number or a tensor (B,), got None"),
+    (
+        step,
+        {"h": 1e30, "h_prev": 1e-30},
+        "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite",
+    ),
+    (
+        loss,
+        {"delta": torch.full((3,), NAN)},
+        "delta must not be 0, and delta, weight and weight / delta^2 must be finite",
+    ),
+    (loss, {"weight": torch.full((3,), float("inf"))}, "weight / delta^2 must be finite"),
+    (noise, {"size": 8}, "size must be a tuple, the shape of one row such as (3, 32, 32), got 8 (int)"),
+    (noise, {"size": (2**40, 2**40)}, "size must make fewer than 2^60 elements"),
+    (noise, {"dtype": "float32"}, "dtype must be a torch.dtype, got 'float32' (str)"),
+    (velocity, {"k": X.to_sparse()}, "k must be a dense strided tensor, got layout torch.sparse_coo"),
+    (velocity, {"k": X.to("meta")}, "t must be on the device of k, meta, got cpu"),
+    (velocity, {"t": T.to("meta")}, "t must be on the device of k, cpu, got meta"),
+    (
+        velocity,
+        {"k": torch.zeros(1).expand(2**31 + 1, 8), "t": torch.zeros(1).expand(2**31 + 1)},
+        "more than 2^31 elements",
+    ),
+    (pair, {"x0": None}, "x0 must be a tensor (B, ...), got None"),
+    (pair, {"out": X}, "out must be a tuple of 2 tensors, got a tensor of shape (3, 8), torch.float32"),
     *[
         (call, {"process": "x"}, "process must be 'telegraph' or 'planar', got 'x'")
         for call in (noise, velocity, pair, guide)
@@ -185,3 +220,40 @@ def test_mistakes_in_python_arguments_name_the_op():
     leaf = torch.zeros(2, 4, requires_grad=True)
     with pytest.raises(ValueError, match="kac_noise: out must not require grad"):
         ops.kac_noise(t, (4,), "telegraph", 9.0, 3.0, 1, out=leaf)
+
+
+@pytest.mark.parametrize("shift", [1, 5])
+def test_out_that_shares_a_part_of_an_argument_is_refused(shift):
+    """The kernel would overwrite what it has yet to read; the same memory as a whole is in place, and copies are fine."""
+    memory = torch.zeros(3 * 8 + shift)
+    x, out = memory[:-shift].view(3, 8), memory[shift:].view(3, 8)
+    for call, changes in (
+        (velocity, {"k": x, "out": out}),
+        (pair, {"x0": x, "out": (out, X.clone())}),
+        (pair, {"out": (x, out)}),
+        (step, {"u_prev": x, "out": (X.clone(), out)}),
+        (loss, {"u": x, "out": out}),
+    ):
+        with pytest.raises(ValueError, match=f"^{NAMES[call]}: out.* must not overlap .* in memory"):
+            call(**changes)
+    square = torch.rand(8, 8)
+    t = torch.ones(8)
+    wanted = velocity(k=square.T.contiguous(), t=t)
+    assert torch.equal(velocity(k=square.T, t=t, out=square), wanted)  # a strided argument was copied before
+
+
+@pytest.mark.parametrize("process", ["telegraph", "planar"])
+def test_any_unit_of_time_and_space(process):
+    """Velocities at a t = 4 (1e9 too) in units from 1e-20 to 1e20, and at t = 0: no overflow inside."""
+    xi = torch.linspace(-0.6, 0.6, 8, dtype=torch.float64)
+    for a in (1e-20, 1e-9, 1.0, 1e9, 1e20):
+        for c in (1e-20, 1e-3, 1.0, 300.0, 1e20):
+            for lam in (1e-12, 4.0, 0.99e9):
+                t = torch.tensor([lam / a], dtype=torch.float64)
+                if not 1e-37 < c * t.item() < 1e30:
+                    continue
+                k = (xi * c * t.item()).float()[None]
+                got, truth = ops.kac_velocity(k, t, process, a, c), reference.kac_velocity(k, t, process, a, c)
+                assert ((got - truth).abs() <= 1e-6 * truth.abs() + 1e-37).all(), (a, c, lam)
+            zero = ops.kac_velocity(torch.zeros(1, 8), torch.zeros(1), process, a, c)
+            assert (zero.double().abs() <= c * (1 + 1e-6)).all()

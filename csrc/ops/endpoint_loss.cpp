@@ -38,7 +38,7 @@ bool endpoint_loss_cpu(const EndpointLossArgs& args, int64_t begin, int64_t end)
   for (int64_t unit = begin; unit < end; ++unit) {
     const Chunk chunk = chunk_of(args.rows, kLossChunk, unit);
     const LossRow row = loss_row(args, chunk.row);
-    if (!(row.delta != 0)) return false;
+    if (!row.is_finite()) return false;
     with_dtype(args.dtype,
                [&](auto element) { args.partial_sums[unit] = loss_chunk<decltype(element)>(args, row, chunk); });
   }

@@ -1,6 +1,8 @@
 // Endpoint loss of one element (docs/method.md, eq. 12): residual r = (x - x_end) - delta u,
 //   loss = mean_b weight_b / (delta_b^2 D) sum_i r^2,   d loss / d u = -2 weight_b r / (delta_b D B).
 #pragma once
+#include <cmath>
+
 #include "../simd.h"
 
 DK_NAMESPACE_BEGIN
@@ -8,6 +10,9 @@ DK_NAMESPACE_BEGIN
 struct LossRow {
   float delta, grad_scale;
   double loss_scale;
+
+  // False too for delta = 0.
+  bool is_finite() const { return std::isfinite(delta) && std::isfinite(grad_scale) && std::isfinite(loss_scale); }
 };
 
 DK_INLINE LossRow loss_row(const EndpointLossArgs& args, int64_t row) {

@@ -7,12 +7,15 @@ DK_NAMESPACE_BEGIN
 
 struct StepRow {
   float w, c_now, c_prev;  // x_next = x - c_now u + c_prev u_prev
+
+  // False too for h_prev = 0.
+  bool is_finite() const { return std::isfinite(w) && std::isfinite(c_now) && std::isfinite(c_prev); }
 };
 
 DK_INLINE StepRow step_row(const GuidedStepArgs& args, int64_t row) {
   const double h = row_scalar(args.h, row);
   const double r = args.u_prev ? h / (2 * row_scalar(args.h_prev, row)) : 0;
-  return {float(row_scalar(args.w, row)), float(h * (1 + r)), float(h * r)};
+  return {args.u_uncond ? float(row_scalar(args.w, row)) : 0.f, float(h * (1 + r)), float(h * r)};
 }
 
 template <class V>

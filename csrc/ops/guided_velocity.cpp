@@ -10,6 +10,7 @@ bool guided_velocity_cpu(const GuidedVelocityArgs& args, int64_t begin, int64_t 
   for (int64_t unit = begin; unit < end; ++unit) {
     const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
     const float w = float(row_scalar(args.w, chunk.row));
+    if (!std::isfinite(w)) return false;
     with_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);
       const int64_t start = chunk.row * args.rows.width;

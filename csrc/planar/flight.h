@@ -77,7 +77,8 @@ DK_INLINE void planar_velocity(const PlanarVelocityRow& row, typename V::F x, ty
   const F s2 = (rest - small2) + ((V::splat(row.square_rest) - error) + lost);
   const F inside = V::splat(row.cone.scaled) + V::sqrt(V::max(s2, zero));
   // On the circle, and a rounding outside it, |v| = c.
-  const F divisor = V::max(V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)), V::splat(0x1p-126f));
+  // The least is for a radius of 0; c / divisor must not overflow.
+  const F divisor = V::max(V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)), V::splat(0x1p-60f));
   const F factor = V::splat(row.c) / divisor;
   vx = factor * xs, vy = factor * ys;
 }

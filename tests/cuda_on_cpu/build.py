@@ -21,7 +21,10 @@ def translate(source: str) -> str:
 
 
 def build(folder: Path, sanitize: bool = False, mutate=lambda name, text: text) -> Path:
-    """folder: where to work. sanitize: with AddressSanitizer. mutate(name, text): plants bugs, to test the tests."""
+    """folder: where to work. sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer.
+
+    mutate(name, text): plants bugs, to test the tests.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "quantile_table.inc"
     embed, binary = CSRC / "tools" / "embed_table.py", CSRC / "telegraph" / "quantile_table.bin"
@@ -45,7 +48,7 @@ def build(folder: Path, sanitize: bool = False, mutate=lambda name, text: text) 
         f"-I{folder / 'csrc'}",
     ]
     if sanitize:
-        flags.append("-fsanitize=address")
+        flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
     def compile_one(source: Path) -> str:
         target = folder / (source.name + ".o")

@@ -7,13 +7,12 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests import standalone
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 BUDGET = HERE / "budget.json"
 ROWS = {"rows of 3072": (32, 3072), "rows of 64": (512, 64), "rows of 1": (2048, 1)}
 CASES = [
@@ -45,43 +44,9 @@ def compiler() -> str:
     )
 
 
-def flags() -> list[str]:
-    """The flags of the AVX2 kernels, as CMakeLists.txt has them."""
-    cmake = (ROOT / "CMakeLists.txt").read_text()
-    return [
-        flag
-        for name in ("KERNEL_FLAGS", "FLAGS_avx2")
-        for flag in re.search(rf"set\({name} ([^)]*)\)", cmake)[1].split()
-    ]
-
-
 def build(folder: Path, mutate=lambda name, text: text) -> Path:
     """The driver, linked with the kernels. mutate(name, text): plants a slow-down, to test the test."""
-    for path in (p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cpp")):
-        copy = folder / "csrc" / path.relative_to(ROOT / "csrc")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(mutate(path.name, path.read_text()))
-    table = ROOT / "csrc" / "telegraph" / "quantile_table.bin"
-    embed = [
-        sys.executable,
-        str(ROOT / "csrc" / "tools" / "embed_table.py"),
-        str(table),
-        str(folder / "quantile_table.inc"),
-    ]
-    subprocess.run(embed, check=True)
-    csrc = folder / "csrc"
-    sources = [*sorted((csrc / "ops").glob("*.cpp")), csrc / "telegraph" / "quantile_table.cpp", HERE / "driver.cpp"]
-
-    def compile_one(source):
-        target = folder / (source.stem + ".o")
-        command = ["g++", "-std=gnu++20", "-g", *flags(), "-DDISTILLKAC_ARCH=avx2", "-w", f"-I{folder}", f"-I{csrc}"]
-        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
-        return str(target)
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, sources))
-    subprocess.run(["g++", *objects, "-o", str(folder / "driver")], check=True)
-    return folder / "driver"
+    return standalone.build(folder, HERE / "driver.cpp", ["avx2"], mutate=mutate)
 
 
 def count(driver: Path, op: str, process: str, rows: str) -> float:

@@ -1,0 +1,51 @@
+"""Builds programs from the CPU kernels without torch, for callgrind and the sanitizers."""
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def kernel_flags(level: str) -> list[str]:
+    """The flags of the kernels of one SIMD level, as CMakeLists.txt has them."""
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    names = ("KERNEL_FLAGS", f"FLAGS_{level}") if level != "portable" else ("KERNEL_FLAGS",)
+    return [flag for name in names for flag in re.search(rf"set\({name} ([^)]*)\)", cmake)[1].split()]
+
+
+def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text: text) -> Path:
+    """The program of `driver`, linked with the kernels of `levels`. A second build compiles what has changed.
+
+    flags: further ones, which win over those of the kernels. mutate(name, text): plants a bug, to test the tests.
+    """
+    csrc, changed = folder / "csrc", {driver} if not (folder / "driver").exists() else set()
+    for path in (p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cpp")):
+        copy = csrc / path.relative_to(ROOT / "csrc")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = mutate(path.name, path.read_text())
+        if not copy.exists() or copy.read_text() != text:
+            copy.write_text(text)
+            changed.add(copy)
+    embed = [ROOT / "csrc/tools/embed_table.py", ROOT / "csrc/telegraph/quantile_table.bin"]
+    subprocess.run([sys.executable, *map(str, embed), str(folder / "quantile_table.inc")], check=True)
+    jobs = [(source, level) for level in levels for source in sorted((csrc / "ops").glob("*.cpp"))]
+    jobs += [(csrc / "telegraph" / "quantile_table.cpp", levels[0]), (driver, levels[0])]
+    every = any(path.suffix == ".h" for path in changed)
+
+    def compile_one(job):
+        source, level = job
+        target = folder / f"{source.stem}.{level}.o"
+        if target.exists() and not every and source not in changed:
+            return str(target)
+        command = ["g++", "-std=gnu++20", "-g", *kernel_flags(level), *flags, f"-DDISTILLKAC_ARCH={level}", "-w"]
+        subprocess.run([*command, f"-I{folder}", f"-I{csrc}", "-c", str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, jobs))
+    program = folder / "driver"
+    subprocess.run(["g++", *flags, *objects, "-pthread", "-o", str(program)], check=True)
+    return program
