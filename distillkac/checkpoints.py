@@ -56,10 +56,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(
-                f"{path}: cannot be written ({error.strerror or error}); what was there is kept. Make room or choose "
-                "another folder"
-            ) from error
+            raise _unwritable(path, error) from error
         raise
     # The rename itself lives in the folder; some file systems cannot fsync a folder and need not.
     with contextlib.suppress(OSError):
@@ -68,6 +65,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
 
 
 def clean(folder: Path) -> None:
@@ -281,11 +283,14 @@ class MetricsLog:
 
     def append(self, values: dict, durable: bool = False) -> None:
         """durable: wait until it is on the disk. Before a checkpoint, whose lines are not written again on resume."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(values) + "\n")
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     @staticmethod
     def read(folder: Path) -> list[dict]:
