@@ -6,16 +6,23 @@
     state/training.pt    the whole checkpoint in one file: weights, average, optimizer, step; what --resume reads
     metrics.jsonl        one JSON object a line
 
+    .lock                held by the process that trains (run_lock.py)
+    failure/             the state before a step whose loss was not finite (divergence.py)
+
 Every file is written under a temporary name, fsynced and renamed. A checkpoint is one file, so weights and optimizer
-of different steps never mix.
+of different steps never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file
+and the entry.
 """
 
 import contextlib
 import difflib
+import hashlib
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,18 +32,31 @@ CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
 
 
+FORMAT = 2
+"""Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests."""
+MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
+
+
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces the file at `path` by `content`: after a crash it holds the old bytes or the new ones, never a mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces the file at `path` by `content`: after a crash it holds the old bytes or the new ones, never a mix.
+
+    Raises OSError saying that what was there is kept: no space, read-only, no permission.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
         raise
     # The rename itself lives in the folder; some file systems cannot fsync a folder and need not.
     with contextlib.suppress(OSError):
@@ -45,6 +65,18 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
+
+
+def clean(folder: Path) -> None:
+    """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
+    for place in (folder, folder / STATE.parent, folder / "samples"):
+        for left in place.glob(".*.tmp"):
+            left.unlink()
 
 
 def write_json(path: Path, value) -> None:
@@ -59,12 +91,15 @@ def as_json(value):
 def read_json(path: Path):
     """Raises ValueError naming the file if it is missing or no JSON."""
     try:
+        _check_file(path)
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_JSON}")
         return json.loads(path.read_text())
     except FileNotFoundError:
         near = _similar_runs(path.parent)
         meant = f"did you mean {near}?" if near else "train one with --run"
         raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; {meant}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from None
 
 
@@ -75,44 +110,167 @@ def _similar_runs(folder: Path) -> str:
     return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names)])
 
 
+def check_format(path: Path, found) -> None:
+    """Raises ValueError if the file at `path`, of format `found`, is of a later version than this."""
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{path}: format must be a whole number of at least 1, got {found!r}")
+    if found > FORMAT:
+        raise ValueError(
+            f"{path}: has format {found}, of a later version of distillkac; this one reads formats 1 to {FORMAT}. Update it"
+        )
+
+
 def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_updates: int) -> None:
-    """Writes the checkpoint of `step`. model, ema: state dicts of tensors; optimizer: its state dict."""
+    """Writes the checkpoint of `step`. model, ema: state dicts of tensors; optimizer: its state dict.
+
+    Raises FloatingPointError, and writes nothing, if a weight is not finite: such a checkpoint would be of no use.
+    """
     model, ema = ({k: v.detach().cpu().contiguous() for k, v in weights.items()} for weights in (model, ema))
+    for name, value in [*model.items(), *ema.items()]:
+        if not _finite(value):
+            raise FloatingPointError(f"{folder}: {name} is not finite at step {step}; the last checkpoint is kept")
     buffer = io.BytesIO()
-    state = {"step": step, "model": model, "ema": ema, "optimizer": optimizer, "ema_updates": ema_updates}
-    torch.save(state, buffer)
-    # The state first: should we die before the exports, --resume goes on from here and writes them again.
+    state = {"format": FORMAT, "step": step, "model": model, "ema": ema}
+    torch.save(state | {"optimizer": optimizer, "ema_updates": ema_updates}, buffer)
+    # The state first: should we die before the exports, --resume writes them again.
     write_atomic(folder / STATE, buffer.getvalue())
-    metadata = {"format": "pt", "step": str(step)}
-    write_atomic(folder / MODEL, to_safetensors(model, metadata))
-    write_atomic(folder / EMA, to_safetensors(ema, metadata))
+    export(folder, step, model, ema)
+
+
+def export(folder: Path, step: int, model: dict, ema: dict) -> None:
+    """Writes model.safetensors and ema.safetensors, with their step and the digest of their content."""
+    for name, weights in ((MODEL, model), (EMA, ema)):
+        metadata = {"format": "pt", "step": str(step), "digest": _digest(step, weights)}
+        write_atomic(folder / name, to_safetensors(weights, metadata))
+
+
+def exported(folder: Path, step: int) -> bool:
+    """Whether both exports are whole and of this step."""
+    try:
+        return all(load_weights(folder, name)[1] == step for name in (MODEL, EMA))
+    except ValueError:
+        return False
 
 
 def load_state(folder: Path) -> dict | None:
     """The dict that `save` wrote, tensors on the CPU; None if there is no checkpoint yet.
 
-    Loaded with weights_only: the file cannot run code. Raises ValueError if it is damaged.
+    Loaded with weights_only: the file cannot run code. Raises ValueError if it is damaged, of a later version, or holds
+    values that are not finite.
     """
     path = folder / STATE
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_file(path)
+        with open(path, "rb") as file:
+            _check_archive(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a checkpoint of distillkac, or damaged ({reason})") from None
+    _check_state(path, state)
+    return state
 
 
-def load_weights(folder: Path, name: str = EMA) -> tuple[dict, int]:
-    """(state dict, step) of an exported file, the moving average by default. Raises ValueError naming the file."""
+def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor] | None = None) -> tuple[dict, int]:
+    """(state dict, step) of an exported file, the moving average by default.
+
+    expected: a state dict that it must fit, of meta tensors, say. Raises ValueError naming the file and the entry.
+    """
     path = folder / name
     if not path.exists():
         raise ValueError(f"{folder} has no {name} yet: the run has not saved a checkpoint; train it first")
     try:
+        _check_file(path)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, int((file.metadata() or {}).get("step", 0))  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+            metadata = file.metadata() or {}
+            weights, step = {key: file.get_tensor(key) for key in file.keys()}, int(metadata.get("step", 0))  # noqa: SIM118
+        if "digest" in metadata and metadata["digest"] != _digest(step, weights):
+            raise ValueError("its digest is another than when it was written")
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
+    if expected is not None:
+        check_fit(path, weights, expected)
+    _check_tensors(path, weights)
+    return weights, step
+
+
+def check_fit(path: Path, weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError naming an entry that is missing, unknown or of another shape or dtype than in `expected`."""
+
+    def told(value):
+        return "nothing" if value is None else f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+
+    for name in [*expected, *weights]:
+        found, wanted = told(weights.get(name)), told(expected.get(name))
+        if found != wanted:
+            raise ValueError(
+                f"{path}: does not fit the network of {CONFIG}: {name} should be {wanted}, and the file has {found}"
+            )
+
+
+def _check_file(path: Path) -> None:
+    """A device or a pipe would be read for ever. Links are followed: caches of downloaded models are made of them."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """torch.load does not look at the checksums that torch.save writes, nor at the sizes that entries claim."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+            raise ValueError("its entries are larger than the file")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its entry {damaged} is wrong")
+
+
+def _check_state(path: Path, state) -> None:
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not a checkpoint of distillkac, or damaged (it holds no dict)")
+    check_format(path, state.get("format", 1))
+    for name in ("step", "ema_updates"):
+        if type(state.get(name)) is not int or not 0 <= state[name] < 2**62:
+            raise ValueError(f"{path}: {name} must be a whole number of at least 0, got {state.get(name)!r}")
+    for name in ("model", "ema", "optimizer"):
+        if not isinstance(state.get(name), dict):
+            raise ValueError(f"{path}: {name} must be a dict, got {type(state.get(name)).__name__}")
+    moments = state["optimizer"].get("state")
+    if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
+        raise ValueError(f"{path}: optimizer holds no state of AdamW")
+    for part in ("model", "ema"):
+        _check_tensors(path, state[part], f"{part}.")
+    for number, values in moments.items():
+        _check_tensors(path, values, f"optimizer.state.{number}.")
+
+
+def _check_tensors(path: Path, values: dict, prefix: str = "") -> None:
+    for name, value in values.items():
+        if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"{path}: {prefix}{name} must be a dense tensor, got {type(value).__name__}")
+        # Strides of 0 would let a file of a few bytes ask for any amount of memory.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {prefix}{name} has shape {tuple(value.shape)} but fewer values than that")
+        if not _finite(value):
+            raise ValueError(
+                f"{path}: {prefix}{name} holds values that are not finite: damaged, or of a run that diverged"
+            )
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def _digest(step: int, weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(str(step).encode(), digest_size=16)
+    for name in sorted(weights):
+        value = weights[name].contiguous()
+        digest.update(f"\0{name}\0{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class MetricsLog:
@@ -123,15 +281,22 @@ class MetricsLog:
         kept = [line for line in self.read(folder) if line["step"] <= step] if step else []
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def append(self, values: dict) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
+    def append(self, values: dict, durable: bool = False) -> None:
+        """durable: wait until it is on the disk. Before a checkpoint, whose lines are not written again on resume."""
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(values) + "\n")
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     @staticmethod
     def read(folder: Path) -> list[dict]:
-        """The lines so far; a last line cut short by a crash is left out."""
+        """The lines so far; what is no line of ours is left out, such as a last line cut short by a crash."""
         path, lines = folder / METRICS, []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
-        return lines
+        return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

@@ -13,6 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from distillkac import checkpoints, plots
 from distillkac.config import OptimConfig, RunConfig, load_config, save_config
+from distillkac.run_lock import run_lock
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate
 from distillkac.training import Fit, Objective, Trainer
 
@@ -90,11 +91,9 @@ def fit_run(
 ) -> Fit:
     """Saves the config, trains to config.steps, draws curves and samples. The one way teachers and students are made.
 
-    With `resume` a checkpoint in the folder is continued; without, it is an error (ValueError).
+    With `resume` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
+    that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
     """
-    check_new_or_resumed(folder, config, resume)
-    if accelerator.is_main_process:
-        save_config(folder, config)
 
     def draw(average: torch.nn.Module, step: int) -> None:
         plots.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
@@ -104,9 +103,19 @@ def fit_run(
             images = generate(run, class_labels(config, config.preview), sampler).images
             plots.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
 
-    fit = Trainer(
-        network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, draw
-    ).fit()
+    with run_lock(folder, accelerator):
+        check_new_or_resumed(folder, config, resume)
+        trainer = Trainer(
+            network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, draw
+        )
+        if accelerator.is_main_process:
+            checkpoints.clean(folder)
+            save_config(folder, config)
+        fit = trainer.fit()
+    # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
+    # stages; accelerate keeps a list of them besides.
+    del trainer
+    accelerator.free_memory()
     if accelerator.is_main_process and not fit.finished:
         print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
     return fit

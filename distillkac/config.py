@@ -1,6 +1,8 @@
 """What a run is: frozen dataclasses that are the command line (tyro), config.json and the arguments of the code."""
 
 import dataclasses
+import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from distillkac import checkpoints, processes
 from distillkac.data import DataConfig
 from distillkac.data.latents import LatentSpace
 from distillkac.networks import NetworkConfig
+
+MAX_SIZE = 2**16  # of an image: larger ones are a mistake or an attack on the memory
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class OptimConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be positive and finite, got {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "workers"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
@@ -108,8 +112,17 @@ class StudentConfig:
     """Guidance weight folded in."""
     w_max: float | None = None
     """If set, w is an input of the student, trained on [0, w_max]."""
-    method: str = "endpoint"
-    """What it was made by: endpoint, reconstruction or inverse."""
+    method: Literal["endpoint", "reconstruction", "inverse"] = "endpoint"
+    """What it was made by."""
+
+    def __post_init__(self):
+        for name in ("teacher_steps", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"student.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.rho < math.inf:
+            raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
+        if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
+            raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
 
 
 @dataclass(frozen=True)
@@ -144,34 +157,65 @@ class RunConfig:
             raise ValueError(f"label_drop must lie in [0, 1), got {self.label_drop}")
         if self.preview < 0:
             raise ValueError(f"preview is a number of images, at least 0, got {self.preview}")
+        if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
+            raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
-    checkpoints.write_json(folder / checkpoints.CONFIG, dataclasses.asdict(config))
+    content = {"format": checkpoints.FORMAT, **dataclasses.asdict(config)}
+    checkpoints.write_json(folder / checkpoints.CONFIG, content)
 
 
 def load_config(folder: Path) -> RunConfig:
-    """The config of a run folder. Raises ValueError if it is missing, damaged or of another version."""
+    """The config of a run folder. Raises ValueError naming file and field if it is missing, damaged or of a later version."""
     path = folder / checkpoints.CONFIG
+    content = checkpoints.read_json(path)
     try:
-        return _build(RunConfig, checkpoints.read_json(path))
+        if not isinstance(content, dict):
+            raise TypeError(f"expected an object, got {content!r:.80}")
+        checkpoints.check_format(path, content.pop("format", 1))
+        return _build(RunConfig, content, "")
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def _build(kind, value):
-    """JSON back into dataclasses and tuples, following the annotations."""
+def _build(kind, value, where: str):
+    """JSON back into dataclasses and tuples, following the annotations. Raises TypeError naming the field."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        choices = [choice for choice in typing.get_args(kind) if choice is not type(None)]
-        return None if value is None else _build(choices[0], value)
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(choices[0], value, where)
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object for {kind.__name__}, got {value!r}")
-        hints = typing.get_type_hints(kind, include_extras=True)
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise TypeError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-    return tuple(value) if isinstance(value, list) else value
+        return _build_fields(kind, value, where)
+    if origin is tuple:
+        kinds = choices[:1] * len(value) if choices[-1] is ... and isinstance(value, list) else choices
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise TypeError(f"{where} must be a list{'' if ... in kinds else f' of {len(kinds)}'}, got {value!r:.80}")
+        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is Literal:
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise TypeError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r:.80}")
+        return value
+    if kind is float and type(value) in (int, float):
+        if not abs(value) < sys.float_info.max:  # so are NaN and infinity, which Python's JSON has
+            raise TypeError(f"{where} must be finite, got {value!r:.80}")
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def _build_fields(kind, value, where: str):
+    if not isinstance(value, dict):
+        raise TypeError(f"{where} must be an object, got {value!r:.80}")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    unknown = set(value) - set(hints)
+    if unknown:
+        raise TypeError(f"{where or kind.__name__} has no field {', '.join(sorted(unknown)):.80}")
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    if needed - set(value):
+        raise TypeError(f"{where} lacks {', '.join(sorted(needed - set(value)))}")
+    return kind(**{name: _build(hints[name], item, f"{where}.{name}".lstrip(".")) for name, item in value.items()})

@@ -124,6 +124,12 @@ def _zero(layer: nn.Module) -> None:
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
+    for name, low, high in (("channels", 1, 2**16), ("layers", 1, 2**10), ("head_dim", 1, 2**16), ("patch", 1, 2**16)):
+        value = getattr(config, name)
+        if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"network.{name} must lie in [{low}, {high}], got {value}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"network.dropout must lie in [0, 1), got {config.dropout}")
     if config.backbone == "dit":
         _check_dit(config, shape)
     else:
@@ -131,10 +137,10 @@ def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
 
 
 def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
-    if len(config.channels) != 1 or config.channels[0] % config.head_dim or config.layers < 1 or config.patch < 1:
+    if len(config.channels) != 1 or config.channels[0] % config.head_dim:
         raise ValueError(
-            "network.backbone dit takes one number as network.channels, its width, a multiple of network.head_dim, and "
-            f"layers and patch of at least 1, got {config.channels}, {config.head_dim}, {config.layers}, {config.patch}"
+            "network.backbone dit takes one number as network.channels, its width, a multiple of network.head_dim, got "
+            f"{config.channels} and {config.head_dim}"
         )
     if shape[1] != shape[2] or shape[1] % config.patch:
         raise ValueError(
@@ -148,8 +154,6 @@ def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
 def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
     if not config.channels or any(width % 8 or width < 8 for width in config.channels):
         raise ValueError(f"network.channels must be multiples of 8, got {config.channels}")
-    if config.layers < 1:
-        raise ValueError(f"network.layers must be at least 1, got {config.layers}")
     factor = 2 ** (len(config.channels) - 1)
     if shape[1] % factor or shape[2] % factor:
         raise ValueError(

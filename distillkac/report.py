@@ -86,6 +86,8 @@ def _evaluation(run: Path) -> str:
 def _pictures(run: Path, title: str, paths: list[Path]) -> list[str]:
     figures = []
     for path in paths:
+        if not path.resolve().is_relative_to(run.resolve()):  # a link out of a downloaded folder, to be passed on by us
+            continue
         data = base64.b64encode(path.read_bytes()).decode()
         name = html.escape(str(path.relative_to(run)))
         figures.append(

@@ -4,7 +4,6 @@ Every random draw is a function of (seed, step, global sample index), see random
 ends with the same weights, on a CPU to the bit, as one that was not, and so does one on more processes up to rounding.
 """
 
-import contextlib
 import copy
 import math
 import time
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from distillkac import checkpoints, sharding
+from distillkac import checkpoints, divergence, resume, sharding
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.data import to_unit
 from distillkac.data.ahead import read_ahead
@@ -104,12 +103,11 @@ def build_network(config: RunConfig) -> VelocityNet:
 
 def load_network(folder: Path, config: RunConfig) -> VelocityNet:
     """The averaged network of a run folder, in eval mode. Raises ValueError if there is none or it does not fit."""
+    with torch.device("meta"):  # the file is checked before a network of what size so ever is made
+        expected = build_network(config).state_dict()
+    weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config)
-    weights, _ = checkpoints.load_weights(folder)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(f"{folder}: {checkpoints.EMA} does not fit the network of {checkpoints.CONFIG}") from None
+    network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
 
@@ -154,30 +152,34 @@ class Trainer:
         self.raw, self.followed = network, getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
         self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
-        state, sharded = checkpoints.load_state(folder), optim.shard and accelerator.num_processes > 1
-        with self._fitting():
-            if state is not None:
-                network.load_state_dict(state["model"])
-            network.to(accelerator.device).train()
-            if sharded:
-                sharding.shard(network, accelerator.num_processes, accelerator.device)
-            self.ema = EMA(self.followed, optim.ema)
-            groups = network.param_groups() if hasattr(network, "param_groups") else network.parameters()
-            optimizer = torch.optim.AdamW(
-                groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), weight_decay=optim.weight_decay, fused=True
-            )
-            if state is not None:
-                self.ema.load(state["ema"], state["ema_updates"])
-                optimizer.load_state_dict(sharding.optimizer_state_like(state["optimizer"], optimizer))
-        self.step = 0 if state is None else state["step"]
-        self.optimizer = accelerator.prepare(optimizer)
+        state = resume.checkpoint(folder, network, self.followed)
+        sharded = optim.shard and accelerator.num_processes > 1
+        # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
+        self.start = resume.start(network, self.followed) if state is None else None
+        network.to(accelerator.device).train()
+        if sharded:
+            sharding.shard(network, accelerator.num_processes, accelerator.device)
+        self.ema = EMA(self.followed, optim.ema)
+        self.optimizer = torch.optim.AdamW(
+            resume.parameter_groups(network),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            weight_decay=optim.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        if state is not None:
+            self._take_up(state)
+            if accelerator.is_main_process and not checkpoints.exported(folder, self.step):
+                checkpoints.export(folder, self.step, state["model"], state["ema"])
+        self.optimizer = accelerator.prepare(self.optimizer)
         # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself.
         self.network = accelerator.prepare_model(network, evaluation_mode=sharded)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
 
-        Raises FloatingPointError if the loss stops being finite.
+        Raises FloatingPointError if the loss or its gradient is not finite, see divergence.py.
         """
         main = self.accelerator.is_main_process
         log = checkpoints.MetricsLog(self.folder, self.step) if main and self.step < self.steps else None
@@ -185,49 +187,59 @@ class Trainer:
             total=self.steps, initial=self.step, desc=self.title, unit="step", disable=not main, dynamic_ncols=True
         )
         with StopSignal() as stop, torch.random.fork_rng(), bar:
-            batches, losses, since = self._batches(), [], time.perf_counter()
+            batches, updates, since = self.batches(), [], time.perf_counter()
             stopped = False
             while self.step < self.steps and not stopped:
-                loss, norm = self._step(batches)
-                losses.append(loss)
+                updates += self.advance(batches)
                 bar.update()
                 stopped = self._stopped(stop)
                 save = stopped or self.step == self.steps or self.step % self.optim.save_every == 0
                 # A checkpoint is always preceded by a report, whose check keeps a diverged state from being saved.
                 if save or self.step % self.optim.log_every == 0:
                     now = time.perf_counter()
-                    rate, since = len(losses) * self.optim.batch_size / (now - since), now
-                    self._report(torch.stack(losses), norm, rate, log, bar)
-                    losses = []
+                    rate, since = len(updates) // self.updates * self.optim.batch_size / (now - since), now
+                    self._report(updates, rate, log, bar, durable=save)
+                    updates = []
                 if save:
-                    self.save()
+                    self.save(self.folder)
+                    self.start = None
+                    if main and self.on_save is not None:
+                        self.on_save(self.averaged, self.step)
                     since = time.perf_counter()
         return Fit(self._average(), self.step, self.step >= self.steps)
+
+    def failed(self, updates: list[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
+        """Of each update whether its loss or gradient is not finite, on any process; all must call it."""
+        losses = torch.stack([loss for loss, _ in updates])
+        norms = torch.stack([sharding.local(norm) for _, norm in updates])
+        bad = ~(torch.isfinite(losses) & torch.isfinite(norms))
+        return [count > 0 for count in self.accelerator.reduce(bad.float(), "sum").tolist()]
+
+    def rewind(self) -> None:
+        """Back to the last checkpoint, or to the start if there is none."""
+        self._take_up(resume.checkpoint(self.folder, self.raw, self.followed) or self.start)
 
     def _average(self) -> nn.Module:
         self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
         return self.averaged.to(self.accelerator.device)
 
-    def save(self) -> None:
-        """Writes the checkpoint of the current step, on the main process; all must call it."""
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint of the current step into `folder`, on the main process; all must call it."""
         average = self._average()
         model, optimizer = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
         if self.accelerator.is_main_process:
-            checkpoints.save(self.folder, self.step, model, average.state_dict(), optimizer, self.ema.updates)
-            if self.on_save is not None:
-                self.on_save(average, self.step)
+            checkpoints.save(folder, self.step, model, average.state_dict(), optimizer, self.ema.updates)
 
-    def _step(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step: (mean loss of its last update, gradient norm before clipping) as tensors: no GPU waits here."""
+    def advance(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """One step: (loss, gradient norm before clipping) of each of its updates, as tensors: no GPU waits here."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.optim) * group.get("lr_scale", 1.0)
         # What is random inside the network (dropout) follows from the seed and the step as well.
         torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
-        for _ in range(self.updates):
-            loss, norm = self._update(batches)
+        updates = [self._update(batches) for _ in range(self.updates)]
         self.ema.update(self.followed)
         self.step += 1
-        return loss, norm
+        return updates
 
     def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         total, norm = 0.0, None
@@ -242,15 +254,22 @@ class Trainer:
             total = total + loss.detach() / self.optim.accumulate
         return total, norm
 
-    def _batches(self) -> Iterator[Batch]:
+    def indices(self, update: int) -> list[int]:
+        """Which data samples the given optimizer update meets, over all processes and micro-batches."""
+        size = self.optim.batch_size
+        return SampleOrder(len(self.dataset), self.seed)(update * size, (update + 1) * size).tolist()
+
+    def batches(self) -> Iterator[Batch]:
         """The batches of this process from the current step on; read ahead by optim.workers threads."""
         order, size = SampleOrder(len(self.dataset), self.seed), self.optim.batch_size
-        starts = [
-            (step, (self.accelerator.process_index * self.optim.accumulate + part) * self.rows)
-            for step in range(self.step * self.updates, self.steps * self.updates)
+        updates = range(self.step * self.updates, self.steps * self.updates)
+        rows = [
+            (self.accelerator.process_index * self.optim.accumulate + part) * self.rows
             for part in range(self.optim.accumulate)
         ]
-        indices = (order(step * size + row, step * size + row + self.rows).tolist() for step, row in starts)
+        # Drawn one by one: lists of all steps would grow with the run.
+        indices = (order(k * size + row, k * size + row + self.rows).tolist() for k in updates for row in rows)
+        places = ((k, row) for k in updates for row in rows)
         device = self.accelerator.device
 
         def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
@@ -259,38 +278,38 @@ class Trainer:
 
         workers = self.optim.workers
         workers = getattr(self.dataset, "readers", 0) if workers is None else workers
-        for (step, row), batch in zip(starts, read_ahead(read, indices, workers), strict=True):
+        for (step, row), batch in zip(places, read_ahead(read, indices, workers), strict=True):
             x0, y = (part.to(device, non_blocking=True) for part in batch)
             yield Batch(to_unit(x0), y, step, row, size)
 
-    def _report(self, losses, norm, rate, log, bar) -> None:
+    def _report(self, updates, rate, log, bar, durable) -> None:
+        """The log's line on the updates since the last one; raises FloatingPointError if one was not finite."""
+        failed = self.failed(updates)
+        if any(failed):
+            first = failed.index(True)
+            update = self.step * self.updates - len(failed) + first
+            raise divergence.recorded(self, update, *(sharding.local(value).item() for value in updates[first]))
+        losses = torch.stack([loss for loss, _ in updates[self.updates - 1 :: self.updates]])
         loss = self.accelerator.reduce(losses.mean(), "mean").item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{self.folder}: the loss is {loss} at step {self.step}; the last checkpoint is kept. Lower --optim.lr"
-            )
         if log is not None:
-            lr = learning_rate(self.step - 1, self.steps, self.optim)
             line = {
                 "loss": loss,
-                "lr": lr,
-                "grad_norm": sharding.whole(norm).item(),
+                "lr": learning_rate(self.step - 1, self.steps, self.optim),
+                "grad_norm": sharding.whole(updates[-1][1]).item(),
                 "samples_per_second": round(rate, 1),
             }
-            log.append({"step": self.step, **line})
+            log.append({"step": self.step, **line}, durable)
             self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
-    @contextlib.contextmanager
-    def _fitting(self):
-        """Around taking up a checkpoint: one sentence if it does not fit."""
-        try:
-            yield
-        except (IndexError, KeyError, RuntimeError, ValueError):
-            path = self.folder / checkpoints.STATE
-            if not path.exists():
-                raise
-            raise ValueError(f"{path}: does not fit the network of {checkpoints.CONFIG}") from None
+    def _take_up(self, state: dict) -> None:
+        mine = self.raw.state_dict()
+        self.raw.load_state_dict({name: sharding.like(value, mine[name]) for name, value in state["model"].items()})
+        self.ema.load(state["ema"], state["ema_updates"])
+        # Rates and decays are those of this run's options, not of the checkpoint.
+        moments = {"state": state["optimizer"]["state"], "param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(sharding.optimizer_state_like(moments, self.optimizer))
+        self.step = state["step"]
 
     def _stopped(self, stop: "StopSignal") -> bool:
         """Whether to stop now; on several processes all agree, else some would wait for the others for ever."""

@@ -64,8 +64,8 @@ def test_a_crash_within_a_write_leaves_the_previous_checkpoint(tmp_path, monkeyp
 
     def broken_open(path, mode="r"):
         nonlocal opened
-        opened += mode == "wb"
-        return Broken(path, mode) if mode == "wb" and opened == file_number + 1 else builtins.open(path, mode)
+        opened += mode == "xb"
+        return Broken(path, mode) if mode == "xb" and opened == file_number + 1 else builtins.open(path, mode)
 
     monkeypatch.setattr(checkpoints, "open", broken_open, raising=False)
     monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)

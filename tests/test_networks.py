@@ -86,7 +86,7 @@ def test_guidance_embedding_starts_without_effect():
     [
         (NetworkConfig(channels=(12,)), DIGITS, "multiples of 8, got"),
         (NetworkConfig(channels=()), DIGITS, "multiples of 8, got"),
-        (NetworkConfig(layers=0), DIGITS, "layers must be at least 1"),
+        (NetworkConfig(layers=0), DIGITS, "layers must lie in"),
         (NetworkConfig(), (1, 9, 9), "images of 9x9 cannot be halved 1 times"),
         (NetworkConfig(channels=(8, 8, 8), head_dim=8), (1, 8, 10), "multiple of 4"),
         (NetworkConfig(attention=(2,)), DIGITS, "level 2 does not exist in 2 levels"),

@@ -149,7 +149,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(tmp_path):
     job = trainer(tmp_path, run_config(optim=optim(log_every=2, save_every=4)))
     objective = job.objective
     job.objective = lambda network, batch: objective(network, batch) * (float("nan") if batch.step == 6 else 1.0)
-    with pytest.raises(FloatingPointError, match="loss is nan at step 8"):
+    with pytest.raises(FloatingPointError, match=r"loss is nan .* in step 7"):
         job.fit()
     state = checkpoints.load_state(tmp_path)
     assert state["step"] == 4

@@ -1,0 +1,52 @@
+"""One run at a time in a folder."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Holds FOLDER/.lock for the processes of one launch. Raises ValueError, in all of them, if another run holds it.
+
+    The lock is a POSIX record lock of the main process: the system releases it when that process ends, however it ends, and
+    processes that it forked do not inherit it. The file itself stays and means nothing. Over NFS the lock holds between
+    machines where the server keeps locks (NFSv4, or v3 with lockd); mounted with nolock or local_lock it holds on one machine
+    only. Threads of one process are not kept apart.
+    """
+    with contextlib.ExitStack() as held:
+        problem = [_take(folder, held) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise ValueError(problem[0])
+        yield
+
+
+def _take(folder: Path, held: contextlib.ExitStack) -> str | None:
+    """What is wrong, if the lock cannot be had."""
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror}); choose another folder"
+    held.callback(os.close, file)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if not isinstance(error, (BlockingIOError, PermissionError)):
+            return f"{path} cannot be locked ({error.strerror}); choose a folder on a file system with locks"
+        owner = os.read(file, 20).decode(errors="replace").strip()
+        return f"another run is training in {folder} (process {owner}); stop it, wait for it, or choose another folder"
+    with contextlib.suppress(OSError):  # only told to people
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return None
