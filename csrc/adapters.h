@@ -112,8 +112,8 @@ void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, d
   constexpr const char* op = "kac_noise";
   const Rows rows = rows_of(op, "out", out);
   check_rows(op, "t", t, rows.count);
-  check_positive(op, "a", a);
-  check_positive(op, "c", c);
+  check_positive(op, "a", a, 1e30);
+  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
   check_same_device(op, "out", out, t);
   check_out(op, out);
   const Process kind = process_named(op, process);
@@ -153,8 +153,8 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string pr
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, k);
-  check_positive(op, "a", a);
-  check_positive(op, "c", c);
+  check_positive(op, "a", a, 1e30);
+  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
   check_like(op, "out", v, k);
   check_out(op, v);
   const Process kind = process_named(op, process);
@@ -184,8 +184,8 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, x0);
-  check_positive(op, "a", a);
-  check_positive(op, "c", c);
+  check_positive(op, "a", a, 1e30);
+  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
   check_like(op, "out[0]", x_t, x0);
   check_like(op, "out[1]", u, x0);
   check_out(op, x_t);

@@ -62,9 +62,9 @@ inline std::string described(const Tensor& tensor) {
   return text.str();
 }
 
-inline void check_positive(const char* op, const char* name, double value) {
+inline void check_positive(const char* op, const char* name, double value, double most) {
   if (!(value > 0)) fail(op, name, " must be a positive number, got ", value);
-  if (!(value <= 1e20)) fail(op, name, " must be at most 1e20, got ", value);  // c lambda must fit in float32
+  if (!(value <= most)) fail(op, name, " must be at most ", most, ", got ", value);
 }
 
 inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {

@@ -4,7 +4,7 @@ Common to all:
 - the first dimension is the batch, one time (weight, step) per row; t: (B,) float32 or float64.
 - elements are float32, or bfloat16/float16 in and out with float32 arithmetic inside. Any strides; results are contiguous.
 - `process`: "telegraph" (every coordinate alone) or "planar" (neighbouring elements of the last axis in pairs, W even).
-- a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time], both <= 1e20; a * t <= 1e9 and c * t <= 1e30.
+- a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time], a <= 1e30, c <= 1e20; a * t <= 1e9 and c * t <= 1e30.
 - finite elements up to 1e18 give finite results wherever these fit in float32 (float16); NaN stays NaN.
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
 - a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a

@@ -152,7 +152,7 @@ def test_two_processes_share_the_rows_of_one(tmp_path, monkeypatch, kind):
         job = trainer(tmp_path / f"{processes}-{index}", made, data=data)
         job.rows = made.optim.batch_size // processes
         job.accelerator = SimpleNamespace(process_index=index, num_processes=processes, device=torch.device("cpu"))
-        met[processes, index] = list(job._batches())
+        met[processes, index] = list(job.batches())
     for whole, first, second in zip(met[1, 0], met[2, 0], met[2, 1], strict=True):
         assert torch.equal(torch.cat([first.x0, second.x0]), whole.x0)
         assert torch.equal(torch.cat([first.y, second.y]), whole.y)

@@ -46,7 +46,7 @@ WRONG = [
         for a in (0.0, -1.0, NAN)
     ],
     *[(call, {"c": -2.0}, "c must be a positive number, got -2") for call in (noise, velocity, pair)],
-    *[(call, {"c": 1e21}, "c must be at most 1e20, got 1e+21") for call in (noise, velocity, pair)],
+    *[(call, {"c": 1e21}, "c must be at most 1e+20, got 1e+21") for call in (noise, velocity, pair)],
     *[(call, {"a": "9"}, "a must be a number, got '9' (str)") for call in (noise, velocity, pair)],
     *[(call, {"t": None}, "t must be a tensor (B,), one value a row, got None") for call in (noise, velocity, pair)],
     *[(call, {"process": 3}, "process must be a string, got 3 (int)") for call in (noise, velocity, pair, guide, step)],

@@ -62,7 +62,7 @@ class Buffer {
   std::unique_ptr<char[]> memory_;
 };
 
-// Numbers in (-.5, .5), rounded towards zero to the dtype.
+// Numbers in (-.5, .5), rounded towards zero to the dtype; the mantissas of such, in float16.
 Buffer numbers(int64_t count, Dtype dtype, uint32_t seed) {
   Buffer buffer(size_t(count) * bytes_of(dtype), bytes_of(dtype));
   for (int64_t i = 0; i < count; ++i) {
@@ -74,7 +74,7 @@ Buffer numbers(int64_t count, Dtype dtype, uint32_t seed) {
       continue;
     }
     uint16_t half = uint16_t(bits >> 16);
-    if (dtype == Dtype::kFloat16) half = uint16_t((bits >> 16 & 0x8000u) | 0x3000u | (bits >> 13 & 0xfffu));
+    if (dtype == Dtype::kFloat16) half = uint16_t((bits >> 16 & 0x8000u) | 0x3400u | (bits >> 13 & 0x3ffu));
     std::memcpy(buffer.data() + 2 * i, &half, 2);
   }
   return buffer;
