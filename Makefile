@@ -27,6 +27,7 @@ demo: .venv/built
 
 compare: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)
+	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.* runs/compare/frechet.png runs/compare/samples.png docs/comparison)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built

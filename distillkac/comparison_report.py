@@ -15,6 +15,9 @@ from distillkac.checkpoints import write_atomic
 from distillkac.comparison import Plan
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
+HEAD = "# Processes and methods compared\n\nWritten by `python -m distillkac.compare`.\n\n"
+METHODS = "\nMethods on "  # begins the tables after the first
+PICTURES = "\n![Fréchet distance against evaluations](frechet.png)\n\n![Samples from the same seeds](samples.png)\n"
 SAMPLE_COLUMNS = 20
 COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b")
 
@@ -28,9 +31,9 @@ def summary(rows: list[dict], key: str) -> tuple[float, float | None] | None:
 
 
 def write(out: Path, plan: Plan, rows: list[dict]) -> str:
-    """Writes every file of the report and returns the Markdown."""
+    """Writes every file of the report and returns the Markdown of its tables."""
     text = markdown(plan, rows)
-    write_atomic(out / "comparison.md", text.encode())
+    write_atomic(out / "comparison.md", f"{HEAD}{text}{PICTURES}".encode())
     write_atomic(out / "comparison.csv", _csv(rows).encode())
     plots.save_figure(_figure(plan, rows), out / "frechet.png")
     save_sample_sheet(out, plan)
@@ -38,12 +41,12 @@ def write(out: Path, plan: Plan, rows: list[dict]) -> str:
 
 
 def into_readme(path: Path, text: str) -> None:
-    """Replaces what stands between the two markers. Raises ValueError without them."""
+    """Puts the first table, over all processes, between the two markers. Raises ValueError without them."""
     content = path.read_text()
     if BEGIN not in content or END not in content:
         raise ValueError(f"{path} has no place for the result; put the lines {BEGIN} and {END} into it")
     before, _, rest = content.partition(BEGIN)
-    write_atomic(path, f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}".encode())
+    write_atomic(path, f"{before}{BEGIN}\n{text.partition(METHODS)[0]}{END}{rest.partition(END)[2]}".encode())
 
 
 def markdown(plan: Plan, rows: list[dict]) -> str:
@@ -64,7 +67,7 @@ def markdown(plan: Plan, rows: list[dict]) -> str:
     for setting in plan.settings:
         methods = plan.methods(setting)
         if len(methods) > len(plan.everywhere):
-            lines += ["", f"Methods on {setting.title}:", ""]
+            lines += ["", f"{METHODS.lstrip()}{setting.title}:", ""]
             lines += ["| method | steps | NFE | Fréchet | accuracy | diversity | images/s | MFLOP an image |"]
             lines += ["|---" * 8 + "|", *_method_lines(rows, setting, [m for m in methods if m.config.w == 0])]
         if guided := [m for m in methods if m.config.w > 0]:

@@ -118,13 +118,19 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     """
     op = "guided_step"
     given.tensors(op, x=x, u_cond=u_cond)
-    given.tensors(op, **{name: u for name, u in (("u_uncond", u_uncond), ("u_prev", u_prev)) if u is not None})
+    if u_uncond is not None:
+        given.tensors(op, u_uncond=u_uncond)
+    if u_prev is not None:
+        given.tensors(op, u_prev=u_prev)
     given.names(op, process=process)
     max_speed = None if max_speed is None else given.number(op, "max_speed", max_speed)
     w, w_rows = given.row_scalar(op, "w", w, x, optional=u_uncond is None)
     h, h_rows = given.row_scalar(op, "h", h, x)
     h_prev, h_prev_rows = given.row_scalar(op, "h_prev", h_prev, x, optional=True)
-    given.fixed_rows(op, **{name: v for name, v in (("h", h_rows), ("h_prev", h_prev_rows)) if v is not None})
+    if h_rows is not None:
+        given.fixed_rows(op, h=h_rows)
+    if h_prev_rows is not None:
+        given.fixed_rows(op, h_prev=h_prev_rows)
     rows = (w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process)
     if out is not None:
         given.outputs(op, out, 2)

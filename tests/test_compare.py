@@ -127,7 +127,7 @@ def test_mean_and_standard_deviation_over_the_seeds():
 def test_readme_gets_the_result_between_its_markers(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{comparison_report.BEGIN}\nold\n{comparison_report.END}\nafter\n")
-    comparison_report.into_readme(readme, "new\n")
+    comparison_report.into_readme(readme, f"new\n{comparison_report.METHODS}telegraph:\n\n| more |\n")
     assert readme.read_text() == f"before\n{comparison_report.BEGIN}\nnew\n{comparison_report.END}\nafter\n"
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="has no place for the result"):
