@@ -30,7 +30,7 @@ compare: .venv/built
 	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.* runs/compare/frechet.png runs/compare/samples.png docs/comparison)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
-test: .venv/built
+test: .venv/built .venv/extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 # Threads wait as OpenMP lets them wait by default: nothing else should be running.
@@ -59,6 +59,12 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+# What the optional parts need; tests of what cannot be had are skipped.
+EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard
+.venv/extras: .venv/built
+	$(BIN)/pip install -q -c constraints.txt $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	touch $@
 
 .venv/lint: .venv/bin/python constraints.txt
 	$(BIN)/pip install -q -c constraints.txt ruff clang-format

@@ -242,6 +242,7 @@ def test_guided_evaluations_count_twice_and_train_is_asked_for(torchmetrics, run
 
 
 def test_mistakes_are_explained(run, stand_in, monkeypatch, capsys):
+    pytest.importorskip("torchmetrics")
     for options, message in (
         (["--num", "3", *ALL], "k must lie in [1, 2]"),
         (["--metrics"], "metrics must name at least one of classifier, fid"),
