@@ -194,9 +194,10 @@ def test_a_taken_port_is_named(runs, served, capsys):
 
 
 SERVER = """
-import socket, sys
+import signal, socket, sys
 from distillkac import demo
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 connect = socket.socket.connect
 def watched(self, address):
     if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
