@@ -1,10 +1,12 @@
 """Small stand-ins for data and networks, shared by the tests of the training side."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.networks import NetworkConfig
@@ -53,3 +55,17 @@ def trainer(folder: Path, config: RunConfig, objective=None, data=None) -> Train
         mixed_precision=config.optim.precision, gradient_accumulation_steps=config.optim.accumulate, cpu=True
     )
     return Trainer(network, objective, data or ToyData(), folder, config.steps, config.optim, config.seed, accelerator)
+
+
+def refusal(module, argv: list[str], capsys) -> str:
+    """What a command says of a mistake, on one line; it must fail, and without a traceback."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        code = module.main(argv)
+    except SystemExit as stop:  # tyro's own way to refuse an option
+        code = stop.code
+    streams = capsys.readouterr()
+    assert code not in (0, None)
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", streams.err + streams.out).split())
+    assert "Traceback" not in text
+    return text
