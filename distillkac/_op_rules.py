@@ -47,6 +47,8 @@ def _one_device(op, **arguments):
 
 
 def _batched(op, name, x):
+    if not isinstance(x, torch.Tensor):  # torch lets None pass for a tensor
+        raise ValueError(f"{op}: {name} must be a tensor, got {x}")
     if x.dim() < 1:
         raise ValueError(f"{op}: {name} must have a batch dimension, (B, ...), got shape ()")
     return x

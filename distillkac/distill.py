@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or args.run
     teacher_config, process, accelerator = current, current.noise.build(), accelerator_for(config.optim)
     teacher = before = accelerator.prepare_model(load_network(args.run, current), evaluation_mode=True)
-    dataset = data.load(current.data, "train")
-    means = class_means(dataset) if config.exact_start else None
+    dataset = data.load_training(current.data)
+    means = class_means(data.load(current.data, "train")) if config.exact_start else None
     if args.dry_run:
         print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
         return 0

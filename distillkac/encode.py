@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{args.out} holds latents already: choose another folder, or remove it")
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
+    if args.data.streaming:
+        raise ValueError("encode reads every image once, which needs no --data.streaming: leave it out")
     splits = {split: load(args.data, split) for split in ("train", "test")}
     vae = load_vae(args.vae, device())
     space = space_of(args.vae, vae, splits["train"].shape)

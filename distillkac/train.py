@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(TrainArgs, argv, PROG, _defaults(argv))
     process = args.config.noise.build()
-    dataset = data.load(args.config.data, "train")
+    dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
     config = dataclasses.replace(
         args.config,

@@ -23,7 +23,7 @@ from distillkac.data.ahead import read_ahead
 from distillkac.ema import EMA
 from distillkac.networks import VelocityNet
 from distillkac.processes import Process
-from distillkac.random import SampleOrder, derive_seed, generator
+from distillkac.random import derive_seed, generator
 from distillkac.stop_signal import StopSignal
 
 
@@ -257,11 +257,11 @@ class Trainer:
     def indices(self, update: int) -> list[int]:
         """Which data samples the given optimizer update meets, over all processes and micro-batches."""
         size = self.optim.batch_size
-        return SampleOrder(len(self.dataset), self.seed)(update * size, (update + 1) * size).tolist()
+        return self.dataset.order(self.seed)(update * size, (update + 1) * size).tolist()
 
     def batches(self) -> Iterator[Batch]:
         """The batches of this process from the current step on; read ahead by optim.workers threads."""
-        order, size = SampleOrder(len(self.dataset), self.seed), self.optim.batch_size
+        order, size = self.dataset.order(self.seed), self.optim.batch_size
         updates = range(self.step * self.updates, self.steps * self.updates)
         rows = [
             (self.accelerator.process_index * self.optim.accumulate + part) * self.rows

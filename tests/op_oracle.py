@@ -78,7 +78,7 @@ def kac_pair(got, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0
         )
         s = (1 - square).clamp(min=6e-7).sqrt().expand(*square.shape[:-1], 2).flatten(-2)
         near = near + dg * c * torch.minimum(6e-7 / s, torch.tensor(2.0, dtype=torch.float64))
-        near = torch.where(reference.rows(g_t * c, k) < 1e-30, 3 * dg * c, near)  # K is subnormal: v cannot be told
+        near = near + torch.where(reference.rows(g_t * c, k) < 1e-30, 3 * dg * c, 0)  # K is subnormal: v cannot be told
     assert_near(got[1], df * x0 + dg * v, near, dtype)
 
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.networks import NetworkConfig
-from distillkac.random import generator
+from distillkac.random import SampleOrder, generator
 from distillkac.training import FlowMatching, Trainer, build_network
 
 SHAPE = (1, 4, 4)
@@ -34,6 +34,9 @@ class ToyData:
 
     def __len__(self):
         return self.count
+
+    def order(self, seed):
+        return SampleOrder(self.count, seed)
 
     def __getitems__(self, indices):
         return self.x[indices], self.y[indices]

@@ -2,7 +2,8 @@
 WebDataset shards, latents of an autoencoder.
 
 Whatever the source, `load` decodes and checks every image of both splits before it returns, so that no run dies of a
-bad file hours later. Every mistake is a ValueError that names the file and says what to do. docs/data.md is the manual.
+bad file hours later; only what is streamed is checked as it comes. Every mistake is a ValueError that names the file
+and says what to do. docs/data.md is the manual.
 """
 
 import os
@@ -17,20 +18,26 @@ from distillkac.data.folder import folder
 from distillkac.data.latents import is_latents, latents, source
 from distillkac.data.npz import npz
 from distillkac.data.shards import expand, shards
+from distillkac.data.stream import Stream, open_stream
+from distillkac.data.stream_shards import sample_stream
 
-__all__ = ["DataConfig", "ImageDataset", "load", "load_pixels", "read", "to_unit"]
+__all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_pixels", "load_training", "read", "to_unit"]
 
 INSIDE = ("", "data", *SPLITS, "validation", "valid", "val")  # folders where parquet files and shards may lie
 
 
 def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
-    """One split of the data; both are read and checked. Only the train split is mirrored.
+    """One split of the data; both are read and checked. Only the train split is mirrored. With config.streaming, the first
+    config.eval_images of it.
 
     Raises ValueError naming the file: missing, unreadable, of another size, labels that do not match, empty.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    splits = BUILTIN[config.builtin](config) if config.path is None else _open(config.path, config)
+    if _is_stream(config):
+        splits = sample_stream(config.path, config)
+    else:
+        splits = BUILTIN[config.builtin](config) if config.path is None else _open(config.path, config)
     if splits[split] is None:
         raise ValueError(
             f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
@@ -38,10 +45,32 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     return splits[split]
 
 
+def load_training(config: DataConfig) -> ImageDataset | Stream:
+    """What a run learns from: all of the train split. Raises ValueError as `load` does."""
+    return open_stream(config.path, config) if _is_stream(config) else load(config, "train")
+
+
 def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     """Like `load`, but where `config` names latents, the images that they were made of."""
     path = Path(config.path).expanduser() if config.path is not None else None
     return load(source(path) if path is not None and is_latents(path) else config, split)
+
+
+def _is_stream(config: DataConfig) -> bool:
+    """Raises ValueError if the data are to be streamed and cannot be."""
+    if not config.streaming:
+        return False
+    path = Path(config.path or "").expanduser()
+    if config.path is None or not (
+        config.path.startswith(HUB)
+        or (path.suffix == ".parquet" and path.is_file())
+        or (path.is_dir() and not is_saved(path) and _inside(path, ".parquet"))
+    ):
+        raise ValueError(
+            "--data.streaming is for Hugging Face data sets that are read while they arrive: --data.path hf://NAME, a "
+            f".parquet file or a folder of them, got {config.path or 'the built-in images'}; leave it out for other data"
+        )
+    return True
 
 
 def _open(name: str, config: DataConfig) -> Splits:

@@ -37,19 +37,26 @@ class Rows:
         return f"{self.where}: row {number} of the {part} split"
 
     def open(self, row: int) -> Path | BinaryIO:
-        value = self.table[row][self.column]
-        if isinstance(value, dict):
-            content, path = value.get("bytes"), value.get("path")
-        else:
-            content, path = value, None
-        if content is not None:
-            return io.BytesIO(content)
-        if path is not None:
-            return Path(path)
-        raise ValueError("it is empty")
+        return image_of(self.table[row][self.column])
 
     def identity(self) -> Iterable[str]:
         return (self.table._fingerprint, self.column, str(self.first_test))
+
+
+def image_of(cell: dict | bytes | None) -> Path | BinaryIO:
+    """What a column of encoded images holds: bytes, or the place of a file; of one on the hub if the set is from there."""
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if content is not None:
+        return io.BytesIO(content)
+    if path is None:
+        raise ValueError("it is empty")
+    # In an archive of the hub: zip://NAME::hf://ARCHIVE. Nothing else that a table names is asked of the network.
+    if not path.rpartition("::")[2].startswith(HUB):
+        return Path(path)
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        return io.BytesIO(file.read())
 
 
 def is_saved(folder: Path) -> bool:
@@ -59,16 +66,10 @@ def is_saved(folder: Path) -> bool:
 
 def arrow(path: str | Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the data set: damaged, without images, of unclear columns, unknown split."""
-    where, loaded = str(path), _load(path, config)
-    train, test = _choose_splits(where, loaded, config)
-    column, label = _image_column(where, train.features, config), _label_column(where, train.features, config)
-    for part in (train, test):
-        if part is not None and not {column, label or column} <= set(part.column_names):
-            raise ValueError(
-                f"{where}: the splits have different columns: {train.column_names} and {part.column_names}"
-            )
+    where, train, test = str(path), *open_splits(path, config)
+    column, label = find_columns(where, train, test, config)
     labels, test_labels, names = _classes(where, train, test, label)
-    images = [_encoded(part, column) for part in (train, test) if part is not None]
+    images = [encoded(part, [column]) for part in (train, test) if part is not None]
     import datasets
 
     table = datasets.concatenate_datasets(images) if len(images) > 1 else images[0]
@@ -77,44 +78,69 @@ def arrow(path: str | Path, config: DataConfig) -> Splits:
     return read_splits(where, records, torch.tensor(labels + test_labels), names, first_test, config)
 
 
-def _load(path: str | Path, config: DataConfig) -> dict:
+def open_splits(path: str | Path, config: DataConfig, streaming: bool = False) -> tuple:
+    """(training split, test split or None), as `datasets` gives them; streaming: as its IterableDataset."""
+    loaded = _load(path, config, streaming)
+    for option, name in (("split", config.split), ("test_split", config.test_split)):
+        if name is not None and name not in loaded:
+            option = option.replace("_", "-")
+            raise ValueError(
+                f"{path}: has no split {name!r}, only {', '.join(loaded)}; choose one with --data.{option}"
+            )
+    if config.test_split == config.split:
+        raise ValueError(f"{path}: the split to learn from and the one to evaluate with are both {config.split!r}")
+    # Of a stream nothing says that it is empty before it is read.
+    empty = [] if streaming else [name for name, part in loaded.items() if not len(part)]
+    others = [name for name in TEST_SPLITS if name in loaded and name != config.split and name not in empty]
+    test = config.test_split or (others[0] if others else None)
+    if config.split in empty or test in empty:
+        raise ValueError(f"{path}: the split {config.split if config.split in empty else test!r} is empty")
+    return loaded[config.split], None if test is None else loaded[test]
+
+
+def find_columns(where: str, train, test, config: DataConfig) -> tuple[str, str | None]:
+    """The columns of images and of classes, if there is one; both splits have them."""
+    column, label = _image_column(where, train.features, config), _label_column(where, train.features, config)
+    for part in (train, test):
+        if part is not None and not {column, label or column} <= set(part.column_names or ()):
+            raise ValueError(
+                f"{where}: the splits have different columns: {train.column_names} and {part.column_names}"
+            )
+    return column, label
+
+
+def encoded(part, columns: list[str]):
+    """These columns alone, of which the first is one of images: as bytes instead of decoded."""
+    import datasets
+
+    part = part.select_columns(columns).with_format(None)
+    decoded = isinstance(part.features[columns[0]], datasets.Image)
+    return part.cast_column(columns[0], datasets.Image(decode=False)) if decoded else part
+
+
+def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
     """Its splits by name."""
     try:
         import datasets
     except ImportError:
         raise ValueError(f"{path}: needs the package datasets: pip install 'distillkac[data]'") from None
+    options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
     try:
         if str(path).startswith(HUB):
             name, _, revision = str(path).removeprefix(HUB).partition("@")
-            loaded = datasets.load_dataset(name, config.subset, revision=revision or None, cache_dir=config.cache)
-        elif path.is_dir() and is_saved(path):
+            revision = revision or None
+            loaded = datasets.load_dataset(name, config.subset, revision=revision, **options)
+        elif is_saved(Path(path)):
             loaded = datasets.load_from_disk(str(path))
-        elif path.is_dir():
-            loaded = datasets.load_dataset("parquet", data_dir=str(path), cache_dir=config.cache)
+        elif Path(path).is_dir():
+            loaded = datasets.load_dataset("parquet", data_dir=str(path), **options)
         else:
-            loaded = datasets.load_dataset("parquet", data_files=str(path), cache_dir=config.cache)
+            loaded = datasets.load_dataset("parquet", data_files=str(path), **options)
     # The library and what lies below it (network, Arrow, file systems) fail in many ways.
     except Exception as error:
         reason = error.__cause__ or error
         raise ValueError(f"{path}: cannot be opened as a Hugging Face data set ({reason})") from None
-    return {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
-
-
-def _choose_splits(where: str, loaded: dict, config: DataConfig) -> tuple:
-    for option, name in (("split", config.split), ("test_split", config.test_split)):
-        if name is not None and name not in loaded:
-            option = option.replace("_", "-")
-            raise ValueError(
-                f"{where}: has no split {name!r}, only {', '.join(loaded)}; choose one with --data.{option}"
-            )
-    if config.test_split == config.split:
-        raise ValueError(f"{where}: the split to learn from and the one to evaluate with are both {config.split!r}")
-    others = [name for name in TEST_SPLITS if name in loaded and name != config.split and len(loaded[name])]
-    test = config.test_split or (others[0] if others else None)
-    train = loaded[config.split]
-    if not len(train) or (test is not None and not len(loaded[test])):
-        raise ValueError(f"{where}: the split {test if len(train) else config.split!r} is empty")
-    return train, None if test is None else loaded[test]
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _image_column(where: str, features: dict, config: DataConfig) -> str:
@@ -186,15 +212,6 @@ def _values(where: str, part, label: str) -> list:
     if column.null_count:
         raise ValueError(f"{where}: column {label!r} says nothing for {column.null_count} images; fill or remove them")
     return column.to_pylist()
-
-
-def _encoded(part, column: str):
-    """The column of images alone, as bytes instead of decoded."""
-    import datasets
-
-    part = part.select_columns([column]).with_format(None)
-    decoded = isinstance(part.features[column], datasets.Image)
-    return part.cast_column(column, datasets.Image(decode=False)) if decoded else part
 
 
 def _columns(features: dict) -> str:

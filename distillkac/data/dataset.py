@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out
-from distillkac.random import generator
+from distillkac.random import SampleOrder, generator
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
@@ -49,6 +49,15 @@ class DataConfig:
     test_split: str | None = None
     """Hugging Face data: the split to evaluate with. If not given, test or else validation; without either, images of
     the training split are held out."""
+    streaming: bool = False
+    """Hugging Face data (hf://NAME, parquet): learn while the images arrive, instead of downloading all of them first."""
+    shuffle_buffer: int = 1000
+    """Streaming: how many images are shuffled with each other, after the shards."""
+    eval_images: int = 5000
+    """Streaming: images of each split to measure against, kept in memory then. Without a test split as many are held
+    out of the training split."""
+    num_classes: int | None = None
+    """Streaming: number of classes, where the column of classes does not say it; 1 to learn without."""
     cache: str | None = None
     """Folder for what is kept between runs: downloads and tables of Hugging Face data, indexes of large sets. If not given,
     Hugging Face's own cache and ~/.cache/distillkac."""
@@ -60,6 +69,9 @@ class DataConfig:
             raise ValueError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"data.held_out must lie in [0, 1), got {self.held_out}")
+        for name in ("shuffle_buffer", "eval_images", "num_classes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,9 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.labels) * (2 if self.mirrored else 1)
+
+    def order(self, seed: int) -> SampleOrder:
+        return SampleOrder(len(self), seed)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """(x (n, C, H, W) as stored: uint8 or float32, y (n,) int64), fresh memory. indices: each in [0, len).

@@ -1,0 +1,152 @@
+"""The shards of a Hugging Face data set that is streamed: what can be read of it, and from where."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
+from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.image_files import read_image
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An encoded image. name: what errors call it. label: 0 <= label < number of classes."""
+
+    name: str
+    cell: object = field(repr=False)
+    label: int
+
+    def open(self) -> Path | BinaryIO:
+        return image_of(self.cell)
+
+    def decode(self, config: DataConfig, channels: int | None) -> np.ndarray:
+        """(C, H, W) uint8. Raises ValueError naming the record, see `read_image`."""
+        try:
+            source = self.open()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.name}: cannot be read as an image ({error}); repair or remove it") from None
+        return read_image(source, config.image_size, channels, self.name)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Records in memory, as `Records`."""
+
+    records: list[Record]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, row: int) -> str:
+        return self.records[row].name
+
+    def open(self, row: int) -> Path | BinaryIO:
+        return self.records[row].open()
+
+    def identity(self) -> Iterator[str]:
+        return (f"{record.name} {zlib.crc32(repr(record.cell).encode())}" for record in self.records)
+
+
+class Shards:
+    """One split: `len` shards, each read from the front."""
+
+    def __init__(self, where: str, part, split: str, column: str, label: str | None, names: tuple[str, ...]):
+        self.where, self.split, self.column, self.label, self.names = where, split, column, label, names
+        self.part = encoded(part, [column, label] if label else [column])
+
+    def __len__(self) -> int:
+        return self.part.num_shards
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Its records from row `start` on. Raises ValueError if they do not come, or have no class."""
+        rows = None
+        for number in range(start, 1 << 62):
+            name = f"{self.where}: row {number} of shard {shard} of the {self.split} split"
+            try:
+                rows = rows or iter(self.part.shard(len(self), shard).skip(start))
+                row = next(rows)
+            except StopIteration:
+                return
+            # Network, file systems, Arrow, decompression: they fail in many ways.
+            except Exception as error:
+                raise ValueError(
+                    f"{name}: does not come ({error}); once it can be had again, go on with --resume"
+                ) from None
+            yield Record(name, row[self.column], self._class(row, name))
+
+    def first(self, count: int, after: dict[int, int] | None = None) -> list[tuple[int, Record]]:
+        """(shard, record) of the first `count`, shard by shard; of each shard the first after[shard] are passed over."""
+        after = after or {}
+        rows = ((shard, record) for shard in range(len(self)) for record in self.read(shard, after.get(shard, 0)))
+        return list(islice(rows, count))
+
+    def _class(self, row: dict, name: str) -> int:
+        if self.label is None or len(self.names) == 1:
+            return 0
+        value = row[self.label]
+        if type(value) is not int or not 0 <= value < len(self.names):
+            raise ValueError(
+                f"{name}: column {self.label!r} must hold classes from 0 to {len(self.names) - 1}, got {value!r}; choose "
+                "another column with --data.label-column, or learn without classes with --data.num-classes 1"
+            )
+        return value
+
+
+def open_shards(path: str, config: DataConfig) -> tuple[Shards, Shards | None]:
+    """(training split, test split or None). Raises ValueError naming the data set, see `arrow`."""
+    train, test = open_splits(path, config, streaming=True)
+    if train.features is None:
+        raise ValueError(f"{path}: does not say what its columns are; learn from it without --data.streaming")
+    column, label = find_columns(path, train, test, config)
+    names = _class_names(path, train.features, label, config)
+    shards = Shards(path, train, config.split, column, label, names)
+    return shards, None if test is None else Shards(path, test, "test", column, label, names)
+
+
+def _class_names(path: str, features: dict, label: str | None, config: DataConfig) -> tuple[str, ...]:
+    if label is None or config.num_classes == 1:
+        return ("all",)
+    if (names := getattr(features[label], "names", None)) is not None:
+        return tuple(names)
+    if config.num_classes is None:
+        raise ValueError(
+            f"{path}: column {label!r} does not say how many classes there are, and a stream is not read to find out; "
+            "say it with --data.num-classes (1: learn without classes)"
+        )
+    return tuple(map(str, range(config.num_classes)))
+
+
+def held_out(train: Shards, test: Shards | None, config: DataConfig) -> dict[int, int]:
+    """How many records at the front of each training shard are kept for evaluation."""
+    held: dict[int, int] = {}
+    for shard, _ in [] if test is not None else train.first(config.eval_images):
+        held[shard] = held.get(shard, 0) + 1
+    return held
+
+
+def sample_stream(path: str, config: DataConfig) -> Splits:
+    """config.eval_images images of each split in memory, to measure against; the training images are some of those that
+    are learned, the others never are."""
+    train, test = open_shards(path, config)
+    held = held_out(train, test, config)
+    learned = [record for _, record in train.first(config.eval_images, held)]
+    others = [record for _, record in (test or train).first(config.eval_images)]
+    labels = torch.tensor([record.label for record in learned + others])
+    if not learned:
+        raise ValueError(
+            f"{path}: no images are left to learn from beside {len(others)} held out for evaluation; lower "
+            "--data.eval-images"
+        )
+    if absent := sorted(set(range(len(train.names))) - set(labels[: len(learned)].tolist())):
+        raise ValueError(
+            f"{path}: the first {len(learned)} images show {len(train.names) - len(absent)} of {len(train.names)} classes, "
+            f"not {train.names[absent[0]]!r}; raise --data.eval-images, or mix the rows of the data set"
+        )
+    return read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
