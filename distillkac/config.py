@@ -68,6 +68,9 @@ class OptimConfig:
     """AdamW's decay of the gradient's square."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    exact_parts: int | None = None
+    """The same weights to the bit for any number of threads, and of processes that divides this power of two: gradients of
+    so many parts of each batch are found one after the other, by one thread, and added in one order. On a CPU."""
     shard: bool = False
     """Spread weights, their average and the optimizer's state over the processes (FSDP), for networks too large for one
     device."""
@@ -94,6 +97,15 @@ class OptimConfig:
         for name in ("ema", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.exact_parts is not None:
+            if self.exact_parts < 1 or self.exact_parts & (self.exact_parts - 1):
+                raise ValueError(f"optim.exact_parts must be a power of two (1, 2, 4, ...), got {self.exact_parts}")
+            if self.batch_size % self.exact_parts:
+                raise ValueError(
+                    f"optim.batch_size {self.batch_size} is not a multiple of exact_parts {self.exact_parts}"
+                )
+            if self.shard or self.accumulate != 1:
+                raise ValueError("optim.exact_parts cuts the batch itself: leave out optim.accumulate and optim.shard")
         if self.batch_size % self.accumulate:
             raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distillkac import checkpoints
+from distillkac.batches import Batch
 from distillkac.config import RunConfig
 from distillkac.distillation import (
     DistillConfig,
@@ -19,7 +20,7 @@ from distillkac.distillation import (
 )
 from distillkac.inverse import GeneratorAndFake
 from distillkac.presets import COUNTED_ROWS, seconds_per_image
-from distillkac.training import Batch, Objective, build_network
+from distillkac.training import Objective, build_network
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import time
 
 import torch
 
+from distillkac.batches import Batch
 from distillkac.config import OptimConfig, ProcessConfig, RunConfig
 from distillkac.data import DataConfig
 from distillkac.networks import NetworkConfig
-from distillkac.training import Batch, FlowMatching, Objective, build_network
+from distillkac.training import FlowMatching, Objective, build_network
 
 # The network of the paper's CIFAR-10 runs; its text does not name learning rate and number of steps, which are ours.
 PRESETS = {

@@ -8,6 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,51 +17,14 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from distillkac import checkpoints, divergence, resume, sharding
+from distillkac import checkpoints, divergence, exact_sums, resume, sharding
+from distillkac.batches import Batch, read_batches
 from distillkac.config import OptimConfig, RunConfig
-from distillkac.data import to_unit
-from distillkac.data.ahead import read_ahead
 from distillkac.ema import EMA
 from distillkac.networks import VelocityNet
 from distillkac.processes import Process
-from distillkac.random import derive_seed, generator
+from distillkac.random import derive_seed
 from distillkac.stop_signal import StopSignal
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of one optimizer step that this process handles at once.
-
-    x0: (B, C, H, W) in [-1, 1]. y: (B,) int64. step: optimizer update. row: where the rows start among the `total` rows
-    of the step, over all processes and micro-batches.
-    """
-
-    x0: torch.Tensor
-    y: torch.Tensor
-    step: int
-    row: int
-    total: int
-
-    @property
-    def first(self) -> int:
-        """Global sample index of the first row: no two rows of a run share one."""
-        return self.step * self.total + self.row
-
-    def uniform(self, seed: int, name: str) -> torch.Tensor:
-        """(B,) draws in [0, 1), independent of each other."""
-        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)))
-
-    def stratified(self, seed: int, name: str) -> torch.Tensor:
-        """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together."""
-        source = generator(seed, name, self.step)
-        cells = torch.randperm(self.total, generator=source)
-        # The clamp keeps float32 rounding from reaching 1 in the last cell.
-        draws = (cells + torch.rand(self.total, generator=source)) / self.total
-        return self._mine(draws.clamp(max=1 - 2**-24))
-
-    def _mine(self, draws: torch.Tensor) -> torch.Tensor:
-        return draws[self.row : self.row + len(self.x0)].to(self.x0.device)
-
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]
 """(network, batch) -> scalar loss. An objective with an attribute `updates` makes that many optimizer updates a step, each
@@ -111,6 +75,21 @@ def load_network(folder: Path, config: RunConfig) -> VelocityNet:
     return network.eval().requires_grad_(False)
 
 
+def parts_of_process(optim: OptimConfig, processes: int) -> int:
+    """Into how many parts each process cuts its rows of a batch. Raises ValueError if the batch cannot be cut like that."""
+    if optim.exact_parts is not None and optim.exact_parts % processes:
+        raise ValueError(
+            f"optim.exact_parts must be a multiple of the number of processes ({processes}), got {optim.exact_parts}"
+        )
+    parts = optim.accumulate if optim.exact_parts is None else optim.exact_parts // processes
+    if optim.batch_size % (parts * processes):
+        raise ValueError(
+            f"optim.batch_size must be a multiple of processes times accumulate ({processes} * {parts}), "
+            f"got {optim.batch_size}"
+        )
+    return parts
+
+
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
     """Linear warm-up to optim.lr, times a cosine from 1 down to optim.lr_end."""
     cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
@@ -138,15 +117,10 @@ class Trainer:
         title: str = "train",
         on_save: Callable[[nn.Module, int], None] | None = None,
     ):
-        parts = accelerator.num_processes * optim.accumulate
-        if optim.batch_size % parts:
-            raise ValueError(
-                f"optim.batch_size must be a multiple of processes times accumulate ({accelerator.num_processes} * "
-                f"{optim.accumulate}), got {optim.batch_size}"
-            )
+        self.parts = parts_of_process(optim, accelerator.num_processes)
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
-        self.accelerator, self.rows = accelerator, optim.batch_size // parts
+        self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
         self.on_save = on_save
         self.updates = getattr(objective, "updates", 1)
         self.raw, self.followed = network, getattr(network, "averaged", network)
@@ -173,8 +147,8 @@ class Trainer:
             if accelerator.is_main_process and not checkpoints.exported(folder, self.step):
                 checkpoints.export(folder, self.step, state["model"], state["ema"])
         self.optimizer = accelerator.prepare(self.optimizer)
-        # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself.
-        self.network = accelerator.prepare_model(network, evaluation_mode=sharded)
+        # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
+        self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
@@ -186,7 +160,8 @@ class Trainer:
         bar = tqdm(
             total=self.steps, initial=self.step, desc=self.title, unit="step", disable=not main, dynamic_ncols=True
         )
-        with StopSignal() as stop, torch.random.fork_rng(), bar:
+        one_thread = exact_sums.one_thread() if self.optim.exact_parts is not None else nullcontext()
+        with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
             batches, updates, since = self.batches(), [], time.perf_counter()
             stopped = False
             while self.step < self.steps and not stopped:
@@ -242,17 +217,19 @@ class Trainer:
         return updates
 
     def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        total, norm = 0.0, None
-        for _ in range(self.optim.accumulate):
-            with self.accelerator.accumulate(self.network):
-                loss = self.objective(self.network, next(batches))
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            total = total + loss.detach() / self.optim.accumulate
-        return total, norm
+        if self.optim.exact_parts is not None:
+            loss = exact_sums.gradient(self, batches)
+        else:
+            loss = 0.0
+            for _ in range(self.parts):
+                with self.accelerator.accumulate(self.network):
+                    part = self.objective(self.network, next(batches))
+                    self.accelerator.backward(part)
+                loss = loss + part.detach() / self.parts
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm
 
     def indices(self, update: int) -> list[int]:
         """Which data samples the given optimizer update meets, over all processes and micro-batches."""
@@ -260,27 +237,14 @@ class Trainer:
         return self.dataset.order(self.seed)(update * size, (update + 1) * size).tolist()
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of this process from the current step on; read ahead by optim.workers threads."""
-        order, size = self.dataset.order(self.seed), self.optim.batch_size
+        """The batches of this process from the current step on."""
         updates = range(self.step * self.updates, self.steps * self.updates)
-        rows = [
-            (self.accelerator.process_index * self.optim.accumulate + part) * self.rows
-            for part in range(self.optim.accumulate)
-        ]
-        # Drawn one by one: lists of all steps would grow with the run.
-        indices = (order(k * size + row, k * size + row + self.rows).tolist() for k in updates for row in rows)
-        places = ((k, row) for k in updates for row in rows)
-        device = self.accelerator.device
-
-        def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
-            batch = self.dataset.__getitems__(rows)
-            return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
-
-        workers = self.optim.workers
-        workers = getattr(self.dataset, "readers", 0) if workers is None else workers
-        for (step, row), batch in zip(places, read_ahead(read, indices, workers), strict=True):
-            x0, y = (part.to(device, non_blocking=True) for part in batch)
-            yield Batch(to_unit(x0), y, step, row, size)
+        first = self.accelerator.process_index * self.parts
+        parts = [range(part * self.rows, (part + 1) * self.rows) for part in range(first, first + self.parts)]
+        optim = self.optim
+        return read_batches(
+            self.dataset, self.seed, updates, optim.batch_size, parts, self.accelerator.device, optim.workers
+        )
 
     def _report(self, updates, rate, log, bar, durable) -> None:
         """The log's line on the updates since the last one; raises FloatingPointError if one was not finite."""

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac import distillation
+from distillkac.batches import Batch
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.distillation import DistillConfig, stages, student_config
 from distillkac.endpoint import EndpointDistillation, StudentStates
@@ -15,7 +16,7 @@ from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import time_grid
 from distillkac.processes import Planar, Telegraph
 from distillkac.random import derive_seed
-from distillkac.training import Batch, Trainer
+from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData
 
 DATA = ToyData()

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from distillkac.batches import Batch
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.exact_start import ExactStart, class_means
 from distillkac.guidance import GuidedVelocity
@@ -16,7 +17,7 @@ from distillkac.inverse import GeneratorAndFake, InverseConfig, RealUID
 from distillkac.processes import Gaussian, Planar, Telegraph
 from distillkac.random import derive_seed
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
-from distillkac.training import Batch, Trainer
+from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData, optim
 
 DATA = ToyData()
