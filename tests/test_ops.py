@@ -207,6 +207,20 @@ def test_simd_levels_give_the_same_bits(process, dtype, width, simd_level):
 
 
 @every_process
+def test_simd_levels_draw_the_same_at_every_lambda(process, simd_level):
+    """Rows where hardly any particle turned have a way of their own: enough draws that some did."""
+    t = torch.tensor([1e-5, 3e-5, 1.1e-4, 1e-3, 1e-2, 0.1, 3.0, 100.0, 1e5], dtype=torch.float64)
+    drawn = []
+    for level in LEVELS:
+        simd_level(level)
+        drawn.append(ops.kac_noise(t, (1 << 19,), process, a=9.0, c=3.0, seed=5))
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    if process == "telegraph":
+        turned = (drawn[0].abs() < (3.0 * t).float()[:, None]).sum(1)
+        assert turned[0] > 20
+
+
+@every_process
 def test_threads_give_the_same_bits(process, threads):
     threads(1)
     first = all_results(process)

@@ -29,7 +29,7 @@ struct TelegraphBlocks {
   DK_INLINE void for_each(int64_t begin, int64_t end, Sink&& sink) const {
     // Copies whose addresses nobody knows: what the sink stores cannot change them, so they stay in registers.
     const RowStream words = stream;
-    const Parameters parameters{splat_row<V>(row), velocity};
+    const Parameters parameters{splat_row<V>(row), velocity, telegraph_is_small(row)};
     typename V::Table tables[7];
     for (int k = 0; k < 7; ++k) tables[k] = V::table(coefficients + 16 * k);
     for_each_block<V>(
@@ -43,6 +43,7 @@ struct TelegraphBlocks {
   struct Parameters {
     TelegraphRow<V> row;
     TelegraphVelocityRow velocity;
+    bool small;
   };
   struct Redone {
     F x;
@@ -78,7 +79,8 @@ struct TelegraphBlocks {
     DK_UNROLL
     for (int j = 0; j < kTogether; ++j) {
       const F w = telegraph_survival<V>(parameters.row, words[j], atom[j], rare[j]);
-      // With eight lanes the lookup of the common w' is cheaper, and where all are common none is rare.
+      // With eight lanes the lookup of the common w' is cheaper, and where all are common none is rare, but in small
+      // rows.
       const bool near = V::kWidth == 8 && !V::any(V::mask_andnot(V::less(w, V::splat(kSmallestNear)), atom[j]));
       all_near = all_near && near;
       x[j] = telegraph_magnitude<V>(w, atom[j], parameters.row.radius, [&](int k, U exponent) DK_INLINE_LAMBDA {
@@ -86,7 +88,7 @@ struct TelegraphBlocks {
       });
       any_rare = j ? V::mask_or(any_rare, rare[j]) : rare[j];
     }
-    if (DK_UNLIKELY(!all_near && V::any(any_rare))) {
+    if (DK_UNLIKELY((!all_near || parameters.small) && V::any(any_rare))) {
       DK_UNROLL
       for (int j = 0; j < kTogether; ++j) {
         const Redone redone = redo_rare(index, lane, first + j, words[j], rare[j], x[j], atom[j]);

@@ -95,6 +95,10 @@ DK_INLINE TelegraphRow<V> telegraph_row(const typename V::D t[V::kDoubles], doub
 
 DK_INLINE TelegraphRow<Scalar> telegraph_row(double t, double a, double c) { return telegraph_row<Scalar>(&t, a, c); }
 
+DK_INLINE bool telegraph_is_small(const TelegraphRow<Scalar>& row) {
+  return row.atom_words + row.rare_words == 0x80000000u;
+}
+
 // Every lane of the result is that row.
 template <class V>
 DK_INLINE TelegraphRow<V> splat_row(const TelegraphRow<Scalar>& row) {
@@ -131,7 +135,7 @@ DK_INLINE uint32_t word_at(const uint32_t words[4], int j) {
 // the tail w' < 2^-16, and all that turned in a small row. 32 more bits, double precision, the deep octaves.
 DK_INLINE float telegraph_rare(const TelegraphRow<Scalar>& row, const QuantileTable& table, const RowStream& stream,
                                int64_t block, int lane, int j, uint32_t word, bool& atom) {
-  const bool small = row.atom_words + row.rare_words == 0x80000000u;
+  const bool small = telegraph_is_small(row);
   uint32_t words[4], second[4] = {};
   stream.words<Scalar>(uint64_t(block), lane, kRareWords, words);
   if (small) stream.words<Scalar>(uint64_t(block), lane, kSecondWords, second);
