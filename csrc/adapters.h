@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
@@ -135,10 +136,11 @@ Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, doubl
   check_rows("kac_noise", "t", t, -1);
   element_type("kac_noise", "dtype", dtype);
   std::vector<int64_t> shape = {t.size(0)};
-  int64_t elements = t.size(0);
+  int64_t elements = std::max<int64_t>(t.size(0), 1);
   for (int64_t extent : size) {
     if (extent < 0) fail("kac_noise", "size must hold numbers >= 0, got ", extent);
-    if (__builtin_mul_overflow(elements, extent, &elements) || elements > INT64_MAX / 8)
+    // Strides are products too, whatever is empty.
+    if (__builtin_mul_overflow(elements, std::max<int64_t>(extent, 1), &elements) || elements > INT64_MAX / 8)
       fail("kac_noise", "size must make fewer than 2^60 elements, got ", extent, " in it");
     shape.push_back(extent);
   }

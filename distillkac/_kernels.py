@@ -19,7 +19,7 @@ def _load():
         from distillkac import _native
     except (OSError, ImportError) as error:
         raise ImportError(
-            f"distillkac: the kernels do not load with this Python and torch {torch.__version__} ({error}); "
+            f"distillkac: the kernels do not load with this Python and torch {torch.__version__} ({error.__cause__ or error}); "
             f"run: {BUILD_COMMAND}"
         ) from error
     current = source_hash()

@@ -179,7 +179,7 @@ def cached_file() -> Path:
 def find_weights(choice: str | None) -> Path:
     """The weight file: `choice` itself, or downloaded for "download", or for None what an earlier download left.
 
-    Raises ValueError saying how to get it if there is none, OSError if the download fails.
+    Raises ValueError saying how to get it if there is none or the download fails.
     """
     path = cached_file()
     if choice == "download":
@@ -188,8 +188,10 @@ def find_weights(choice: str | None) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256)
-            except RuntimeError as error:
-                raise ValueError(f"{URL}: {error}") from None
+            except (OSError, RuntimeError) as error:  # no network or no space; another file than expected
+                raise ValueError(
+                    f"{URL}: cannot be downloaded to {path} ({error}); bring the file from elsewhere and give --inception FILE"
+                ) from None
     elif choice is not None:
         path = Path(choice).expanduser()
     elif not path.exists():

@@ -49,7 +49,10 @@ RESUMED = {
 }
 SLOW = ("diagnose", "export", "distill", "evaluate")  # the last two run in tests/test_commands.py too
 IN_FILES = ("README.md", "recipes.md")
-ONLY_READ = {"cifar10": "its images are not here; tests/test_presets.py tries presets"}
+ONLY_READ = {  # part of a command: why it is not carried out
+    "cifar10": "its images are not here; tests/test_presets.py tries presets",
+    "--inception download": "needs the network; tests/test_eval_metrics.py measures with a stand-in",
+}
 OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import pickle
 import sys
 import types
+import urllib.error
 
 import pytest
 import torch
@@ -125,6 +126,14 @@ def test_weights_are_looked_for_and_asked_for(tmp_path, monkeypatch, capsys):
     assert inception.find_weights("download") == expected
     assert "downloading" in capsys.readouterr().out
     assert inception.find_weights("download") == inception.find_weights(None) == expected
+    expected.unlink()
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(ValueError, match=r"cannot be downloaded to .* \(.*no route.*\); .*--inception FILE"):
+        inception.find_weights("download")
     assert capsys.readouterr().out == ""
 
 

@@ -70,6 +70,7 @@ WRONG = [
     (loss, {"weight": torch.full((3,), float("inf"))}, "weight / delta^2 must be finite"),
     (noise, {"size": 8}, "size must be a tuple, the shape of one row such as (3, 32, 32), got 8 (int)"),
     (noise, {"size": (2**40, 2**40)}, "size must make fewer than 2^60 elements"),
+    (noise, {"size": (0, 2**62)}, "size must make fewer than 2^60 elements"),
     (noise, {"dtype": "float32"}, "dtype must be a torch.dtype, got 'float32' (str)"),
     (velocity, {"k": X.to_sparse()}, "k must be a dense strided tensor, got layout torch.sparse_coo"),
     (velocity, {"k": X.to("meta")}, "t must be on the device of k, meta, got cpu"),

@@ -19,16 +19,24 @@ DK_INLINE typename V::F limit_coordinate(typename V::F u, float max_speed) {
 }
 
 template <class V>
+DK_INLINE typename V::F with_sign(typename V::F magnitude, typename V::F sign) {
+  return V::from_bits(V::bor(V::bits(magnitude), V::band(V::bits(sign), V::splat_bits(0x80000000u))));
+}
+
+template <class V>
 DK_INLINE void limit_pair(typename V::F& x, typename V::F& y, float max_speed) {
   using F = typename V::F;
-  // |(x, y)| = large sqrt(1 + (small / large)^2): no square can overflow.
-  const F ax = V::abs(x), ay = V::abs(y);
+  // |(x, y)| = large sqrt(1 + (small / large)^2): no square can overflow. In quarters, so that |(x, y)| cannot either,
+  // of components that are at most the largest number: what overflowed in the sum before keeps its direction.
+  const F most = V::splat(0x1.fffffep127f), quarter = V::splat(0.25f);
+  const F ax = V::min(most, V::abs(x)), ay = V::min(most, V::abs(y));
   const F large = V::max(ax, ay), ratio = V::min(ax, ay) / large;
-  const F speed = large * V::sqrt(V::fma(ratio, ratio, V::splat(1.f)));
-  const typename V::M fast = V::less(V::splat(max_speed), speed);
-  const F factor = V::splat(max_speed) / speed;
-  x = V::select(fast, x * factor, x);
-  y = V::select(fast, y * factor, y);
+  const F speed = large * quarter * V::sqrt(V::fma(ratio, ratio, V::splat(1.f)));
+  const F top = V::splat(max_speed * 0.25f);
+  const typename V::M fast = V::less(top, speed);
+  const F factor = top / speed;
+  x = V::select(fast, with_sign<V>(ax * factor, x), x);
+  y = V::select(fast, with_sign<V>(ay * factor, y), y);
 }
 
 DK_NAMESPACE_END
