@@ -126,6 +126,7 @@ def test_weights_are_looked_for_and_asked_for(tmp_path, monkeypatch, capsys):
     assert inception.find_weights("download") == expected
     assert "downloading" in capsys.readouterr().out
     assert inception.find_weights("download") == inception.find_weights(None) == expected
+    assert capsys.readouterr().out == ""
     expected.unlink()
 
     def refuse(*_, **__):
@@ -134,7 +135,6 @@ def test_weights_are_looked_for_and_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(ValueError, match=r"cannot be downloaded to .* \(.*no route.*\); .*--inception FILE"):
         inception.find_weights("download")
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("images", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)])
