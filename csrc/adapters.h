@@ -126,8 +126,8 @@ void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, d
   check_apart(op, "out", out, "t", times);
   check_apart(op, "out", out, "seed", seed_tensor);
   KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c, source};
-  Device(op, out).run(&CpuKernels::kac_noise, kac_noise_cuda, args, kNoiseChunk,
-                      "t must be finite and >= 0, with a*t <= 1e9");
+  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kNoiseChunk,
+                                                                       "t must be finite and >= 0, with a*t <= 1e9");
 }
 
 template <class Device>
@@ -167,8 +167,8 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string pr
   check_apart(op, "out", v, "t", times);
   check_apart(op, "out", v, "k", displacements, true);
   KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c};
-  Device(op, v).run(&CpuKernels::kac_velocity, kac_velocity_cuda, args, kNoiseChunk,
-                    "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+  Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
+      args, kNoiseChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
 
 template <class Device>
@@ -220,8 +220,8 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::
                    g_schedule,
                    kappa,
                    source};
-  Device(op, x_t).run(&CpuKernels::kac_pair, kac_pair_cuda, args, kNoiseChunk,
-                      "t must be finite and >= 0, with a*g(t) <= 1e9");
+  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kNoiseChunk,
+                                                                     "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
 
 template <class Device>
@@ -262,7 +262,8 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
                           dtype,
                           kind,
                           limit};
-  Device(op, out).run(&CpuKernels::guided_velocity, guided_velocity_cuda, args, kNoiseChunk, "w must be finite");
+  Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kNoiseChunk,
+                                                                                   "w must be finite");
   return out;
 }
 
@@ -316,8 +317,8 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
                       kind,
                       limit};
   Device(op, x_next)
-      .run(&CpuKernels::guided_step, guided_step_cuda, args, kNoiseChunk,
-           "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
+      .template run<&CpuKernels::guided_step, guided_step_cuda>(
+          args, kNoiseChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
 }
 
 template <class Device>
@@ -368,8 +369,8 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
                         dtype,
                         static_cast<double*>(partial_sums.mutable_data_ptr()),
                         static_cast<float*>(loss.mutable_data_ptr())};
-  Device(op, x).run(&CpuKernels::endpoint_loss, endpoint_loss_cuda, args, kLossChunk,
-                    "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
+  Device(op, x).template run<&CpuKernels::endpoint_loss, endpoint_loss_cuda>(
+      args, kLossChunk, "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself
     double sum = 0;
     for (int64_t i = 0; i < chunks; ++i) sum += args.partial_sums[i];

@@ -19,14 +19,15 @@ struct Cpu {
   const char* op;
   Cpu(const char* name, const Tensor&) : op(name) {}
 
-  template <class Args, class Kernel, class CudaKernel>
-  void run(Kernel CpuKernels::*kernel, CudaKernel*, const Args& args, int64_t chunk, const char* range_error) const {
+  // The kernels are template arguments, so that a build without CUDA names but never refers to the CUDA ones.
+  template <auto cpu_kernel, auto cuda_kernel, class Args>
+  void run(const Args& args, int64_t chunk, const char* range_error) const {
     const int64_t per_row = chunks_per_row(args.rows.width, chunk), units = args.rows.count * per_row;
     if (units == 0) return;
     // A thread is worth starting for about 8192 elements.
     const int64_t unit_size = args.rows.width < chunk ? args.rows.width : chunk;
     const int64_t grain = 1 + 8192 / unit_size;
-    const auto loop = cpu_kernels().*kernel;
+    const auto loop = cpu_kernels().*cpu_kernel;
     std::atomic<bool> valid{true};
     torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
       if (!loop(args, begin, end)) valid = false;
@@ -42,10 +43,10 @@ struct Cuda {
   torch::stable::accelerator::DeviceGuard guard;
   Cuda(const char* name, const Tensor& tensor) : op(name), device(tensor.get_device_index()), guard(device) {}
 
-  template <class Args, class Kernel, class CudaKernel>
-  void run(Kernel CpuKernels::*, CudaKernel* kernel, const Args& args, int64_t, const char*) const {
+  template <auto cpu_kernel, auto cuda_kernel, class Args>
+  void run(const Args& args, int64_t, const char*) const {
     if (args.rows.count == 0 || args.rows.width == 0) return;
-    const int error = kernel(args, current_stream());
+    const int error = cuda_kernel(args, current_stream());
     if (error) throw std::runtime_error(std::string(op) + ": CUDA kernel failed: " + cuda_error_string(error));
   }
 
