@@ -14,6 +14,7 @@
 #include "checks.h"
 #include "devices.h"
 #include "kernels.h"
+#include "text.h"
 
 namespace distillkac {
 
@@ -108,7 +109,7 @@ inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_ten
 }
 
 template <class Device>
-void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, double c, int64_t seed,
+void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c, int64_t seed,
                    OptionalTensor seed_tensor, int64_t offset) {
   constexpr const char* op = "kac_noise";
   const Rows rows = rows_of(op, "out", out);
@@ -131,7 +132,7 @@ void kac_noise_out(const Tensor& t, Tensor out, std::string process, double a, d
 }
 
 template <class Device>
-Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, double a, double c, int64_t seed,
+Tensor kac_noise(Tensor t, std::vector<int64_t> size, Text process, double a, double c, int64_t seed,
                  OptionalTensor seed_tensor, int64_t offset, ScalarType dtype) {
   check_rows("kac_noise", "t", t, -1);
   element_type("kac_noise", "dtype", dtype);
@@ -150,7 +151,7 @@ Tensor kac_noise(Tensor t, std::vector<int64_t> size, std::string process, doubl
 }
 
 template <class Device>
-void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string process, double a, double c) {
+void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, double a, double c) {
   constexpr const char* op = "kac_velocity";
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
@@ -172,16 +173,15 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, std::string pr
 }
 
 template <class Device>
-Tensor kac_velocity(Tensor k, Tensor t, std::string process, double a, double c) {
+Tensor kac_velocity(Tensor k, Tensor t, Text process, double a, double c) {
   Tensor v = new_like("kac_velocity", "k", k);
   kac_velocity_out<Device>(k, t, v, process, a, c);
   return v;
 }
 
 template <class Device>
-void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::string process, double a, double c,
-                  std::string f, std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor,
-                  int64_t offset) {
+void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text process, double a, double c, Text f,
+                  Text g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
   constexpr const char* op = "kac_pair";
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
@@ -225,9 +225,8 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, std::
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, std::string process, double a, double c, std::string f,
-                                    std::string g, double kappa, int64_t seed, OptionalTensor seed_tensor,
-                                    int64_t offset) {
+std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, Text process, double a, double c, Text f, Text g, double kappa,
+                                    int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
   Tensor x_t = new_like("kac_pair", "x0", x0), u = new_like("kac_pair", "x0", x0);
   kac_pair_out<Device>(x0, t, x_t, u, process, a, c, f, g, kappa, seed, seed_tensor, offset);
   return {x_t, u};
@@ -241,7 +240,7 @@ inline double speed_limit(const char* op, std::optional<double> max_speed) {
 
 template <class Device>
 Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor w_rows, std::optional<double> max_speed,
-                       std::string process) {
+                       Text process) {
   constexpr const char* op = "guided_velocity";
   const Rows rows = rows_of(op, "u_cond", u_cond);
   check_like(op, "u_uncond", u_uncond, u_cond);
@@ -271,7 +270,7 @@ template <class Device>
 void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond,
                      const OptionalTensor& u_prev, Tensor x_next, Tensor u, double w, double h, double h_prev,
                      OptionalTensor w_rows, OptionalTensor h_rows, OptionalTensor h_prev_rows,
-                     std::optional<double> max_speed, std::string process) {
+                     std::optional<double> max_speed, Text process) {
   constexpr const char* op = "guided_step";
   const Rows rows = rows_of(op, "x", x);
   check_like(op, "u_cond", u_cond, x);
@@ -324,8 +323,7 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
 template <class Device>
 std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u_uncond, OptionalTensor u_prev,
                                        double w, double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
-                                       OptionalTensor h_prev_rows, std::optional<double> max_speed,
-                                       std::string process) {
+                                       OptionalTensor h_prev_rows, std::optional<double> max_speed, Text process) {
   Tensor x_next = new_like("guided_step", "x", x), u = new_like("guided_step", "x", x);
   guided_step_out<Device>(x, u_cond, u_uncond, u_prev, x_next, u, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed,
                           process);

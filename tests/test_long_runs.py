@@ -34,7 +34,12 @@ class Affine(nn.Module):
 @pytest.mark.slow
 def test_twenty_thousand_steps_need_no_more_memory_than_two_thousand(tmp_path, monkeypatch):
     config = run_config(steps=20_000, optim=optim(log_every=100, save_every=1000, batch_size=2))
-    seen = []
+    process, seen = config.noise.build(), []
+
+    def objective(network, batch):
+        x_t, u = process.pair(batch.x0, batch.stratified(0, "time"), 1, batch.first)
+        return (network(x_t) - u).square().mean()
+
     append = checkpoints.MetricsLog.append
 
     def watched(log, values, durable=False):
@@ -42,10 +47,7 @@ def test_twenty_thousand_steps_need_no_more_memory_than_two_thousand(tmp_path, m
         seen.append((values["step"], resident()))
 
     monkeypatch.setattr(checkpoints.MetricsLog, "append", watched)
-    Trainer(
-        Affine(), lambda network, batch: network(batch.x0).square().mean(), ToyData(), tmp_path, config.steps,
-        config.optim, 0, Accelerator(cpu=True)
-    ).fit()  # fmt: skip
+    Trainer(Affine(), objective, ToyData(), tmp_path, config.steps, config.optim, 0, Accelerator(cpu=True)).fit()
     AcceleratorState._reset_state(reset_partial_state=True)
     steps, memory = np.array([pair for pair in seen if pair[0] > 2000]).T
     slope = np.polyfit(steps, memory, 1)[0] * 10_000
