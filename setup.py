@@ -41,6 +41,7 @@ class CMakeBuild(build_ext):
             f"-DDISTILLKAC_OUTPUT_DIR={folder}",
             f"-DDISTILLKAC_CUDA={os.environ.get('DISTILLKAC_CUDA', 'AUTO')}",
             f"-DPython_EXECUTABLE={sys.executable}",
+            "-DCMAKE_SKIP_BUILD_RPATH=ON",  # torch is loaded first; a wheel must not search this machine's folders
         ]
         if ninja := shutil.which("ninja"):  # named each time: the cache may hold one from a past isolated build
             arguments += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]

@@ -7,7 +7,9 @@ import torch
 from distillkac._sources import source_hash
 
 HERE = Path(__file__).resolve().parent
-BUILD_COMMAND = "pip install --no-build-isolation -e ." if source_hash() else "pip install --force-reinstall distillkac"
+# Of an installed package the wheel that pip has kept is the one that does not fit; torch stays as it is.
+REINSTALL = "pip install --force-reinstall --no-deps --no-cache-dir distillkac"
+BUILD_COMMAND = "pip install --no-build-isolation -e ." if source_hash() else REINSTALL
 
 
 def _load():

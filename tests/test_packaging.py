@@ -16,6 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from torch.utils import cpp_extension
 
 import distillkac
 from distillkac import doctor
@@ -80,7 +81,7 @@ def backend(tree, kind, out):
     result = subprocess.run([sys.executable, "-c", program], cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     lines = result.stdout.strip().splitlines()
-    assert "[]" in lines, "the backend asks for something that is not installed"
+    assert "[]" in lines, f"the backend asks for something that is not installed: {lines[0]}"
     return lines[-1]
 
 
@@ -113,6 +114,10 @@ def test_wheel_from_the_sdist_runs_in_a_fresh_environment(sdist, tmp_path):
     assert libraries[0] == "distillkac/_C.so"
     assert re.fullmatch(r"distillkac/_native\.cpython-\d+-[\w-]+\.so", libraries[1])
     assert len(libraries) == 2  # torch's are not bundled
+    # Nor looked for where they were at build time, a folder that is someone else's on another machine (RUNPATH).
+    torch_folders = [os.fsencode(folder) + b"\0" for folder in cpp_extension.library_paths()]
+    for library in libraries:
+        assert not [folder for folder in torch_folders if folder in zipfile.ZipFile(wheel).read(library)], library
     assert all(name.startswith(("distillkac/", f"distillkac-{distillkac.__version__}.dist-info/")) for name in names)
     assert {f"distillkac/{path.name}" for path in (ROOT / "distillkac").glob("*.py")} < set(names)
 
