@@ -10,6 +10,9 @@ from distillkac.data import DataConfig
 from distillkac.networks import NetworkConfig
 from distillkac.training import FlowMatching, Objective, build_network
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# shape and class_names are for --dry-run before the images are there; those of the data replace them.
 # The network of the paper's CIFAR-10 runs; its text does not name learning rate and number of steps, which are ours.
 PRESETS = {
     "digits": RunConfig(),
@@ -27,6 +30,8 @@ PRESETS = {
         ),
         optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
         steps=400_000,
+        shape=(3, 32, 32),
+        class_names=CIFAR10_CLASSES,
     ),
     "celeba64": RunConfig(
         data=DataConfig(path="celeba", image_size=64, flip=True),
@@ -37,6 +42,8 @@ PRESETS = {
         optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
         steps=400_000,
         label_drop=0.0,
+        shape=(3, 64, 64),
+        class_names=("all",),
     ),
     # Latents 4 x 32 x 32 of 256 x 256 images, made by distillkac.encode: docs/latents.md.
     "lsun256": RunConfig(
@@ -48,6 +55,8 @@ PRESETS = {
         optim=OptimConfig(batch_size=128, lr=1e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
         steps=500_000,
         label_drop=0.0,
+        shape=(4, 32, 32),
+        class_names=("all",),
     ),
 }
 

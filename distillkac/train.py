@@ -44,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(TrainArgs, argv, PROG, _defaults(argv))
     process = args.config.noise.build()
+    if args.dry_run and _images_are_to_come(args):
+        print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
+        print(described(args.config, cost(args.config, device()), device()))
+        return 0
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
     config = dataclasses.replace(
@@ -64,6 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     fit = fit_run(args.run, config, network, objective, dataset, accelerator, "train", args.resume)
     accelerator.end_training()
     return 0 if fit.finished else INTERRUPTED
+
+
+def _images_are_to_come(args: TrainArgs) -> bool:
+    """A preset as it is, whose images have not been fetched. Not a path that was given: there, nothing is a mistake."""
+    return (
+        args.config.data == PRESETS[args.preset].data
+        and bool(path := args.config.data.path)
+        and not Path(path).exists()
+    )
 
 
 def _defaults(argv: list[str]) -> TrainArgs | None:

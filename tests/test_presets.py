@@ -56,6 +56,25 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_preset_can_be_planned_before_its_images_are_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "cost", lambda config, device: seen.append(config) or {})
+    monkeypatch.setattr(train, "described", lambda *a: "")
+    seen = []
+    for name, shape, classes in (
+        ("cifar10", (3, 32, 32), 10),
+        ("celeba64", (3, 64, 64), 1),
+        ("lsun256", (4, 32, 32), 1),
+    ):
+        assert train.main(["--preset", name, "--dry-run", "--optim.batch-size", "64"]) == 0
+        assert (seen[-1].shape, len(seen[-1].class_names), seen[-1].optim.batch_size) == (shape, classes, 64)
+        assert "nothing at" in capsys.readouterr().out
+    for wrong in (["--preset", "cifar10"], ["--preset", "cifar10", "--data.path", "elsewhere", "--dry-run"]):
+        assert train.main([*wrong, "--run", "x"]) == 1
+        assert "where there is nothing" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_preset_is_the_start_for_the_other_options(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "cost", lambda config, device: seen.append(config) or {})
     monkeypatch.setattr(train, "described", lambda *a: "")
