@@ -1,4 +1,4 @@
-# make demo    train, distil, sample and measure on the digits: runs/demo
+# make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
 # make test    the test suite
 # make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
@@ -20,8 +20,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test compare bench bench-gpu docs sanitize sanitize-gpu lint clean
 demo: .venv/built
-	$(BIN)/python -m distillkac.train --run $(RUN) $(ARGS)
-	$(BIN)/python -m distillkac.distill $(RUN)
+	$(BIN)/python -m distillkac.train --run $(RUN) $(if $(wildcard $(RUN)/config.json),--resume) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(RUN) $(if $(wildcard $(RUN)/student-*/config.json),--resume)
 	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(RUN) --steps $$steps || exit 1; done
 	$(BIN)/python -m distillkac.evaluate $(RUN)
 

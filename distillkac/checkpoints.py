@@ -97,7 +97,7 @@ def read_json(path: Path):
         return json.loads(path.read_text())
     except FileNotFoundError:
         near = _similar_runs(path.parent)
-        meant = f"did you mean {near}?" if near else "train one with --run"
+        meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {path.parent}"
         raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; {meant}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from None

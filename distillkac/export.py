@@ -168,7 +168,7 @@ def save_onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) ->
     try:
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError:
-        raise ValueError("exporting to ONNX needs two more packages: pip install onnx onnxscript") from None
+        raise ValueError("exporting to ONNX needs onnx and onnxscript: pip install 'distillkac[export]'") from None
     names = _named(inputs)
     with _any_batch(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # both inputs have the same
