@@ -4,11 +4,13 @@ Pictures travel inside the answers, so that no file is written or served; what a
 alone; every address the page does not need answers 404.
 """
 
+import asyncio
 import base64
 import html
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
@@ -59,11 +61,17 @@ def build(demo: Demo):
     """The page as gradio Blocks, not yet served. Raises ValueError if gradio is not installed."""
     gr = _gradio()
 
-    def sample(*request):
+    # One thread for all requests: each new one would keep memory, and a team of OpenMP threads, of its own.
+    worker = ThreadPoolExecutor(1, thread_name_prefix="sample")
+
+    def answer(request: tuple) -> tuple[str, float]:
         try:
             return cards(demo.generate(*request)), 1.0
         except ValueError as error:
             return f'<p class="kac-error" role="alert">{html.escape(str(error))}</p>', 1.0
+
+    async def sample(*request):
+        return await asyncio.get_running_loop().run_in_executor(worker, answer, request)
 
     titles = list(demo.runs)
     most = max(map(demo.max_images, titles))
@@ -110,7 +118,18 @@ def build(demo: Demo):
     page.queue(max_size=WAITING, api_open=False)
     unread = page._queue.pending_messages_per_session
     page._queue.pending_messages_per_session = type(unread)(UNREAD)  # gradio's 2000 could hold gigabytes
+    page._queue.pending_event_ids_session = Pending()
     return page
+
+
+class Pending(dict):
+    """gradio's sets of unfinished events by session, of which it removes none: where there are many, the empty ones go."""
+
+    def __setitem__(self, session: str, events: set[str]):
+        if len(self) >= UNREAD:
+            for idle in [key for key, waiting in self.items() if not waiting]:
+                del self[idle]
+        super().__setitem__(session, events)
 
 
 def serve(demo: Demo, host: str = "127.0.0.1", port: int | None = None):

@@ -158,6 +158,13 @@ def test_queue_and_unread_answers_are_bounded(runs):
             while join(page, f"gone-{i}", seed="none") == 503:
                 time.sleep(0.01)
         assert len(page._queue.pending_messages_per_session) <= demo_page.UNREAD
+        assert len(page._queue.pending_event_ids_session) >= demo_page.UNREAD, "sessions that still wait were dropped"
+        # Sessions that have their answers leave nothing behind.
+        for waiting in page._queue.pending_event_ids_session.values():
+            waiting.clear()
+        for i in range(2 * demo_page.UNREAD):
+            page._queue.pending_event_ids_session[f"done-{i}"] = set()
+        assert len(page._queue.pending_event_ids_session) <= demo_page.UNREAD
     finally:
         go.set()
         page.close(verbose=False)
