@@ -2,6 +2,7 @@
 # make test    the test suite
 # make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
+# make package an sdist, the wheel it makes, and that wheel at work in a new environment
 # make docs    the documentation as a site: build/docs/index.html
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
@@ -18,7 +19,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test compare bench bench-gpu docs sanitize sanitize-gpu lint clean
+.PHONY: demo test compare bench bench-gpu package docs sanitize sanitize-gpu lint clean
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(RUN) $(if $(wildcard $(RUN)/config.json),--resume) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(RUN) $(if $(wildcard $(RUN)/student-*/config.json),--resume)
@@ -39,6 +40,9 @@ bench bench-gpu: .venv/built
 	run=$$(mktemp) && trap "rm -f $$run" EXIT && \
 	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json $$run $(ARGS) && \
 	$(BIN)/python -m benchmarks.report $$run
+
+package: .venv/built
+	$(BIN)/python -m pytest -m slow tests/test_packaging.py $(ARGS)
 
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict

@@ -79,8 +79,8 @@ class DistillConfig:
                 raise ValueError(f"stages: each step count must divide the one before it, got {fine} then {coarse}")
         if not alone and (len(self.steps) != len(self.stages) - 1 or any(n < 1 for n in self.steps)):
             raise ValueError(
-                f"steps needs one positive number for each of the {len(self.stages) - 1} stages of {self.stages}, got "
-                f"{self.steps}"
+                f"steps needs one positive number for each of the {len(self.stages) - 1} stages of {self.stages}, such as "
+                f"--steps{' 500' * (len(self.stages) - 1)}, got {self.steps}"
             )
         if self.integrator not in METHODS:
             raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {self.integrator!r}")

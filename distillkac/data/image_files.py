@@ -46,7 +46,11 @@ def read_image(
         ) from None
     # Pillow's decoders fail on damaged files in many ways: OSError, SyntaxError, EOFError, struct.error, ...
     except Exception as error:
-        raise ValueError(f"{name}: cannot be read as an image ({error}); repair or remove it") from None
+        raise ValueError(unreadable(name, error)) from None
+
+
+def unreadable(name: str, error: Exception) -> str:
+    return f"{name}: cannot be read as an image ({error}); repair or remove it, or add --data.bad-images skip"
 
 
 def to_array(image: Image.Image, image_size: int | None, channels: int | None) -> np.ndarray:

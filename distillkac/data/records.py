@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from distillkac.data import cache
-from distillkac.data.image_files import read_image
+from distillkac.data.image_files import read_image, unreadable
 
 MEMORY_LIMIT = 4 << 30  # bytes; images that need more are decoded anew whenever they are read
 NAMED = 5  # of the images that are left out
@@ -174,7 +174,7 @@ def _decode(records: Records, row: int, image_size: int | None, channels: int | 
     try:
         source = records.open(row)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: cannot be read as an image ({error}); repair or remove it") from None
+        raise ValueError(unreadable(name, error)) from None
     return read_image(source, image_size, channels, name)
 
 

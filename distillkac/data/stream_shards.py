@@ -12,7 +12,7 @@ import torch
 
 from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
 from distillkac.data.dataset import DataConfig, Splits, read_splits
-from distillkac.data.image_files import read_image
+from distillkac.data.image_files import read_image, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Record:
         try:
             source = self.open()
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.name}: cannot be read as an image ({error}); repair or remove it") from None
+            raise ValueError(unreadable(self.name, error)) from None
         return read_image(source, config.image_size, channels, self.name)
 
 
