@@ -1,112 +1,17 @@
 // From tensors to the plain structs of kernels.h: check, make contiguous, allocate, launch on the tensors' device.
 #pragma once
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "arguments.h"
 #include "devices.h"
-#include "kernels.h"
 #include "text.h"
 
 namespace distillkac {
-
-using OptionalTensor = std::optional<Tensor>;
-
-inline Dtype element_type(const char* op, const char* name, ScalarType type) {
-  if (type == ScalarType::Float) return Dtype::kFloat32;
-  if (type == ScalarType::BFloat16) return Dtype::kBFloat16;
-  if (type == ScalarType::Half) return Dtype::kFloat16;
-  fail(op, name, " must be float32, bfloat16 or float16, got ", dtype_name(type));
-}
-
-inline Process process_named(const char* op, const std::string& name) {
-  if (name == "telegraph") return Process::kTelegraph;
-  if (name == "planar") return Process::kPlanar;
-  fail(op, "process must be 'telegraph' or 'planar', got '", name, "'");
-}
-
-inline FSchedule f_named(const char* op, const std::string& name) {
-  if (name == "linear") return FSchedule::kLinear;
-  if (name == "cosine") return FSchedule::kCosine;
-  if (name == "exp") return FSchedule::kExp;
-  fail(op, "f must be 'linear', 'cosine' or 'exp', got '", name, "'");
-}
-
-inline GSchedule g_named(const char* op, const std::string& name) {
-  if (name == "linear") return GSchedule::kLinear;
-  if (name == "quadratic") return GSchedule::kQuadratic;
-  fail(op, "g must be 'linear' or 'quadratic', got '", name, "'");
-}
-
-// A contiguous tensor that lives as long as the launch.
-inline Tensor packed(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-inline OptionalTensor packed(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(packed(*tensor)) : OptionalTensor();
-}
-
-inline Rows rows_of(const char* op, const char* name, const Tensor& tensor) {
-  if (tensor.dim() < 1) fail(op, name, " must have a batch dimension, (B, ...), got ", described(tensor));
-  Rows rows{tensor.size(0), 1};
-  bool fits = true;
-  for (int64_t i = 1; i < tensor.dim(); ++i) fits &= !__builtin_mul_overflow(rows.width, tensor.size(i), &rows.width);
-  int64_t elements;
-  if (!fits || __builtin_mul_overflow(rows.count, rows.width, &elements))
-    fail(op, name, " must have fewer than 2^63 elements, got ", described(tensor));
-  check_copyable(op, name, tensor);
-  return rows;
-}
-inline bool empty(const Rows& rows) { return rows.count == 0 || rows.width == 0; }
-
-// A new contiguous tensor of x's shape; x is checked first, so that nothing large is allocated for a wrong argument.
-inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::optional<ScalarType> dtype = {}) {
-  rows_of(op, name, x);
-  return torch::stable::new_empty(x, x.sizes(), dtype);
-}
-
-inline void check_pairs(const char* op, const char* name, Process process, int64_t dims, int64_t last) {
-  if (process == Process::kPlanar && (dims < 2 || last % 2 != 0))
-    fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ",
-         dims < 2 ? int64_t(1) : last);
-}
-inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {
-  check_pairs(op, name, process, tensor.dim(), tensor.size(tensor.dim() - 1));
-}
-
-inline RowScalar row_data(const Tensor& tensor) {
-  return {tensor.const_data_ptr(), tensor.scalar_type() == ScalarType::Double, 0};
-}
-
-inline RowScalar row_scalars(const char* op, const char* name, double value, const OptionalTensor& per_row,
-                             const Tensor& like) {
-  if (!per_row) {
-    if (!std::isfinite(float(value))) fail(op, name, " must be a finite number, got ", value);
-    return {nullptr, false, value};
-  }
-  check_rows(op, name, *per_row, like.size(0));
-  check_same_device(op, name, *per_row, like);
-  return row_data(*per_row);
-}
-
-inline Seed seed_of(const char* op, int64_t seed, const OptionalTensor& seed_tensor, int64_t offset,
-                    const Tensor& like) {
-  if (offset < 0) fail(op, "offset must be >= 0, got ", offset);
-  if (offset > INT64_MAX - like.size(0)) fail(op, "offset plus the number of rows must stay below 2^63, got ", offset);
-  if (!seed_tensor) return {nullptr, seed, offset};
-  if (seed_tensor->scalar_type() != ScalarType::Long || seed_tensor->numel() != 1)
-    fail(op, "seed must be an int or an int64 tensor of one element, got ", described(*seed_tensor));
-  check_same_device(op, "seed", *seed_tensor, like);
-  return {static_cast<const int64_t*>(seed_tensor->const_data_ptr()), seed, offset};
-}
 
 template <class Device>
 void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c, int64_t seed,
