@@ -1,13 +1,15 @@
-"""Shared by all tests: the SIMD level and the number of threads are put back after a test changed them; forked commands."""
+"""Shared by all tests: what a test changed is put back (SIMD level, threads, the world outside); forked commands."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from distillkac._kernels import native
 
@@ -45,3 +47,16 @@ def forked():
 
         yield ask
         server.stdin.close()
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Nothing is written to the user's cache, nothing asked of the network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+    def refuse(*_):
+        raise AssertionError("something local asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

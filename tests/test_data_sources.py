@@ -1,14 +1,12 @@
 """Every source gives the same images, order and splits, resumes and is shared out in the same way, and trains."""
 
 import json
-import socket
 import tarfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from distillkac import checkpoints, train
@@ -32,22 +30,10 @@ from tests.image_sets import (
 )
 from tests.toys import optim, run_config, trainer
 
+pytestmark = pytest.mark.usefixtures("alone")
 LIBRARY = {"parquet": "datasets", "saved": "datasets"}
 SOURCES = list(WRITERS)
 TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--optim.log-every", "1"]
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """Nothing is written to the user's cache, nothing asked of the network."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-
-    def refuse(*_):
-        raise AssertionError("a local data set asked for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def write(kind, root, made=None):

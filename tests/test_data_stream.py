@@ -1,11 +1,9 @@
 """Hugging Face data that are read while they arrive: the same images, an order that is a function of the index, resuming."""
 
-import socket
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from distillkac import checkpoints, distill, encode, evaluate, train
 from distillkac.data import DataConfig, load, load_training, read
@@ -15,22 +13,10 @@ from tests.test_data_sources import TINY, batches
 from tests.toys import optim, refusal, run_config, trainer
 
 datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.usefixtures("alone")
 
 COUNT = 23  # images to learn from, in shards of 9, 7 and 7
 TRUTH = torch.from_numpy(pixels(30)).permute(0, 3, 1, 2)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """Nothing is written to the user's cache, nothing asked of the network."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-
-    def refuse(*_):
-        raise AssertionError("a local data set asked for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def mixed():
