@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
@@ -158,9 +159,13 @@ class Stream:
                     continue
                 # The length of a shard is found by reading all of it.
                 count = 0 if known is None else place
-                for record in self.shards.read(shard, self.held.get(shard, 0) + count):
-                    if count >= place:
-                        yield record
+                records, rest = self.shards.read(shard, self.held.get(shard, 0) + count), place - count
+                if rest > 0:
+                    count += sum(
+                        1 for _ in tqdm(islice(records, rest), "passing over", rest, leave=False, disable=None)
+                    )
+                for record in records:
+                    yield record
                     count += 1
                 self._learn(shard, count)
                 place = max(0, place - count)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
 from distillkac.data.dataset import DataConfig, Splits, read_splits
@@ -85,7 +86,7 @@ class Shards:
         """(shard, record) of the first `count`, shard by shard; of each shard the first after[shard] are passed over."""
         after = after or {}
         rows = ((shard, record) for shard in range(len(self)) for record in self.read(shard, after.get(shard, 0)))
-        return list(islice(rows, count))
+        return list(tqdm(islice(rows, count), "reading a sample", count, leave=False, disable=None))
 
     def _class(self, row: dict, name: str) -> int:
         if self.label is None or len(self.names) == 1:
