@@ -108,9 +108,10 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
     """A paragraph for people."""
     noise = config.noise
     law = f"sigma {noise.sigma:g}" if noise.process == "gaussian" else f"a {noise.a:g}, c {noise.c:g}"
+    kind = "images" if config.shape[0] in (1, 3) else "latents"
     return "\n".join(
         (
-            f"{noise.process} ({law}) on images {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
+            f"{noise.process} ({law}) on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
             f"network      {config.network.backbone} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
             f"training     {config.steps} steps of {config.optim.batch_size} images: "

@@ -52,7 +52,7 @@ def page(run: Path) -> str:
     shape = "×".join(map(str, config.shape))
     parts = [
         f"<h1>{html.escape(run.resolve().name)}</h1>",
-        f"<p>{html.escape(noise.process)} ({law}), images {shape}, {len(config.class_names)} classes, {config.steps} steps"
+        f"<p>{html.escape(noise.process)} ({law}), {'latents' if config.latent else 'images'} {shape}, {len(config.class_names)} classes, {config.steps} steps"
         f" of {config.optim.batch_size} images, seed {config.seed}; students: {_student_list(run)}.</p>",
     ]
     if (run / "evaluation.json").exists():
