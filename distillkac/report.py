@@ -53,7 +53,8 @@ def page(run: Path) -> str:
     parts = [
         f"<h1>{html.escape(run.resolve().name)}</h1>",
         f"<p>{html.escape(noise.process)} ({law}), {'latents' if config.latent else 'images'} {shape}, "
-        f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, seed {config.seed}; students: {_student_list(run)}.</p>",
+        f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, "
+        f"seed {config.seed}; students: {_student_list(run)}.</p>",
     ]
     if (run / "evaluation.json").exists():
         parts += ["<h2>Measurements</h2>", _evaluation(run)]
