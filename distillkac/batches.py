@@ -53,7 +53,7 @@ def read_batches(
 ) -> Iterator[Batch]:
     """The batches of optimizer updates of `total` rows each: of every update these parts, read ahead by `workers` threads.
 
-    dataset: as in data, or with `shape`, `order` and `__getitems__` as there. workers: None for as many as suit the data set.
+    dataset: as in data, or with `shape`, `order` and `__getitems__` as there (and `stop`, as a stream has). workers: None for as many as suit the data set.
     """
     order = dataset.order(seed)
     # Drawn one by one: lists of all steps would grow with the run.
@@ -65,6 +65,7 @@ def read_batches(
         return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
 
     workers = getattr(dataset, "readers", 0) if workers is None else workers
-    for (update, row), batch in zip(places, read_ahead(read, indices, workers), strict=True):
+    batches = read_ahead(read, indices, workers, getattr(dataset, "stop", None))
+    for (update, row), batch in zip(places, batches, strict=True):
         x0, y = (part.to(device, non_blocking=True) for part in batch)
         yield Batch(to_unit(x0), y, update, row, total)

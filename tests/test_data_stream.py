@@ -1,5 +1,7 @@
 """Hugging Face data that are read while they arrive: the same images, an order that is a function of the index, resuming."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -246,6 +248,34 @@ def test_a_stream_that_breaks_off_says_where_and_goes_on(tmp_path, monkeypatch):
         data.__getitems__(range(COUNT))
     monkeypatch.setattr(data.shards, "part", original)
     assert torch.equal(data.__getitems__(range(COUNT))[0], expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nobody_waits_for_a_window_that_nobody_wants(tmp_path, monkeypatch, workers):
+    """A run that ends or is interrupted leaves the window that is on its way: over a slow network it may take minutes."""
+    config = settings(write_shards(tmp_path / "p"), tmp_path, shuffle_buffer=40)
+    made = run_config(shape=(3, 8, 8), class_names=CLASSES, steps=2, optim=optim(workers=workers))
+    data, come, more = load_training(config), [], threading.Semaphore(52)
+    original = data.shards.read
+
+    def slowly(shard, start=0):
+        for record in original(shard, start):
+            more.acquire()
+            come.append(record.name)
+            yield record
+
+    monkeypatch.setattr(data.shards, "read", slowly)
+    job = trainer(tmp_path / "run", made, data=data)
+    source = job.batches()
+    first = next(source)
+    while len(come) < 52:  # a window of 40, and some of the next
+        time.sleep(0.01)
+    threading.Timer(0.2, more.release).start()  # the record that is on its way
+    source.close()
+    data._fetcher.submit(int).result(timeout=30)  # it has nothing else to do now
+    assert len(come) == 53
+    more.release(1000)
+    assert torch.equal(next(trainer(tmp_path / "run", made, data=data).batches()).x0, first.x0)
 
 
 @pytest.mark.parametrize(

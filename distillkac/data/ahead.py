@@ -8,17 +8,21 @@ from typing import TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def read_ahead(
+    read: Callable[[Item], Result], items: Iterable[Item], threads: int, stop: Callable[[], None] | None = None
+) -> Iterator[Result]:
     """read(item) for each item, in order, by so many threads, at most two items a thread ahead; 0 reads when asked.
 
     Threads, because image decoders let go of the interpreter, and processes would have to survive signals of their own.
-    An error of `read` is raised where its result would have come.
+    An error of `read` is raised where its result would have come. stop: called when no more results are wanted, so that
+    what `read` waits for need not come.
     """
-    if threads == 0:
-        yield from map(read, items)
-        return
-    pool, waiting = ThreadPoolExecutor(threads, thread_name_prefix="read"), deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read") if threads else None
+    waiting = deque()
     try:
+        if pool is None:
+            yield from map(read, items)
+            return
         for item in items:
             waiting.append(pool.submit(read, item))
             if len(waiting) > 2 * threads:
@@ -26,4 +30,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], threads: i
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        if stop is not None:
+            stop()
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)

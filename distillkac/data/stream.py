@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -62,6 +62,7 @@ class Stream:
         self._records, self._next = iter(()), -1
         self._windows: dict[int, Future[list[Record]]] = {}
         self._lock, self._left_out = threading.Lock(), set()
+        self._stopped = threading.Event()
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._decoders = ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="decode")
 
@@ -71,6 +72,14 @@ class Stream:
 
     def order(self, seed: int) -> WindowOrder:
         return WindowOrder(self.config.shuffle_buffer, seed)
+
+    def stop(self) -> None:
+        """Gives up the windows that are on their way, at their next record: nobody waits for them any more, and a process
+        does not end before its threads do. What is asked for later comes as before."""
+        self._stopped.set()
+        with self._lock:  # whoever waits for a window has let go of it
+            self._windows.clear()
+            self._stopped = threading.Event()
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """(x (n, C, H, W) uint8, y (n,) int64) of records i >= 0.
@@ -123,7 +132,7 @@ class Stream:
 
     def _window(self, number: int) -> list[Record]:
         """Its records; the next window is then on its way."""
-        future = self._windows.get(number) or self._fetcher.submit(self._fetch, number)
+        future = self._windows.get(number) or self._fetcher.submit(self._fetch, number, self._stopped)
         # The one before may be asked for by a reader that lags behind.
         self._windows = {k: v for k, v in self._windows.items() if number - 1 <= k <= number + 1} | {number: future}
         try:
@@ -132,13 +141,14 @@ class Stream:
             self._windows.clear()
             raise
         if number + 1 not in self._windows:
-            self._windows[number + 1] = self._fetcher.submit(self._fetch, number + 1)
+            self._windows[number + 1] = self._fetcher.submit(self._fetch, number + 1, self._stopped)
         return records
 
-    def _fetch(self, number: int) -> list[Record]:
+    def _fetch(self, number: int, stopped: threading.Event) -> list[Record]:
         """Runs in one thread only, which alone moves along the stream."""
         if number != self._next:
             self._records = self._from(number * self.config.shuffle_buffer)
+        self._given_up = stopped.is_set
         self._next = -1  # unless all of the window comes
         records = list(islice(self._records, self.config.shuffle_buffer))
         self._next = number + 1
@@ -159,7 +169,7 @@ class Stream:
                     continue
                 # The length of a shard is found by reading all of it.
                 count = 0 if known is None else place
-                records, rest = self.shards.read(shard, self.held.get(shard, 0) + count), place - count
+                records, rest = self._wanted(shard, self.held.get(shard, 0) + count), place - count
                 if rest > 0:
                     count += sum(
                         1 for _ in tqdm(islice(records, rest), "passing over", rest, leave=False, disable=None)
@@ -170,6 +180,13 @@ class Stream:
                 self._learn(shard, count)
                 place = max(0, place - count)
             epoch += 1
+
+    def _wanted(self, shard: int, start: int) -> Iterator[Record]:
+        """The records of a shard, as long as somebody waits for them."""
+        for record in self.shards.read(shard, start):
+            if self._given_up():
+                raise CancelledError
+            yield record
 
     def _learn(self, shard: int, count: int) -> None:
         if (known := self.lengths.get(shard)) not in (None, count):
