@@ -163,7 +163,8 @@ def test_commands_with_a_stream(tmp_path, capsys):
     run, cache = str(tmp_path / "run"), ["--data.cache", str(tmp_path / "cache")]
     options = ["--data.path", f"hf://{tmp_path}/repository", "--data.streaming", "--data.eval-images", "6", *cache]
     assert train.main(["--run", run, "--steps", "2", *options, *TINY]) == 0
-    assert train.main(["--run", run, "--resume", "--steps", "3"]) == 0
+    # As on another machine.
+    assert train.main(["--run", run, "--resume", "--steps", "3", "--data.cache", str(tmp_path / "elsewhere")]) == 0
     assert [line["step"] for line in checkpoints.MetricsLog.read(tmp_path / "run")] == [1, 2, 3]
     assert distill.main([run, "--steps", "1", "1", "1", "1", "--optim.batch-size", "4"]) == 0
     assert evaluate.main([run, "--num", "8", "--teacher-steps", "2"]) == 0
@@ -248,6 +249,20 @@ def test_a_stream_that_breaks_off_says_where_and_goes_on(tmp_path, monkeypatch):
         data.__getitems__(range(COUNT))
     monkeypatch.setattr(data.shards, "part", original)
     assert torch.equal(data.__getitems__(range(COUNT))[0], expected)
+
+
+def test_shards_without_rows_are_passed_over(tmp_path):
+    """As pyarrow and pandas write an empty table: with one row group, of no rows."""
+    import pyarrow.parquet
+
+    for streaming in (True, False):
+        root = write_shards(tmp_path / f"p{streaming}", sizes=(0, 9, 0, 7, 7))
+        for path in (root / "train-00000-of-00005.parquet", root / "train-00002-of-00005.parquet"):
+            pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, row_group_size=1)
+            assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
+        config = settings(root, tmp_path, streaming=streaming)
+        x, _ = load_training(config).__getitems__(range(COUNT))
+        assert sorted(which(x)) == list(range(COUNT))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

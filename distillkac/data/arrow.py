@@ -17,6 +17,7 @@ from distillkac.data.dataset import DataConfig, Splits, number_classes, read_spl
 
 HUB = "hf://"
 TEST_SPLITS = ("test", "validation", "valid", "val")
+PARQUET_ROWS = 100  # at a time; if not given, as many as the first row group has, and an empty file's cannot be read
 LABELS = ("label", "labels", "class", "cls")
 
 
@@ -133,9 +134,9 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
         elif is_saved(Path(path)):
             loaded = datasets.load_from_disk(str(path))
         elif Path(path).is_dir():
-            loaded = datasets.load_dataset("parquet", data_dir=str(path), **options)
+            loaded = datasets.load_dataset("parquet", data_dir=str(path), batch_size=PARQUET_ROWS, **options)
         else:
-            loaded = datasets.load_dataset("parquet", data_files=str(path), **options)
+            loaded = datasets.load_dataset("parquet", data_files=str(path), batch_size=PARQUET_ROWS, **options)
     # The library and what lies below it (network, Arrow, file systems) fail in many ways.
     except Exception as error:
         reason = error.__cause__ or error
