@@ -1,5 +1,6 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -66,13 +67,15 @@ def accelerator_for(
 def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:
     """Raises ValueError if a new run would overwrite a checkpoint, or a resumed one would become another model.
 
-    A resumed run may train longer or with other settings of the optimizer, nothing else.
+    A resumed run may train longer, with other settings of the optimizer or another --data.cache, nothing else.
     """
     if not (folder / checkpoints.STATE).exists():
         return
     if not resume:
         raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
     saved = load_config(folder)
+    # Where things are kept between runs decides nothing, and on another machine is elsewhere.
+    saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, cache=config.data.cache))
     for name in ("data", "noise", "network", "label_drop", "seed", "shape", "class_names", "latent", "student"):
         before, now = getattr(saved, name), getattr(config, name)
         if before != now:
