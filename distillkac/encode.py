@@ -1,5 +1,6 @@
 """Images to latents, once, before training: `python -m distillkac.encode --data.path DIR --vae NAME --out latents`."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.options import parse
+from distillkac.run_lock import take
 from distillkac.vae import encode, load_vae, space_of
 
 
@@ -37,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(EncodeArgs, argv, "python -m distillkac.encode")
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
-    if is_latents(args.out):
-        raise ValueError(f"{args.out} holds latents already: choose another folder, or remove it")
+    _check_new(args.out)
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
     if args.data.streaming:
@@ -46,13 +47,22 @@ def main(argv: list[str] | None = None) -> int:
     splits = {split: load(args.data, split) for split in ("train", "test")}
     vae = load_vae(args.vae, device())
     space = space_of(args.vae, vae, splits["train"].shape)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for split, dataset in splits.items():
-        shape = encode_split(dataset, split, vae, space, args.out, args.batch_size)
-        print(f"{split}: {len(dataset)} images {_size(dataset.shape)} -> latents {_size(shape)}")
-    write_index(args.out, space, args.data, splits["train"].class_names)
+    # Two at once would fill each other's arrays.
+    with contextlib.ExitStack() as held:
+        if (problem := take(args.out, held, "latents are being written to")) is not None:
+            raise ValueError(problem)
+        _check_new(args.out)  # by another that has finished meanwhile
+        for split, dataset in splits.items():
+            shape = encode_split(dataset, split, vae, space, args.out, args.batch_size)
+            print(f"{split}: {len(dataset)} images {_size(dataset.shape)} -> latents {_size(shape)}")
+        write_index(args.out, space, args.data, splits["train"].class_names)
     print(f"train on them with --data.path {args.out}")
     return 0
+
+
+def _check_new(out: Path) -> None:
+    if is_latents(out):
+        raise ValueError(f"{out} holds latents already: choose another folder, or remove it")
 
 
 def encode_split(

@@ -22,7 +22,7 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     only. Threads of one process are not kept apart.
     """
     with contextlib.ExitStack() as held:
-        problem = [_take(folder, held) if accelerator.is_main_process else None]
+        problem = [take(folder, held) if accelerator.is_main_process else None]
         if accelerator.num_processes > 1:
             broadcast_object_list(problem)
         if problem[0] is not None:
@@ -30,8 +30,8 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def _take(folder: Path, held: contextlib.ExitStack) -> str | None:
-    """What is wrong, if the lock cannot be had."""
+def take(folder: Path, held: contextlib.ExitStack, busy: str = "another run is training in") -> str | None:
+    """Holds FOLDER/.lock, in a folder that may be new, until `held` is closed; returns what is wrong if it cannot be had."""
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def _take(folder: Path, held: contextlib.ExitStack) -> str | None:
         if not isinstance(error, (BlockingIOError, PermissionError)):
             return f"{path} cannot be locked ({error.strerror}); choose a folder on a file system with locks"
         owner = os.read(file, 20).decode(errors="replace").strip()
-        return f"another run is training in {folder} (process {owner}); stop it, wait for it, or choose another folder"
+        return f"{busy} {folder} (process {owner}); stop it, wait for it, or choose another folder"
     with contextlib.suppress(OSError):  # only told to people
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)

@@ -1,6 +1,8 @@
 """Images become latents once; runs on latents train, sample, are measured and shared as images."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, sample, train, vae
+from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train, vae
 from distillkac.checkpoints import read_json
 from distillkac.config import load_config
 from distillkac.networks import VelocityNet
@@ -167,6 +169,24 @@ def test_mistakes_are_explained(folder, run, tmp_path, capsys):
         assert command.main(options) == 1, message
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_two_do_not_encode_into_one_folder(folder, tmp_path, capsys):
+    """A lock holds between processes, so the first is a child."""
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.ExitStack() as held:
+            os.write(ready[1], b"x" if run_lock.take(tmp_path / "latents", held) is None else b"!")
+            os.read(done[0], 1)
+            os._exit(0)
+    assert os.read(ready[0], 1) == b"x"
+    images = ["--data.path", str(folder / "images.npz"), "--vae", str(folder / "vae")]
+    assert encode.main([*images, "--out", str(tmp_path / "latents")]) == 1
+    assert f"latents are being written to {tmp_path / 'latents'} (process {child})" in capsys.readouterr().err
+    os.write(done[1], b"x")
+    os.waitpid(child, 0)
+    assert encode.main([*images, "--out", str(tmp_path / "latents")]) == 0
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "pickle", "labels", "index"])
