@@ -1,6 +1,7 @@
 """Export a sampler as one graph, noise to images: `python -m distillkac.export runs/demo --steps 1 --out student.onnx`."""
 
 import contextlib
+import io
 import sys
 import warnings
 from dataclasses import dataclass
@@ -188,8 +189,9 @@ def save_torch(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -
     dynamic = {name: {0: torch.export.Dim("batch")} for name in _named(inputs)}
     with _any_batch():
         program = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, path)
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_atomic(path, content.getvalue())
 
 
 @torch.no_grad()

@@ -1,5 +1,8 @@
 """Exported graphs give the network's images at any batch size; noise drawn inside has the law of the prior."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -62,6 +65,22 @@ def test_noise_inside_has_the_law_of_the_prior(prior, process):
     if isinstance(process, Telegraph):
         share, expected = ((x.abs() > 0.999999 * process.c).float().mean() for x in (ours, theirs))
         assert abs(share - expected) < 5 * (expected * (1 - expected) / 1e5 * 2) ** 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_an_export_that_cannot_be_written_leaves_the_one_before(run, tmp_path, capsys, monkeypatch, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    out = tmp_path / f"student{suffix}"
+    out.write_bytes(b"the one before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert export.main([str(run), "--steps", "2", "--out", str(out)]) == 1
+    assert "cannot be written (No space left on device); what was there is kept" in capsys.readouterr().err
+    assert out.read_bytes() == b"the one before"
 
 
 def test_mistakes_are_explained(run, tmp_path, capsys):
