@@ -53,7 +53,8 @@ def read_batches(
 ) -> Iterator[Batch]:
     """The batches of optimizer updates of `total` rows each: of every update these parts, read ahead by `workers` threads.
 
-    dataset: as in data, or with `shape`, `order` and `__getitems__` as there (and `stop`, as a stream has). workers: None for as many as suit the data set.
+    dataset: as in data, or with `shape`, `order` and `__getitems__` as there; its `stop`, if it has one, is called in the end.
+    workers: None for as many as suit the data set.
     """
     order = dataset.order(seed)
     # Drawn one by one: lists of all steps would grow with the run.
