@@ -53,7 +53,8 @@ def read_batches(
 ) -> Iterator[Batch]:
     """The batches of optimizer updates of `total` rows each: of every update these parts, read ahead by `workers` threads.
 
-    dataset: as in data, or with `shape`, `order` and `__getitems__` as there; its `stop`, if it has one, is called in the end.
+    dataset: as in data, or with `shape`, `order` and `__getitems__` as there; its `stop`, if it has one, is called in the end,
+    and no more than its `most_readers` read it.
     workers: None for as many as suit the data set.
     """
     order = dataset.order(seed)
@@ -66,6 +67,9 @@ def read_batches(
         return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
 
     workers = getattr(dataset, "readers", 0) if workers is None else workers
+    workers = min(
+        workers, getattr(dataset, "most_readers", workers)
+    )  # readers that overtake each other read a stream again
     batches = read_ahead(read, indices, workers, getattr(dataset, "stop", None))
     for (update, row), batch in zip(places, batches, strict=True):
         x0, y = (part.to(device, non_blocking=True) for part in batch)

@@ -75,10 +75,16 @@ def write(samples: Samples, out: Path, columns: int = 10) -> None:
         raise ValueError(f"--out must end in .png, .gif or .npz or be a folder for single PNGs, got {out}")
     else:
         out.mkdir(exist_ok=True)
-        for i, (image, label) in enumerate(zip(to_uint8(samples.images), samples.labels.tolist(), strict=True)):
+        names = [f"{i:05d}-class-{label}.png" for i, label in enumerate(samples.labels.tolist())]
+        if others := sorted({path.name for path in out.glob("*-class-*.png")} - set(names)):
+            raise ValueError(
+                f"{out} holds {len(others)} images of another sampling, such as {others[0]}, which would be taken for some of "
+                "this one: choose another folder, or empty it"
+            )
+        for name, image in zip(names, to_uint8(samples.images), strict=True):
             content = io.BytesIO()
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG")
-            write_atomic(out / f"{i:05d}-class-{label}.png", content.getvalue())
+            write_atomic(out / name, content.getvalue())
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:

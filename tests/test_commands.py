@@ -203,7 +203,7 @@ def test_sample_says_which_network_and_how_many_evaluations(run, tmp_path, capsy
         assert words[1] in line
 
 
-def test_output_forms(run, tmp_path):
+def test_output_forms(run, tmp_path, capsys):
     images, labels = arrays(run, tmp_path, "--steps", "1", "--num", "5", "--classes", "3", "7")
     assert images.shape == (5, 8, 8, 1)
     assert images.dtype == np.uint8
@@ -213,6 +213,11 @@ def test_output_forms(run, tmp_path):
     files = sorted((tmp_path / "single").iterdir())
     assert [f.name for f in files] == [f"{i:05d}-class-{k}.png" for i, k in enumerate([3, 7, 3, 7, 3])]
     assert all(np.array_equal(np.asarray(Image.open(f)), image[..., 0]) for f, image in zip(files, images, strict=True))
+    assert sample.main([str(run), *options, "--out", str(tmp_path / "single")]) == 0, "the same names are written again"
+    other = ["--steps", "1", "--num", "3", "--classes", "3", "7", "--out", str(tmp_path / "single")]
+    assert sample.main([str(run), *other]) == 1
+    assert "holds 2 images of another sampling, such as 00003-class-7.png" in capsys.readouterr().err
+    assert len(list((tmp_path / "single").iterdir())) == 5
     assert sample.main([str(run), *options]) == 0
     with Image.open(run / "samples" / "steps-1.png") as grid:
         assert min(grid.size) > 8

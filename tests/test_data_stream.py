@@ -339,6 +339,26 @@ def test_classes_that_nobody_names(tmp_path):
         load(settings(path, tmp_path, num_classes=3, eval_images=1), "train")
 
 
+def test_rows_sorted_by_class_are_refused_before_training(tmp_path):
+    """Else the run could never be evaluated: its options are fixed by then."""
+    path = write_shards(tmp_path / "p", samples(30))  # the classes one after the other
+    with pytest.raises(ValueError, match=r"first 4 images show 1 of 2 classes, not '1', .*--data.eval-images"):
+        load_training(settings(path, tmp_path))
+    assert load_training(settings(path, tmp_path, eval_images=20)).num_classes == 2
+    assert load_training(settings(path, tmp_path, num_classes=1)).num_classes == 1
+
+
+def test_many_readers_do_not_read_the_stream_again(tmp_path, monkeypatch):
+    data, seen = load_training(settings(write_shards(tmp_path / "p"), tmp_path, shuffle_buffer=1)), []
+    original = data.shards.read
+    monkeypatch.setattr(
+        data.shards, "read", lambda shard, start=0: (seen.append(r) or r for r in original(shard, start))
+    )
+    made = run_config(shape=(3, 8, 8), class_names=CLASSES, steps=5, optim=optim(workers=8))
+    assert len(list(trainer(tmp_path / "run", made, data=data).batches())) == 5
+    assert 60 <= len(seen) <= 62  # and the window after the last
+
+
 def test_places_outside_the_hub_are_not_asked_for(tmp_path):
     """A table may name files instead of holding bytes: an address in it is not opened."""
     rows = [{"bytes": None, "path": "http://127.0.0.1:9/x.png"}] * 8

@@ -50,7 +50,7 @@ class Stream:
     held: how many records at the front of each shard are kept for evaluation.
     """
 
-    readers = 1  # the batches follow the stream; decoding has threads of its own
+    readers = most_readers = 1  # the batches follow the stream; decoding has threads of its own
 
     def __init__(self, shards: Shards, held: dict[int, int], config: DataConfig):
         self.shards, self.held, self.config = shards, held, config
@@ -229,4 +229,7 @@ class Stream:
 def open_stream(path: str, config: DataConfig) -> Stream:
     """The training split, without an end. Raises ValueError naming the data set, see `arrow`."""
     train, test = open_shards(path, config)
-    return Stream(train, held_out(train, test, config), config)
+    held = held_out(train, test, config)
+    stream = Stream(train, held, config)
+    train.check_classes(config.eval_images, held)  # now rather than when the run is evaluated
+    return stream

@@ -88,6 +88,23 @@ class Shards:
         rows = ((shard, record) for shard in range(len(self)) for record in self.read(shard, after.get(shard, 0)))
         return list(tqdm(islice(rows, count), "reading a sample", count, leave=False, disable=None))
 
+    def check_classes(self, count: int, after: dict[int, int]) -> None:
+        """Raises ValueError if the records that `first` would give do not show every class; reads their classes alone."""
+        if self.label is None or len(self.names) == 1:
+            return
+        labels = self.part.select_columns([self.label])
+        rows = (row for k in range(len(self)) for row in labels.shard(len(self), k).skip(after.get(k, 0)))
+        try:
+            shown = {row[self.label] for row in islice(rows, count)}
+        except Exception as error:
+            raise ValueError(f"{self.where}: the classes do not come ({error})") from None
+        if absent := sorted(set(range(len(self.names))) - shown):
+            raise ValueError(
+                f"{self.where}: the first {count} images show {len(self.names) - len(absent)} of {len(self.names)} classes, "
+                f"not {self.names[absent[0]]!r}, so that nothing could be measured against them; raise --data.eval-images, or "
+                "mix the rows of the data set"
+            )
+
     def _class(self, row: dict, name: str) -> int:
         if self.label is None or len(self.names) == 1:
             return 0
@@ -145,9 +162,5 @@ def sample_stream(path: str, config: DataConfig) -> Splits:
             f"{path}: no images are left to learn from beside {len(others)} held out for evaluation; lower "
             "--data.eval-images"
         )
-    if absent := sorted(set(range(len(train.names))) - set(labels[: len(learned)].tolist())):
-        raise ValueError(
-            f"{path}: the first {len(learned)} images show {len(train.names) - len(absent)} of {len(train.names)} classes, "
-            f"not {train.names[absent[0]]!r}; raise --data.eval-images, or mix the rows of the data set"
-        )
+    train.check_classes(config.eval_images, held)
     return read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
