@@ -133,8 +133,7 @@ class Stream:
     def _window(self, number: int) -> list[Record]:
         """Its records; the next window is then on its way."""
         future = self._windows.get(number) or self._fetcher.submit(self._fetch, number, self._stopped)
-        # The one before may be asked for by a reader that lags behind.
-        self._windows = {k: v for k, v in self._windows.items() if number - 1 <= k <= number + 1} | {number: future}
+        self._windows = {k: v for k, v in self._windows.items() if k == number + 1} | {number: future}
         try:
             records = future.result()
         except BaseException:
