@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 import torch
 
-from distillkac.data.dataset import DataConfig, Splits, number_classes, read_splits
+from distillkac.data.classes import number_classes
+from distillkac.data.dataset import DataConfig, Splits, read_splits
 
 HUB = "hf://"
 TEST_SPLITS = ("test", "validation", "valid", "val")

@@ -42,6 +42,8 @@ class DataConfig:
     label_column: str | None = None
     """Hugging Face data: the column of classes, if there are several or it is not called label. Shards: the entry of the
     .json that is the class, if it is not called label."""
+    unconditional: bool = False
+    """Learn without classes, whatever the data say of them."""
     subset: str | None = None
     """hf://NAME: which of its configurations."""
     split: str = "train"
@@ -149,21 +151,6 @@ def make_splits(images, labels: torch.Tensor, names: tuple[str, ...], test, flip
         "train": ImageDataset(images, labels, names, flip, left_out),
         "test": None if test is None else ImageDataset(*test, names, left_out=left_out),
     }
-
-
-def number_classes(where: str, values: Sequence[int | str], test: Sequence[int | str]) -> tuple[list, list, tuple]:
-    """(numbers of `values`, numbers of `test`, names) of classes given as whole numbers from 0, or as words."""
-    words = {type(value) for value in (*values, *test)} == {str}
-    if not words and any(isinstance(value, str) for value in (*values, *test)):
-        raise ValueError(f"{where}: some classes are words and some are numbers; write all of them one way")
-    found = sorted(set(values))
-    if not words and found != list(range(len(found))):
-        missing = next((i for i, value in enumerate(found) if i != value), len(found))
-        raise ValueError(f"{where}: classes must be numbered from 0 without gaps, but no image has {missing}")
-    number = {value: i for i, value in enumerate(found)}
-    if odd := sorted(set(test) - set(found)):
-        raise ValueError(f"{where}: the test part has class {odd[0]!r}, which no training image has")
-    return [number[v] for v in values], [number[v] for v in test], tuple(str(value) for value in found)
 
 
 def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path | str) -> tuple[list, list]:

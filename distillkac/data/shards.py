@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from distillkac.data import cache
-from distillkac.data.dataset import DataConfig, Splits, number_classes, read_splits
+from distillkac.data.classes import number_classes
+from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.records import file_identity
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif"}

@@ -1,0 +1,48 @@
+"""Classes as every source gives them: names in one Unicode form and natural order, numbers from 0 without gaps."""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+
+def natural(name: str) -> tuple:
+    """A key to sort names by as people count them: 1, 2, 10 and img9, img10."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+
+
+def class_name(text: str) -> str:
+    """The name in Unicode's composed form (NFC): the same word typed on another system is the same class."""
+    return unicodedata.normalize("NFC", text)
+
+
+def number_classes(
+    where: Path | str, values: Sequence[Hashable], test: Sequence[Hashable]
+) -> tuple[list[int], list[int], tuple[str, ...]]:
+    """(numbers of `values`, numbers of `test`, names) of classes given as whole numbers or as words.
+
+    Whole numbers are numbered anew where they have gaps or do not begin at 0, with a warning; their names stay what they
+    were. Words are sorted naturally. Raises ValueError if both kinds are mixed, or a class is in `test` alone.
+    """
+    words = {isinstance(value, str) for value in (*values, *test)}
+    if len(words) > 1:
+        raise ValueError(f"{where}: some classes are words and some are numbers; write all of them one way")
+    if words == {True}:
+        values, test = [class_name(value) for value in values], [class_name(value) for value in test]
+    found = sorted(set(values), key=natural) if words == {True} else sorted(set(values))
+    if odd := [value for value in set(test) if value not in set(found)]:
+        raise ValueError(f"{where}: the test part has class {min(odd)!r}, which no training image has")
+    if words == {False} and found != list(range(len(found))):
+        warnings.warn(
+            f"{where}: the classes {_shown(found)} do not count from 0 without gaps; they are numbered anew from 0, in "
+            "this order, and keep these numbers as their names",
+            stacklevel=2,
+        )
+    number = {value: i for i, value in enumerate(found)}
+    return [number[v] for v in values], [number[v] for v in test], tuple(str(value) for value in found)
+
+
+def _shown(found: list) -> str:
+    return ", ".join(map(str, found[:5])) + (f", ... {found[-1]}" if len(found) > 5 else "")
