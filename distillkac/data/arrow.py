@@ -5,44 +5,57 @@ those that are asked for. Python code that a data set brings along is never run 
 given).
 """
 
+import contextlib
 import io
-from collections.abc import Iterable
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from distillkac.data.classes import number_classes
+from distillkac.data.classes import class_name, number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.file_splits import say_unread
+from distillkac.data.labels import as_class
+from distillkac.data.splits import choose_splits, role
+from distillkac.data.tables import ParquetSplit, is_saved, open_parquet, open_saved
 
 HUB = "hf://"
-TEST_SPLITS = ("test", "validation", "valid", "val")
-PARQUET_ROWS = 100  # at a time; if not given, as many as the first row group has, and an empty file's cannot be read
 LABELS = ("label", "labels", "class", "cls")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A column of encoded images. where: how errors call the data set."""
+    """A column of encoded images in the training split and the test split, one after the other. where: how errors call them."""
 
-    table: object
+    train: object
+    test: object | None
     column: str
     where: str
-    first_test: int
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.train) + (0 if self.test is None else len(self.test))
 
     def name(self, row: int) -> str:
-        part, number = ("training", row) if row < self.first_test else ("test", row - self.first_test)
-        return f"{self.where}: row {number} of the {part} split"
+        return row_name(self.where, *self._place(row))
 
     def open(self, row: int) -> Path | BinaryIO:
-        return image_of(self.table[row][self.column])
+        part, number = self._place(row)
+        return image_of((self.train if part == "training" else self.test)[number][self.column])
 
     def identity(self) -> Iterable[str]:
-        return (self.table._fingerprint, self.column, str(self.first_test))
+        return (self.column, *(part._fingerprint for part in (self.train, self.test) if part is not None))
+
+    def _place(self, row: int) -> tuple[str, int]:
+        first_test = len(self.train)
+        return ("training", row) if row < first_test else ("test", row - first_test)
+
+
+def row_name(where: str, part: str, row: int) -> str:
+    return f"{where}: row {row} of the {part} split"
 
 
 def image_of(cell: dict | bytes | None) -> Path | BinaryIO:
@@ -53,17 +66,18 @@ def image_of(cell: dict | bytes | None) -> Path | BinaryIO:
     if path is None:
         raise ValueError("it is empty")
     # In an archive of the hub: zip://NAME::hf://ARCHIVE. Nothing else that a table names is asked of the network.
-    if not path.rpartition("::")[2].startswith(HUB):
-        return Path(path)
-    import fsspec
+    if path.rpartition("::")[2].startswith(HUB):
+        import fsspec
 
-    with fsspec.open(path, "rb") as file:
-        return io.BytesIO(file.read())
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether the folder was written by save_to_disk."""
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        with fsspec.open(path, "rb") as file:
+            return io.BytesIO(file.read())
+    if "://" in path:
+        raise ValueError(f"it is an address, {path}, and nothing is fetched; put the images themselves into the table")
+    if not os.path.isabs(path):
+        raise ValueError(
+            f"it is a file called {path}, and nothing says in which folder; save the set with the images in it"
+        )
+    return Path(path)
 
 
 def arrow(path: str | Path, config: DataConfig) -> Splits:
@@ -71,38 +85,47 @@ def arrow(path: str | Path, config: DataConfig) -> Splits:
     where, train, test = str(path), *open_splits(path, config)
     column, label = find_columns(where, train, test, config)
     labels, test_labels, names = _classes(where, train, test, label)
-    images = [encoded(part, [column]) for part in (train, test) if part is not None]
-    import datasets
-
-    table = datasets.concatenate_datasets(images) if len(images) > 1 else images[0]
-    records = Rows(table, column, where, len(train))
+    records = Rows(encoded(train, [column]), None if test is None else encoded(test, [column]), column, where)
     first_test = None if test is None else len(train)
     return read_splits(where, records, torch.tensor(labels + test_labels), names, first_test, config)
 
 
 def open_splits(path: str | Path, config: DataConfig, streaming: bool = False) -> tuple:
     """(training split, test split or None), as `datasets` gives them; streaming: as its IterableDataset."""
-    loaded = _load(path, config, streaming)
-    for option, name in (("split", config.split), ("test_split", config.test_split)):
+    with _explained(path):
+        loaded = _load(path, config, streaming)
+    names = _choose(path, loaded, config, streaming)
+    with _explained(path):
+        return tuple(None if name is None else _ready(loaded[name], config, streaming) for name in names)
+
+
+def _choose(path: str | Path, loaded: dict, config: DataConfig, streaming: bool) -> tuple[str, str | None]:
+    """The names of the splits to learn from and to measure against. Warns of those that are left unread."""
+    # Of a stream nothing says that it is empty before it is read.
+    empty = [] if streaming else [name for name, part in loaded.items() if not len(part)]
+    train, test = config.split, config.test_split
+    if train not in loaded and train == DataConfig.split:  # not asked for by this name
+        train = choose_splits(path, list(loaded))[0] or train
+    for option, name in (("split", train), ("test-split", test)):
         if name is not None and name not in loaded:
-            option = option.replace("_", "-")
             raise ValueError(
                 f"{path}: has no split {name!r}, only {', '.join(loaded)}; choose one with --data.{option}"
             )
-    if config.test_split == config.split:
-        raise ValueError(f"{path}: the split to learn from and the one to evaluate with are both {config.split!r}")
-    # Of a stream nothing says that it is empty before it is read.
-    empty = [] if streaming else [name for name, part in loaded.items() if not len(part)]
-    others = [name for name in TEST_SPLITS if name in loaded and name != config.split and name not in empty]
-    test = config.test_split or (others[0] if others else None)
-    if config.split in empty or test in empty:
-        raise ValueError(f"{path}: the split {config.split if config.split in empty else test!r} is empty")
-    return loaded[config.split], None if test is None else loaded[test]
+    if test is None:
+        test = choose_splits(path, [name for name in loaded if role(name) == "test" and name not in (train, *empty)])[1]
+        if unread := [name for name in loaded if name not in (train, test, *empty)]:
+            say_unread(path, "splits that are neither learned from nor measured against", unread)
+    if test == train:
+        raise ValueError(f"{path}: the split to learn from and the one to evaluate with are both {train!r}")
+    if train in empty or test in empty:
+        raise ValueError(f"{path}: the split {train if train in empty else test!r} is empty")
+    return train, test
 
 
 def find_columns(where: str, train, test, config: DataConfig) -> tuple[str, str | None]:
-    """The columns of images and of classes, if there is one; both splits have them."""
-    column, label = _image_column(where, train.features, config), _label_column(where, train.features, config)
+    """The columns of images and of classes, if there is one and it is wanted; both splits have them."""
+    column = _image_column(where, train.features, config)
+    label = None if config.unconditional else _label_column(where, train.features, column, config)
     for part in (train, test):
         if part is not None and not {column, label or column} <= set(part.column_names or ()):
             raise ValueError(
@@ -120,29 +143,37 @@ def encoded(part, columns: list[str]):
     return part.cast_column(columns[0], datasets.Image(decode=False)) if decoded else part
 
 
-def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
-    """Its splits by name."""
+@contextlib.contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Names the data set in whatever goes wrong: the library and what lies below it (network, Arrow, file systems) fail in
+    many ways."""
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError:
         raise ValueError(f"{path}: needs the package datasets: pip install 'distillkac[data]'") from None
-    options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
     try:
-        if str(path).startswith(HUB):
-            name, _, revision = str(path).removeprefix(HUB).partition("@")
-            revision = revision or None
-            loaded = datasets.load_dataset(name, config.subset, revision=revision, **options)
-        elif is_saved(Path(path)):
-            loaded = datasets.load_from_disk(str(path))
-        elif Path(path).is_dir():
-            loaded = datasets.load_dataset("parquet", data_dir=str(path), batch_size=PARQUET_ROWS, **options)
-        else:
-            loaded = datasets.load_dataset("parquet", data_files=str(path), batch_size=PARQUET_ROWS, **options)
-    # The library and what lies below it (network, Arrow, file systems) fail in many ways.
+        yield
     except Exception as error:
         reason = error.__cause__ or error
         raise ValueError(f"{path}: cannot be opened as a Hugging Face data set ({reason})") from None
-    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
+    """Its splits by name, not all of them ready."""
+    import datasets
+
+    if str(path).startswith(HUB):
+        name, _, revision = str(path).removeprefix(HUB).partition("@")
+        options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
+        loaded = datasets.load_dataset(name, config.subset, revision=revision or None, **options)
+        return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    return open_saved(Path(path)) if is_saved(Path(path)) else open_parquet(Path(path).expanduser())
+
+
+def _ready(part, config: DataConfig, streaming: bool):
+    if not isinstance(part, ParquetSplit):
+        return part
+    return part.stream() if streaming else part.convert(config)
 
 
 def _image_column(where: str, features: dict, config: DataConfig) -> str:
@@ -165,7 +196,7 @@ def _image_column(where: str, features: dict, config: DataConfig) -> str:
     return found[0]
 
 
-def _label_column(where: str, features: dict, config: DataConfig) -> str | None:
+def _label_column(where: str, features: dict, image: str, config: DataConfig) -> str | None:
     import datasets
 
     if config.label_column is not None:
@@ -177,43 +208,72 @@ def _label_column(where: str, features: dict, config: DataConfig) -> str | None:
         raise ValueError(
             f"{where}: has several columns of classes; choose one with --data.label-column: {', '.join(found)}"
         )
-    return found[0] if found else next((name for name in LABELS if name in features), None)
+    found += [name for known in LABELS for name in features if name.casefold() == known]
+    if found:
+        return found[0]
+    if others := {name: kind for name, kind in features.items() if name != image}:
+        warnings.warn(
+            f"{where}: none of its columns is called label, so there are no classes to learn; there are {_columns(others)}. "
+            "Choose one with --data.label-column, or say --data.unconditional",
+            stacklevel=2,
+        )
+    return None
 
 
 def _classes(where: str, train, test, label: str | None) -> tuple[list, list, tuple[str, ...]]:
     """(numbers of the training images, of the test images, names); one class if there is no column."""
-    import datasets
-
     if label is None:
         return [0] * len(train), [0] * (0 if test is None else len(test)), ("all",)
-    values, test_values = _values(where, train, label), [] if test is None else _values(where, test, label)
+    values = _values(where, train, label, "training")
+    test_values = [] if test is None else _values(where, test, label, "test")
     kind = train.features[label]
-    if not isinstance(kind, datasets.ClassLabel):
+    if (names := class_names(where, train.features, label)) is None:
         return number_classes(where, values, test_values)
     if test is not None and test.features[label] != kind:
         raise ValueError(f"{where}: the splits name the classes of {label!r} differently")
     for part in (values, test_values):
-        if part and not 0 <= min(part) <= max(part) < kind.num_classes:
+        if part and not 0 <= min(part) <= max(part) < len(names):
             raise ValueError(
                 f"{where}: column {label!r} has classes from {min(part)} to {max(part)} instead of 0 to "
-                f"{kind.num_classes - 1} (-1 stands for none); choose another split or column"
+                f"{len(names) - 1} (-1 stands for none); choose another split or column"
             )
-    return values, test_values, tuple(kind.names)
+    return values, test_values, names
 
 
-def _values(where: str, part, label: str) -> list:
-    import datasets
+def class_names(where: str, features: dict, label: str) -> tuple[str, ...] | None:
+    """The names that the column's type gives to its classes, in their order; None if it gives none."""
+    if (names := getattr(features[label], "names", None)) is None:
+        return None
+    names = tuple(map(class_name, names))
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise ValueError(f"{where}: column {label!r} calls two classes {twice!r}; give each a name of its own")
+    return names
 
-    kind = part.features[label]
-    dtype = getattr(kind, "dtype", "")
-    if not isinstance(kind, datasets.ClassLabel) and not str(dtype).startswith(
-        ("int", "uint", "string", "large_string")
-    ):
+
+def check_label_kind(where: str, features: dict, label: str) -> None:
+    """Raises ValueError unless the column may hold classes: numbers, truth values or words."""
+    kind = features[label]
+    known = ("int", "uint", "bool", "float", "string", "large_string")
+    if getattr(kind, "names", None) is None and not str(getattr(kind, "dtype", "")).startswith(known):
         raise ValueError(f"{where}: column {label!r} must hold classes as whole numbers or words, got {kind}")
+
+
+def _values(where: str, part, label: str, split: str) -> list[int | str]:
+    check_label_kind(where, part.features, label)
     column = part.select_columns([label]).with_format("arrow")[:].column(label)
     if column.null_count:
-        raise ValueError(f"{where}: column {label!r} says nothing for {column.null_count} images; fill or remove them")
-    return column.to_pylist()
+        row = next(i for i, value in enumerate(column) if not value.is_valid)
+        raise ValueError(
+            f"{where}: column {label!r} says nothing for {column.null_count} images, such as row {row} of the {split} split; "
+            "fill or remove them, or learn without classes with --data.unconditional"
+        )
+    values = []
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            values.append(as_class(value))
+        except ValueError as error:
+            raise ValueError(f"{row_name(where, split, row)}: column {label!r}: {error}") from None
+    return values
 
 
 def _columns(features: dict) -> str:

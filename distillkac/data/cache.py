@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from distillkac import checkpoints
@@ -14,9 +15,14 @@ def folder(config) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillkac"
 
 
+def digest(words: Iterable[str]) -> str:
+    """A name for these words; among them may be names of files in any encoding."""
+    return hashlib.blake2b("\0".join(words).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
 def recall(config, *words: str) -> tuple[Path, dict | None]:
     """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged."""
-    path = folder(config) / f"{hashlib.blake2b(chr(0).join(words).encode(), digest_size=16).hexdigest()}.json"
+    path = folder(config) / f"{digest(words)}.json"
     try:
         content = checkpoints.read_json(path)
     except ValueError:

@@ -3,7 +3,6 @@
 A source is anything with the methods of `Records`. Every image is decoded and checked once, before a run begins.
 """
 
-import hashlib
 import math
 import os
 import warnings
@@ -161,7 +160,7 @@ def say_left_out(where: str, left_out: Sequence[str], total: int) -> None:
 def _known(records: Records, config) -> tuple[Path | None, dict | None]:
     """What an earlier check of exactly these images found, if they were too large for memory."""
     try:
-        words = hashlib.blake2b("\0".join(records.identity()).encode()).hexdigest()
+        words = cache.digest(records.identity())
     except OSError:  # a file went missing: decoding says which
         return None, None
     path, content = cache.recall(config, "check 1", words, str(config.image_size), str(config.channels))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
+from distillkac.data.file_splits import find_files
 from distillkac.data.records import NAMED, file_identity
 from distillkac.data.stream_shards import Record, Shards, held_out, open_shards
 from distillkac.random import generator
@@ -200,7 +201,7 @@ class Stream:
 
     def _recall(self) -> tuple[dict[int, int], Path]:
         path = Path(self.shards.where).expanduser()
-        files = [path] if path.is_file() else sorted(path.rglob("*.parquet")) if path.is_dir() else []
+        files = find_files(path, ".parquet") if path.exists() else []
         what = (self.shards.where, self.config.subset, self.shards.split, len(self.shards), sorted(self.held.items()))
         file, content = cache.recall(self.config, "stream 1", *map(str, what), *map(file_identity, files))
         known = content.get("lengths") if content else None

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
+from distillkac.data.arrow import check_label_kind, class_names, encoded, find_columns, image_of, open_splits
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.image_files import read_image, unreadable
+from distillkac.data.labels import as_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,15 @@ class Shards:
 
     def check_classes(self, count: int, after: dict[int, int]) -> None:
         """Raises ValueError if the records that `first` would give do not show every class; reads their classes alone."""
-        if self.label is None or len(self.names) == 1:
+        if self.label is None:
             return
         labels = self.part.select_columns([self.label])
         rows = (row for k in range(len(self)) for row in labels.shard(len(self), k).skip(after.get(k, 0)))
         try:
-            shown = {row[self.label] for row in islice(rows, count)}
+            shown = [row[self.label] for row in islice(rows, count)]
         except Exception as error:
             raise ValueError(f"{self.where}: the classes do not come ({error})") from None
+        shown = {self._class({self.label: value}, f"{self.where}: one of the first {count} rows") for value in shown}
         if absent := sorted(set(range(len(self.names))) - shown):
             raise ValueError(
                 f"{self.where}: the first {count} images show {len(self.names) - len(absent)} of {len(self.names)} classes, "
@@ -106,13 +108,16 @@ class Shards:
             )
 
     def _class(self, row: dict, name: str) -> int:
-        if self.label is None or len(self.names) == 1:
+        if self.label is None:
             return 0
-        value = row[self.label]
-        if type(value) is not int or not 0 <= value < len(self.names):
+        try:
+            value = as_class(row[self.label])
+        except ValueError as error:
+            raise ValueError(f"{name}: column {self.label!r}: {error}") from None
+        if isinstance(value, str) or not 0 <= value < len(self.names):
             raise ValueError(
                 f"{name}: column {self.label!r} must hold classes from 0 to {len(self.names) - 1}, got {value!r}; choose "
-                "another column with --data.label-column, or learn without classes with --data.num-classes 1"
+                "another column with --data.label-column, or learn without classes with --data.unconditional"
             )
         return value
 
@@ -129,14 +134,31 @@ def open_shards(path: str, config: DataConfig) -> tuple[Shards, Shards | None]:
 
 
 def _class_names(path: str, features: dict, label: str | None, config: DataConfig) -> tuple[str, ...]:
-    if label is None or config.num_classes == 1:
+    """As they are without streaming, or an error: a stream is not read to find out what its classes are."""
+    if config.num_classes == 1:
+        raise ValueError(f"{path}: one class is none; learn without classes with --data.unconditional")
+    if label is None:
+        if config.num_classes is not None:
+            raise ValueError(
+                f"{path}: has no column of classes, so that --data.num-classes cannot be used; leave it out"
+            )
         return ("all",)
-    if (names := getattr(features[label], "names", None)) is not None:
-        return tuple(names)
+    check_label_kind(path, features, label)
+    if (names := class_names(path, features, label)) is not None:
+        if config.num_classes not in (None, len(names)):
+            raise ValueError(
+                f"{path}: column {label!r} has {len(names)} classes, not {config.num_classes}; leave out --data.num-classes"
+            )
+        return names
+    if "string" in str(getattr(features[label], "dtype", "")):
+        raise ValueError(
+            f"{path}: column {label!r} holds words, and a stream is not read to find out which classes there are; leave "
+            "out --data.streaming, or learn without classes with --data.unconditional"
+        )
     if config.num_classes is None:
         raise ValueError(
             f"{path}: column {label!r} does not say how many classes there are, and a stream is not read to find out; "
-            "say it with --data.num-classes (1: learn without classes)"
+            "say it with --data.num-classes, or learn without classes with --data.unconditional"
         )
     return tuple(map(str, range(config.num_classes)))
 

@@ -1,0 +1,214 @@
+"""Tables of images that lie on this machine: parquet files, and folders that `datasets` wrote with save_to_disk.
+
+They are opened here rather than by `datasets.load_dataset`, to which a path is a pattern or an address ("a?b", "e::f"), and
+which takes only those files of a folder whose names it understands. Parquet is converted to Arrow once, because only that
+can be mapped into memory and read by row number.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache as once
+from pathlib import Path
+
+from distillkac.data import cache
+from distillkac.data.file_splits import find_files, split_files
+from distillkac.data.records import file_identity
+
+ROWS = 100  # at a time: a row group may be larger than memory
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether the folder was written by save_to_disk."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def open_saved(folder: Path) -> dict:
+    """Its splits by name as `datasets.Dataset`, mapped into memory."""
+    if (folder / "dataset_dict.json").is_file():
+        return {name: _saved_split(folder / name) for name in _json(folder / "dataset_dict.json")["splits"]}
+    return {"train": _saved_split(folder)}
+
+
+def _saved_split(folder: Path):
+    import datasets
+
+    info = datasets.DatasetInfo.from_dict(_json(folder / "dataset_info.json"))
+    return _map([folder / file["filename"] for file in _json(folder / "state.json")["_data_files"]], info)
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _map(paths: list[Path], info):
+    import datasets
+    import pyarrow
+
+    # As bytes, which need not be UTF-8.
+    files = [pyarrow.memory_map(os.fsencode(path)) for path in paths]
+    table = pyarrow.concat_tables([pyarrow.ipc.open_stream(file).read_all() for file in files])
+    fingerprint = cache.digest(map(file_identity, paths))
+    return datasets.Dataset(datasets.table.InMemoryTable(table), info, fingerprint=fingerprint)
+
+
+@dataclass(frozen=True)
+class ParquetSplit:
+    """Parquet files that are one split. features: the columns of all of them. len: rows."""
+
+    files: list[Path]
+    features: dict = field(repr=False)
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def stream(self):
+        """An `IterableDataset` with a shard for each file."""
+        import datasets
+        from datasets.iterable_dataset import ArrowExamplesIterable
+
+        examples = ArrowExamplesIterable(_tables, {"files": self.files, "features": self.features})
+        return datasets.IterableDataset(examples, info=datasets.DatasetInfo(features=self.features))
+
+    def convert(self, config):
+        """A `Dataset` in the cache that a later run finds again. Raises ValueError if it cannot be written there."""
+        import datasets
+
+        words = ("parquet 1", *map(file_identity, self.files))
+        folder = Path(config.cache or datasets.config.HF_DATASETS_CACHE).expanduser()
+        path = _writable(folder) / f"parquet-{cache.digest(words)}.arrow"
+        with _alone(path):
+            if not path.is_file():
+                self._write(path)
+        return _map([path], datasets.DatasetInfo(features=self.features))
+
+    def _write(self, path: Path) -> None:
+        import pyarrow
+        from tqdm import tqdm
+
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with (
+                open(temporary, "wb") as file,
+                pyarrow.ipc.new_stream(file, self.features.arrow_schema) as writer,
+                tqdm(total=self.rows, desc="converting parquet", leave=False, disable=None) as bar,
+            ):
+                for _, table in _tables(self.files, self.features):
+                    writer.write_table(table)
+                    bar.update(len(table))
+            os.replace(temporary, path)
+        except OSError as error:  # what cannot be read is a ValueError
+            raise ValueError(
+                f"{temporary}: cannot be written ({error}); make room, or choose another folder with --data.cache"
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def open_parquet(path: Path) -> dict[str, ParquetSplit]:
+    """The splits of a file or of all files below a folder. Raises ValueError naming a file that is damaged."""
+    files = find_files(path, ".parquet")
+    splits = {"train": files} if path.is_file() else split_files(path, files)
+    return {name: _parquet_split(part) for name, part in splits.items()}
+
+
+def _parquet_split(files: list[Path]) -> ParquetSplit:
+    import datasets
+
+    schemas, rows = [], []
+    for path in files:
+        with _parquet(path) as file:
+            rows.append(file.metadata.num_rows)
+            schemas.append(file.schema_arrow)
+    # An empty table knows the types of its columns as little as their values.
+    first = next((schema for schema, count in zip(schemas, rows, strict=True) if count), schemas[0])
+    for path, schema, count in zip(files, schemas, rows, strict=True):
+        if count and set(schema.names) != set(first.names):
+            raise ValueError(
+                f"{path}: has columns {', '.join(schema.names)} but {files[0]} has {', '.join(first.names)}"
+            )
+    return ParquetSplit(files, datasets.Features.from_arrow_schema(first), sum(rows))
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator:
+    """Raises ValueError naming the file, also for what goes wrong while it is read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.OSFile(os.fsencode(path)) as source, pyarrow.parquet.ParquetFile(source) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _tables(files: list[Path], features) -> Iterator[tuple]:
+    """(key, table of a few rows) of the files one after the other, as `datasets` wants them."""
+    import pyarrow
+    from datasets.table import table_cast
+
+    for number, path in enumerate(files):
+        with _parquet(path) as file:
+            if file.metadata.num_rows:
+                for i, batch in enumerate(file.iter_batches(ROWS)):
+                    table = pyarrow.Table.from_batches([batch]).select(list(features))
+                    yield (number, i), table_cast(_locate(table, path.parent), features.arrow_schema)
+
+
+def _locate(table, folder: Path):
+    """Cells of images that are files beside the table get whole paths: they are not files of the current folder."""
+    import pyarrow
+
+    for i, column in enumerate(table.schema):
+        if not pyarrow.types.is_struct(column.type) or {"bytes", "path"} - {part.name for part in column.type}:
+            continue
+        cells = table.column(i).combine_chunks()
+        if cells.field("bytes").null_count == 0:
+            continue
+        cells = [
+            cell
+            if cell is None or cell["bytes"] is not None or cell["path"] is None or "://" in cell["path"]
+            else cell | {"path": str(folder.absolute() / cell["path"])}
+            for cell in cells.to_pylist()
+        ]
+        table = table.set_column(i, column, pyarrow.array(cells, column.type))
+    return table
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or one that goes when this process ends if nothing can be written there: the run need not end for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        instead = Path(_temporary().name)
+        warnings.warn(
+            f"{folder}: cannot be written ({error.strerror}), so tables are converted to {instead} and again by the next "
+            "run; choose another folder with --data.cache",
+            stacklevel=2,
+        )
+        return instead
+
+
+@once
+def _temporary() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="distillkac-")  # kept, so that it is there until the process ends
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Lets one process convert while the others wait for it; where there are no locks, each converts for itself."""
+    from filelock import FileLock
+
+    lock = FileLock(f"{path}.lock")
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, NotImplementedError):
+            held.enter_context(lock)
+        yield
