@@ -332,7 +332,9 @@ def test_classes_that_nobody_names(tmp_path):
     assert data.class_names == ("0", "1", "2")
     x, y = data.__getitems__(range(16))
     assert y.tolist() == [i % 3 for i in which(x)]
-    assert load_training(settings(path, tmp_path, num_classes=1)).class_names == ("all",)
+    assert load_training(settings(path, tmp_path, unconditional=True)).class_names == ("all",)
+    with pytest.raises(ValueError, match=r"--data\.unconditional"):
+        load_training(settings(path, tmp_path, num_classes=1))
     with pytest.raises(ValueError, match=r"row \d+ of shard 0 .*must hold classes from 0 to 1, got 2"):
         load_training(settings(path, tmp_path, num_classes=2))
     with pytest.raises(ValueError, match="show 1 of 3 classes, not '0'"):
@@ -345,7 +347,7 @@ def test_rows_sorted_by_class_are_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"first 4 images show 1 of 2 classes, not '1', .*--data.eval-images"):
         load_training(settings(path, tmp_path))
     assert load_training(settings(path, tmp_path, eval_images=20)).num_classes == 2
-    assert load_training(settings(path, tmp_path, num_classes=1)).num_classes == 1
+    assert load_training(settings(path, tmp_path, unconditional=True)).num_classes == 1
 
 
 def test_many_readers_do_not_read_the_stream_again(tmp_path, monkeypatch):
@@ -364,4 +366,4 @@ def test_places_outside_the_hub_are_not_asked_for(tmp_path):
     rows = [{"bytes": None, "path": "http://127.0.0.1:9/x.png"}] * 8
     path = write_table(tmp_path / "t.parquet", {"image": rows, "label": [0] * 8})
     with pytest.raises(ValueError, match=r"row 4 of shard 0 .*cannot be read as an image"):
-        load_training(settings(path, tmp_path, num_classes=1))
+        load_training(settings(path, tmp_path, unconditional=True))

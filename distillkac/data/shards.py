@@ -5,56 +5,40 @@ resuming and many processes work as for files. Nothing is unpacked; members that
 """
 
 import io
-import json
-import re
-import tarfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from tqdm import tqdm
 
-from distillkac.data import cache
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.file_splits import say_unread, split_files
 from distillkac.data.records import file_identity
-
-IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif"}
-BLOCK = 512
-TEST = re.compile(r"(^|[/_.-])(test|val|valid|validation)([/_.-]|$)")
-LABEL_BYTES = 1 << 20  # a .cls or .json that is longer is no label
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image inside a shard. label: None if it has none."""
-
-    shard: Path
-    key: str
-    offset: int
-    size: int
-    label: int | str | None
+from distillkac.data.splits import choose_splits
+from distillkac.data.tar_index import NAMED, Index, Member, index
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Images in tar archives."""
+    """Images in tar archives. members: each with its archive."""
 
-    members: list[Member]
+    members: list[tuple[Path, Member]]
     paths: list[Path]
 
     def __len__(self) -> int:
         return len(self.members)
 
     def name(self, row: int) -> str:
-        return f"{self.members[row].shard}: {self.members[row].key}"
+        path, member = self.members[row]
+        return f"{path}: {member.key}"
 
     def open(self, row: int) -> BinaryIO:
-        member = self.members[row]
-        with open(member.shard, "rb") as file:
+        path, member = self.members[row]
+        with open(path, "rb") as file:
             file.seek(member.offset)
             content = file.read(member.size)
         if len(content) < member.size:
@@ -66,7 +50,10 @@ class Shards:
 
 
 def expand(pattern: str) -> list[Path]:
-    """The shards that 'DIR/shard-{000..009}.tar' stands for, by WebDataset's own rules."""
+    """The shards that 'DIR/shard-{000..009}.tar' stands for, by WebDataset's own rules.
+
+    Folders that are there are paths and no patterns, whatever they are called.
+    """
     try:
         from webdataset.shardlists import expand_urls
     except ImportError:
@@ -74,7 +61,8 @@ def expand(pattern: str) -> list[Path]:
             "patterns of shards need the package webdataset: pip install 'distillkac[data]', or name the folder of the "
             "shards"
         ) from None
-    paths = [Path(name).expanduser() for name in expand_urls(pattern)]
+    root = next(parent for parent in Path(pattern).parents if parent.is_dir())
+    paths = [root / name for name in expand_urls(str(Path(pattern).relative_to(root)))]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: is missing, but data.path {pattern} names it")
@@ -82,124 +70,103 @@ def expand(pattern: str) -> list[Path]:
 
 
 def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
-    """paths: of the archives below root; those called test or val, or in such a folder, are the test part.
+    """paths: of the archives below root, whose names say which are the test part, see `split_files`.
 
     Raises ValueError naming the archive or the member.
     """
-    paths = sorted(paths)
-    test_paths = [path for path in paths if TEST.search(path.relative_to(root).with_suffix("").as_posix())]
-    if len(test_paths) == len(paths):
-        test_paths = []  # the user asked to learn from these
-    train_paths = [path for path in paths if path not in set(test_paths)]
-    parts, damage = [], []
-    for part in (train_paths, test_paths):
-        members = []
-        for path in tqdm(part, desc="indexing shards", leave=False, disable=None):
-            found, wrong = _index(path, config)
-            members += found
-            damage += [wrong] if wrong else []
-        parts.append(members)
-    if damage and config.bad_images == "refuse":
-        raise ValueError(damage[0])
-    for sentence in damage:
+    train_paths, test_paths = _parts(paths, root, config)
+    found = {
+        path: index(path, config)
+        for path in tqdm([*train_paths, *test_paths], desc="indexing shards", leave=False, disable=None)
+    }
+    lost = [damage for _, damage in found.values() if damage]
+    if lost and config.bad_images == "refuse":
+        raise ValueError(lost[0])
+    for sentence in lost:
         warnings.warn(f"{sentence}; images after the damage are left out", stacklevel=2)
-    train, test = parts
+    lost += _bad_members({path: part for path, (part, _) in found.items()}, config)
+    train, test = (
+        [(path, member) for path in part for member in found[path][0].members if not member.fault]
+        for part in (train_paths, test_paths)
+    )
+    _say_left_out({path: part for path, (part, _) in found.items()}, config)
     if not train or (test_paths and not test):
         empty = (train_paths if not train else test_paths)[0]
         raise ValueError(
             f"{empty}: holds no images; members must be called KEY.jpg (png, webp, ...) and KEY.cls or .json"
         )
-    unlabelled = [member for member in train + test if member.label is None]
-    if len(unlabelled) == len(train + test):
-        labels, names = [0] * len(unlabelled), ("all",)
-    elif unlabelled:
-        raise ValueError(
-            f"{unlabelled[0].shard}: {unlabelled[0].key} has no class but others have; add KEY.cls, or a label to its .json"
-        )
-    else:
-        numbers, test_numbers, names = number_classes(
-            str(config.path), [member.label for member in train], [member.label for member in test]
-        )
-        labels = numbers + test_numbers
+    labels, names = _classes(train, test, any(part.texts for part, _ in found.values()), config)
     first_test = len(train) if test else None
-    return read_splits(
-        config.path, Shards(train + test, paths), torch.tensor(labels), names, first_test, config, damage
+    records = Shards(train + test, [*train_paths, *test_paths])
+    return read_splits(config.path, records, torch.tensor(labels), names, first_test, config, lost)
+
+
+def _parts(paths: list[Path], root: Path, config: DataConfig) -> tuple[list[Path], list[Path]]:
+    """(archives to learn from, archives of the test part); an archive that was itself named is learned from."""
+    if [str(path) for path in paths] == [str(Path(config.path).expanduser())]:
+        return paths, []
+    splits = split_files(root, sorted(paths))
+    train, test, unread = choose_splits(config.path, list(splits))
+    if train is None:
+        warnings.warn(
+            f"{config.path}: all shards are called {' or '.join(splits)}, so they are what is learned from; add shards to "
+            "learn from to keep these for evaluation",
+            stacklevel=3,
+        )
+        return sorted(paths), []
+    if unread := unread + [name for name in splits if name not in (train, test, *unread)]:
+        left = [path for name in unread for path in splits[name]]
+        say_unread(config.path, f"{len(left)} shards of splits that are not used ({', '.join(unread)})", left)
+    return splits[train], splits.get(test, [])
+
+
+def _bad_members(found: dict[Path, Index], config: DataConfig) -> list[str]:
+    """Sentences about images whose class or name is at fault. Raises ValueError with the first, unless they are skipped."""
+    advice = "repair or remove it, add --data.bad-images skip, or learn without classes with --data.unconditional"
+    sentences = [f"{path}: {member.fault}" for path, part in found.items() for member in part.members if member.fault]
+    twice = [sentence for part in found.values() for sentence in part.twice]
+    if config.bad_images == "refuse" and (twice or sentences):
+        raise ValueError(twice[0] if twice else f"{sentences[0]}; {advice}")
+    if twice + sentences:
+        total = sum(len(part.members) + len(part.twice) for part in found.values())
+        say_unread(config.path, f"{len(twice + sentences)} of {total} images", twice + sentences)
+    return twice + sentences
+
+
+def _say_left_out(found: dict[Path, Index], config: DataConfig) -> None:
+    """One warning of everything in the archives that is not read."""
+    kinds: dict[str, tuple[int, list[str]]] = {}
+    for path, part in found.items():
+        for kind, (count, names) in part.left_out.items():
+            before, known = kinds.get(kind, (0, []))
+            kinds[kind] = (before + count, [*known, *(f"{path.name}: {name}" for name in names)][:NAMED])
+    if kinds:
+        text = "; ".join(f"{count} {kind}, such as {', '.join(names)}" for kind, (count, names) in kinds.items())
+        warnings.warn(f"{config.path}: left out {text}", stacklevel=3)
+
+
+def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[list[int], tuple[str, ...]]:
+    """(numbers of train and test, names). texts: whether there was any .json."""
+    unlabelled = [(path, member) for path, member in train + test if member.label is None]
+    entry = config.label_column
+    if len(unlabelled) == len(train + test):
+        if entry is not None:
+            raise ValueError(
+                f"{config.path}: no .json of these shards has an entry {entry!r}; correct --data.label-column, or learn "
+                "without classes with --data.unconditional"
+            )
+        if texts:
+            warnings.warn(
+                f"{config.path}: no .json of these shards has an entry 'label', so there are no classes to learn; choose "
+                "another entry with --data.label-column, or say --data.unconditional",
+                stacklevel=3,
+            )
+        return [0] * len(unlabelled), ("all",)
+    if unlabelled:
+        path, member = unlabelled[0]
+        wanted = f"an entry {entry!r} to its .json" if entry else "KEY.cls, or a label to its .json"
+        raise ValueError(f"{path}: {member.key} has no class but others have; add {wanted}")
+    numbers, test_numbers, names = number_classes(
+        str(config.path), [member.label for _, member in train], [member.label for _, member in test]
     )
-
-
-def _index(path: Path, config: DataConfig) -> tuple[list[Member], str | None]:
-    """(images of a shard, what is wrong with the shard or None); remembered for the next time."""
-    try:
-        file, known = cache.recall(config, "shard 1", file_identity(path), str(config.label_column))
-        if known is not None and known.keys() == {"members"}:
-            return [Member(path, *entry) for entry in known["members"]], None
-        members, wrong = _scan(path, config.label_column)
-    except OSError as error:
-        return [], f"{path}: cannot be read ({error})"
-    if wrong is None:
-        cache.remember(file, {"members": [[m.key, m.offset, m.size, m.label] for m in members]})
-    return members, wrong
-
-
-def _scan(path: Path, label_key: str | None) -> tuple[list[Member], str | None]:
-    images, labels, end, wrong = {}, {}, 0, None
-    with open(path, "rb") as file:
-        try:
-            # Plain tar only: inside a compressed one nothing can be found by its position.
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    archive.members.clear()  # tarfile would keep all of them
-                    end = archive.offset
-                    if not member.isreg() or member.issparse():
-                        continue
-                    # WebDataset's rule: the key ends at the first dot of the last part of the name.
-                    name = PurePosixPath(member.name)
-                    stem, _, kind = name.name.partition(".")
-                    key, kind = str(name.with_name(stem)) if stem else "", kind.lower()
-                    if key and kind in IMAGES:
-                        if key in images:
-                            wrong = wrong or f"{path}: has two images called {key}; give each a name of its own"
-                            continue
-                        images[key] = (member.offset_data, member.size)
-                    elif key and kind in ("cls", "json") and (kind == "cls" or key not in labels):
-                        label = _label(_read(file, member), kind, label_key)
-                        labels |= {} if label is None else {key: label}
-        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-            wrong = f"{path}: is no whole, uncompressed tar archive ({error}); copy or make it again"
-        # tarfile takes a damaged header for the end. The real end is zeros.
-        wrong = wrong or _check_end(path, file, end)
-    members = [Member(path, key, *place, labels.get(key)) for key, place in images.items()]
-    if wrong and labels and members[-1].label is None:
-        members.pop()  # its class was to come where the archive is damaged
-    return members, wrong
-
-
-def _check_end(path: Path, file: BinaryIO, end: int) -> str | None:
-    file.seek(end)
-    zeros = 0
-    while chunk := file.read(1 << 20):
-        if chunk.count(0) < len(chunk):
-            return f"{path}: is damaged or goes on after its end, at byte {end}; copy or make it again"
-        zeros += len(chunk)
-    return None if zeros >= 2 * BLOCK else f"{path}: is cut short, it has no end mark; copy or make it again"
-
-
-def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
-    if member.size > LABEL_BYTES:
-        raise ValueError(f"{member.name} has {member.size} bytes, too many for a label")
-    here = file.tell()
-    file.seek(member.offset_data)
-    content = file.read(member.size)
-    file.seek(here)
-    return content
-
-
-def _label(content: bytes, kind: str, label_key: str | None) -> int | str | None:
-    """The class that a .cls or .json says; None if the .json says none."""
-    text = content.decode()
-    if kind == "json":
-        value = json.loads(text)
-        value = value.get(label_key or "label") if isinstance(value, dict) else value
-        return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-    text = text.strip()
-    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else text or None
+    return numbers + test_numbers, names
