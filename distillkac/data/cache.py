@@ -16,7 +16,8 @@ def folder(config) -> Path:
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:
     """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged."""
-    path = folder(config) / f"{hashlib.blake2b(chr(0).join(words).encode(), digest_size=16).hexdigest()}.json"
+    key = chr(0).join(words).encode("utf-8", "surrogatepass")  # file names need not be UTF-8
+    path = folder(config) / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.json"
     try:
         content = checkpoints.read_json(path)
     except ValueError:
