@@ -34,8 +34,8 @@ FILES = IMAGES | {"held_out", "bad_images"}
 ROWS = FILES | {"image_column", "label_column", "split", "test_split"}
 STREAM = (ROWS - {"held_out"}) | {"streaming", "shuffle_buffer", "eval_images", "num_classes"}
 UNDERSTOOD = {
-    "builtin": IMAGES,
-    "cifar": IMAGES,
+    "builtin": IMAGES | {"held_out"},  # 0, as of all data with a test part of their own
+    "cifar": IMAGES | {"held_out"},
     "latents": {"unconditional"},
     "folder": FILES,
     "npz": FILES,
