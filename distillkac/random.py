@@ -18,7 +18,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     versions (BLAKE2b of an unambiguous encoding).
     """
     parts = [f"{type(name).__name__}:{name}" for name in (int(seed), *names)]
-    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogateescape"), digest_size=8).digest()
+    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -260,7 +260,8 @@ def test_shards_without_rows_are_passed_over(tmp_path):
         for path in (root / "train-00000-of-00005.parquet", root / "train-00002-of-00005.parquet"):
             pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, row_group_size=1)
             assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
-        config = settings(root, tmp_path, streaming=streaming)
+        whole = {"streaming": False, "shuffle_buffer": 1000, "eval_images": 5000}
+        config = settings(root, tmp_path, **({} if streaming else whole))
         x, _ = load_training(config).__getitems__(range(COUNT))
         assert sorted(which(x)) == list(range(COUNT))
 

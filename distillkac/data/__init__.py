@@ -6,24 +6,34 @@ bad file hours later; only what is streamed is checked as it comes. Every mistak
 and says what to do. docs/data.md is the manual.
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
-from distillkac.data.arrow import HUB, arrow, is_saved
+from distillkac.data.arrow import arrow
 from distillkac.data.builtin import BUILTIN
-from distillkac.data.cifar import cifar, find
+from distillkac.data.cifar import cifar
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, read, to_unit
 from distillkac.data.folder import folder
 from distillkac.data.latents import is_latents, latents, source
 from distillkac.data.npz import npz
-from distillkac.data.shards import expand, shards
+from distillkac.data.shards import shards
+from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
 
 __all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_pixels", "load_training", "read", "to_unit"]
 
-INSIDE = ("", "data", *SPLITS, "validation", "valid", "val")  # folders where parquet files and shards may lie
+READERS = {
+    "builtin": lambda found, config: BUILTIN[config.builtin](config),
+    "folder": lambda found, config: folder(found.tree, config),
+    "npz": lambda found, config: npz(found.path, config),
+    "cifar": lambda found, config: cifar(found.path, config),
+    "latents": lambda found, config: latents(found.path, config),
+    "shards": lambda found, config: shards(list(found.files), found.path, config),
+    "saved": lambda found, config: arrow(found.path, config),
+    "parquet": lambda found, config: arrow(found.path, config),
+    "hub": lambda found, config: arrow(found.path, config),
+}
 
 
 def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
@@ -34,10 +44,7 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if _is_stream(config):
-        splits = sample_stream(config.path, config)
-    else:
-        splits = BUILTIN[config.builtin](config) if config.path is None else _open(config.path, config)
+    splits = _load(config)
     if splits[split] is None:
         raise ValueError(
             f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
@@ -47,7 +54,10 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
 
 def load_training(config: DataConfig) -> ImageDataset | Stream:
     """What a run learns from: all of the train split. Raises ValueError as `load` does."""
-    return open_stream(config.path, config) if _is_stream(config) else load(config, "train")
+    if not config.streaming:
+        return load(config, "train")
+    find(config)
+    return open_stream(config.path, config)
 
 
 def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
@@ -56,52 +66,6 @@ def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDat
     return load(source(path) if path is not None and is_latents(path) else config, split)
 
 
-def _is_stream(config: DataConfig) -> bool:
-    """Raises ValueError if the data are to be streamed and cannot be."""
-    if not config.streaming:
-        return False
-    path = Path(config.path or "").expanduser()
-    if config.path is None or not (
-        config.path.startswith(HUB)
-        or (path.suffix == ".parquet" and path.is_file())
-        or (path.is_dir() and not is_saved(path) and _inside(path, ".parquet"))
-    ):
-        raise ValueError(
-            "--data.streaming is for Hugging Face data sets that are read while they arrive: --data.path hf://NAME, a "
-            f".parquet file or a folder of them, got {config.path or 'the built-in images'}; leave it out for other data"
-        )
-    return True
-
-
-def _open(name: str, config: DataConfig) -> Splits:
-    if name.startswith(HUB):
-        return arrow(name, config)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if is_latents(path):
-            return latents(path, config)
-        if batches := find(path):
-            return cifar(batches, config)
-        if is_saved(path) or _inside(path, ".parquet"):
-            return arrow(path, config)
-        archives = _inside(path, ".tar")
-        return shards(archives, path, config) if archives else folder(path, config)
-    if path.suffix == ".npz" and path.is_file():
-        return npz(path, config)
-    if path.suffix == ".parquet" and path.is_file():
-        return arrow(path, config)
-    if path.suffix == ".tar" and path.is_file():
-        return shards([path], path.parent, config)
-    if path.suffix == ".tar" and "{" in name and not path.exists():
-        paths = expand(str(path))
-        return shards(paths, Path(os.path.commonpath([path.parent for path in paths])), config)
-    found = "which is a file of another kind" if path.exists() else "where there is nothing"
-    raise ValueError(
-        "data.path must be a folder of images, CIFAR-10's folder, an .npz file, a Hugging Face data set (hf://NAME, .parquet, "
-        f"a folder of save_to_disk) or WebDataset shards (.tar), got {path}, {found}"
-    )
-
-
-def _inside(root: Path, suffix: str) -> list[Path]:
-    """Files of a kind at the top of a folder or in one of its sub-folders for the splits."""
-    return sorted(path for sub in INSIDE for path in (root / sub).glob(f"*{suffix}") if path.is_file())
+def _load(config: DataConfig) -> Splits:
+    found = find(config)
+    return sample_stream(config.path, config) if config.streaming else READERS[found.kind](found, config)

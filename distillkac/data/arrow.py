@@ -167,7 +167,7 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
         options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
         loaded = datasets.load_dataset(name, config.subset, revision=revision or None, **options)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    return open_saved(Path(path)) if is_saved(Path(path)) else open_parquet(Path(path).expanduser())
+    return open_saved(Path(path)) if is_saved(Path(path)) else open_parquet(Path(path).expanduser(), config)
 
 
 def _ready(part, config: DataConfig, streaming: bool):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac.data.dataset import SPLIT_SEED, DataConfig, Splits, make_splits
+from distillkac.data.dataset import SPLIT_SEED, DataConfig, Splits, check_own_test, make_splits, without_classes
 
 DIGITS_TRAIN = 1297
 PATCH, PATCH_STRIDE = 32, 8
@@ -19,6 +19,7 @@ def digits(config: DataConfig) -> Splits:
             "the digits of scikit-learn are 8 x 8 and grey: leave --data.image-size and --data.channels away, or give "
             "--data.path"
         )
+    check_own_test("the built-in digits", config)
     from sklearn.datasets import load_digits  # a second to import, and only needed here
 
     source = load_digits()
@@ -27,7 +28,8 @@ def digits(config: DataConfig) -> Splits:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
     names = tuple(str(name) for name in source.target_names)
-    return make_splits(images[train], labels[train], names, (images[test], labels[test]), config.flip)
+    train_labels, test_labels, names = without_classes(config, labels[train], labels[test], names)
+    return make_splits(images[train], train_labels, names, (images[test], test_labels), config.flip)
 
 
 def patches(config: DataConfig) -> Splits:
@@ -40,6 +42,7 @@ def patches(config: DataConfig) -> Splits:
             "the patches of scikit-learn's photographs are 32 x 32 in colour: leave --data.image-size and "
             "--data.channels away"
         )
+    check_own_test("the built-in patches", config)
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images()
@@ -50,10 +53,9 @@ def patches(config: DataConfig) -> Splits:
             area = torch.from_numpy(np.ascontiguousarray(photograph[:, columns])).permute(2, 0, 1)
             cut = area.unfold(1, PATCH, PATCH_STRIDE).unfold(2, PATCH, PATCH_STRIDE)
             part.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, PATCH, PATCH))
-    (images, labels), held_out = (
-        (torch.cat(part), torch.arange(len(part)).repeat_interleave(len(part[0]))) for part in (train, test)
-    )
-    return make_splits(images, labels, names, held_out, config.flip)
+    labels, test_labels = (torch.arange(len(part)).repeat_interleave(len(part[0])) for part in (train, test))
+    labels, test_labels, names = without_classes(config, labels, test_labels, names)
+    return make_splits(torch.cat(train), labels, names, (torch.cat(test), test_labels), config.flip)
 
 
 BUILTIN = {"digits": digits, "patches": patches}

@@ -16,8 +16,8 @@ def folder(config) -> Path:
 
 
 def digest(words: Iterable[str]) -> str:
-    """A name for these words; among them may be names of files in any encoding."""
-    return hashlib.blake2b("\0".join(words).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    """A name for these words; names of files among them need not be UTF-8."""
+    return hashlib.blake2b("\0".join(words).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac.data.dataset import DataConfig, Splits, make_splits
+from distillkac.data.dataset import DataConfig, Splits, check_own_test, make_splits, without_classes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
@@ -19,20 +19,20 @@ TRAIN, TEST = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)
 SHAPE, PIXELS = (3, 32, 32), 3072
 
 
-def find(root: Path) -> Path | None:
-    """The folder with CIFAR-10's files: root, or the one that its archive unpacks to in root; None if there is none."""
-    for name in FOLDERS:
-        if any((root / name / f"{TRAIN[0]}{suffix}").is_file() for suffix in ("", ".bin")):
-            return root / name
-    return None
+def find_batches(root: Path) -> list[Path]:
+    """The first of CIFAR-10's files in root, or in the folders that its archives unpack to in root; none if it is not there."""
+    places = [root / name / f"{TRAIN[0]}{suffix}" for name in FOLDERS for suffix in (".bin", "")]
+    return [path for path in places if path.is_file()]
 
 
 def cifar(folder: Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the file that is missing, cut short or of another kind."""
     if config.image_size not in (None, 32) or config.channels not in (None, 3):
         raise ValueError(f"{folder}: CIFAR-10 is 32 x 32 in colour: leave --data.image-size and --data.channels away")
-    (images, labels), test = (_read_all(folder, names) for names in (TRAIN, TEST))
-    return make_splits(images, labels, CLASSES, test, config.flip)
+    check_own_test(str(folder), config)
+    (images, labels), (test_images, test_labels) = (_read_all(folder, names) for names in (TRAIN, TEST))
+    labels, test_labels, names = without_classes(config, labels, test_labels, CLASSES)
+    return make_splits(images, labels, names, (test_images, test_labels), config.flip)
 
 
 def _read_all(folder: Path, names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,9 +13,20 @@ def natural(name: str) -> tuple:
     return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
 
 
+def printable(text: str) -> str:
+    """The text with bytes that are no UTF-8 written out, as in caf\\xe9: a file may be called anything, a terminal and a
+    .json may not be sent anything."""
+    return re.sub(r"[\ud800-\udfff]", lambda found: _written_out(ord(found[0])), text)
+
+
+def _written_out(code: int) -> str:
+    # Python keeps byte b of such a name as the surrogate U+DC00 + b.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
 def class_name(text: str) -> str:
-    """The name in Unicode's composed form (NFC): the same word typed on another system is the same class."""
-    return unicodedata.normalize("NFC", text)
+    """The name in Unicode's composed form (NFC): the same word typed on another system is the same class. Printable."""
+    return unicodedata.normalize("NFC", printable(text))
 
 
 def number_classes(

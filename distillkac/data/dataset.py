@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from distillkac.data.records import ImageFiles, Records, read_images, say_left_out
+from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
 from distillkac.random import SampleOrder, generator
 
 SPLITS = ("train", "test")
@@ -65,6 +65,9 @@ class DataConfig:
     Hugging Face's own cache and ~/.cache/distillkac."""
 
     def __post_init__(self):
+        for name in ("path", "cache"):
+            if getattr(self, name) == "":
+                raise ValueError(f"data.{name} is empty, which is no path; name a place or leave it out")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"data.image_size must be at least 1, got {self.image_size}")
         if self.channels not in (None, 1, 3):
@@ -173,6 +176,24 @@ def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path
     return sorted(train), sorted(test)
 
 
+def without_classes(
+    config: DataConfig, labels: torch.Tensor, test: torch.Tensor, names: tuple[str, ...]
+) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """(labels, test labels, names) as they are or, with config.unconditional, one class called "all"."""
+    return (labels * 0, test * 0, ("all",)) if config.unconditional else (labels, test, names)
+
+
+def check_own_test(where: str, config: DataConfig) -> None:
+    """Raises ValueError if images are to be held out of data that have a test part: they would not be.
+
+    0 holds none out, which is so; the default cannot be told from no choice.
+    """
+    if config.held_out not in (0, DataConfig.held_out):
+        raise ValueError(
+            f"{where}: has a test part of its own, so --data.held-out {config.held_out:g} holds nothing out; leave it out"
+        )
+
+
 def read_splits(
     where: Path | str,
     records: Records,
@@ -191,9 +212,11 @@ def read_splits(
     if first_test is None:
         train, test = held_out(labels, names, config.held_out, where)
     else:
+        check_own_test(str(where), config)
         train, test = list(range(first_test)), list(range(first_test, len(labels)))
     # One call for both, so that size and channels are the same for both.
-    images, rows, left_out = read_images(records, train + test, config)
+    images, rows, left_out, limits = read_images(records, train + test, config)
+    say_narrow(str(where), *limits, (0, 255))
     say_left_out(str(where), left_out, len(labels))
     n = len(set(rows) & set(train))
     labels = labels[rows]

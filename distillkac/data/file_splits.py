@@ -1,50 +1,25 @@
 """Which files of a folder belong to which split: parquet files and archives are told apart by their names."""
 
-import os
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from distillkac.data.classes import printable
+from distillkac.data.dataset import DataConfig
+from distillkac.data.listing import scan
 from distillkac.data.splits import role
 
 SHARD = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}")  # as the hub's files are called: extra-00000-of-00002.parquet
 NAMED = 3
 
 
-def find_files(root: Path, suffix: str) -> list[Path]:
-    """Files of a kind anywhere below a folder, sorted; `root` itself if it is a file. Linked folders are followed once.
-
-    Hidden files, and what desktop and storage systems leave beside files, are left out with a warning. Raises ValueError
-    naming a folder that may not be listed.
-    """
-
-    def refuse(error: OSError):
-        raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); allow it, or move the folder away")
-
+def find_files(root: Path, suffix: str, config: DataConfig) -> list[Path]:
+    """Files of a kind anywhere below a folder, sorted; `root` itself if it is a file. What of a folder is passed over was
+    said when it was found what lies there. Raises ValueError naming a folder that may not be listed."""
     if root.is_file():
         return [root]
-    found, odd, seen = [], [], set()
-    for place, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() == suffix:
-                litter = any(is_litter(part) for part in path.relative_to(root).parts)
-                (found if path.is_file() and not litter else odd).append(path)
-    if odd:
-        say_unread(root, f"{len(odd)} {suffix} files that are hidden, made by the system, or links to nothing", odd)
-    return sorted(found)
-
-
-def is_litter(part: str) -> bool:
-    """Whether a file or folder of this name was made by the system for itself: thumbnails, resource forks, hidden files."""
-    return part.startswith(".") or part in ("__MACOSX", "@eaDir")
+    return [path for path in scan(root, config.bad_images == "skip").files if path.suffix.lower() == suffix]
 
 
 def split_files(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -77,8 +52,8 @@ def split_files(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def say_unread(where: Path | str, what: str, paths: Sequence[Path | str]) -> None:
-    names = ", ".join(str(path) for path in paths[:NAMED]) + (", ..." if len(paths) > NAMED else "")
-    warnings.warn(f"{where}: left out {what}: {names}", stacklevel=3)
+    names = ", ".join(map(str, paths[:NAMED])) + (", ..." if len(paths) > NAMED else "")
+    warnings.warn(printable(f"{where}: left out {what}: {names}"), stacklevel=3)
 
 
 def _split_name(path: Path) -> str | None:

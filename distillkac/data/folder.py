@@ -1,44 +1,166 @@
-"""Folders of image files, a sub-folder for each class."""
+"""Folders of image files: a sub-folder for each class, split folders above them or none."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from distillkac.data.dataset import SPLITS, DataConfig, Splits, read_splits
-from distillkac.data.image_files import list_images
+from distillkac.data.classes import class_name, natural, printable
+from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.listing import Tree, is_image
 from distillkac.data.records import Files
+from distillkac.data.splits import are_splits, choose_splits, role
+
+Part = tuple[list[Path], list[int], tuple[str, ...]]  # files, their classes, the names of the classes
 
 
-def folder(root: Path, config: DataConfig) -> Splits:
-    parts = [(root / name).is_dir() for name in SPLITS]
-    if all(parts):
-        (train, labels, names), (test, test_labels, test_names) = (_list_classes(root / name) for name in SPLITS)
-        if names != test_names:
-            odd = ", ".join(sorted(set(names) ^ set(test_names)))
-            raise ValueError(f"{root}: train and test must have the same classes; only one of them has {odd}")
-        return read_splits(root, Files(train + test), torch.cat([labels, test_labels]), names, len(train), config)
-    if any(parts):
-        raise ValueError(f"{root}: has only one of train and test; add the other, or give the folder of the classes")
-    files, labels, names = _list_classes(root)
-    return read_splits(root, Files(files), labels, names, None, config)
+def folder(tree: Tree, config: DataConfig) -> Splits:
+    """Raises ValueError naming the folder whose images, classes or splits are missing or can be taken in two ways."""
+    where, images = printable(str(tree.root)), [path for path in tree.files if is_image(path)]
+    for path in tree.files:
+        if not is_image(path):
+            tree.pass_over("files that are no images", path)
+    tree.say()
+    lost = [f"{where}: {name} cannot be listed" for name in tree.passed_over.get("folders that cannot be listed", ())]
+    train_folder, test_folder = _split_folders(where, tree, images, config)
+    files, labels, names = _read_part(tree, train_folder, images, config)
+    if test_folder is None:
+        records = Files(files)
+        return read_splits(where, records, torch.tensor(labels), names, None, config, lost)
+    test, test_labels, test_names = _read_part(tree, test_folder, images, config)
+    number = {name: i for i, name in enumerate(names)}
+    if odd := [name for name in test_names if name not in number]:
+        raise ValueError(
+            f"{where}: train and test must have the same classes, but {_shown(odd)} is in {test_folder.name} alone; add it "
+            f"to {train_folder.name}, move it away, or add --data.unconditional to learn without classes"
+        )
+    if absent := [name for name in names if name not in test_names]:
+        warnings.warn(
+            f"{where}: {test_folder.name} has no images of class {_shown(absent)}, which is learned but not measured",
+            stacklevel=2,
+        )
+    labels += [number[test_names[label]] for label in test_labels]
+    return read_splits(where, Files(files + test), torch.tensor(labels), names, len(files), config, lost)
 
 
-def _list_classes(root: Path) -> tuple[list[Path], torch.Tensor, tuple[str, ...]]:
-    """(files, labels, class names) in alphabetical order: a class per sub-folder, or one class if there is none."""
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    loose = list_images(root, recursive=False)
-    if not folders:
-        if not loose:
-            raise ValueError(f"{root}: holds no images; put image files there, or in one sub-folder per class")
-        return loose, torch.zeros(len(loose), dtype=torch.int64), ("all",)
+def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfig) -> tuple[Path, Path | None]:
+    """(what to learn from, what to measure with or None): the root and None where there are no split folders."""
+    root = tree.root
+    counts = dict.fromkeys((path.name for path in tree.folders if path.parent == root), 0)
+    loose = 0
+    for path in images:
+        first, *rest = tree.inside(path)
+        if rest:
+            counts[first] += 1
+        else:
+            loose += 1
+    # A folder of notes beside train and test is no class; one that is empty may be a class whose images are missing.
+    empty = [name for name, count in counts.items() if not count and not any(_holds(tree, name))]
+    names = [name for name, count in counts.items() if count or name in empty or role(name)]
+    splits = sorted(name for name in names if role(name))
+    if loose or not splits:
+        return root, None
+    if are_splits(names):
+        train, test, unread = choose_splits(where, names)
+        if unread:
+            warnings.warn(
+                f"{where}: {_shown(f'{name} ({counts[name]} images)' for name in unread)} is not read, {test} is the test "
+                f"part; its images could join those of {train}",
+                stacklevel=3,
+            )
+        if test is None:
+            what = f"{config.held_out:g} of each class in it is held out" if config.held_out else "nothing is held out"
+            warnings.warn(f"{where}: {train} has no test folder beside it, so {what} to measure with", stacklevel=3)
+        return root / train, None if test is None else root / test
+    if all(map(role, names)):
+        raise ValueError(
+            f"{where}: holds {_shown(splits)} but no train; add the images to learn from as {root.name}/train, or give "
+            f"the path of {splits[0]} to learn from it"
+        )
+    others = [name for name in names if not role(name)]
+    deeper = [name for name in splits if any(len(tree.inside(path)) > 2 for path in _below(tree, images, name))]
+    beside = f"{_shown(splits)} with {_shown(others)} beside them"
+    if deeper and not config.unconditional:
+        raise ValueError(
+            f"{where}: holds {beside}: if they are splits move {_shown(others)} away, and if all of them are classes put "
+            f"the images of {deeper[0]} directly into it"
+        )
+    warnings.warn(f"{where}: holds {beside}, so all of them are taken for classes and none for a split", stacklevel=3)
+    return root, None
+
+
+def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig) -> Part:
+    """A class per sub-folder, or one class if there is none; classes in natural order, the files of a class by path."""
+    where, depth = printable(str(folder)), len(tree.inside(folder))
+    if folder != tree.root:
+        images = _below(tree, images, folder.name)
+    if config.unconditional and images:
+        return images, [0] * len(images), ("all",)
+    classes: dict[str, list[Path]] = {path.name: [] for path in tree.folders if path.parent == folder}
+    loose = []
+    for path in images:
+        name, *rest = tree.inside(path)[depth:]
+        (classes[name] if rest else loose).append(path)
+    if not images:
+        raise ValueError(_no_images(where, tree, folder))
+    if not classes:
+        return loose, [0] * len(loose), ("all",)
     if loose:
         raise ValueError(
-            f"{root}: holds both sub-folders (classes) and loose images such as {loose[0].name}; move the images into "
-            "a class, or the sub-folders away"
+            f"{where}: holds both sub-folders (classes) and loose images such as {printable(loose[0].name)}; move the "
+            "images into a class or the sub-folders away, or add --data.unconditional to learn without classes"
         )
-    files = {folder.name: list_images(folder, recursive=True) for folder in folders}
-    for name, images in files.items():
-        if not images:
-            raise ValueError(f"{root / name}: holds no images; fill this class folder or remove it")
-    labels = [label for label, images in enumerate(files.values()) for _ in images]
-    return [path for images in files.values() for path in images], torch.tensor(labels), tuple(files)
+    if empty := [name for name in sorted(classes, key=natural) if not classes[name]]:
+        raise ValueError(_no_images(printable(str(folder / empty[0])), tree, folder / empty[0]))
+    by_name: dict[str, str] = {}
+    for name in sorted(classes):
+        if (twin := by_name.setdefault(class_name(name), name)) != name:
+            raise ValueError(
+                f"{where}: the folders {twin!a} and {name!a} name one class in two ways of writing it; join "
+                "them or rename one"
+            )
+    if len(classes) == 1:
+        _say_one_class(where, depth, tree, images)
+    ordered = sorted(by_name, key=natural)
+    files = [path for name in ordered for path in classes[by_name[name]]]
+    return files, [i for i, name in enumerate(ordered) for _ in classes[by_name[name]]], tuple(ordered)
+
+
+def _say_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
+    parts = [tree.inside(path)[depth:] for path in images]
+    if len(inner := sorted({part[1] for part in parts if len(part) > 2})) > 1:
+        name = parts[0][0]
+        warnings.warn(
+            f"{where}: its only class is {printable(name)}, of which {_shown(inner)} are parts; if these are the classes "
+            f"give --data.path {where}/{printable(name)}",
+            stacklevel=4,
+        )
+
+
+def _below(tree: Tree, paths: list[Path], name: str) -> list[Path]:
+    """Those in the sub-folder `name` of the root."""
+    return [path for path in paths if tree.inside(path)[0] == name]
+
+
+def _holds(tree: Tree, name: str) -> list[Path]:
+    return [path for path in tree.files if len(tree.inside(path)) > 1 and tree.inside(path)[0] == name]
+
+
+def _no_images(where: str, tree: Tree, folder: Path) -> str:
+    """What to do about a folder without images depends on what is there instead."""
+    files = [path for path in tree.files if folder in path.parents]
+    for suffixes, remedy in (
+        ((".npz", ".tar", ".parquet"), "give its own path to learn from it"),
+        ((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it first"),
+    ):
+        if found := [path for path in files if path.suffix.lower() in suffixes]:
+            return f"{where}: holds no images but {tree.name(found[0])}; {remedy}"
+    if folder == tree.root:
+        return f"{where}: holds no images; put image files there, or in one sub-folder per class"
+    return f"{where}: holds no images; fill this class folder or remove it"
+
+
+def _shown(names: Sequence[str]) -> str:
+    names = [printable(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,27 +1,25 @@
 """An image of any kind Pillow opens -> a uint8 array."""
 
-import warnings
+import contextlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from distillkac.data.classes import printable
+from distillkac.data.pixels import pixels_only
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-
-
-def list_images(folder: Path, recursive: bool) -> list[Path]:
-    """The files of a folder that by their suffix are images, sorted. Hidden ones are skipped, others with a warning."""
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    images, others = [], []
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            (images if path.suffix.lower() in known else others).append(path)
-    if others:
-        warnings.warn(
-            f"{folder}: left out {len(others)} files that are no images, such as {others[0].name}", stacklevel=2
-        )
-    return images
 
 
 def read_image(
@@ -32,21 +30,29 @@ def read_image(
     name: what errors call it; by default the path. Returns (C, H, W) uint8. Raises ValueError naming the image if Pillow
     cannot decode all of it, or if it has more pixels than Pillow takes for sane (PIL.Image.MAX_IMAGE_PIXELS).
     """
-    name = name or str(source)
+    name = name or printable(str(source))
     try:
-        with Image.open(source) as image:  # reads the header only
-            width, height = image.size
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and width * height > limit:
-                raise Image.DecompressionBombError(f"{width} x {height} pixels")
-            return to_array(image, image_size, channels)
+        return _decode(source, image_size, channels)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name}: is far larger than an image to learn from should be ({error}); shrink or remove it"
         ) from None
     # Pillow's decoders fail on damaged files in many ways: OSError, SyntaxError, EOFError, struct.error, ...
     except Exception as error:
+        # Perhaps only of what is no pixel: too much text, a damaged profile or comment.
+        if (pixels := pixels_only(source)) is not None:
+            with contextlib.suppress(Exception):
+                return _decode(pixels, image_size, channels)
         raise ValueError(unreadable(name, error)) from None
+
+
+def _decode(source: Path | BinaryIO, image_size: int | None, channels: int | None) -> np.ndarray:
+    with Image.open(source) as image:  # reads the header only
+        width, height = image.size
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and width * height > limit:
+            raise Image.DecompressionBombError(f"{width} x {height} pixels")
+        return to_array(image, image_size, channels)
 
 
 def unreadable(name: str, error: Exception) -> str:
@@ -58,7 +64,8 @@ def to_array(image: Image.Image, image_size: int | None, channels: int | None) -
 
     channels: 1, 3, or None for 1 if the image is grey and 3 otherwise. Raises ValueError for floating-point pixels.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    image = _upright(image)
     channels = channels or (1 if image.mode in GREY_MODES else 3)
     if image.mode.startswith("I"):
         image = _eight_bits(image)
@@ -72,6 +79,16 @@ def to_array(image: Image.Image, image_size: int | None, channels: int | None) -
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
     array = np.array(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF or XMP says; as it is if that makes no sense, for notes on an image do not make it a bad one."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    # As many ways to fail as there are ways to write nonsense.
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -61,13 +61,8 @@ def is_latents(path: Path) -> bool:
 
 def latents(path: Path, config: DataConfig) -> Splits:
     """Both splits of a folder of latents. Raises ValueError naming the file that is missing or damaged."""
-    if config.flip or config.image_size is not None or config.channels is not None:
-        raise ValueError(
-            f"{path}: latents cannot be flipped or resized; leave --data.flip, --data.image-size and --data.channels to "
-            "distillkac.encode"
-        )
     index = _index(path)
-    return {split: _split(path, split, index) for split in ("train", "test")}
+    return {split: _split(path, split, index, config.unconditional) for split in ("train", "test")}
 
 
 def source(path: Path) -> DataConfig:
@@ -90,13 +85,14 @@ def _index(path: Path) -> dict:
         raise ValueError(f"{path / INDEX}: not written by this version of distillkac.encode ({error})") from None
 
 
-def _split(path: Path, split: str, index: dict) -> LatentDataset:
+def _split(path: Path, split: str, index: dict, unconditional: bool) -> LatentDataset:
     array, labels = _array(path / f"{split}.npy", "f", 4), _array(path / f"{split}_labels.npy", "i", 1)
     if len(array) != len(labels) or not len(array):
         raise ValueError(f"{path}: {split} holds {len(array)} latents and {len(labels)} labels; encode the images anew")
-    return LatentDataset(
-        Latents(array), torch.from_numpy(np.array(labels, dtype=np.int64)), index["class_names"], space=index["space"]
-    )
+    names, labels = index["class_names"], torch.from_numpy(np.array(labels, dtype=np.int64))
+    if unconditional:
+        names, labels = ("all",), labels * 0
+    return LatentDataset(Latents(array), labels, names, space=index["space"])
 
 
 def _array(path: Path, kind: str, dims: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Arrays in an .npz file."""
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -9,52 +10,55 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distillkac.data.dataset import DataConfig, Splits, held_out, make_splits
+from distillkac.data.classes import number_classes, printable
+from distillkac.data.dataset import DataConfig, Splits, check_own_test, held_out, make_splits
 from distillkac.data.image_files import to_array
-from distillkac.data.records import say_left_out
+from distillkac.data.records import say_left_out, say_narrow
 
-ARRAYS = {  # names in an .npz, ours first; the others are those of the common mnist.npz
-    "images": ("images", "x_train"),
-    "labels": ("labels", "y_train"),
-    "test_images": ("test_images", "x_test"),
-    "test_labels": ("test_labels", "y_test"),
-}
+# Names of the arrays, ours first; then those of mnist.npz and of MedMNIST. Of several parts to measure with the first is
+# read, as of the splits of every other source.
+TRAIN = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
+TEST = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
 
 
 def npz(path: Path, config: DataConfig) -> Splits:
-    arrays = _read_npz(path)
-    if "images" not in arrays:
-        raise ValueError(f"{path}: needs an array named images (N, H, W) or (N, H, W, C)")
-    for part in ("", "test_"):
-        if f"{part}labels" in arrays and f"{part}images" not in arrays:
-            raise ValueError(f"{path}: has {part}labels but no {part}images")
-    if "test_images" in arrays and ("labels" in arrays) != ("test_labels" in arrays):
-        raise ValueError(f"{path}: needs labels for both images and test_images, or for neither")
-    (images, bad), labels = _check_images(path, arrays, "images", config), _check_labels(path, arrays, "labels")
-    names = tuple(str(i) for i in range(int(labels.max()) + 1)) if "labels" in arrays else ("all",)
-    if missing := sorted(set(range(len(names))) - set(labels.tolist())):
-        raise ValueError(f"{path}: labels must number the classes 0 to {len(names) - 1}, but no image has {missing[0]}")
-    if "test_images" in arrays:
-        (test_images, test_bad), test_labels = (
-            _check_images(path, arrays, "test_images", config),
-            _check_labels(path, arrays, "test_labels"),
-        )
+    where = printable(str(path))
+    arrays, parts, unread = _read_npz(where, path, config)
+    if unread:
+        warnings.warn(f"{where}: left out {len(unread)} arrays that are not read: {', '.join(unread)}", stacklevel=2)
+    (key, label_key), (test_key, test_label_key) = parts
+    images, bad = _check_images(where, arrays[key], key, config)
+    test_images, test_bad = None, {}
+    if test_key is not None:
+        check_own_test(where, config)
+        test_images, test_bad = _check_images(where, arrays[test_key], test_key, config)
         if test_images.shape[1:] != images.shape[1:]:
             raise ValueError(
-                f"{path}: images are {tuple(images.shape[1:])} but test_images {tuple(test_images.shape[1:])}"
+                f"{where}: {key} are {tuple(images.shape[1:])} but {test_key} {tuple(test_images.shape[1:])}"
             )
-        if test_labels.max() >= len(names):
-            raise ValueError(f"{path}: test_labels reach {int(test_labels.max())}, labels only {len(names) - 1}")
-        test = _without(test_images, test_labels, range(len(test_labels)), test_bad)
+    test_count = 0 if test_images is None else len(test_images)
+    if label_key is None:
+        names, labels, test_labels = ("all",), [0] * len(images), [0] * test_count
+    else:
+        labels = _check_labels(where, arrays[label_key], label_key, len(images))
+        test_labels = []
+        if test_key is not None:
+            test_labels = _check_labels(where, arrays[test_label_key], test_label_key, test_count)
+        labels, test_labels, names = number_classes(where, labels, test_labels)
+    labels, test_labels = torch.tensor(labels), torch.tensor(test_labels, dtype=torch.int64)
+    if test_images is not None:
+        test = _without(test_images, test_labels, range(test_count), test_bad)
         images, labels = _without(images, labels, range(len(labels)), bad)
     else:
         rows, test_rows = held_out(labels, names, config.held_out, path)
         test = _without(images, labels, test_rows, bad)
-        images, labels, test_bad = *_without(images, labels, rows, bad), {}
+        images, labels = _without(images, labels, rows, bad)
     left_out = (*bad.values(), *test_bad.values())
-    say_left_out(str(path), left_out, len(arrays["images"]) + len(arrays.get("test_images", ())))
+    say_left_out(where, left_out, len(arrays[key]) + test_count)
     if absent := sorted(set(range(len(names))) - set(labels.tolist())):
-        raise ValueError(f"{path}: no image of class {names[absent[0]]} is there to learn from; add or repair some")
+        raise ValueError(f"{where}: no image of class {names[absent[0]]} is there to learn from; add or repair some")
+    full = (0, 255) if images.dtype == torch.uint8 else (-1, 1)
+    say_narrow(where, float(images.min()), float(images.max()), full)
     return make_splits(images, labels, names, test if len(test[1]) else None, config.flip, left_out)
 
 
@@ -64,30 +68,70 @@ def _without(images, labels, rows: Sequence[int], bad: dict) -> tuple[torch.Tens
     return (images, labels) if len(good) == len(labels) else (images[good], labels[good])
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that ARRAYS names, under our names. Pickled ones are refused: they could run code."""
-    arrays = {}
+Names = tuple[str | None, str | None]  # of images and labels; None if there are none
+
+
+def _read_npz(
+    where: str, path: Path, config: DataConfig
+) -> tuple[dict[str, np.ndarray], tuple[Names, Names], list[str]]:
+    """(the arrays that are read, their names for training and test, the names of the others). Pickled ones are refused:
+    they could run code."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            for ours, names in ARRAYS.items():
-                if found := [name for name in names if name in file.files]:
-                    arrays[ours] = file[found[0]]
+            if not hasattr(file, "files"):
+                raise ValueError("it holds a single array")
+            parts = _choose(where, file.files, config)
+            used = [name for part in parts for name in part if name is not None]
+            arrays = {name: file[name] for name in used}
+            meant = {label for pairs in (TRAIN, TEST) for _, label in pairs} if config.unconditional else ()
+            return arrays, parts, [printable(n) for n in file.files if n not in used and n not in meant]
+    except _Unclear as error:
+        raise ValueError(str(error)) from None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
-    return arrays
+        raise ValueError(f"{where}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
 
 
-def _check_images(
-    path: Path, arrays: dict[str, np.ndarray], key: str, config: DataConfig
-) -> tuple[torch.Tensor, dict[int, str]]:
+class _Unclear(Exception):
+    """The file can be read, but not what its arrays are."""
+
+
+def _choose(where: str, names: list[str], config: DataConfig) -> tuple[Names, Names]:
+    """Names of the arrays (images, labels) to learn from and of those to measure with."""
+    for images, labels in (*TRAIN, *TEST):
+        if labels in names and images not in names and not config.unconditional:
+            raise _Unclear(f"{where}: has {labels} but no {images}")
+    train, test = ([pair for pair in pairs if pair[0] in names] for pairs in (TRAIN, TEST))
+    if not train:
+        raise _Unclear(
+            f"{where}: needs an array named images (N, H, W) or (N, H, W, C), or x_train or train_images; it has "
+            f"{', '.join(map(printable, names)) or 'none'}"
+        )
+    if len(train) > 1:
+        raise _Unclear(f"{where}: {' and '.join(images for images, _ in train)} both name the images; keep one of them")
+    chosen = (train[0], test[0] if test else (None, None))
+    if config.unconditional:
+        return tuple((images, None) for images, _ in chosen)
+    (_, labels), (test_images, test_labels) = chosen
+    if test_images is not None and (labels in names) != (test_labels in names):
+        raise _Unclear(f"{where}: needs labels for both {chosen[0][0]} and {test_images}, or for neither")
+    return tuple((images, labels if labels in names else None) for images, labels in chosen)
+
+
+def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) -> tuple[torch.Tensor, dict[int, str]]:
     """(N, C, H, W), uint8 or float32; brought to the configured size and channels if uint8. And what is wrong with rows
     that are to be skipped.
     """
-    images, bad = arrays[key], {}
-    images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+    shape, bad = images.shape, {}
+    # (H, W, 3) is one image far more often than H images of W x 3 pixels.
+    images = images[..., None] if images.ndim == 3 and shape[2] not in (1, 3) else images
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in shape:
+        hint = ""
+        if images.ndim == 4 and shape[1] in (1, 3):
+            hint = "; for channels first, (N, C, H, W), save images.transpose(0, 2, 3, 1)"
+        elif images.ndim == 3:
+            hint = "; of a single image save images[None]"
         raise ValueError(
-            f"{path}: {key} must be (N, H, W), (N, H, W, 1) or (N, H, W, 3) and not empty, got {arrays[key].shape}"
+            f"{where}: {key} must be (N, H, W), (N, H, W, 1) or (N, H, W, 3) and not empty, got {shape}{hint}"
         )
     size, channels = config.image_size, config.channels or images.shape[3]
     fits = (size is None or images.shape[1:3] == (size, size)) and images.shape[3] == channels
@@ -98,36 +142,49 @@ def _check_images(
     elif images.dtype.kind == "f":
         if not fits:
             raise ValueError(
-                f"{path}: {key} are {images.shape[1:]}; floating-point images are not resized or converted, so leave "
+                f"{where}: {key} are {images.shape[1:]}; floating-point images are not resized or converted, so leave "
                 "--data.image-size and --data.channels away, or store them as uint8"
             )
         images = images.astype(np.float32)
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         for row in np.flatnonzero(~finite).tolist():
-            bad[row] = f"{path}: {key}[{row}] has values that are not finite; repair or remove that image"
+            bad[row] = f"{where}: {key}[{row}] has values that are not finite; repair or remove that image"
         if bad and (config.bad_images == "refuse" or not finite.any()):
             raise ValueError(next(iter(bad.values())))
         low, high = images[finite].min(), images[finite].max()
         if low < -1 or high > 1 or low >= 0:  # [0, 1] would train on half the range without a word
             raise ValueError(
-                f"{path}: floating-point {key} must span [-1, 1], got [{low:g}, {high:g}]; rescale "
+                f"{where}: floating-point {key} must span [-1, 1], got [{low:g}, {high:g}]; rescale "
                 "them or store them as uint8"
             )
     else:
-        raise ValueError(f"{path}: {key} must be uint8, or floating point in [-1, 1], got {images.dtype}")
+        raise ValueError(f"{where}: {key} must be uint8, or floating point in [-1, 1], got {images.dtype}")
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), bad
 
 
-def _check_labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> torch.Tensor:
-    """(N,) int64; zeros if there are none."""
-    count = len(arrays[key.replace("labels", "images")])
-    if key not in arrays:
-        return torch.zeros(count, dtype=torch.int64)
-    labels = arrays[key]
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: {key} must be integers, got {labels.dtype}; number the classes from 0")
-    if labels.shape != (count,):
-        raise ValueError(f"{path}: {key} must be ({count},), one per image, got {labels.shape}")
-    if labels.min() < 0:
-        raise ValueError(f"{path}: {key} must number the classes from 0, got {labels.min()}")
-    return torch.from_numpy(labels.astype(np.int64))
+def _check_labels(where: str, labels: np.ndarray, key: str, count: int) -> list[int] | list[str]:
+    """A class per image: whole numbers of at least 0 in any type of number, or words."""
+    shape = labels.shape
+    if labels.ndim == 2 and shape[1] > 1 and shape[0] == count:
+        raise ValueError(
+            f"{where}: {key} has {shape[1]} numbers an image, {shape}, and an image has one class here; save one number "
+            "each (of one-hot labels the argmax), or add --data.unconditional to learn without classes"
+        )
+    if shape[:1] != (count,) or any(n != 1 for n in shape[1:]):
+        raise ValueError(f"{where}: {key} must be ({count},), one per image, got {shape}")
+    labels = labels.reshape(count)
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "backslashreplace")
+    if labels.dtype.kind == "U":
+        return labels.tolist()
+    if labels.dtype.kind not in "iubf":
+        raise ValueError(f"{where}: {key} must be whole numbers or words, got {labels.dtype}")
+    if labels.dtype.kind == "f" and (odd := labels[~(np.abs(labels) < 2**53) | (labels != np.trunc(labels))]).size:
+        raise ValueError(f"{where}: {key} must be whole numbers, got {odd[0]:g}; number the classes from 0")
+    values = [int(value) for value in labels.tolist()]
+    if min(values) < 0:
+        raise ValueError(
+            f"{where}: {key} must number the classes from 0, got {min(values)}; remove images without a class, or add "
+            "--data.unconditional to learn without classes"
+        )
+    return values

@@ -18,9 +18,11 @@ import torch
 from tqdm import tqdm
 
 from distillkac.data import cache
+from distillkac.data.classes import printable
 from distillkac.data.image_files import read_image, unreadable
 
 MEMORY_LIMIT = 4 << 30  # bytes; images that need more are decoded anew whenever they are read
+NARROW = 0.26  # of the range; 14 bits in 16 come to 64 of 255
 NAMED = 5  # of the images that are left out
 
 
@@ -49,7 +51,7 @@ class Files:
         return len(self.paths)
 
     def name(self, row: int) -> str:
-        return str(self.paths[row])
+        return printable(str(self.paths[row]))
 
     def open(self, row: int) -> Path:
         return self.paths[row]
@@ -94,8 +96,9 @@ class ImageFiles:
 
 def read_images(
     records: Records, order: Sequence[int], config
-) -> tuple[torch.Tensor | ImageFiles, list[int], list[str]]:
-    """(images, rows, left_out): images (N, C, H, W) uint8 of `order`, whose record numbers are `rows`.
+) -> tuple[torch.Tensor | ImageFiles, list[int], list[str], tuple[int, int]]:
+    """(images, rows, left_out, limits): images (N, C, H, W) uint8 of `order`, whose record numbers are `rows`; their
+    smallest and largest value.
 
     With config.bad_images "skip", records that cannot be read are missing there, and left_out has a sentence about each.
     Images that take more than MEMORY_LIMIT become `ImageFiles`; that all of them can be read is then remembered.
@@ -103,6 +106,7 @@ def read_images(
     that cannot be read (unless skipped) or has another size than the first one.
     """
     size, depth, kept, rows, bad = None, config.channels or 1, [], [], {}
+    low, high = 255, 0
     key, known = _known(records, config)
     if known is None:
         threads = min(32, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter lock
@@ -121,7 +125,7 @@ def read_images(
                             f"{records.name(row)}: is {_size(image.shape[1:])} but {records.name(rows[0])} is "
                             f"{_size(size)}; give --data.image-size to bring all images to one size"
                         )
-                    depth = max(depth, len(image))
+                    depth, low, high = max(depth, len(image)), min(low, int(image.min())), max(high, int(image.max()))
                     kept.append(image)
                     rows.append(row)
                 if size and math.prod((len(order), depth, *size)) > MEMORY_LIMIT:
@@ -130,19 +134,32 @@ def read_images(
             raise ValueError(f"{records.name(order[0])} and all other images cannot be read; look at one of them")
         shape, large = (len(rows), depth, *size), math.prod((len(order), depth, *size)) > MEMORY_LIMIT
         if large:
-            cache.remember(key, {"shape": [depth, *size], "bad": {str(row): text for row, text in bad.items()}})
+            words = {str(row): text for row, text in bad.items()}
+            cache.remember(key, {"shape": [depth, *size], "bad": words, "limits": [low, high]})
     else:
         bad = {int(row): text for row, text in known["bad"].items()}
         if bad and config.bad_images == "refuse":
             raise ValueError(next(iter(bad.values())))
         rows, large = [row for row in order if row not in bad], True
-        shape = (len(rows), *known["shape"])
+        shape, (low, high) = (len(rows), *known["shape"]), known["limits"]
     if large:
-        return ImageFiles(records, torch.tensor(rows), shape, config.image_size), rows, list(bad.values())
+        return ImageFiles(records, torch.tensor(rows), shape, config.image_size), rows, list(bad.values()), (low, high)
     images = torch.empty(shape, dtype=torch.uint8)
     for image, array in zip(images, kept, strict=True):
         image.copy_(torch.from_numpy(array))  # a grey image among coloured ones is broadcast over the channels
-    return images, rows, list(bad.values())
+    return images, rows, list(bad.values()), (low, high)
+
+
+def say_narrow(where: str, low: float, high: float, full: tuple[float, float]) -> None:
+    """Warns of images that use a small part of the range `full`, from `low` to `high`: they would be learned as nearly flat
+    ones, black most often, as 12 bits in files of 16 are."""
+    if high - low <= NARROW * (full[1] - full[0]):
+        warnings.warn(
+            f"{where}: the pixels of all images lie between {low:g} and {high:g}, a small part of {full[0]:g} to "
+            f"{full[1]:g}, and will be learned with as little contrast as they have; if that is not meant, spread them over "
+            "the range first (12 bits in files of 16: multiply by 16)",
+            stacklevel=3,
+        )
 
 
 def say_left_out(where: str, left_out: Sequence[str], total: int) -> None:
@@ -163,8 +180,8 @@ def _known(records: Records, config) -> tuple[Path | None, dict | None]:
         words = cache.digest(records.identity())
     except OSError:  # a file went missing: decoding says which
         return None, None
-    path, content = cache.recall(config, "check 1", words, str(config.image_size), str(config.channels))
-    valid = isinstance(content, dict) and content.keys() == {"shape", "bad"}
+    path, content = cache.recall(config, "check 2", words, str(config.image_size), str(config.channels))
+    valid = isinstance(content, dict) and content.keys() == {"shape", "bad", "limits"}
     return path, content if valid else None
 
 

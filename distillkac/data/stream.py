@@ -201,7 +201,7 @@ class Stream:
 
     def _recall(self) -> tuple[dict[int, int], Path]:
         path = Path(self.shards.where).expanduser()
-        files = find_files(path, ".parquet") if path.exists() else []
+        files = find_files(path, ".parquet", self.config) if path.exists() else []
         what = (self.shards.where, self.config.subset, self.shards.split, len(self.shards), sorted(self.held.items()))
         file, content = cache.recall(self.config, "stream 1", *map(str, what), *map(file_identity, files))
         known = content.get("lengths") if content else None

@@ -16,6 +16,7 @@ from functools import cache as once
 from pathlib import Path
 
 from distillkac.data import cache
+from distillkac.data.dataset import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
 
@@ -75,7 +76,7 @@ class ParquetSplit:
         examples = ArrowExamplesIterable(_tables, {"files": self.files, "features": self.features})
         return datasets.IterableDataset(examples, info=datasets.DatasetInfo(features=self.features))
 
-    def convert(self, config):
+    def convert(self, config: DataConfig):
         """A `Dataset` in the cache that a later run finds again. Raises ValueError if it cannot be written there."""
         import datasets
 
@@ -110,9 +111,9 @@ class ParquetSplit:
             temporary.unlink(missing_ok=True)
 
 
-def open_parquet(path: Path) -> dict[str, ParquetSplit]:
+def open_parquet(path: Path, config: DataConfig) -> dict[str, ParquetSplit]:
     """The splits of a file or of all files below a folder. Raises ValueError naming a file that is damaged."""
-    files = find_files(path, ".parquet")
+    files = find_files(path, ".parquet", config)
     splits = {"train": files} if path.is_file() else split_files(path, files)
     return {name: _parquet_split(part) for name, part in splits.items()}
 

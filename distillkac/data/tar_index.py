@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from distillkac.data import cache
-from distillkac.data.file_splits import is_litter
 from distillkac.data.labels import class_in_json, class_in_text
+from distillkac.data.listing import is_system
 from distillkac.data.records import file_identity
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif"}
@@ -78,7 +78,7 @@ def _scan(path: Path, config) -> tuple[Index, str | None]:
                     kind = name.suffix.lower().removeprefix(".")
                     if not member.isreg() or member.issparse():
                         found.leave_out(LINKS, member.name)
-                    elif any(is_litter(part) for part in name.parts if part != ".."):
+                    elif any(is_system(part) for part in name.parts if part != ".."):
                         found.leave_out(LITTER, member.name)
                     elif kind in IMAGES:
                         images.append((name, member.offset_data, member.size))
