@@ -140,7 +140,7 @@ class _Scan:
             return []
 
     def _pass_over_system(self, path: Path) -> None:
-        """Only images are worth a word: nobody misses a desktop.ini."""
+        """Only data are worth a word: nobody misses a desktop.ini."""
         files = [path]
         if path.is_dir():
             files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
@@ -148,3 +148,5 @@ class _Scan:
             # Of a hidden .png the suffix is part of the name, of .DS_Store there is none.
             if is_image(file):
                 self.tree.pass_over("hidden images and thumbnails of the system", file)
+            elif file.suffix.lower() in (".parquet", ".tar"):
+                self.tree.pass_over("hidden tables and archives", file)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
-from distillkac.data.classes import number_classes
+from distillkac.data.classes import number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread, split_files
 from distillkac.data.records import file_identity
@@ -34,7 +34,7 @@ class Shards:
 
     def name(self, row: int) -> str:
         path, member = self.members[row]
-        return f"{path}: {member.key}"
+        return printable(f"{path}: {member.key}")
 
     def open(self, row: int) -> BinaryIO:
         path, member = self.members[row]
@@ -123,13 +123,13 @@ def _parts(paths: list[Path], root: Path, config: DataConfig) -> tuple[list[Path
 def _bad_members(found: dict[Path, Index], config: DataConfig) -> list[str]:
     """Sentences about images whose class or name is at fault. Raises ValueError with the first, unless they are skipped."""
     advice = "repair or remove it, add --data.bad-images skip, or learn without classes with --data.unconditional"
-    sentences = [f"{path}: {member.fault}" for path, part in found.items() for member in part.members if member.fault]
+    members = [(path, member) for path, part in found.items() for member in part.members]
+    sentences = [printable(f"{path}: {member.fault}") for path, member in members if member.fault]
     twice = [sentence for part in found.values() for sentence in part.twice]
     if config.bad_images == "refuse" and (twice or sentences):
         raise ValueError(twice[0] if twice else f"{sentences[0]}; {advice}")
     if twice + sentences:
-        total = sum(len(part.members) + len(part.twice) for part in found.values())
-        say_unread(config.path, f"{len(twice + sentences)} of {total} images", twice + sentences)
+        say_unread(config.path, f"{len(twice + sentences)} of {len(members) + len(twice)} images", twice + sentences)
     return twice + sentences
 
 
@@ -142,7 +142,7 @@ def _say_left_out(found: dict[Path, Index], config: DataConfig) -> None:
             kinds[kind] = (before + count, [*known, *(f"{path.name}: {name}" for name in names)][:NAMED])
     if kinds:
         text = "; ".join(f"{count} {kind}, such as {', '.join(names)}" for kind, (count, names) in kinds.items())
-        warnings.warn(f"{config.path}: left out {text}", stacklevel=3)
+        warnings.warn(printable(f"{config.path}: left out {text}"), stacklevel=3)
 
 
 def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[list[int], tuple[str, ...]]:
@@ -165,7 +165,7 @@ def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[
     if unlabelled:
         path, member = unlabelled[0]
         wanted = f"an entry {entry!r} to its .json" if entry else "KEY.cls, or a label to its .json"
-        raise ValueError(f"{path}: {member.key} has no class but others have; add {wanted}")
+        raise ValueError(printable(f"{path}: {member.key} has no class but others have; add {wanted}"))
     numbers, test_numbers, names = number_classes(
         str(config.path), [member.label for _, member in train], [member.label for _, member in test]
     )

@@ -119,7 +119,12 @@ def _find_in_folder(path: Path, config: DataConfig) -> Source:
     if kind != "folder":  # which has to say more
         for file in tree.files:
             # Of a set of many files the library that reads it says which it does not.
-            if kind != "saved" and file.suffix.lower() in DATA and file not in archives and file.suffix != f".{kind}":
+            if (
+                kind != "saved"
+                and file.suffix.lower() in DATA
+                and file not in archives
+                and file.suffix.lower() != f".{kind}"
+            ):
                 tree.pass_over("files that are not read", file)
         tree.say()
     if len({file.parent for file in batches}) > 1:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from distillkac.data import cache
+from distillkac.data.classes import printable
 from distillkac.data.labels import class_in_json, class_in_text
 from distillkac.data.listing import is_system
 from distillkac.data.records import file_identity
@@ -44,7 +45,7 @@ class Index:
 
     def leave_out(self, kind: str, name: str) -> None:
         count, names = self.left_out.get(kind, (0, []))
-        self.left_out[kind] = (count + 1, names if len(names) == NAMED else [*names, name])
+        self.left_out[kind] = (count + 1, names if len(names) == NAMED else [*names, printable(name)])
 
 
 def index(path: Path, config) -> tuple[Index, str | None]:
@@ -56,7 +57,7 @@ def index(path: Path, config) -> tuple[Index, str | None]:
             return Index(**known | {"members": [Member(*entry) for entry in known["members"]]}), None
         found, damage = _scan(path, config)
     except OSError as error:
-        return Index(), f"{path}: cannot be read ({error})"
+        return Index(), printable(f"{path}: cannot be read ({error})")
     if damage is None:
         members = [[m.key, m.offset, m.size, m.label, m.fault] for m in found.members]
         cache.remember(file, vars(found) | {"members": members})
@@ -88,7 +89,7 @@ def _scan(path: Path, config) -> tuple[Index, str | None]:
                         found.texts |= kind == "json"
                         labels[f"{name.with_name(name.stem)}.{kind}"] = _label(file, member, kind, config.label_column)
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-            damage = f"{path}: is no whole, uncompressed tar archive ({error}); copy or make it again"
+            damage = printable(f"{path}: is no whole, uncompressed tar archive ({error}); copy or make it again")
         # tarfile takes a damaged header for the end. The real end is zeros.
         damage = damage or _check_end(path, file, end)
     _pair(path, images, labels, found)
@@ -102,9 +103,9 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> str | None:
     zeros = 0
     while chunk := file.read(1 << 20):
         if chunk.count(0) < len(chunk):
-            return f"{path}: is damaged or goes on after its end, at byte {end}; copy or make it again"
+            return printable(f"{path}: is damaged or goes on after its end, at byte {end}; copy or make it again")
         zeros += len(chunk)
-    return None if zeros >= 2 * BLOCK else f"{path}: is cut short, it has no end mark; copy or make it again"
+    return None if zeros >= 2 * BLOCK else printable(f"{path}: is cut short, it has no end mark; copy or make it again")
 
 
 def _label(
@@ -114,7 +115,7 @@ def _label(
     if kind == "cls" and entry is not None:
         return None, None  # an entry of the .json was asked for
     if member.size > LABEL_BYTES:
-        return None, f"{member.name}: has {member.size} bytes, too many for a class"
+        return None, printable(f"{member.name}: has {member.size} bytes, too many for a class")
     here = file.tell()
     file.seek(member.offset_data)
     content = file.read(member.size)
@@ -124,7 +125,7 @@ def _label(
     try:
         return class_in_text(content) if kind == "cls" else class_in_json(content, entry), None
     except ValueError as error:
-        return None, f"{member.name}: does not say a class ({error})"
+        return None, printable(f"{member.name}: does not say a class ({error})")
 
 
 def _pair(path: Path, images: list[tuple], labels: dict, found: Index) -> None:
@@ -145,7 +146,7 @@ def _pair(path: Path, images: list[tuple], labels: dict, found: Index) -> None:
             )
         else:
             taken[key] = str(name)
-            found.members.append(Member(key, offset, size, *_class_of(key, _sample(name), labels)))
+            found.members.append(Member(printable(key), offset, size, *_class_of(key, _sample(name), labels)))
 
 
 def _sample(name: PurePosixPath) -> str:
