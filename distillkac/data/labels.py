@@ -17,7 +17,8 @@ def as_class(value) -> int | str:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise ValueError(f"{'null' if value is None else value!r} is no class; classes are whole numbers or words")
+    shown = "null" if value is None else repr(value)
+    raise ValueError(f"{shown} is no class; classes are whole numbers or words")
 
 
 def class_in_text(content: bytes) -> int | str:
