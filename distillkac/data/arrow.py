@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import torch
 
-from distillkac.data.classes import class_name, number_classes
+from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread
 from distillkac.data.labels import as_class
@@ -82,7 +82,7 @@ def image_of(cell: dict | bytes | None) -> Path | BinaryIO:
 
 def arrow(path: str | Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the data set: damaged, without images, of unclear columns, unknown split."""
-    where, train, test = str(path), *open_splits(path, config)
+    where, train, test = printable(str(path)), *open_splits(path, config)
     column, label = find_columns(where, train, test, config)
     labels, test_labels, names = _classes(where, train, test, label)
     records = Rows(encoded(train, [column]), None if test is None else encoded(test, [column]), column, where)
@@ -155,7 +155,7 @@ def _explained(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = error.__cause__ or error
-        raise ValueError(f"{path}: cannot be opened as a Hugging Face data set ({reason})") from None
+        raise ValueError(printable(f"{path}: cannot be opened as a Hugging Face data set ({reason})")) from None
 
 
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:

@@ -41,16 +41,16 @@ class DataConfig:
     """Hugging Face data: the column of images, if there are several."""
     label_column: str | None = None
     """Hugging Face data: the column of classes, if there are several or it is not called label. Shards: the entry of the
-    .json that is the class, if it is not called label."""
+    .json that is the class, if it is not called label; it then counts more than a .cls."""
     unconditional: bool = False
     """Learn without classes, whatever the data say of them."""
     subset: str | None = None
     """hf://NAME: which of its configurations."""
     split: str = "train"
-    """Hugging Face data: the split to learn from."""
+    """Hugging Face data: the split to learn from. If not given, the one called train or training, in any case."""
     test_split: str | None = None
-    """Hugging Face data: the split to evaluate with. If not given, test or else validation; without either, images of
-    the training split are held out."""
+    """Hugging Face data: the split to evaluate with. If not given, test or else validation, in any case; without either,
+    images of the training split are held out."""
     streaming: bool = False
     """Hugging Face data (hf://NAME, parquet): learn while the images arrive, instead of downloading all of them first."""
     shuffle_buffer: int = 1000
@@ -59,7 +59,7 @@ class DataConfig:
     """Streaming: images of each split to measure against, kept in memory then. Without a test split as many are held
     out of the training split."""
     num_classes: int | None = None
-    """Streaming: number of classes, where the column of classes does not say it; 1 to learn without."""
+    """Streaming: number of classes, where the column of classes does not say it."""
     cache: str | None = None
     """Folder for what is kept between runs: downloads and tables of Hugging Face data, indexes of large sets. If not given,
     Hugging Face's own cache and ~/.cache/distillkac."""

@@ -62,5 +62,7 @@ def _split_name(path: Path) -> str | None:
     words = [word for word in re.split(r"[\W\d_]+", path.name.removesuffix(path.suffix)) if role(word)]
     found = [*folders, *words]
     if odd := next((name for name in found if role(name) != role(found[0])), None):
-        raise ValueError(f"{path}: its name says {found[0]!r} and {odd!r}, which are different splits; rename it")
+        raise ValueError(
+            printable(f"{path}: its name says {found[0]!r} and {odd!r}, which are different splits; rename it")
+        )
     return found[0] if found else None

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from distillkac.data.arrow import check_label_kind, class_names, encoded, find_columns, image_of, open_splits
+from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.image_files import read_image, unreadable
 from distillkac.data.labels import as_class
@@ -70,7 +71,7 @@ class Shards:
         """Its records from row `start` on. Raises ValueError if they do not come, or have no class."""
         rows = None
         for number in range(start, 1 << 62):
-            name = f"{self.where}: row {number} of shard {shard} of the {self.split} split"
+            name = printable(f"{self.where}: row {number} of shard {shard} of the {self.split} split")
             try:
                 rows = rows or iter(self.part.shard(len(self), shard).skip(start))
                 row = next(rows)

@@ -16,6 +16,7 @@ from functools import cache as once
 from pathlib import Path
 
 from distillkac.data import cache
+from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
@@ -82,10 +83,12 @@ class ParquetSplit:
 
         words = ("parquet 1", *map(file_identity, self.files))
         folder = Path(config.cache or datasets.config.HF_DATASETS_CACHE).expanduser()
-        path = _writable(folder) / f"parquet-{cache.digest(words)}.arrow"
-        with _alone(path):
-            if not path.is_file():
-                self._write(path)
+        path = folder / f"parquet-{cache.digest(words)}.arrow"
+        if not path.is_file():
+            path = _writable(folder) / path.name
+            with _alone(path):
+                if not path.is_file():  # another process may have made it
+                    self._write(path)
         return _map([path], datasets.DatasetInfo(features=self.features))
 
     def _write(self, path: Path) -> None:
@@ -191,8 +194,10 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         instead = Path(_temporary().name)
         warnings.warn(
-            f"{folder}: cannot be written ({error.strerror}), so tables are converted to {instead} and again by the next "
-            "run; choose another folder with --data.cache",
+            printable(
+                f"{folder}: cannot be written ({error.strerror}), so tables are converted to {instead} and again by the "
+                "next run; choose another folder with --data.cache"
+            ),
             stacklevel=2,
         )
         return instead
