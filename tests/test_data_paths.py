@@ -176,3 +176,15 @@ def test_addresses_in_a_table_are_refused_by_name(tmp_path):
     path = write_table(tmp_path / "t.parquet", {"image": rows, "label": [0] * 4})
     with pytest.raises(ValueError, match=r"row 0 .*an address, http://127\.0\.0\.1:9/x\.png, and nothing is fetched"):
         load(config(path, tmp_path), "train")
+
+
+def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch):
+    """`datasets` would read the folder, in silence and only from here."""
+    write_parquet(tmp_path / "someone" / "birds", samples(8))
+    monkeypatch.chdir(tmp_path)
+    for name in ("someone/birds", "someone/birds@v2"):
+        with pytest.raises(
+            ValueError, match=r"a folder of this name is in the current one.*--data\.path someone/birds,"
+        ):
+            load(config(f"hf://{name}", tmp_path), "train")
+    assert load(config("someone/birds", tmp_path, unconditional=True), "train").num_classes == 1

@@ -164,6 +164,11 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
 
     if str(path).startswith(HUB):
         name, _, revision = str(path).removeprefix(HUB).partition("@")
+        if not os.path.isabs(name) and os.path.exists(name):
+            raise ValueError(
+                f"a folder of this name is in the current one, and would be read instead; give --data.path {name}, or start "
+                "from another folder"
+            )
         options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
         loaded = datasets.load_dataset(name, config.subset, revision=revision or None, **options)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
