@@ -136,6 +136,8 @@ def says(value, encoding="utf-8"):
         ("cls", b"\xef\xbb\xbf1\r\n"),
         ("cls", "1".encode("utf-16")),
         ("CLS", b"1"),
+        ("cls", b"1.0"),
+        ("cls", b"0001"),
     ],
 )
 @pytest.mark.filterwarnings("error")

@@ -154,6 +154,19 @@ def test_files_of_other_columns_are_named(tmp_path):
         load(config(tmp_path, tmp_path), "train")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("second", ["train-1.parquet", "test-0.parquet"])
+def test_files_that_name_classes_differently_are_refused(tmp_path, second, streaming):
+    """One number would be two classes."""
+    for name, names in (("train-0.parquet", ["cat", "dog"]), (second, ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        rows = {"image": [{"bytes": content, "path": None} for _, content, _ in samples(4)], "label": [0, 1] * 2}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / name)
+    options = {"streaming": True, "eval_images": 2} if streaming else {}
+    with pytest.raises(ValueError, match=r"names? the classes of 'label' (otherwise|differently)"):
+        load_training(config(tmp_path, tmp_path, **options))
+
+
 # ------------------------------------------------------------------------------------------------------------- classes
 
 

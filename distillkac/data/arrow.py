@@ -231,11 +231,9 @@ def _classes(where: str, train, test, label: str | None) -> tuple[list, list, tu
         return [0] * len(train), [0] * (0 if test is None else len(test)), ("all",)
     values = _values(where, train, label, "training")
     test_values = [] if test is None else _values(where, test, label, "test")
-    kind = train.features[label]
+    check_same_names(where, train, test, label)
     if (names := class_names(where, train.features, label)) is None:
         return number_classes(where, values, test_values)
-    if test is not None and test.features[label] != kind:
-        raise ValueError(f"{where}: the splits name the classes of {label!r} differently")
     for part in (values, test_values):
         if part and not 0 <= min(part) <= max(part) < len(names):
             raise ValueError(
@@ -253,6 +251,15 @@ def class_names(where: str, features: dict, label: str) -> tuple[str, ...] | Non
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise ValueError(f"{where}: column {label!r} calls two classes {twice!r}; give each a name of its own")
     return names
+
+
+def check_same_names(where: str, train, test, label: str) -> None:
+    """Raises ValueError if one number is not one class in both splits."""
+    names = [
+        getattr(part.features[label], "names", None) for part in (train, test) if part is not None and part.features
+    ]
+    if any(other != names[0] for other in names):
+        raise ValueError(f"{where}: the splits name the classes of {label!r} differently")
 
 
 def check_label_kind(where: str, features: dict, label: str) -> None:

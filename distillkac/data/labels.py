@@ -50,4 +50,4 @@ def _decode(content: bytes) -> str:
 
 
 def _number_or_word(value: int | str) -> int | str:
-    return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value) else value
+    return int(float(value)) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(\.0*)?", value) else value

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distillkac.data.arrow import check_label_kind, class_names, encoded, find_columns, image_of, open_splits
+from distillkac.data.arrow import (
+    check_label_kind,
+    check_same_names,
+    class_names,
+    encoded,
+    find_columns,
+    image_of,
+    open_splits,
+)
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.image_files import read_image, unreadable
@@ -129,6 +137,8 @@ def open_shards(path: str, config: DataConfig) -> tuple[Shards, Shards | None]:
     if train.features is None:
         raise ValueError(f"{path}: does not say what its columns are; learn from it without --data.streaming")
     column, label = find_columns(path, train, test, config)
+    if label is not None:
+        check_same_names(path, train, test, label)
     names = _class_names(path, train.features, label, config)
     shards = Shards(path, train, config.split, column, label, names)
     return shards, None if test is None else Shards(path, test, "test", column, label, names)

@@ -130,13 +130,17 @@ def _parquet_split(files: list[Path]) -> ParquetSplit:
             rows.append(file.metadata.num_rows)
             schemas.append(file.schema_arrow)
     # An empty table knows the types of its columns as little as their values.
-    first = next((schema for schema, count in zip(schemas, rows, strict=True) if count), schemas[0])
-    for path, schema, count in zip(files, schemas, rows, strict=True):
-        if count and set(schema.names) != set(first.names):
-            raise ValueError(
-                f"{path}: has columns {', '.join(schema.names)} but {files[0]} has {', '.join(first.names)}"
-            )
-    return ParquetSplit(files, datasets.Features.from_arrow_schema(first), sum(rows))
+    known = [(path, schema) for path, schema, count in zip(files, schemas, rows, strict=True) if count]
+    (first, schema), *others = known or [(files[0], schemas[0])]
+    features = datasets.Features.from_arrow_schema(schema)
+    for path, other in others:
+        if set(other.names) != set(schema.names):
+            raise ValueError(f"{path}: has columns {', '.join(other.names)} but {first} has {', '.join(schema.names)}")
+        if other.metadata != schema.metadata:  # where names of classes are
+            for name, kind in datasets.Features.from_arrow_schema(other).items():
+                if getattr(kind, "names", None) != getattr(features[name], "names", None):
+                    raise ValueError(f"{path}: names the classes of {name!r} otherwise than {first}")
+    return ParquetSplit(files, features, sum(rows))
 
 
 @contextlib.contextmanager

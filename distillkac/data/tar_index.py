@@ -11,7 +11,10 @@ from distillkac.data.labels import class_in_json, class_in_text
 from distillkac.data.listing import is_system
 from distillkac.data.records import file_identity
 
-IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif"}
+IMAGES = {
+    *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "jp2"),
+    *("bmp", "ppm", "pgm", "pbm", "pnm", "tga", "tif", "tiff", "gif"),
+}
 BLOCK = 512
 LABEL_BYTES = 1 << 20  # a .cls or .json that is longer is no label
 NAMED = 3
