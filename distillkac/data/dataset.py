@@ -20,7 +20,7 @@ class DataConfig:
     """Which images to learn."""
 
     path: str | None = None
-    """A folder of images (a sub-folder per class, or none; train/ and test/ above them if both are there); an .npz with
+    """A folder of images (a sub-folder per class, or none; train/ and test/ above them if they are there); an .npz with
     images, labels, test_images, test_labels (all but the first optional); CIFAR-10's folder, binary or Python version;
     a Hugging Face data set: a save_to_disk folder, .parquet or a folder of them, hf://NAME or hf://NAME@REVISION;
     WebDataset shards: .tar, a folder of them, or 'DIR/shard-{000..009}.tar'. Built-in images if not given.
@@ -34,7 +34,7 @@ class DataConfig:
     flip: bool = False
     """Learn every image together with its mirror image."""
     held_out: float = 0.1
-    """Fraction of each class kept for evaluation, where the data has no test part of its own."""
+    """Fraction of each class kept for evaluation. Only where the data has no test part of its own."""
     bad_images: Literal["refuse", "skip"] = "refuse"
     """What to do with images that cannot be read: stop at the first, or leave them out and say how many and which."""
     image_column: str | None = None
