@@ -138,6 +138,7 @@ def says(value, encoding="utf-8"):
         ("CLS", b"1"),
         ("cls", b"1.0"),
         ("cls", b"0001"),
+        ("cls", b"1\0\0"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -158,6 +159,7 @@ def test_a_class_is_read_however_it_is_written(tmp_path, odd):
         (says([1]), r"\[1\] is no class"),
         (says(float("nan")), "nan is no class"),
         (says(""), "it is empty"),
+        (says("9" * 5000), "it has 5000 characters, too many"),
         (("json", b"{"), r"1\.json: does not say a class \(Expecting"),
         (("json", b"[" * 100_000), r"1\.json: does not say a class"),
         (("json", b'{"label": 0, "x": "' + b"x" * (1 << 20) + b'"}'), r"1\.json: has \d+ bytes, too many"),

@@ -3,12 +3,16 @@
 import json
 import re
 
+NAME_LENGTH = 1000  # characters
+
 
 def as_class(value) -> int | str:
     """Words stay words; 1, 1.0 and true are the class 1. Raises ValueError for anything else: it is not passed over."""
     if isinstance(value, str):
         if not value.strip():
             raise ValueError("it is empty")
+        if len(value) > NAME_LENGTH:
+            raise ValueError(f"it has {len(value)} characters, too many for the name of a class")
         # What could not be decoded was kept as lone surrogates, see `class_in_text`.
         if re.search("[\ud800-\udfff]", value):
             raise ValueError(f"{value!r} is not written in UTF-8")
@@ -23,7 +27,7 @@ def as_class(value) -> int | str:
 
 def class_in_text(content: bytes) -> int | str:
     """The class in a text file that holds nothing else. Raises ValueError if that is none."""
-    return _number_or_word(as_class(_decode(content).strip()))
+    return _number_or_word(as_class(_decode(content).strip("\0 \t\r\n")))
 
 
 def class_in_json(content: bytes, entry: str | None) -> int | str | None:
@@ -39,7 +43,7 @@ def class_in_json(content: bytes, entry: str | None) -> int | str | None:
         if (entry or "label") not in value:
             return None
         value = value[entry or "label"]
-    elif entry is not None:
+    elif entry is not None or isinstance(value, list):
         return None
     return _number_or_word(as_class(value))
 
