@@ -141,7 +141,8 @@ def test_report_is_one_file_with_everything_in_it(run, tmp_path):
     for word in ("telegraph (a = 25, c = 2)", "student-2", "Fréchet", "optim.batch_size", "samples/overview.png"):
         assert word in page
     assert page.count("data:image/png;base64,") >= 5
-    assert f"Evaluator: digits, shipped, {json.loads((run / 'evaluation.json').read_text())['evaluator']['digest'][:12]}" in page
+    digest = json.loads((run / "evaluation.json").read_text())["evaluator"]["digest"]
+    assert f"Evaluator: digits, shipped, {digest[:12]}" in page
     assert "http" not in page  # nothing is loaded from anywhere
     assert report.main([str(tmp_path)]) == 1
 
