@@ -4,13 +4,13 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import torch
 
 from distillkac import checkpoints, classifier, evaluators
 from distillkac.commands import command
 from distillkac.data import DataConfig, load
+from distillkac.data.builtin import BUILTIN
 from distillkac.options import parse
 
 
@@ -26,7 +26,7 @@ class MakeArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(MakeArgs, argv, "python -m distillkac.evaluators.make")
     index = {}
-    for name in get_args(get_type_hints(DataConfig)["builtin"]):
+    for name in BUILTIN:
         train, test = (load(DataConfig(builtin=name), split) for split in ("train", "test"))
         made, fingerprint = classifier.fresh(train, test), classifier.fingerprint_of(train, test)
         content = classifier.to_bytes(made, fingerprint)
