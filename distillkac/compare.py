@@ -20,7 +20,7 @@ from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
-from distillkac.metrics import Evaluator, Moments, frechet_distance
+from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.options import parse
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
     check_same_plan(args.out, plan)
+    check_same_evaluator(args.out, plan, evaluator_of(data.DataConfig(), args.out))
     cells = [(setting, seed) for seed in plan.seeds for setting in plan.settings]
     start, done = time.perf_counter(), 0
     spawn = multiprocessing.get_context("spawn")
@@ -126,6 +127,26 @@ def check_same_plan(out: Path, plan: Plan) -> None:
         raise ValueError(f"{out} holds the results of another plan; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(path, described)
+
+
+def evaluator_of(config: data.DataConfig, out: Path) -> Evaluator:
+    """The one of all cells; had it to be trained, OUT keeps it."""
+    return Evaluator(data.load(config, "train"), data.load(config, "test"), out)
+
+
+def check_same_evaluator(out: Path, plan: Plan, evaluator: Evaluator) -> None:
+    """Raises ValueError naming results of another evaluator: a table must not put their figures beside new ones."""
+    for setting in plan.settings:
+        for seed in plan.seeds:
+            path = cell_folder(out, setting, seed) / RESULTS
+            for row in checkpoints.read_json(path) if path.exists() else []:
+                found = comparison_report.evaluator_of(row)
+                if found != evaluator.identity:
+                    raise ValueError(
+                        f"{path} was measured by another evaluator ({describe(found)}; now {describe(evaluator.identity)}): "
+                        f"their figures do not compare. Delete {RESULTS} of each cell to measure again what is trained, or "
+                        "choose another --out"
+                    )
 
 
 def cell_folder(out: Path, setting: Setting, seed: int) -> Path:
@@ -218,6 +239,7 @@ class Measurements:
         if reference is not None:
             ours = Moments(self.evaluator.features(samples.images))
             row["frechet_guided_teacher"] = frechet_distance(ours, self._teacher_moments(reference, labels))
+        row |= {"evaluator": self.evaluator.name, "evaluator_digest": self.evaluator.digest}
         comparison_report.save_samples(self.folder, method, steps, integrator, restart, samples.images[:GRID_IMAGES])
         self.rows.append(row)
         checkpoints.write_json(self.folder / RESULTS, self.rows)
@@ -226,8 +248,7 @@ class Measurements:
     @property
     def evaluator(self) -> Evaluator:
         if self._evaluator is None:
-            config = load_config(self.folder).data
-            self._evaluator = Evaluator(data.load(config, "train"), data.load(config, "test"), self.folder)
+            self._evaluator = evaluator_of(load_config(self.folder).data, self.folder.parent)
         return self._evaluator
 
     def _teacher_moments(self, w: float, labels: torch.Tensor) -> Moments:

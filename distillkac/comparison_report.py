@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from distillkac import plots
 from distillkac.checkpoints import write_atomic
 from distillkac.comparison import Plan
+from distillkac.metrics import describe
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
 HEAD = "# Processes and methods compared\n\nWritten by `python -m distillkac.compare`.\n\n"
@@ -50,10 +51,14 @@ def into_readme(path: Path, text: str) -> None:
 
 
 def markdown(plan: Plan, rows: list[dict]) -> str:
-    """Tables: all processes with the methods they share; all methods on the first process."""
+    """Tables: all processes with the methods they share; all methods on the first process.
+
+    Raises ValueError if the rows are of several evaluators.
+    """
     lines = [
         "Fréchet distance to the held-out images [to the training images], mean ± standard deviation over the seeds, "
-        f"{plan.num} images each; students are distilled from the teacher of their seed.",
+        f"{plan.num} images each; students are distilled from the teacher of their seed."
+        + (f" Evaluator: {describe(_one_evaluator(rows))}." if rows else ""),
         "",
     ]
     shared = [("teacher", integrator, steps, 0.0) for integrator, steps in plan.teacher_samples]
@@ -75,6 +80,20 @@ def markdown(plan: Plan, rows: list[dict]) -> str:
             lines += ["| students | steps | Fréchet to the guided teacher | diversity |", "|---" * 4 + "|"]
             lines += _guided_lines(rows, setting, guided)
     return "\n".join(lines) + "\n"
+
+
+def evaluator_of(row: dict) -> dict[str, str] | None:
+    """The identity of the evaluator that measured a row, None if it is of a version that kept none."""
+    return {"name": row["evaluator"], "digest": row["evaluator_digest"]} if "evaluator_digest" in row else None
+
+
+def _one_evaluator(rows: list[dict]) -> dict[str, str] | None:
+    found = [evaluator_of(row) for row in rows]
+    if others := [identity for identity in found if identity != found[0]]:
+        raise ValueError(
+            f"rows of two evaluators cannot stand in one table: {describe(found[0])} and {describe(others[0])}"
+        )
+    return found[0]
 
 
 def _select(rows, setting, method, integrator, steps, restart):

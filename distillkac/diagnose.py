@@ -13,7 +13,7 @@ from distillkac.config import load_config
 from distillkac.distillation import DistillConfig
 from distillkac.exact_start import class_means
 from distillkac.integrators import time_grid
-from distillkac.metrics import Evaluator
+from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
 from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, students
@@ -156,7 +156,7 @@ def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
     evaluator = Evaluator(train, data.load(teacher.config.data, "test"), args.run)
     labels = class_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)
-    return {"num": args.guidance_num, "max_speed": limit, "rows": rows}
+    return {"num": args.guidance_num, "max_speed": limit, "evaluator": evaluator.identity, "rows": rows}
 
 
 def _print_speeds(found):
@@ -242,6 +242,7 @@ def _print_guidance(found):
             words = "no speed limit" if limit is None else f"limit {limit:.3g}"
             cells = "".join(_number(v, spec, 9) for v in values)
             print(f"{'':12}{title + ', ' + words:22}{cells}", flush=True)
+    print(f"{'':12}evaluator of the Fréchet distances: {describe(found['evaluator'])}", flush=True)
 
 
 if __name__ == "__main__":

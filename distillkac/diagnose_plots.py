@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from distillkac.diagnostics import PathErrors
+from distillkac.metrics import describe
 from distillkac.plots import INK, LIGHT, LINE, save_figure
 
 COLORS = (LINE, "#d1495b", "#2a9d8f", "#e9a03b", "#7d5ba6", "#5c6770", "#8c564b", "#17becf")
@@ -125,6 +126,7 @@ def save_guidance(found: dict, path: Path) -> None:
     _plain_log(panels[0].yaxis)
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     _finish(panels[0], f"Fréchet distance, n = {found['num']}", "guidance weight w", "")
+    panels[0].set_ylabel(f"evaluator: {describe(found['evaluator'])}", color=INK, fontsize=8)
     _finish(panels[1], "pixels with |x| > 1.05", "guidance weight w", "")
     save_figure(figure, path)
 

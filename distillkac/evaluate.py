@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from distillkac import checkpoints, data, fidelity, inception, plots
 from distillkac.commands import accelerator_for, command, device
 from distillkac.config import RunConfig, load_config
-from distillkac.metrics import Evaluator
+from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
 from distillkac.sampling import Run, SamplerConfig, class_labels, field_of, generate, open_run, students
 
@@ -28,7 +28,8 @@ Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 class EvaluateArgs:
     """Measures the teacher and every student of a run against real images, and draws their samples.
 
-    By the features of a classifier of the training images (the default): prints a table, and writes RUN/evaluation.json
+    By the features of a classifier of the training images (the default; printed is which one, and its digest: figures of
+    other digests do not compare): prints a table, and writes RUN/evaluation.json
     and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same prior noise in every
     column) and trajectory.png. By those of the Inception network (fid, kid, precision-recall; needs the extra `eval`):
     prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares the latter
@@ -81,7 +82,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     evaluator = Evaluator(data.load_pixels(config.data, "train"), data.load_pixels(config.data, "test"), args.run)
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor()}]
-    print(f"classifier: {evaluator.accuracy:.1%} of the held-out images right")
+    print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     print(_header(COLUMNS))
     print(_line(rows[-1], COLUMNS), flush=True)
     todo = _networks(args, device())
@@ -98,10 +99,9 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
     plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
-    checkpoints.write_json(
-        args.run / "evaluation.json",
-        {"num": args.num, "seed": args.seed, "classifier_accuracy": evaluator.accuracy, "rows": rows},
-    )
+    report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
+    report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
+    checkpoints.write_json(args.run / "evaluation.json", report)
 
 
 def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
@@ -135,6 +135,7 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
         protocol["neighbours"] = args.k
     first = accelerator.is_main_process
     if first:
+        fidelity.warn_of_few(args.metrics, args.num, len(reference.rows), extractor.num_features)
         print("\n".join(f"{name:18}{value}" for name, value in protocol.items()))
         print(_header(FIDELITY_COLUMNS), flush=True)
     real = reference.features(args.run, args.batch_size, accelerator)

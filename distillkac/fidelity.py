@@ -6,7 +6,7 @@ FID and KID are torchmetrics', on features that are already there; the neighbour
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -45,10 +45,30 @@ def check_extra() -> None:
         ) from None
 
 
+def warn_of_few(metrics: Sequence[str], generated: int, real: int, num_features: int) -> None:
+    """Warns where FID or KID (by their names in `metrics`) of so many images say less than they seem to."""
+    if "fid" in metrics and min(generated, real) < num_features:
+        warnings.warn(
+            f"FID of {generated} generated and {real} real images: fewer than {num_features} cannot give {num_features} "
+            "features a covariance of full rank, so it is far too high and compares with nothing; take more, or KID",
+            stacklevel=1,
+        )
+    if "kid" in metrics and min(generated, real) < KID_SUBSET_SIZE:
+        warnings.warn(
+            f"KID of {generated} generated and {real} real images: of fewer than {KID_SUBSET_SIZE} every subset takes all, so "
+            "its deviation over the subsets is no error bar",
+            stacklevel=1,
+        )
+
+
 def fid(generated: torch.Tensor, real: torch.Tensor) -> float:
-    """Fréchet distance of the Gaussians with the moments of the features (n, d) and (m, d), n and m >= 2; float64 inside."""
+    """Fréchet distance of the Gaussians with the moments of the features (n, d) and (m, d), n and m >= 2; float64 inside.
+
+    Warns if n or m is less than d.
+    """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
+    warn_of_few(["fid"], len(generated), len(real), real.shape[1])
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
     for features, is_real in ((real, True), (generated, False)):
         for part in features.double().split(8192):
@@ -59,10 +79,12 @@ def fid(generated: torch.Tensor, real: torch.Tensor) -> float:
 def kid(generated: torch.Tensor, real: torch.Tensor, seed: int = 0) -> tuple[float, float]:
     """(mean, standard deviation) over 100 random subsets of the unbiased MMD^2 with the kernel (x.y / d + 1)^3.
 
-    Features (n, d) and (m, d); subsets of 1000, or of all if there are fewer. The subsets follow from `seed`.
+    Features (n, d) and (m, d); subsets of 1000, or, with a warning, of all if there are fewer. The subsets follow from
+    `seed`.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    warn_of_few(["kid"], len(generated), len(real), real.shape[1])
     size = min(KID_SUBSET_SIZE, len(generated), len(real))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")

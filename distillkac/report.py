@@ -12,6 +12,7 @@ from distillkac import checkpoints
 from distillkac.commands import command
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
+from distillkac.metrics import describe
 from distillkac.options import parse
 from distillkac.sampling import students
 
@@ -61,7 +62,8 @@ def page(run: Path) -> str:
     parts += _pictures(run, "Samples", sorted((run / "samples").glob("*.png")))
     curves = [path for path in (run, *students(run)) if (path / "curves.png").exists()]
     parts += _pictures(run, "Training", [path / "curves.png" for path in curves])
-    parts += _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png")))
+    if pictures := _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png"))):
+        parts += pictures + _guidance_evaluator(run)
     parts += ["<h2>Settings</h2>", _table([["setting", "value"], *_flat(asdict(config))])]
     title = html.escape(f"distillkac: {run.resolve().name}")
     return (
@@ -81,7 +83,24 @@ def _evaluation(run: Path) -> str:
     for row in report["rows"]:
         rows.append([row["name"], *(format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)])
     right = f"{report['classifier_accuracy']:.1%} of the held-out images"
-    return _table(rows) + f"<p>{report['num']} images each; the classifier names {right} right.</p>"
+    evaluator = html.escape(describe(report.get("evaluator")))
+    return (
+        _table(rows)
+        + f"<p>{report['num']} images each; the classifier names {right} right. Evaluator: {evaluator}; figures "
+        "of another one do not compare.</p>"
+    )
+
+
+def _guidance_evaluator(run: Path) -> list[str]:
+    """The evaluator of the diagnosis, and a word if the table above is of another one."""
+    path = run / "diagnosis" / "diagnosis.json"
+    found = checkpoints.read_json(path).get("guidance") if path.exists() else None
+    if not found:
+        return []
+    ours, path = found.get("evaluator"), run / "evaluation.json"
+    table = checkpoints.read_json(path).get("evaluator") if path.exists() else ours
+    other = "" if ours == table else f", not that of the measurements above ({describe(table)}): these do not compare"
+    return ["<p>" + html.escape(f"Fréchet distances against guidance: evaluator {describe(ours)}{other}.") + "</p>"]
 
 
 def _pictures(run: Path, title: str, paths: list[Path]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, metrics, plots, report, sample, train
+from distillkac import checkpoints, distill, evaluate, evaluators, plots, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 from tests.toys import refusal
@@ -141,6 +141,8 @@ def test_report_is_one_file_with_everything_in_it(run, tmp_path):
     for word in ("telegraph (a = 25, c = 2)", "student-2", "Fréchet", "optim.batch_size", "samples/overview.png"):
         assert word in page
     assert page.count("data:image/png;base64,") >= 5
+    digest = json.loads((run / "evaluation.json").read_text())["evaluator"]["digest"]
+    assert f"Evaluator: digits, shipped, {digest[:12]}" in page
     assert "http" not in page  # nothing is loaded from anywhere
     assert report.main([str(tmp_path)]) == 1
 
@@ -223,12 +225,15 @@ def test_output_forms(run, tmp_path, capsys):
         assert min(grid.size) > 8
 
 
-def test_evaluate_writes_the_table(run, monkeypatch, capsys):
-    monkeypatch.setattr(metrics, "STEPS", 20)
+def test_evaluate_writes_the_table(run, capsys):
     assert evaluate.main([str(run), "--num", "60", "--teacher-steps", "2"]) == 0
     printed = capsys.readouterr().out
     report = json.loads((run / "evaluation.json").read_text())
     rows = [(row["name"], row.get("steps"), row.get("nfe")) for row in report["rows"]]
+    digest = json.loads((evaluators.FOLDER / "index.json").read_text())["digits"]["digest"]
+    assert report["evaluator"] == {"name": "digits, shipped", "digest": digest}
+    assert printed.startswith(f"evaluator: digits, shipped, {digest[:12]}; 9")
+    assert not list(run.glob("classifier.*"))
     assert rows == [("real train images", None, None), ("teacher", 2, 2), ("student-2", 2, 2), ("student-1", 1, 1)]
     for row in report["rows"][1:]:
         assert f"{row['frechet']:.3f}" in printed

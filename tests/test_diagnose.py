@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import diagnose, diagnostics, distill, metrics, reference, train
+from distillkac import diagnose, diagnostics, distill, evaluators, reference, train
 from distillkac.exact_start import ExactStart
 from distillkac.integrators import time_grid
 from distillkac.processes import Gaussian, Planar, Telegraph
@@ -229,7 +229,6 @@ def runs(tmp_path_factory):
 
 @by_name
 def test_the_command_measures_draws_and_prints(runs, process, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(metrics, "STEPS", 20)
     monkeypatch.setattr(diagnostics, "REFERENCE_STEPS", 12)
     monkeypatch.setattr(diagnostics, "STEP_COUNTS", (2, 4))
     monkeypatch.setattr(diagnostics, "SAMPLING_STEPS", 3)
@@ -251,6 +250,9 @@ def test_the_command_measures_draws_and_prints(runs, process, monkeypatch, capsy
     for picture in pictures:
         with Image.open(out / f"{picture}.png") as image:
             assert min(image.size) > 200
+    identity = report["guidance"]["evaluator"]
+    assert identity["digest"] == json.loads((evaluators.FOLDER / "index.json").read_text())["digits"]["digest"]
+    assert f"evaluator of the Fréchet distances: digits, shipped, {identity['digest'][:12]}" in printed
     limits = {row["max_speed"] for row in report["guidance"]["rows"]}
     if process.name == "gaussian":
         assert "no speed limit" in printed

@@ -22,7 +22,7 @@ import tyro
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import distill, metrics, options, train
+from distillkac import classifier, distill, options, train
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -238,7 +238,7 @@ def carried_out() -> list:
 def test_command_works(inside, tmp_path, monkeypatch, capsys, name, text):
     if name == "export":
         pytest.importorskip("onnxscript")
-    monkeypatch.setattr(metrics, "STEPS", 2)
+    monkeypatch.setattr(classifier, "STEPS", 2)
     words = shlex.split(text, comments=True)
     small = [str(tmp_path / "fresh") if word == "FRESH" else word for word in DONE[name]]
     if "--resume" in words:  # what was there is kept

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,34 @@ def test_fid_is_the_frechet_distance_of_our_own_metrics(torchmetrics, rows):
     p, q = torch.randn(rows, 20, generator=source), torch.rand(rows, 20, generator=source) ** 2
     expected = metrics.frechet_distance(metrics.Moments(p), metrics.Moments(q))
     assert fidelity.fid(p, q) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("metric", "features", "enough"), [("fid", 2048, 2048), ("kid", 2048, 1000), ("fid", 6, 6)])
+def test_few_images_are_warned_of(metric, features, enough):
+    """2048 features of fewer images cannot have a covariance of full rank; KID's subsets take 1000."""
+    for counts in ((enough - 1, 50_000), (50_000, enough - 1)):
+        with pytest.warns(UserWarning, match=f"{metric.upper()} of {counts[0]} generated and {counts[1]} real images"):
+            fidelity.warn_of_few([metric], *counts, features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fidelity.warn_of_few([metric], enough, enough, features)
+        fidelity.warn_of_few(["precision-recall"], 10, 10, features)
+
+
+def test_fid_and_kid_of_few_rows_warn(torchmetrics):
+    source = torch.Generator().manual_seed(0)
+    few, many = torch.randn(30, 40, generator=source), torch.randn(50, 40, generator=source)
+    for pair in ((few, many), (many, few)):
+        with pytest.warns(UserWarning, match="covariance of full rank"):
+            fidelity.fid(*pair)
+        with pytest.warns(UserWarning, match="no error bar"):
+            fidelity.kid(*pair)
+
+
+def test_the_command_warns_before_it_generates(torchmetrics, run, stand_in, monkeypatch):
+    monkeypatch.setattr(evaluate, "generate", lambda *a, **k: (_ for _ in ()).throw(ValueError("generated")))
+    with pytest.warns(UserWarning, match="FID of 5 generated and 500 real images: fewer than 6"):
+        assert evaluate.main([str(run), "--metrics", "fid", "--num", "5", "--teacher-steps", "1"]) == 1
 
 
 def test_kid_is_the_formula(torchmetrics):

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import checkpoints, distill, evaluate, metrics, train
+from distillkac import checkpoints, distill, evaluate, train
 from distillkac.training import Trainer
 from tests.toys import ToyData, optim, run_config
 
@@ -56,9 +56,8 @@ def test_twenty_thousand_steps_need_no_more_memory_than_two_thousand(tmp_path, m
 
 
 @pytest.mark.slow
-def test_run_after_run_in_one_process(tmp_path, monkeypatch):
+def test_run_after_run_in_one_process(tmp_path):
     """What a worker of distillkac.compare does: train, distil, measure, over and over."""
-    monkeypatch.setattr(metrics, "STEPS", 5)
     tiny = ["--network.channels", "16", "--network.head-dim", "8", "--optim.batch-size", "16", "--preview", "4"]
     chain = ["--stages", "2,1", "--steps", "2", "--inverse.steps", "2", "--optim.batch-size", "16"]
     memory, alive = [], []

@@ -1,14 +1,17 @@
 """The measures: right against independent formulas, and worse for images that are worse, each in its own way."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from distillkac import metrics
+from distillkac import classifier, metrics
 from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.metrics import Evaluator, Moments, frechet_distance
 
@@ -19,8 +22,8 @@ def splits():
 
 
 @pytest.fixture(scope="session")
-def evaluator(splits, tmp_path_factory):
-    return Evaluator(*splits, tmp_path_factory.mktemp("classifier"))
+def evaluator(splits):
+    return Evaluator(*splits)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +35,7 @@ def real(splits):
 @pytest.fixture
 def quick(monkeypatch):
     """For what does not depend on how good the classifier is."""
-    monkeypatch.setattr(metrics, "STEPS", 3)
+    monkeypatch.setattr(classifier, "STEPS", 3)
 
 
 def moments(mean, cov):
@@ -87,7 +90,7 @@ def test_moments_are_those_of_numpy():
 
 
 def test_classifier_knows_held_out_digits(evaluator, splits):
-    assert evaluator.accuracy >= 0.985
+    assert evaluator.accuracy >= 0.98
     x, y = read(splits[1], range(500))
     result = evaluator(x, y)
     assert result["accuracy"] == pytest.approx(evaluator.accuracy)
@@ -96,8 +99,8 @@ def test_classifier_knows_held_out_digits(evaluator, splits):
 
 
 def test_features_are_32_of_unit_variance_on_the_train_split(evaluator, real):
-    phi = evaluator.classifier.features(real[0]) / evaluator.scale
-    assert phi.shape == (1297, 32)
+    phi = evaluator.features(real[0])
+    assert (phi.shape, phi.dtype) == ((1297, 32), torch.float64)
     np.testing.assert_allclose(phi.std(0), 1, rtol=1e-4)
 
 
@@ -159,7 +162,7 @@ def test_nn_ratio_shows_copies(evaluator, splits):
 
 def test_images_are_clamped(evaluator, real):
     x, y = real[0] * 1.5, real[1]
-    assert evaluator(x, y) == evaluator(x.clamp(-1, 1), y)
+    assert evaluator(x, y) == pytest.approx(evaluator(x.clamp(-1, 1), y), rel=1e-9)
 
 
 def test_bad_images_are_refused(evaluator, real):
@@ -208,14 +211,14 @@ def test_any_shape(quick, shape):
 
 
 def test_classifier_of_8_by_8_is_the_published_one():
-    sizes = [tuple(p.shape) for p in metrics.Classifier((1, 8, 8), 10).parameters() if p.dim() > 1]
+    sizes = [tuple(p.shape) for p in classifier.Classifier((1, 8, 8), 10).parameters() if p.dim() > 1]
     assert sizes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (32, 1024), (10, 32)]
 
 
 def test_one_class_has_no_accuracy_but_features(splits, monkeypatch):
     x, _ = read(splits[0], range(1297))
     data = [ImageDataset(part, torch.zeros(len(part), dtype=torch.int64), ("all",)) for part in (x[:800], x[800:])]
-    monkeypatch.setattr(metrics, "STEPS", 60)
+    monkeypatch.setattr(classifier, "STEPS", 60)
     one = Evaluator(*data)
     assert one.accuracy > 0.4  # at naming one of four mirrorings
     floor = one.floor()
@@ -228,6 +231,17 @@ def test_measures_that_are_undefined_are_left_out(quick):
     result = Evaluator(small(), small(seed=1))(x[:2], torch.tensor([0, 1]))
     assert "diversity" not in result
     assert result["frechet"] > 0
+
+
+def test_a_covariance_of_few_images_is_warned_of(evaluator, real, quick):
+    x, y = real
+    with pytest.warns(UserWarning, match="only 31 images: 32 features"):
+        evaluator(x[:31], y[:31])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator(x[:32], y[:32])
+    with pytest.warns(UserWarning, match="only 12 held-out images"):
+        Evaluator(small(count=40), small(seed=1))
 
 
 def test_splits_that_do_not_fit_are_refused(quick):
@@ -245,7 +259,7 @@ def test_training_depends_on_the_data_only_and_leaves_the_global_generator_alone
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        weights.append(metrics.train_classifier(small()).state_dict())
+        weights.append(classifier.train_classifier(small()).state_dict())
         assert torch.equal(torch.get_rng_state(), before)
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key])
@@ -254,8 +268,8 @@ def test_training_depends_on_the_data_only_and_leaves_the_global_generator_alone
 @pytest.fixture
 def trainings(monkeypatch, quick):
     """Counts how often a classifier is trained."""
-    count, train = [], metrics.train_classifier
-    monkeypatch.setattr(metrics, "train_classifier", lambda data: count.append(1) or train(data))
+    count, train = [], classifier.train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda data: count.append(1) or train(data))
     return count
 
 
@@ -265,7 +279,9 @@ def test_cached_classifier_gives_the_same_figures(tmp_path, trainings):
     second = Evaluator(small(), small(seed=1), tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert len(trainings) == 1
-    assert first.floor() == second.floor()
+    assert second.floor() == pytest.approx(first.floor(), rel=1e-9, abs=1e-9)
+    assert second.identity == first.identity
+    assert first.name == "trained here"
     assert json.loads((tmp_path / "classifier.json").read_text())["accuracy"] == first.accuracy == second.accuracy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.json", "classifier.safetensors"]
 
@@ -281,9 +297,16 @@ def test_stale_or_damaged_cache_is_not_used(tmp_path, trainings, monkeypatch):
     (tmp_path / "classifier.safetensors").write_bytes(b"cut short")
     Evaluator(relabelled, small(seed=2), tmp_path)
     assert len(trainings) == 5
-    (tmp_path / "classifier.json").write_text("{}")
+    # Other weights in a sound file that claims to be of these data: their digest tells.
+    path = tmp_path / "classifier.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about, weights = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    weights["head.2.bias"] += 1
+    path.write_bytes(to_safetensors(weights, about))
     Evaluator(relabelled, small(seed=2), tmp_path)
     assert len(trainings) == 6
-    monkeypatch.setattr(metrics, "RECIPE", "another")
+    Evaluator(relabelled, small(seed=2), tmp_path)
+    assert len(trainings) == 6
+    monkeypatch.setattr(classifier, "RECIPE", "another")
     Evaluator(relabelled, small(seed=2), tmp_path)
     assert len(trainings) == 7
