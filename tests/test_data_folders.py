@@ -211,6 +211,8 @@ def sizes(root, **options):
         (("training", "validation"), 2),
         (("train", "test", "valid"), 2),
         (("train", "test", "VAL"), 2),
+        (("train", "Dev"), 2),
+        (("train", "eval", "dev"), 2),
     ],
 )
 @pytest.mark.parametrize("classes", [True, False])
@@ -299,7 +301,11 @@ def test_a_lone_folder_around_the_classes_is_named(tmp_path):
     pictures(tmp_path, "pets/cats", "pets/dogs")
     data, _, words = told(tmp_path)
     assert data.class_names == ("pets",)
-    assert f"its only class is pets, of which cats, dogs are parts; if these are the classes give --data.path {tmp_path}/pets" in words  # fmt: skip # noqa: E501
+    assert "its only class is pets, of which cats, dogs are parts" in words
+    assert f"give --data.path {tmp_path}/pets" in words
+    pictures(tmp_path / "b", "images/Train/cats", "images/Test/cats")
+    said = refused(tmp_path / "b")
+    assert f"holds Test, Train; if these are the splits give --data.path {tmp_path}/b/images" in said
 
 
 # --------------------------------------------------------------------------------------------------- what is left out

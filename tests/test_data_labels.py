@@ -136,6 +136,7 @@ def test_gaps_are_the_same_in_both_parts(tmp_path):
         ("\udcff\udc80", "\\xff\\x80"),
         ("\ud800x", "\\ud800x"),
         ("plain ü", "plain ü"),
+        ("a\nb\x1b[31m\x85", "a\\x0ab\\x1b[31m\\x85"),
         ("", ""),
     ],
 )

@@ -121,21 +121,21 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
                 "them or rename one"
             )
     if len(classes) == 1:
-        _say_one_class(where, depth, tree, images)
+        _check_one_class(where, depth, tree, images)
     ordered = sorted(by_name, key=natural)
     files = [path for name in ordered for path in classes[by_name[name]]]
     return files, [i for i, name in enumerate(ordered) for _ in classes[by_name[name]]], tuple(ordered)
 
 
-def _say_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
+def _check_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
+    """A lone folder around the classes, as archives unpack to, is seldom meant as the only class."""
     parts = [tree.inside(path)[depth:] for path in images]
-    if len(inner := sorted({part[1] for part in parts if len(part) > 2})) > 1:
-        name = parts[0][0]
-        warnings.warn(
-            f"{where}: its only class is {printable(name)}, of which {_shown(inner)} are parts; if these are the classes "
-            f"give --data.path {where}/{printable(name)}",
-            stacklevel=4,
-        )
+    inner, name = sorted({part[1] for part in parts if len(part) > 2}), printable(parts[0][0])
+    remedy = f"if these are the {'splits' if are_splits(inner) else 'classes'} give --data.path {where}/{name}"
+    if are_splits(inner):
+        raise ValueError(f"{where}: its only class is {name}, which holds {_shown(inner)}; {remedy}")
+    if len(inner) > 1:
+        warnings.warn(f"{where}: its only class is {name}, of which {_shown(inner)} are parts; {remedy}", stacklevel=4)
 
 
 def _below(tree: Tree, paths: list[Path], name: str) -> list[Path]:
