@@ -382,6 +382,16 @@ def test_folders_that_may_not_be_listed(tmp_path, monkeypatch, place):
     (tmp_path / place).chmod(0o700)
 
 
+def test_a_class_that_may_not_be_listed_is_not_dropped(tmp_path, monkeypatch):
+    pictures(tmp_path, "a", "b")
+    unlistable(tmp_path / "b", monkeypatch)
+    assert "b: cannot be listed, and a class without images cannot be learned" in refused(tmp_path, bad_images="skip")
+    (tmp_path / "b").chmod(0o700)
+    unlistable(tmp_path, monkeypatch)
+    assert "cannot be listed (Permission denied); allow it, or give another path" in refused(tmp_path)
+    tmp_path.chmod(0o700)
+
+
 SYSTEM = [
     "@eaDir/000.png/SYNOPHOTO_THUMB_M.jpg",
     ".thumbnails/normal/1.png",

@@ -10,7 +10,13 @@ from pathlib import Path
 def natural(name: str) -> tuple:
     """A key to sort names by as people count them: 1, 2, 10 and img9, img10."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+    # Of two numbers the one with more digits is larger; int() would refuse very long ones.
+    return tuple(_magnitude(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from distillkac.data.classes import class_name, natural, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
-from distillkac.data.listing import Tree, is_image
+from distillkac.data.listing import UNLISTED, Tree, is_image
 from distillkac.data.records import Files
 from distillkac.data.splits import are_splits, choose_splits, role
 
@@ -22,7 +22,7 @@ def folder(tree: Tree, config: DataConfig) -> Splits:
         if not is_image(path):
             tree.pass_over("files that are no images", path)
     tree.say()
-    lost = [f"{where}: {name} cannot be listed" for name in tree.passed_over.get("folders that cannot be listed", ())]
+    lost = [f"{where}: {name} cannot be listed" for name in tree.passed_over.get(UNLISTED, ())]
     train_folder, test_folder = _split_folders(where, tree, images, config)
     files, labels, names = _read_part(tree, train_folder, images, config)
     if test_folder is None:
@@ -149,6 +149,8 @@ def _holds(tree: Tree, name: str) -> list[Path]:
 
 def _no_images(where: str, tree: Tree, folder: Path) -> str:
     """What to do about a folder without images depends on what is there instead."""
+    if any(f"{tree.name(folder)}/".startswith(f"{name}/") for name in tree.passed_over.get(UNLISTED, ())):
+        return f"{where}: cannot be listed, and a class without images cannot be learned; allow it or move it away"
     files = [path for path in tree.files if folder in path.parents]
     for suffixes, remedy in (
         ((".npz", ".tar", ".parquet"), "give its own path to learn from it"),
