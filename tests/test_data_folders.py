@@ -211,6 +211,8 @@ def sizes(root, **options):
         (("training", "validation"), 2),
         (("train", "test", "valid"), 2),
         (("train", "test", "VAL"), 2),
+        (("train", "Dev"), 2),
+        (("train", "eval", "dev"), 2),
     ],
 )
 @pytest.mark.parametrize("classes", [True, False])
@@ -299,7 +301,11 @@ def test_a_lone_folder_around_the_classes_is_named(tmp_path):
     pictures(tmp_path, "pets/cats", "pets/dogs")
     data, _, words = told(tmp_path)
     assert data.class_names == ("pets",)
-    assert f"its only class is pets, of which cats, dogs are parts; if these are the classes give --data.path {tmp_path}/pets" in words  # fmt: skip # noqa: E501
+    assert "its only class is pets, of which cats, dogs are parts" in words
+    assert f"give --data.path {tmp_path}/pets" in words
+    pictures(tmp_path / "b", "images/Train/cats", "images/Test/cats")
+    said = refused(tmp_path / "b")
+    assert f"holds Test, Train; if these are the splits give --data.path {tmp_path}/b/images" in said
 
 
 # --------------------------------------------------------------------------------------------------- what is left out
@@ -374,6 +380,16 @@ def test_folders_that_may_not_be_listed(tmp_path, monkeypatch, place):
     assert len(data.left_out) == 1
     assert place in data.left_out[0]
     (tmp_path / place).chmod(0o700)
+
+
+def test_a_class_that_may_not_be_listed_is_not_dropped(tmp_path, monkeypatch):
+    pictures(tmp_path, "a", "b")
+    unlistable(tmp_path / "b", monkeypatch)
+    assert "b: cannot be listed, and a class without images cannot be learned" in refused(tmp_path, bad_images="skip")
+    (tmp_path / "b").chmod(0o700)
+    unlistable(tmp_path, monkeypatch)
+    assert "cannot be listed (Permission denied); allow it, or give another path" in refused(tmp_path)
+    tmp_path.chmod(0o700)
 
 
 SYSTEM = [
