@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 
+from distillkac import optional
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 
@@ -122,10 +123,7 @@ def encoded(part, columns: list[str]):
 
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
     """Its splits by name."""
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(f"{path}: needs the package datasets: pip install 'distillkac[data]'") from None
+    datasets = optional.load("datasets", f"{path}: a Hugging Face data set or a table")
     options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
     try:
         if str(path).startswith(HUB):

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
+from distillkac import optional
 from distillkac.data import cache
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
@@ -67,14 +68,8 @@ class Shards:
 
 def expand(pattern: str) -> list[Path]:
     """The shards that 'DIR/shard-{000..009}.tar' stands for, by WebDataset's own rules."""
-    try:
-        from webdataset.shardlists import expand_urls
-    except ImportError:
-        raise ValueError(
-            "patterns of shards need the package webdataset: pip install 'distillkac[data]', or name the folder of the "
-            "shards"
-        ) from None
-    paths = [Path(name).expanduser() for name in expand_urls(pattern)]
+    webdataset = optional.load("webdataset", f"{pattern}: a pattern of shards, in place of their folder,")
+    paths = [Path(name).expanduser() for name in webdataset.shardlists.expand_urls(pattern)]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: is missing, but data.path {pattern} names it")

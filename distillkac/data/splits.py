@@ -8,7 +8,7 @@ TEST = ("test", "testing", "validation", "valid", "val")  # the first that is th
 
 
 def role(name: str) -> str | None:
-    """"train" or "test" for a name that means a split, whatever its case; None for any other name."""
+    """ "train" or "test" for a name that means a split, whatever its case; None for any other name."""
     name = name.casefold()
     return "train" if name in TRAIN else "test" if name in TEST else None
 
