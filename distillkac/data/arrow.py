@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 
 from distillkac import optional
+from distillkac.data import cache
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 
@@ -124,7 +125,7 @@ def encoded(part, columns: list[str]):
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
     """Its splits by name."""
     datasets = optional.load("datasets", f"{path}: a Hugging Face data set or a table")
-    options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
+    options = {"cache_dir": cache.downloads(config)} | ({"streaming": True} if streaming else {})
     try:
         if str(path).startswith(HUB):
             name, _, revision = str(path).removeprefix(HUB).partition("@")
