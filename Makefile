@@ -20,6 +20,8 @@ PIP := $(BIN)/python -m pip
 VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
 # One word for the shell, whatever is in it.
 quoted = '$(subst ','\'',$1)'
+# --resume if the run has such a file; make's own wildcard would take a name with a space for two.
+resume = $(if $(shell ls -d $(call quoted,$(RUN))/$1 2>/dev/null),--resume)
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bin' 2>/dev/null)
 CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \))
 
@@ -28,11 +30,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 demo: .venv/built
-	resume() { for file; do if [ -e "$$file" ]; then echo --resume; return; fi; done; }; run=$(call quoted,$(RUN)); set -e; \
-	$(BIN)/python -m distillkac.train --run "$$run" $$(resume "$$run"/config.json) $(ARGS); \
-	$(BIN)/python -m distillkac.distill "$$run" $$(resume "$$run"/student-*/config.json); \
-	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample "$$run" --steps $$steps; done; \
-	$(BIN)/python -m distillkac.evaluate "$$run"
+	$(BIN)/python -m distillkac.train --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $(call resume,student-*/config.json)
+	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps $$steps || exit 1; done
+	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
 
 compare: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)

@@ -5,6 +5,7 @@ offline. So what is installed beside pip's own interpreter is put at the end of 
 for. (`python -m build` isolates more: give it --no-isolation to build with the torch that is installed.)
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -39,13 +40,10 @@ def find_tool(name):
     Where pip isolates, the scripts that their wheels put beside Python fail: they import what the isolation hides from every
     process but this one, which finds the program itself inside the package.
     """
-    if (found := shutil.which(name)) and _runs(name, found):
-        return found
-    try:
-        inside = os.path.join(getattr(importlib.import_module(name), TOOLS[name]), name)
-    except (ImportError, AttributeError):
-        return None
-    return inside if _runs(name, inside) else None
+    found = [shutil.which(name, path=folder) for folder in os.environ["PATH"].split(os.pathsep)]
+    with contextlib.suppress(ImportError, AttributeError):
+        found.append(os.path.join(getattr(importlib.import_module(name), TOOLS[name]), name))
+    return next((path for path in found if path and _runs(name, path)), None)
 
 
 def _runs(name, path):

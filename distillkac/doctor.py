@@ -21,6 +21,7 @@ from distillkac import _sources
 
 SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
+ABSENT = "not installed"
 PHILOX_OF_ZERO = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
 
 
@@ -32,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         "about a second. Exit code 1 if something is wrong. Of environment variables, those of torch's libraries are shown.",
     ).parse_args(argv)
     wanted = requirements()
-    failures = [what for name in wanted["packages"] if isinstance(what := load(MODULES.get(name, name)), str)]
+    failures = [
+        f"{what}; run: pip install {'' if _version(name) == ABSENT else '--force-reinstall --no-deps '}{name}"
+        for name in wanted["packages"]
+        if isinstance(what := load(MODULES.get(name, name)), str)
+    ]
     kernels = load("distillkac._kernels")
     works = not isinstance(kernels, str)
     # Without torch that is the reason, which was told.
@@ -148,7 +153,7 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return ABSENT
 
 
 def _processor() -> str:
