@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac import checkpoints, launch_settings, optional, plots
+from distillkac._kernels import native
 from distillkac.config import OptimConfig, RunConfig, load_config, save_config
 from distillkac.run_lock import run_lock
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate
@@ -129,6 +131,19 @@ def fit_run(
 
 
 def device() -> torch.device:
-    """The GPU, if torch can use one and the launcher was not told to leave it (`accelerate launch --cpu`)."""
-    on_gpu = torch.cuda.is_available() and not launch_settings.flag("ACCELERATE_USE_CPU")
-    return torch.device("cuda" if on_gpu else "cpu")
+    """The GPU, if torch can use one, there are kernels for it, and the launcher was not told to leave it (ACCELERATE_USE_CPU).
+
+    Warns where only the kernels are missing.
+    """
+    if launch_settings.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    build = native.build_info()
+    if build["cuda"]:
+        return torch.device("cuda")
+    why = build["cuda_problem"] or "it was built without"
+    warnings.warn(
+        f"torch can use a GPU, but distillkac has no CUDA kernels ({why}): computing on the CPU; docs/install.md says how to "
+        "build them",
+        stacklevel=2,
+    )
+    return torch.device("cpu")

@@ -5,6 +5,7 @@ import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,11 +155,22 @@ def test_a_plain_file_of_accelerate_config_passes(monkeypatch, user_file):
 
 def test_a_launcher_may_keep_a_command_off_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: {"cuda": "13.0"}))
     assert commands.device().type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert commands.device().type == "cpu"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
     assert commands.device().type == "cuda"
+
+
+@pytest.mark.parametrize("problem", ["nvcc cannot build the CUDA kernels (nvcc fatal: old)", ""])
+def test_a_gpu_without_kernels_is_said(monkeypatch, problem):
+    """As after an installation with an nvcc that could not build them."""
+    build = {"cuda": "", "cuda_problem": problem}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: build))
+    with pytest.warns(UserWarning, match=r"has no CUDA kernels \((nvcc cannot build|it was built without)"):
+        assert commands.device().type == "cpu"
 
 
 @pytest.mark.parametrize(
