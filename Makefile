@@ -7,24 +7,33 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff and clang-format, without changing anything
-# Each makes .venv when it is absent, installs through constraints.txt and builds the kernels.
+# Each makes .venv when it is absent or does not work, installs through constraints.txt and builds the kernels;
+# DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
 PYTHON ?= python3
 RUN ?= runs/demo
 ARGS ?=
 
 BIN := .venv/bin
+# By modules: the scripts beside Python name the folder where they were installed, which may have been moved since.
+PIP := $(BIN)/python -m pip
+# An environment that does not work (a full disk, Ctrl-C, a Python that is gone) is mended before anything else.
+VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
+# One word for the shell, whatever is in it.
+quoted = '$(subst ','\'',$1)'
+# --resume if the run has such a file; make's own wildcard would take a name with a space for two.
+resume = $(if $(shell ls -d $(call quoted,$(RUN))/$1 2>/dev/null),--resume)
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bin' 2>/dev/null)
 CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \))
 
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test compare bench bench-gpu package docs sanitize sanitize-gpu lint clean
+.PHONY: demo test compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 demo: .venv/built
-	$(BIN)/python -m distillkac.train --run $(RUN) $(if $(wildcard $(RUN)/config.json),--resume) $(ARGS)
-	$(BIN)/python -m distillkac.distill $(RUN) $(if $(wildcard $(RUN)/student-*/config.json),--resume)
-	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(RUN) --steps $$steps || exit 1; done
-	$(BIN)/python -m distillkac.evaluate $(RUN)
+	$(BIN)/python -m distillkac.train --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $(call resume,student-*/config.json)
+	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps $$steps || exit 1; done
+	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
 
 compare: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)
@@ -37,15 +46,15 @@ test: .venv/built .venv/extras
 # Threads wait as OpenMP lets them wait by default: nothing else should be running.
 bench bench-gpu: DEVICE = $(if $(findstring gpu,$@),cuda,cpu)
 bench bench-gpu: .venv/built
-	run=$$(mktemp) && trap "rm -f $$run" EXIT && \
-	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json $$run $(ARGS) && \
-	$(BIN)/python -m benchmarks.report $$run
+	run=$$(mktemp) && trap 'rm -f "$$run"' EXIT && \
+	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json "$$run" $(ARGS) && \
+	$(BIN)/python -m benchmarks.report "$$run"
 
 package: .venv/built
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py $(ARGS)
 
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 sanitize: .venv/built
 	$(BIN)/python -m pytest tests/test_sanitizers.py tests/test_cuda_on_cpu.py $(ARGS)
@@ -54,35 +63,37 @@ sanitize-gpu: .venv/built
 	$(BIN)/python -m pytest tests/gpu/test_compute_sanitizer.py $(ARGS)
 
 lint: .venv/lint
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -c 'import clang_format as c; c.clang_format()' --dry-run --Werror $(CXX_FILES)
 
 clean:
 	rm -rf build .venv *.egg-info distillkac/*.so
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+# What is there and works is kept, and pip put where only it is missing (`uv venv` leaves it out).
+venv:
+	$(BIN)/python -m ensurepip || $(call quoted,$(PYTHON)) -m venv --clear .venv
+	$(BIN)/python -m pip --version
 
 # What the optional parts need; tests of what cannot be had are skipped.
 EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard
 .venv/extras: .venv/built
-	$(BIN)/pip install -q -c constraints.txt $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(PIP) install -q -c constraints.txt $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
 	touch $@
 
-.venv/lint: .venv/bin/python constraints.txt
-	$(BIN)/pip install -q -c constraints.txt ruff clang-format
+.venv/lint: $(VENV) constraints.txt
+	$(PIP) install -q -c constraints.txt ruff clang-format
 	touch $@
 
-.venv/docs: .venv/bin/python constraints.txt pyproject.toml
-	$(BIN)/pip install -q -c constraints.txt 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
+.venv/docs: $(VENV) constraints.txt pyproject.toml
+	$(PIP) install -q -c constraints.txt 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
-.venv/installed: .venv/bin/python constraints.txt pyproject.toml
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt setuptools cmake ninja pybind11
+.venv/installed: $(VENV) constraints.txt pyproject.toml
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt setuptools cmake ninja pybind11
 	touch $@
 
 .venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[test]'
 	touch $@

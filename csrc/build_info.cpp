@@ -1,7 +1,7 @@
 #include "build_info.h"
 
 #define DISTILLKAC_ARCH portable
-#include "build_stamp.h"  // generated: DISTILLKAC_COMMIT, DISTILLKAC_SOURCE_HASH
+#include "build_stamp.h"  // generated: DISTILLKAC_COMMIT, DISTILLKAC_SOURCE_HASH, DISTILLKAC_CUDA_PROBLEM
 #include "telegraph/quantile.h"
 
 #ifndef DISTILLKAC_CUDA_VERSION
@@ -17,7 +17,8 @@ BuildInfo build_info() {
 #else
   const std::string compiler = "gcc " __VERSION__;
 #endif
-  return {compiler, DISTILLKAC_CUDA_VERSION, DISTILLKAC_CUDA_ARCHITECTURES, DISTILLKAC_COMMIT, DISTILLKAC_SOURCE_HASH};
+  return {compiler,          DISTILLKAC_CUDA_VERSION, DISTILLKAC_CUDA_ARCHITECTURES, DISTILLKAC_CUDA_PROBLEM,
+          DISTILLKAC_COMMIT, DISTILLKAC_SOURCE_HASH};
 }
 
 std::pair<std::vector<float>, std::vector<float>> exported_quantile_table() {

@@ -9,7 +9,7 @@
 namespace distillkac {
 
 struct BuildInfo {
-  std::string compiler, cuda, cuda_architectures, commit, source_hash;
+  std::string compiler, cuda, cuda_architectures, cuda_problem, commit, source_hash;
 };
 DISTILLKAC_EXPORT BuildInfo build_info();
 

@@ -40,11 +40,13 @@ PYBIND11_MODULE(_native, m) {
         result["compiler"] = info.compiler;
         result["cuda"] = info.cuda;
         result["cuda_architectures"] = info.cuda_architectures;
+        result["cuda_problem"] = info.cuda_problem;
         result["commit"] = info.commit;
         result["source_hash"] = info.source_hash;
         return result;
       },
-      "Compiler, CUDA version and architectures ('' without CUDA), commit and hash of the sources of this build.");
+      "Compiler, CUDA version and architectures ('' without CUDA), why CUDA kernels could not be built ('' otherwise), "
+      "commit and hash of the sources of this build.");
   m.def("simd_levels", &distillkac::simd_levels, "SIMD levels this build and this processor have, narrowest first.");
   m.def("simd_level", &distillkac::simd_level, "The SIMD level in use.");
   m.def("set_simd_level", &force_level, py::arg("level"), "Use a lower SIMD level; all give the same bits.");

@@ -1,6 +1,9 @@
 """Loads the compiled kernels: `_C.so` registers the torch ops, `_native` is the small module beside it."""
 
+import importlib.metadata
+import json
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import torch
 
@@ -12,21 +15,40 @@ REINSTALL = "pip install --force-reinstall --no-deps --no-cache-dir distillkac"
 BUILD_COMMAND = "pip install --no-build-isolation -e ." if source_hash() else REINSTALL
 
 
+def _hidden() -> str:
+    """A word on the package that is installed and would work, if this source folder is imported in its place."""
+    if source_hash() is None:
+        return ""
+    for found in importlib.metadata.distributions(name="distillkac"):
+        # An editable installation says where its sources are; any other has the package beside what describes it.
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        editable = origin.get("dir_info", {}).get("editable", False)
+        root = Path(unquote(urlsplit(origin["url"]).path)) if editable else Path(str(found.locate_file("")))
+        package = (root / "distillkac").resolve()
+        if package != HERE and (package / "_C.so").exists():
+            return (
+                f" (this folder, {HERE.parent}, hides the distillkac installed in {root}: to use that, start elsewhere)"
+            )
+    return ""
+
+
 def _load():
     library = HERE / "_C.so"
     if not library.exists() or not list(HERE.glob("_native*.so")):
-        raise ImportError(f"distillkac: the kernels are not built; run: {BUILD_COMMAND}")
+        raise ImportError(f"distillkac: the kernels are not built; run: {BUILD_COMMAND}{_hidden()}")
     try:
         torch.ops.load_library(str(library))
         from distillkac import _native
     except (OSError, ImportError) as error:
         raise ImportError(
             f"distillkac: the kernels do not load with this Python and torch {torch.__version__} ({error.__cause__ or error}); "
-            f"run: {BUILD_COMMAND}"
+            f"run: {BUILD_COMMAND}{_hidden()}"
         ) from error
     current = source_hash()
     if current is not None and _native.build_info()["source_hash"] != current:
-        raise ImportError(f"distillkac: csrc/ has changed since the kernels were built; run: {BUILD_COMMAND}")
+        raise ImportError(
+            f"distillkac: csrc/ has changed since the kernels were built; run: {BUILD_COMMAND}{_hidden()}"
+        )
     return _native
 
 

@@ -30,8 +30,8 @@ _library = torch.library.Library("distillkac", "FRAGMENT")
 
 def _no_cuda(*args, **kwargs):
     raise RuntimeError(
-        "distillkac was built without CUDA kernels, got CUDA tensors; where nvcc is installed, run: "
-        "DISTILLKAC_CUDA=ON pip install --no-build-isolation -e ."
+        "distillkac was built without CUDA kernels, got CUDA tensors; python -m distillkac.doctor says why; where nvcc is "
+        "installed, run: DISTILLKAC_CUDA=ON pip install --no-build-isolation -e ."
     )
 
 

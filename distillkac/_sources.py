@@ -1,10 +1,11 @@
 """A hash of the kernel sources, so that a build which no longer matches them is noticed.
 
 Imports nothing of the package: CMake runs this file to stamp the binary, `distillkac` reads it to compare.
-`python distillkac/_sources.py OUT` writes the C++ header with hash and commit.
+`python distillkac/_sources.py OUT [PROBLEM]` writes the C++ header with hash, commit and why there are no CUDA kernels.
 """
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,9 @@ def commit(root: Path = ROOT) -> str:
 
 
 def main() -> None:
-    header = f'#define DISTILLKAC_SOURCE_HASH "{source_hash()}"\n#define DISTILLKAC_COMMIT "{commit()}"\n'
+    stamps = {"SOURCE_HASH": source_hash(), "COMMIT": commit(), "CUDA_PROBLEM": "".join(sys.argv[2:3])}
+    # JSON escapes what C++ wants escaped.
+    header = "".join(f"#define DISTILLKAC_{name} {json.dumps(str(text))}\n" for name, text in stamps.items())
     out = Path(sys.argv[1])
     if not out.exists() or out.read_text() != header:  # an unchanged stamp recompiles nothing
         out.write_text(header)

@@ -16,13 +16,15 @@ and the entry.
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import io
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +32,8 @@ from safetensors.torch import save as to_safetensors
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
+_told_of_fsync: set[int] = set()
+NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 FORMAT = 2
@@ -49,8 +53,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -65,6 +68,24 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def flush_to_disk(file: IO) -> None:
+    """Waits until what was written is on the disk. Some file systems (in user space, of other systems) cannot say when: a
+    crash of the machine, not of the process, may lose it there, and that is told once for each of them."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
+        if (device := os.fstat(file.fileno()).st_dev) not in _told_of_fsync:
+            _told_of_fsync.add(device)
+            warnings.warn(
+                f"the file system of {Path(file.name).absolute().parent} cannot say when a file is on the disk "
+                f"({error.strerror}): a power cut may lose the newest checkpoint; choose a folder (--run, --out) on another",
+                stacklevel=3,
+            )
 
 
 def _unwritable(path: Path, error: OSError) -> OSError:
@@ -287,8 +308,7 @@ class MetricsLog:
             with open(self.path, "a") as file:
                 file.write(json.dumps(values) + "\n")
                 if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+                    flush_to_disk(file)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 

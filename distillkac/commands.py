@@ -2,17 +2,18 @@
 
 import dataclasses
 import functools
-import importlib.util
-import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import checkpoints, plots
+from distillkac import checkpoints, launch_settings, optional, plots
+from distillkac._kernels import native
 from distillkac.config import OptimConfig, RunConfig, load_config, save_config
 from distillkac.run_lock import run_lock
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate
@@ -47,21 +48,26 @@ def accelerator_for(
     """alternating: two networks are trained in turn, so every update leaves some weights without a gradient.
 
     trackers: where losses are shown besides metrics.jsonl; TensorBoard writes to `folder`. Raises ValueError if a
-    tracker's package is not installed, or if accelerate was told to shard.
+    tracker's package is not installed, or if a variable of the environment asks for another training (launch_settings.py).
     """
     for name in trackers:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--track {name} needs a package that is not installed: pip install {name}")
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise ValueError("accelerate's FSDP (--use_fsdp) is not used here: launch without it and add --optim.shard")
-    return Accelerator(
+        optional.load(name, f"--track {name}")
+    launch_settings.check(optim, device())
+    accelerator = Accelerator(
         cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
         mixed_precision=optim.precision,
-        gradient_accumulation_steps=optim.accumulate,
+        # A plugin, because a variable would override gradient_accumulation_steps; the same for the compiler.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=optim.accumulate),
+        dynamo_plugin=TorchDynamoPlugin(
+            backend="no", mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False
+        ),
         log_with=list(trackers) or None,
         project_dir=folder,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
     )
+    if len(accelerator.log_with) < len(trackers):
+        raise ValueError(f"--track {' '.join(trackers)}: accelerate does not find all of them; pip install them anew")
+    return accelerator
 
 
 def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:
@@ -125,4 +131,19 @@ def fit_run(
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU, if torch can use one, there are kernels for it, and the launcher was not told to leave it (ACCELERATE_USE_CPU).
+
+    Warns where only the kernels are missing.
+    """
+    if launch_settings.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    build = native.build_info()
+    if build["cuda"]:
+        return torch.device("cuda")
+    why = build["cuda_problem"] or "it was built without"
+    warnings.warn(
+        f"torch can use a GPU, but distillkac has no CUDA kernels ({why}): computing on the CPU; docs/install.md says how to "
+        "build them",
+        stacklevel=2,
+    )
+    return torch.device("cpu")

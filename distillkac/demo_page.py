@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from distillkac import optional
 from distillkac.demo import MAX_W, MODELS, STEPS, Choice, Demo
 
 WAITING = 32  # requests in the queue; more are told to come later
@@ -50,11 +51,7 @@ EMPTY = '<p class="kac-empty">Choose and press <b>Generate</b>: each number of s
 def _gradio():
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere, not even while it is imported
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # it makes a table of all it remembers after each request
-    try:
-        import gradio
-    except ImportError:
-        raise ValueError("the demo page needs gradio: pip install 'distillkac[demo]'") from None
-    return gradio
+    return optional.load("gradio", "the demo page")
 
 
 def build(demo: Demo):

@@ -1,5 +1,10 @@
-"""What is installed and whether it works: `python -m distillkac.doctor`. Paste its output into a bug report."""
+"""What is installed and whether it works: `python -m distillkac.doctor`. Paste its output into a bug report.
 
+It runs with whatever is missing or broken, torch and the kernels too, and says so: nothing but Python is imported at first.
+"""
+
+import argparse
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -8,61 +13,93 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-import tyro
+from types import ModuleType
 
 import distillkac
-from distillkac import _sources, ops, reference
-from distillkac._kernels import native
-from distillkac.processes import Planar, Telegraph
+from distillkac import _sources
 
-SETTINGS = ("OMP_", "MKL_", "CUDA_", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
+SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
+ABSENT = "not installed"
 PHILOX_OF_ZERO = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
 
 
-@dataclass(frozen=True)
-class DoctorArgs:
-    """Tells versions, kernels, SIMD level, threads and GPU, and runs a self-test of about a second.
-
-    Exit code 1 if the self-test fails. Of environment variables, those of torch's libraries are shown.
-    """
-
-
 def main(argv: list[str] | None = None) -> int:
-    tyro.cli(DoctorArgs, args=argv, prog="python -m distillkac.doctor")
-    build = native.build_info()
-    rows = [
-        (
-            "distillkac",
-            f"{distillkac.__version__}, commit {_sources.commit()}; kernels of commit {build['commit']}, sources "
-            f"{build['source_hash']}",
-        ),
-        ("python", f"{platform.python_version()} on {platform.platform()}"),
-        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
-        *((group, _versions(names)) for group, names in requirements().items()),
-        ("compiler", build["compiler"]),
-        ("CPU kernels", f"{native.simd_level()} (this processor and build have {', '.join(native.simd_levels())})"),
-        ("CUDA kernels", _cuda_kernels(build)),
-        ("GPU", _gpu()),
-        ("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}"),
-        ("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-"),
+    """Prints the rows; returns 0, or 1 if something that is needed cannot be imported or the self-test fails."""
+    argparse.ArgumentParser(
+        prog="python -m distillkac.doctor",
+        description="Tells versions, kernels, SIMD level, threads and GPU, imports what is needed, and runs a self-test of "
+        "about a second. Exit code 1 if something is wrong. Of environment variables, those of torch's libraries are shown.",
+    ).parse_args(argv)
+    wanted = requirements()
+    failures = [
+        f"{what}; run: pip install {'' if _version(name) == ABSENT else '--force-reinstall --no-deps '}{name}"
+        for name in wanted["packages"]
+        if isinstance(what := load(MODULES.get(name, name)), str)
     ]
-    for name, value in rows:
-        print(f"{name:14}{value}")
-    failures, start = [], time.perf_counter()
-    devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])
-    for device in devices:
-        failures += self_test(torch.device(device))
-    verdict = "; ".join(failures) if failures else f"passed on {' and '.join(devices)}"
-    print(f"{'self-test':14}{verdict} ({time.perf_counter() - start:.1f} s)")
+    kernels = load("distillkac._kernels")
+    works = not isinstance(kernels, str)
+    # Without torch that is the reason, which was told.
+    failures += [kernels] if not works and not isinstance(load("torch"), str) else []
+    build = kernels.native.build_info() if works else {}
+    told = f"; kernels of commit {build['commit']}, sources {build['source_hash']}" if works else "; no kernels"
+    row(
+        "distillkac",
+        f"{distillkac.__version__} in {Path(distillkac.__file__).parent}, commit {_sources.commit()}{told}",
+    )
+    row("python", f"{platform.python_version()} on {platform.platform()}")
+    row("processor", f"{_processor()}, {os.cpu_count()} cores")
+    for group, names in wanted.items():
+        row(group, _versions(names))
+    if works:
+        native = kernels.native
+        row("compiler", build["compiler"])
+        row("CPU kernels", f"{native.simd_level()} (this processor and build have {', '.join(native.simd_levels())})")
+        row("CUDA kernels", _cuda_kernels(build))
+    if not isinstance(torch := load("torch"), str):
+        row("GPU", _gpu(torch))
+        row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
+    row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
+    start, devices = time.perf_counter(), []
+    if works:
+        devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])
+        for device in devices:
+            try:
+                failures += self_test(torch.device(device))
+            except Exception as error:  # whatever it is, it is what the user wants to know
+                failures.append(f"FAILED on {device}: {type(error).__name__}: {error}")
+    for what in failures:
+        row("wrong", what)
+    verdict = f"passed on {' and '.join(devices)}" if not failures else "FAILED: see above" if works else "not run"
+    row("self-test", f"{verdict} ({time.perf_counter() - start:.1f} s)")
     return 1 if failures else 0
 
 
-def self_test(device: torch.device) -> list[str]:
-    """What is wrong on this device, in words; empty if nothing."""
+def row(name: str, value: str) -> None:
+    print(f"{name:14}{value}", flush=True)
+
+
+def load(name: str) -> ModuleType | str:
+    """The module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    # A package that is broken, or of another version than those it needs, fails in its own way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return (
+            reason if name == "distillkac._kernels" else f"{name} cannot be imported: {type(error).__name__}: {reason}"
+        )
+
+
+def self_test(device) -> list[str]:
+    """What is wrong on this torch.device, in words; empty if nothing."""
+    import torch
+
+    from distillkac import ops, reference
+    from distillkac._kernels import native
+    from distillkac.processes import Planar, Telegraph
+
     failures = []
 
     def expect(right: bool, what: str) -> None:
@@ -92,16 +129,17 @@ def self_test(device: torch.device) -> list[str]:
 def requirements() -> dict[str, list[str]]:
     """Names of the packages that distillkac needs ("packages") and of those of each extra ("[data]", ...).
 
-    Of a source checkout as its pyproject.toml says, else as the installed package says.
+    Of a source checkout as its pyproject.toml says, else as the installed package says; of a bare copy no one says.
     """
     project = Path(distillkac.__file__).parents[1] / "pyproject.toml"
+    lines = {"packages": []}
     if project.exists():
         table = tomllib.loads(project.read_text())["project"]
         lines = {"packages": table["dependencies"]}
         lines |= {f"[{extra}]": wanted for extra, wanted in table["optional-dependencies"].items()}
     else:
-        lines = {"packages": []}
-        for line in importlib.metadata.requires("distillkac") or []:
+        found = next(iter(importlib.metadata.distributions(name="distillkac")), None)
+        for line in (found and found.requires) or []:
             extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
             lines.setdefault(f"[{extra[1]}]" if extra else "packages", []).append(line)
     return {group: [re.match(r"[\w.-]+", line)[0] for line in wanted] for group, wanted in lines.items()}
@@ -115,7 +153,7 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return ABSENT
 
 
 def _processor() -> str:
@@ -126,14 +164,17 @@ def _processor() -> str:
 
 def _cuda_kernels(build: dict) -> str:
     if not build["cuda"]:
-        return "not built (no nvcc, or DISTILLKAC_CUDA=OFF)"
+        return f"not built: {build['cuda_problem'] or 'no nvcc, or DISTILLKAC_CUDA=OFF'}"
     return f"built with CUDA {build['cuda']} for {build['cuda_architectures']}"
 
 
-def _gpu() -> str:
+def _gpu(torch: ModuleType) -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    try:
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    except RuntimeError as error:  # a driver that does not answer
+        names = str(error).splitlines()[0]
     return f"{names}; torch's CUDA {torch.version.cuda}"
 
 

@@ -13,6 +13,7 @@ import torch
 import tyro
 from torch import nn
 
+from distillkac import optional
 from distillkac.checkpoints import write_atomic
 from distillkac.commands import command
 from distillkac.options import parse
@@ -166,10 +167,8 @@ def _any_batch():
 
 
 def save_onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
-    try:
-        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
-    except ImportError:
-        raise ValueError("exporting to ONNX needs onnx and onnxscript: pip install 'distillkac[export]'") from None
+    for name in ("onnx", "onnxscript"):  # torch's exporter needs them and says so less clearly
+        optional.load(name, "exporting to ONNX")
     names = _named(inputs)
     with _any_batch(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # both inputs have the same
@@ -196,15 +195,19 @@ def save_torch(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -
 
 @torch.no_grad()
 def largest_gap(path: Path, chain: Chain, run: Run) -> float | None:
-    """Of the exported graph's images and the chain's, on a batch of another size; None without onnxruntime."""
+    """Of the exported graph's images and the chain's, on a batch of another size.
+
+    None without onnxruntime, with a warning.
+    """
     labels = torch.arange(70) % max(1, len(run.config.class_names))
     noise = run.process.prior(70, tuple(run.config.shape), 1)
     if path.suffix == ".pt2":
         images = torch.export.load(path).module()(noise, labels)
     else:
         try:
-            import onnxruntime
-        except ImportError:
+            onnxruntime = optional.load("onnxruntime", "comparing the exported graph with the network")
+        except ValueError as error:
+            warnings.warn(f"{path} was written, and not compared: {error}", stacklevel=2)
             return None
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         images = torch.from_numpy(session.run(None, {"noise": noise.numpy(), "labels": labels.numpy()})[0])

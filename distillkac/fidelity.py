@@ -16,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 from tqdm import tqdm
 
-from distillkac import checkpoints
+from distillkac import checkpoints, optional
 from distillkac.random import derive_seed, generator
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
@@ -37,12 +37,7 @@ class _Given(nn.Module):
 
 def check_extra() -> None:
     """Raises ValueError naming the extra to install."""
-    try:
-        import torchmetrics.image  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"fid and kid are computed by torchmetrics, which cannot be imported ({error}): pip install 'distillkac[eval]'"
-        ) from None
+    optional.load("torchmetrics", "computing fid and kid")
 
 
 def warn_of_few(metrics: Sequence[str], generated: int, real: int, num_features: int) -> None:

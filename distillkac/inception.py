@@ -6,6 +6,7 @@ and computes the same features (tests/test_inception.py compares them with torch
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import torch
@@ -183,10 +184,14 @@ def find_weights(choice: str | None) -> Path:
     """
     path = cached_file()
     if choice == "download":
-        if not path.exists():
+        if not os.path.exists(path):
+            if str(path).startswith("~"):  # torch found no home folder, and would make one of that name here
+                raise ValueError(
+                    "there is no home folder to keep the Inception weights in: set TORCH_HOME, or give --inception FILE"
+                )
             print(f"downloading the Inception weights, {MEGABYTES} MB, from {URL} to {path}", flush=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256)
             except (OSError, RuntimeError) as error:  # no network or no space; another file than expected
                 raise ValueError(
@@ -194,7 +199,7 @@ def find_weights(choice: str | None) -> Path:
                 ) from None
     elif choice is not None:
         path = Path(choice).expanduser()
-    elif not path.exists():
+    elif not os.path.exists(path):  # where Path.exists would end in "permission denied"
         raise ValueError(
             f"fid, kid and precision-recall need the weights of the Inception network: add --inception download "
             f"({MEGABYTES} MB from {URL} to {path.parent}) or --inception FILE"

@@ -1,8 +1,10 @@
 """One run at a time in a folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 LOCK = ".lock"
+# Of file systems without locks, and of NFS whose server answers none.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -19,7 +23,7 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     The lock is a POSIX record lock of the main process: the system releases it when that process ends, however it ends, and
     processes that it forked do not inherit it. The file itself stays and means nothing. Over NFS the lock holds between
     machines where the server keeps locks (NFSv4, or v3 with lockd); mounted with nolock or local_lock it holds on one machine
-    only. Threads of one process are not kept apart.
+    only. Threads of one process are not kept apart. A file system without locks is warned of.
     """
     with contextlib.ExitStack() as held:
         problem = [take(folder, held) if accelerator.is_main_process else None]
@@ -42,8 +46,15 @@ def take(folder: Path, held: contextlib.ExitStack, busy: str = "another run is t
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            warnings.warn(
+                f"the file system of {folder} keeps no locks ({error.strerror}), so nothing stops a second run from writing "
+                "there at the same time: take care of that, or choose a folder on another",
+                stacklevel=2,
+            )
+            return None
         if not isinstance(error, (BlockingIOError, PermissionError)):
-            return f"{path} cannot be locked ({error.strerror}); choose a folder on a file system with locks"
+            return f"{path} cannot be locked ({error.strerror}); choose a folder on another file system"
         owner = os.read(file, 20).decode(errors="replace").strip()
         return f"{busy} {folder} (process {owner}); stop it, wait for it, or choose another folder"
     with contextlib.suppress(OSError):  # only told to people

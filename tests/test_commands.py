@@ -1,7 +1,6 @@
 """Every command end to end on a tiny run, and the sentence that each mistake of a user gets."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -328,12 +327,6 @@ def test_labels_cycle_through_the_classes():
         (train, ["--run", "TMP", "--resume"], "is no run folder"),
         (train, ["--run", "TMP", "--a", "-1"], "telegraph: a must be positive"),
         (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
-        pytest.param(
-            train,
-            ["--run", "TMP", "--track", "wandb"],
-            "pip install wandb",
-            marks=pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed"),
-        ),
         (train, ["--run", "TMP", "--label-drop", "1.5"], "label_drop must lie in"),
         (train, ["--run", "TMP", "--network.channels", "12"], "multiples of 8"),
         (train, ["--run", "TMP", "--data.path", "TMP/nothing"], "nothing"),

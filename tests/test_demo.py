@@ -98,4 +98,6 @@ def test_mistakes_on_the_command_line(runs, tmp_path, capsys, argv, sentence):
 def test_without_gradio_the_extra_is_named(runs, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert demo.main([str(runs[0])]) == 1
-    assert capsys.readouterr().err == "error: the demo page needs gradio: pip install 'distillkac[demo]'\n"
+    assert capsys.readouterr().err == (
+        "error: the demo page needs the package gradio, which is not installed: pip install 'distillkac[demo]'\n"
+    )

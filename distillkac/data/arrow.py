@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 import torch
 
+from distillkac import optional
+from distillkac.data import cache
 from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread
@@ -147,10 +149,7 @@ def encoded(part, columns: list[str]):
 def _explained(path: str | Path) -> Iterator[None]:
     """Names the data set in whatever goes wrong: the library and what lies below it (network, Arrow, file systems) fail in
     many ways."""
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
-        raise ValueError(f"{path}: needs the package datasets: pip install 'distillkac[data]'") from None
+    optional.load("datasets", f"{path}: a Hugging Face data set or a table")
     try:
         yield
     except Exception as error:
@@ -169,7 +168,9 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
                 f"a folder of this name is in the current one, and would be read instead; give --data.path {name}, or start "
                 "from another folder"
             )
-        options = {"cache_dir": config.cache} | ({"streaming": True} if streaming else {})
+        options = {"cache_dir": str(cache.writable(cache.downloads(config)))} | (
+            {"streaming": True} if streaming else {}
+        )
         loaded = datasets.load_dataset(name, config.subset, revision=revision or None, **options)
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     return open_saved(Path(path)) if is_saved(Path(path)) else open_parquet(Path(path).expanduser(), config)

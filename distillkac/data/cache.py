@@ -1,18 +1,63 @@
 """What is worth keeping between runs: where an archive's images lie, that all images of a large set can be read."""
 
+import functools
 import hashlib
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from distillkac import checkpoints
+from distillkac.data.classes import printable
+
+NOWHERE = Path(os.devnull) / "distillkac"
+"""Where a user without a home folder keeps things: what is looked for is not there, and writing fails with a warning."""
 
 
 def folder(config) -> Path:
     if config.cache is not None:
         return Path(config.cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillkac"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillkac"
+    except RuntimeError:  # HOME is not set, and the system does not know this user, as in many containers
+        return NOWHERE
+
+
+def downloads(config) -> Path:
+    """The folder of Hugging Face's data sets: --data.cache, or the library's own."""
+    if config.cache is not None:
+        return Path(config.cache).expanduser()
+    # As the library finds it, but for a home that it does not find: it would make a folder called "~" here.
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    usual = Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets"))
+    try:
+        return usual.expanduser()
+    except RuntimeError:
+        return NOWHERE
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if it is not there; or one for this process alone, with a warning, if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        reason = "there is no home folder" if folder == NOWHERE else error.strerror or error
+        warnings.warn(
+            printable(
+                f"{folder}: cannot be written ({reason}), so what is fetched or converted now is made again by the next "
+                "run; --data.cache FOLDER keeps it"
+            ),
+            stacklevel=2,
+        )
+        return Path(_for_this_process().name)
+
+
+@functools.cache
+def _for_this_process() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="distillkac-")
 
 
 def digest(words: Iterable[str]) -> str:
@@ -38,4 +83,10 @@ def remember(path: Path, content: dict) -> None:
         checkpoints.write_json(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
-        warnings.warn(f"{path}: cannot be written ({error}); the next run looks at the images again", stacklevel=2)
+        reason = "there is no home folder" if path.parent == NOWHERE else error
+        # Of the folder, not of the file: one warning for all archives of a set.
+        warnings.warn(
+            f"{path.parent}: cannot be written ({reason}), so the next run looks at all images again; --data.cache FOLDER "
+            "keeps what was found",
+            stacklevel=2,
+        )

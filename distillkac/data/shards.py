@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
+from distillkac import optional
 from distillkac.data.classes import number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread, split_files
@@ -54,15 +55,9 @@ def expand(pattern: str) -> list[Path]:
 
     Folders that are there are paths and no patterns, whatever they are called.
     """
-    try:
-        from webdataset.shardlists import expand_urls
-    except ImportError:
-        raise ValueError(
-            "patterns of shards need the package webdataset: pip install 'distillkac[data]', or name the folder of the "
-            "shards"
-        ) from None
+    webdataset = optional.load("webdataset", f"{pattern}: a pattern of shards, in place of their folder,")
     root = next(parent for parent in Path(pattern).parents if parent.is_dir())
-    paths = [root / name for name in expand_urls(str(Path(pattern).relative_to(root)))]
+    paths = [root / name for name in webdataset.shardlists.expand_urls(str(Path(pattern).relative_to(root)))]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: is missing, but data.path {pattern} names it")

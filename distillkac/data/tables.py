@@ -8,15 +8,11 @@ can be mapped into memory and read by row number.
 import contextlib
 import json
 import os
-import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache as once
 from pathlib import Path
 
 from distillkac.data import cache
-from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
@@ -82,10 +78,10 @@ class ParquetSplit:
         import datasets
 
         words = ("parquet 1", *map(file_identity, self.files))
-        folder = Path(config.cache or datasets.config.HF_DATASETS_CACHE).expanduser()
+        folder = cache.downloads(config)
         path = folder / f"parquet-{cache.digest(words)}.arrow"
         if not path.is_file():
-            path = _writable(folder) / path.name
+            path = cache.writable(folder) / path.name
             with _alone(path):
                 if not path.is_file():  # another process may have made it
                     self._write(path)
@@ -187,29 +183,6 @@ def _locate(table, folder: Path):
         ]
         table = table.set_column(i, column, pyarrow.array(cells, column.type))
     return table
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, or one that goes when this process ends if nothing can be written there: the run need not end for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        instead = Path(_temporary().name)
-        warnings.warn(
-            printable(
-                f"{folder}: cannot be written ({error.strerror}), so tables are converted to {instead} and again by the "
-                "next run; choose another folder with --data.cache"
-            ),
-            stacklevel=2,
-        )
-        return instead
-
-
-@once
-def _temporary() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="distillkac-")  # kept, so that it is there until the process ends
 
 
 @contextlib.contextmanager
