@@ -18,9 +18,9 @@ from PIL import Image
 from distillkac import checkpoints, distill, evaluate, metrics, plots, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
-from tests.toys import refusal
+from tests.toys import TINY_OPTIONS, refusal
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--optim.log-every", "2"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--optim.log-every", "2"]
 CHAIN = ["--stages", "4,2,1", "--steps", "3", "3", "--optim.batch-size", "16"]
 
 

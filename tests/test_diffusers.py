@@ -13,9 +13,9 @@ from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, time_grid
 from distillkac.pipeline import KacPipeline
 from distillkac.scheduler import KacScheduler
-from tests.toys import ToyData
+from tests.toys import TINY_OPTIONS, ToyData
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
 
 
 @pytest.fixture(scope="module")

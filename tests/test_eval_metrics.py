@@ -14,8 +14,9 @@ from torch import nn
 
 from distillkac import checkpoints, data, distill, evaluate, fidelity, inception, metrics, train
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from tests.toys import TINY_OPTIONS
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
 
 
 class Stand(nn.Module):

@@ -20,8 +20,9 @@ from distillkac.presets import PRESETS
 from distillkac.random import derive_seed
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.test_eval_metrics import Stand
+from tests.toys import TINY_OPTIONS
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--steps", "2"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--steps", "2"]
 CPU = torch.device("cpu")
 
 

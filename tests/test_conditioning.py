@@ -1,0 +1,148 @@
+"""Networks do what they are told: time, class and guidance weight move what they answer, in every width there is."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillkac import checkpoints, train
+from distillkac.config import load_config, save_config
+from distillkac.networks import NetworkConfig, VelocityNet, norm_groups
+from distillkac.pipeline import KacNet
+from distillkac.random import generator
+from tests.toys import SHAPE, TINY, TINY_OPTIONS, run_config
+
+DIGITS = (1, 8, 8)
+NULL = 2  # of two classes
+
+
+def built(config, shape) -> VelocityNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return VelocityNet(config, shape, NULL)
+
+
+def relative_changes(network) -> dict[str, float]:
+    """By how much of itself the network's answer changes with each condition, all else the same.
+
+    The weights are moved away from their start first: there every residual branch is zero and nothing has an effect.
+    """
+    source = generator(1, "weights")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=source))
+    x = torch.randn(4, *network.shape, generator=source)
+    plain = {"x": x, "t": torch.full((4,), 0.3), "y": torch.zeros(4, dtype=torch.int64)}
+    changed = {"time": {"t": plain["t"] + 0.5}, "class": {"y": plain["y"] + 1}, "no class": {"y": plain["y"] + NULL}}
+    if network.guidance_embedding:
+        plain["w"] = torch.ones(4)
+        changed["w"] = {"w": plain["w"] + 2}
+    with torch.no_grad():
+        before = network.eval()(**plain)
+        return {
+            name: float((network(**plain | change) - before).norm() / before.norm()) for name, change in changed.items()
+        }
+
+
+NETWORKS = {
+    "the toys'": (TINY, SHAPE),
+    "the commands'": (NetworkConfig(channels=(8,), head_dim=8), DIGITS),
+    "two narrow levels": (NetworkConfig(channels=(8, 8), head_dim=8, middle_attention=False), SHAPE),
+    "8 and 16": (NetworkConfig(channels=(8, 16), head_dim=8), DIGITS),
+    "16": (NetworkConfig(channels=(16,), head_dim=8), (3, 32, 32)),
+    "24 and 32, all with attention": (NetworkConfig(channels=(24, 32), head_dim=8, attention=(0, 1)), DIGITS),
+    "wide, then narrow": (NetworkConfig(channels=(64, 8), head_dim=8), DIGITS),
+    "the default": (NetworkConfig(), DIGITS),
+}
+TRANSFORMERS = {
+    "transformer of 4": (NetworkConfig("dit", channels=(4,), head_dim=2), DIGITS),
+    "transformer of 16": (NetworkConfig("dit", channels=(16,), head_dim=8, layers=2), DIGITS),
+}
+
+
+@pytest.mark.parametrize("guidance_embedding", [False, True])
+@pytest.mark.parametrize("scale_shift", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_unet_listens(name, scale_shift, guidance_embedding):
+    config, shape = NETWORKS[name]
+    config = replace(config, scale_shift=scale_shift, guidance_embedding=guidance_embedding)
+    changes = relative_changes(built(config, shape))
+    assert len(changes) == 3 + guidance_embedding
+    assert min(changes.values()) > 0.01, changes
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_transformer_listens(name):
+    changes = relative_changes(built(*TRANSFORMERS[name]))
+    assert min(changes.values()) > 0.01, changes
+
+
+def test_the_commands_tiny_network_is_the_one_that_was_tried(tmp_path):
+    argv = ["--run", str(tmp_path), "--steps", "1", "--preview", "0", "--optim.batch-size", "2", *TINY_OPTIONS]
+    assert train.main(argv) == 0
+    assert load_config(tmp_path).network == NETWORKS["the commands'"][0]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [((8,), 2), ((8, 64), 2), ((64, 8), 2), ((16,), 4), ((24, 32), 4), ((32,), 8), ((32, 64), 8), ((256, 512), 8)],
+)
+def test_groups_of_at_least_four_channels(channels, groups):
+    assert norm_groups(channels) == groups
+    network = built(NetworkConfig(channels=channels, head_dim=8), DIGITS)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {groups}
+    assert all(norm.num_channels >= 4 * groups for norm in norms)
+
+
+def written_by(folder, written: int | None, **changes):
+    """A run folder's config.json of format `written`; None leaves the number out, as format 1 did."""
+    save_config(folder, run_config(**changes))
+    content = json.loads((folder / checkpoints.CONFIG).read_text())
+    assert content.pop("format") == checkpoints.FORMAT
+    checkpoints.write_json(folder / checkpoints.CONFIG, content | ({} if written is None else {"format": written}))
+
+
+WIDE = [
+    NetworkConfig(),
+    NetworkConfig(channels=(32,)),
+    NetworkConfig(channels=(256, 512)),
+    NetworkConfig("dit", channels=(16,), head_dim=8),
+]
+
+
+@pytest.mark.parametrize("channels", [(8,), (8, 16), (24, 32), (64, 16)])
+@pytest.mark.parametrize("written", [None, 1, 2])
+def test_narrow_networks_of_earlier_versions_are_refused(tmp_path, written, channels):
+    network = NetworkConfig(channels=channels, head_dim=8)
+    written_by(tmp_path, written, network=network)
+    with pytest.raises(ValueError, match=r"config\.json: network\.channels .* earlier version.* train it anew"):
+        load_config(tmp_path)
+    written_by(tmp_path, checkpoints.FORMAT, network=network)
+    assert load_config(tmp_path).network == network
+
+
+@pytest.mark.parametrize("network", WIDE)
+@pytest.mark.parametrize("written", [None, 1, 2])
+def test_other_networks_of_earlier_versions_still_load(tmp_path, written, network):
+    """They are the same networks to this day: 8 groups where the least width is 32, and transformers have no groups."""
+    written_by(tmp_path, written, network=network)
+    assert load_config(tmp_path) == run_config(network=network)
+
+
+def test_saved_pipelines_of_earlier_versions_likewise(tmp_path):
+    def saved(config, **changes):
+        KacNet(vars(config), SHAPE, ("dark", "bright")).save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        content = json.loads(path.read_text())
+        assert content.pop("format") == checkpoints.FORMAT
+        path.write_text(json.dumps(content | changes))
+        return KacNet.from_pretrained(tmp_path)
+
+    assert saved(NetworkConfig()).velocity.config == NetworkConfig()
+    assert saved(TINY, format=checkpoints.FORMAT).velocity.config == TINY
+    with pytest.raises(ValueError, match="earlier version"):
+        saved(TINY)
+    with pytest.raises(ValueError, match="has format 99, of a later version"):
+        saved(NetworkConfig(), format=99)
