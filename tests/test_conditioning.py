@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 
-from distillkac import checkpoints, train
+from distillkac import checkpoints
 from distillkac.config import load_config, save_config
+from distillkac.distillation import DistillConfig, objective, stages, student_config
+from distillkac.guidance import GuidedVelocity
 from distillkac.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet
 from distillkac.random import generator
-from tests.toys import SHAPE, TINY, TINY_OPTIONS, run_config
+from distillkac.sampling import Run, SamplerConfig, generate, open_run
+from tests.toys import SHAPE, TINY, TINY_OPTIONS, optim, run_config, trainer
 
 DIGITS = (1, 8, 8)
 NULL = 2  # of two classes
@@ -78,10 +82,9 @@ def test_every_transformer_listens(name):
     assert min(changes.values()) > 0.01, changes
 
 
-def test_the_commands_tiny_network_is_the_one_that_was_tried(tmp_path):
-    argv = ["--run", str(tmp_path), "--steps", "1", "--preview", "0", "--optim.batch-size", "2", *TINY_OPTIONS]
-    assert train.main(argv) == 0
-    assert load_config(tmp_path).network == NETWORKS["the commands'"][0]
+def test_the_commands_tiny_network_is_the_one_that_was_tried():
+    options = [word.replace("--network.", "--") for word in TINY_OPTIONS]
+    assert tyro.cli(NetworkConfig, args=options) == NETWORKS["the commands'"][0]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +149,96 @@ def test_saved_pipelines_of_earlier_versions_likewise(tmp_path):
         saved(TINY)
     with pytest.raises(ValueError, match="has format 99, of a later version"):
         saved(NetworkConfig(), format=99)
+
+
+# The whole way, from the data to images: what a short training learned follows what it is asked for. The same check must
+# find networks that were made deaf on purpose, or it would say nothing.
+
+
+def trained(folder) -> Run:
+    """A teacher of the toys, whose images are all dark or all bright."""
+    config = run_config(steps=100, label_drop=0.2, optim=optim(lr=2e-2, ema=0.9))
+    trainer(folder, config).fit()
+    save_config(folder, config)
+    return open_run(folder, torch.device("cpu"))
+
+
+def distilled(folder, teacher: Run) -> Run:
+    """A student in one step that takes w as an input."""
+    plan = DistillConfig(stages=(2, 1), steps=(60,), w_max=4.0, optim=optim(lr=2e-2, ema=0.9))
+    config, stage = student_config(teacher.config, stages(plan)[0], plan), stages(plan)[0]
+    learns = objective(teacher.network, teacher.network, teacher.process, stage, plan)
+    job = trainer(folder, config, learns)
+    job.network.load_state_dict(teacher.network.state_dict(), strict=False)
+    job.fit()
+    save_config(folder, config)
+    return open_run(folder, torch.device("cpu"))
+
+
+def contrast(run: Run, steps: int, w: float) -> float:
+    """How much brighter the images of "bright" are than those of "dark", in the mean."""
+    labels = torch.arange(24) % 2
+    images = generate(run, labels, SamplerConfig(steps=steps, w=w)).images
+    return float(images[labels == 1].mean() - images[labels == 0].mean())
+
+
+def ignored(teacher: Run, student: Run | None = None) -> set[str]:
+    """Which conditions have no effect on what is drawn."""
+    found = set()
+    if contrast(teacher, 4, 0.0) < 1.0:  # the data's is 1.6
+        found.add("class")
+    if contrast(teacher, 4, 2.0) < contrast(teacher, 4, 0.0) + 0.1:
+        found.add("guidance")
+    if student is not None and contrast(student, 1, 4.0) < contrast(student, 1, 0.0) + 0.1:
+        found.add("student's w")
+    x, y = torch.full((2, *SHAPE), 0.8), torch.arange(2)
+    with torch.no_grad():
+        early, late = (teacher.network(x, torch.full((2,), t), y) for t in (0.1, 0.9))
+    if (early - late).norm() < 0.02 * late.norm():
+        found.add("time")
+    return found
+
+
+def deaf(name: str, monkeypatch):
+    """Plants the error: networks, or the guidance around them, that ignore one condition."""
+    forward, guided = VelocityNet.forward, GuidedVelocity.__init__
+    if name == "class":
+        changed = lambda self, x, t, y, w=None: forward(self, x, t, torch.full_like(y, self.null_class), w)  # noqa: E731
+    elif name == "time":
+        changed = lambda self, x, t, y, w=None: forward(self, x, torch.full_like(t, 0.5), y, w)  # noqa: E731
+    elif name == "student's w":
+        changed = lambda self, x, t, y, w=None: forward(self, x, t, y, None if w is None else 0 * w)  # noqa: E731
+    else:
+        monkeypatch.setattr(
+            GuidedVelocity,
+            "__init__",
+            lambda self, net, w=0.0, *rest, **names: guided(self, net, 0 * w, *rest, **names),
+        )
+        return
+    monkeypatch.setattr(VelocityNet, "forward", changed)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("listening")
+    teacher = trained(folder / "teacher")
+    return teacher, distilled(folder / "student", teacher)
+
+
+def test_what_was_trained_follows_every_condition(pair):
+    assert ignored(*pair) == set()
+
+
+@pytest.mark.parametrize("name", ["class", "time"])
+def test_a_deaf_network_is_found(name, tmp_path, monkeypatch):
+    deaf(name, monkeypatch)
+    found = ignored(trained(tmp_path))
+    assert name in found
+    assert found <= {name, "guidance"}  # without a class there is nothing to guide to
+
+
+@pytest.mark.parametrize("name", ["guidance", "student's w"])
+def test_deaf_guidance_is_found(name, pair, monkeypatch, tmp_path):
+    deaf(name, monkeypatch)
+    teacher, _ = pair
+    assert name in ignored(teacher, distilled(tmp_path, teacher))
