@@ -202,20 +202,21 @@ def ignored(teacher: Run, student: Run | None = None) -> set[str]:
 def deaf(name: str, monkeypatch):
     """Plants the error: networks, or the guidance around them, that ignore one condition."""
     forward, guided = VelocityNet.forward, GuidedVelocity.__init__
-    if name == "class":
-        changed = lambda self, x, t, y, w=None: forward(self, x, t, torch.full_like(y, self.null_class), w)  # noqa: E731
-    elif name == "time":
-        changed = lambda self, x, t, y, w=None: forward(self, x, torch.full_like(t, 0.5), y, w)  # noqa: E731
-    elif name == "student's w":
-        changed = lambda self, x, t, y, w=None: forward(self, x, t, y, None if w is None else 0 * w)  # noqa: E731
-    else:
-        monkeypatch.setattr(
-            GuidedVelocity,
-            "__init__",
-            lambda self, net, w=0.0, *rest, **names: guided(self, net, 0 * w, *rest, **names),
-        )
-        return
-    monkeypatch.setattr(VelocityNet, "forward", changed)
+
+    def network(self, x, t, y, w=None):
+        if name == "class":
+            y = torch.full_like(y, self.null_class)
+        elif name == "time":
+            t = torch.full_like(t, 0.5)
+        elif name == "student's w" and w is not None:
+            w = torch.zeros_like(w)
+        return forward(self, x, t, y, w)
+
+    def guidance(self, network, w=0.0, *rest, **named):
+        guided(self, network, 0 * w if name == "guidance" else w, *rest, **named)
+
+    monkeypatch.setattr(VelocityNet, "forward", network)
+    monkeypatch.setattr(GuidedVelocity, "__init__", guidance)
 
 
 @pytest.fixture(scope="module")
