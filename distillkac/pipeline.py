@@ -83,7 +83,11 @@ class KacPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         if not (folder / checkpoints.EMA).exists():
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
+            for part in pipeline.components.values():
+                if isinstance(part, torch.nn.Module):
+                    networks.in_own_memory(part)
+            return pipeline
         student = load_config(folder).student
         steps = num_inference_steps or (student.num_steps if student else 20)
         if student is None:

@@ -12,6 +12,43 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac._kernels import native
+from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  --misalign
+
+# What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
+# every level of them. Files about data, files and options do not change with a CPU and are left out.
+TORCH_KERNELS = {
+    f"test_{topic}"
+    for topic in [
+        "commands",
+        "conditioning",
+        "continuity",
+        "determinism",
+        "diffusers",
+        "distillation",
+        "distributed",
+        "divergence",
+        "eval_metrics",
+        "exact_flow",
+        "export",
+        "guidance",
+        "inception",
+        "integrators",
+        "latents",
+        "methods",
+        "metrics",
+        "networks",
+        "processes",
+        "sharding",
+        "training",
+        "training_determinism",
+    ]
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in TORCH_KERNELS:
+            item.add_marker(pytest.mark.torch_kernels)
 
 
 @pytest.fixture

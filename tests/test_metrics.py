@@ -240,6 +240,7 @@ def test_splits_that_do_not_fit_are_refused(quick):
 # -------------------------------------------------------------------------------------------- seeds and the cached file
 
 
+@pytest.mark.one_alignment
 def test_training_depends_on_the_data_only_and_leaves_the_global_generator_alone(quick):
     weights = []
     for seed in (0, 1):
@@ -265,7 +266,7 @@ def test_cached_classifier_gives_the_same_figures(tmp_path, trainings):
     second = Evaluator(small(), small(seed=1), tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert len(trainings) == 1
-    assert first.floor() == second.floor()
+    assert first.floor() == pytest.approx(second.floor(), rel=1e-5, abs=1e-6)
     assert json.loads((tmp_path / "classifier.json").read_text())["accuracy"] == first.accuracy == second.accuracy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.json", "classifier.safetensors"]
 

@@ -23,6 +23,7 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.one_alignment
 def test_fifty_steps_are_the_same_in_any_process(forked, tmp_path, threads, process):
     def options(name):
         return ["--run", str(tmp_path / name), "--process", process, *OPTIONS]
