@@ -17,31 +17,28 @@ from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_
 # What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
-    f"test_{topic}"
-    for topic in [
-        "commands",
-        "conditioning",
-        "continuity",
-        "determinism",
-        "diffusers",
-        "distillation",
-        "distributed",
-        "divergence",
-        "eval_metrics",
-        "exact_flow",
-        "export",
-        "guidance",
-        "inception",
-        "integrators",
-        "latents",
-        "methods",
-        "metrics",
-        "networks",
-        "processes",
-        "sharding",
-        "training",
-        "training_determinism",
-    ]
+    "test_commands",
+    "test_conditioning",
+    "test_continuity",
+    "test_determinism",
+    "test_diffusers",
+    "test_distillation",
+    "test_distributed",
+    "test_divergence",
+    "test_eval_metrics",
+    "test_exact_flow",
+    "test_export",
+    "test_guidance",
+    "test_inception",
+    "test_integrators",
+    "test_latents",
+    "test_methods",
+    "test_metrics",
+    "test_networks",
+    "test_processes",
+    "test_sharding",
+    "test_training",
+    "test_training_determinism",
 }
 
 
