@@ -19,7 +19,8 @@ class NetworkConfig:
     backbone: Literal["unet", "dit"] = "unet"
     """diffusers' UNet2DModel, or its diffusion transformer (DiT) for square images."""
     channels: tuple[int, ...] = (32, 64)
-    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. DiT: its width."""
+    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. Its group norms have 8
+    groups, or fewer where the least width is below 32. DiT: its width."""
     layers: int = 1
     """U-Net: residual blocks per level. DiT: transformer blocks."""
     scale_shift: bool = False

@@ -1,7 +1,8 @@
 """The one training loop, for teachers and students: an objective, a data set, AdamW, a moving average, checkpoints.
 
 Every random draw is a function of (seed, step, global sample index), see random.py: an interrupted run that is resumed
-ends with the same weights, on a CPU to the bit, as one that was not, and so does one on more processes up to rounding.
+ends with the same weights as one that was not: on CPUs of one kind with as many threads to the bit, else up to rounding. So
+does one on more processes.
 """
 
 import copy

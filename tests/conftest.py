@@ -17,6 +17,7 @@ from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_
 # What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
+    "test_alignment",
     "test_commands",
     "test_conditioning",
     "test_continuity",
