@@ -12,7 +12,7 @@ from distillkac.config import load_config, save_config
 from distillkac.distillation import DistillConfig, objective, stages, student_config
 from distillkac.guidance import GuidedVelocity
 from distillkac.networks import NetworkConfig, VelocityNet, norm_groups
-from distillkac.pipeline import KacNet
+from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, generate, open_run
 from tests.toys import SHAPE, TINY, TINY_OPTIONS, optim, run_config, trainer
@@ -228,6 +228,19 @@ def pair(tmp_path_factory):
 
 def test_what_was_trained_follows_every_condition(pair):
     assert ignored(*pair) == set()
+
+
+def test_a_pipeline_follows_class_and_guidance(pair):
+    pipeline = KacPipeline.from_pretrained(pair[0].folder, num_inference_steps=4)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def contrast(scale):
+        source = torch.Generator().manual_seed(0)
+        images = pipeline([0, 1] * 8, guidance_scale=scale, generator=source, output_type="pt").images
+        return images[1::2].mean() - images[::2].mean()
+
+    assert contrast(1.0) > 1.0
+    assert contrast(3.0) > contrast(1.0) + 0.1
 
 
 @pytest.mark.parametrize("name", ["class", "time"])
