@@ -1,5 +1,6 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
 # make test    the test suite
+# make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
 # make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make package an sdist, the wheel it makes, and that wheel at work in a new environment
@@ -28,7 +29,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
+.PHONY: demo test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $(call resume,student-*/config.json)
@@ -42,6 +43,17 @@ compare: .venv/built
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built .venv/extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+# One run each; a level that this CPU lacks is torch's best below it. CPU_LEVELS=ATEN_CPU_CAPABILITY=default runs that one.
+CPU_LEVELS ?= ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 --misalign
+test-cpus: .venv/built .venv/extras
+	for level in $(CPU_LEVELS); do \
+		echo "$$level:"; \
+		case $$level in --*) set -- "$$level" OMP_NUM_THREADS=1;; *) set -- "" OMP_NUM_THREADS=1 "$$level";; esac; \
+		option=$$1; shift; \
+		env "$$@" $(BIN)/python -m pytest $$option -n 2 --dist loadfile -m "torch_kernels and not slow" $(ARGS) || exit 1; \
+	done
 
 # Threads wait as OpenMP lets them wait by default: nothing else should be running.
 bench bench-gpu: DEVICE = $(if $(findstring gpu,$@),cuda,cpu)

@@ -36,8 +36,9 @@ _told_of_fsync: set[int] = set()
 NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
-FORMAT = 2
-"""Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests."""
+FORMAT = 3
+"""Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
+the group norms of narrow networks had one channel a group (networks.check_format)."""
 MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
 
 
@@ -131,7 +132,7 @@ def _similar_runs(folder: Path) -> str:
     return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names)])
 
 
-def check_format(path: Path, found) -> None:
+def check_format(path: Path | str, found) -> None:
     """Raises ValueError if the file at `path`, of format `found`, is of a later version than this."""
     if type(found) is not int or found < 1:
         raise ValueError(f"{path}: format must be a whole number of at least 1, got {found!r}")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, processes
+from distillkac import checkpoints, networks, processes
 from distillkac.data import DataConfig
 from distillkac.data.latents import LatentSpace
 from distillkac.networks import NetworkConfig
@@ -185,8 +185,11 @@ def load_config(folder: Path) -> RunConfig:
     try:
         if not isinstance(content, dict):
             raise TypeError(f"expected an object, got {content!r:.80}")
-        checkpoints.check_format(path, content.pop("format", 1))
-        return _build(RunConfig, content, "")
+        written = content.pop("format", 1)
+        checkpoints.check_format(path, written)
+        config = _build(RunConfig, content, "")
+        networks.check_format(config.network, written)
+        return config
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
     except ValueError as error:

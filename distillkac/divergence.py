@@ -2,7 +2,7 @@
 
 Losses are looked at when they are logged, since asking a GPU at every step would make it wait; by then the weights are
 spoilt. But every step follows from the state before it and the seed, so the trainer goes back to its last checkpoint and
-runs up to the step again: on a CPU to the bit, on a GPU up to rounding.
+runs up to the step again: on one CPU to the bit, on a GPU up to rounding.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,8 @@ from torch import nn
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
+# What time and class add to a channel is taken away again by a group norm of that channel alone, so no group is smaller.
+MIN_GROUP = 4
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class NetworkConfig:
     backbone: Literal["unet", "dit"] = "unet"
     """diffusers' UNet2DModel, or its diffusion transformer (DiT) for square images."""
     channels: tuple[int, ...] = (32, 64)
-    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. DiT: its width."""
+    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. Its group norms have 8
+    groups, or fewer where the least width is below 32. DiT: its width."""
     layers: int = 1
     """U-Net: residual blocks per level. DiT: transformer blocks."""
     scale_shift: bool = False
@@ -71,6 +75,35 @@ class VelocityNet(nn.Module):
         return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
 
 
+def norm_groups(channels: tuple[int, ...]) -> int:
+    """Groups of the U-Net's group norms: of 8, 4, 2 and 1 the most that leave each width MIN_GROUP channels a group."""
+    return next(groups for groups in (8, 4, 2, 1) if groups == 1 or min(channels) >= MIN_GROUP * groups)
+
+
+def check_format(config: NetworkConfig, found: int) -> None:
+    """Raises ValueError if weights of run format `found` (checkpoints.FORMAT) belong to another network than this one.
+
+    Up to format 2 the group norms of every U-Net had 8 groups, so narrow ones ignored time and class.
+    """
+    if found < 3 and config.backbone == "unet" and config.channels and norm_groups(config.channels) != 8:
+        raise ValueError(
+            f"network.channels {config.channels} was trained by an earlier version, whose networks with fewer than "
+            f"{8 * MIN_GROUP} channels ignored time and class; its weights do not fit today's network: train it anew"
+        )
+
+
+def in_own_memory(network: nn.Module) -> nn.Module:
+    """The network itself, its weights moved to where torch puts new ones: at multiples of 64 bytes.
+
+    Weights that are mapped from a file lie anywhere, and torch's kernels round differently there: of two networks with
+    equal weights on one CPU, one would give other bits.
+    """
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return network
+
+
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
     from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
 
@@ -85,7 +118,7 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
         up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
         add_attention=config.middle_attention,
         attention_head_dim=config.head_dim,
-        norm_num_groups=8,
+        norm_num_groups=norm_groups(config.channels),
         dropout=config.dropout,
         resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
         class_embed_type="identity",
@@ -142,6 +175,8 @@ def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
             "network.backbone dit takes one number as network.channels, its width, a multiple of network.head_dim, got "
             f"{config.channels} and {config.head_dim}"
         )
+    if config.channels[0] % 4:  # its positions are a sine and a cosine of either coordinate
+        raise ValueError(f"network.backbone dit takes a width that is a multiple of 4, got {config.channels[0]}")
     if shape[1] != shape[2] or shape[1] % config.patch:
         raise ValueError(
             f"network.backbone dit needs square images that network.patch {config.patch} divides, got "

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, plots
+from distillkac import checkpoints, networks, plots
 from distillkac.config import load_config
 from distillkac.guidance import GuidedVelocity
 from distillkac.networks import NetworkConfig, VelocityNet
@@ -25,10 +25,25 @@ class KacNet(ModelMixin, ConfigMixin):
     """networks.VelocityNet as a model of diffusers: u(x, t, class_labels), with config and safetensors weights."""
 
     @register_to_config
-    def __init__(self, network: dict, shape: tuple[int, int, int], class_names: tuple[str, ...]):
+    def __init__(
+        self,
+        network: dict,
+        shape: tuple[int, int, int],
+        class_names: tuple[str, ...],
+        format: int = checkpoints.FORMAT,
+    ):
         super().__init__()
         settings = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
-        self.velocity = VelocityNet(NetworkConfig(**settings), tuple(shape), len(class_names))
+        config = NetworkConfig(**settings)
+        checkpoints.check_format("a saved KacNet", format)
+        networks.check_format(config, format)
+        self.velocity = VelocityNet(config, tuple(shape), len(class_names))
+
+    @classmethod
+    def from_config(cls, config, return_unused_kwargs: bool = False, **options):
+        """As diffusers has it. What was saved without a format is of an earlier version; raises ValueError if its weights
+        do not fit today's network."""
+        return super().from_config({"format": 2} | dict(config), return_unused_kwargs, **options)
 
     @property
     def null_class(self) -> int:
@@ -68,7 +83,11 @@ class KacPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         if not (folder / checkpoints.EMA).exists():
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
+            for part in pipeline.components.values():
+                if isinstance(part, torch.nn.Module):
+                    networks.in_own_memory(part)
+            return pipeline
         student = load_config(folder).student
         steps = num_inference_steps or (student.num_steps if student else 20)
         if student is None:

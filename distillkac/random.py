@@ -1,7 +1,7 @@
 """Independent random streams from one user seed.
 
 Nothing in this package reads a global random state. Every draw is a pure function of (seed, what it is for, which
-step or epoch, which row), so a resumed run continues bit for bit and a batch may be split in any way.
+step or epoch, which row), so a resumed run draws on bit for bit and a batch may be split in any way.
 """
 
 import hashlib

@@ -159,8 +159,9 @@ def generate(
 
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. How a
     network rounds depends on the size of its batch; on a CPU, where it costs nothing, the network therefore always sees
-    blocks of one size, whose last one is filled up, and the images are the same to the bit whatever batch_size and n. On
-    a GPU they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
+    blocks of one size, whose last one is filled up, and the images are the same to the bit whatever batch_size and n, as
+    long as CPU and number of threads are. On a GPU, or another CPU, they are the same up to rounding. On a terminal a bar
+    shows progress, rate and time left.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

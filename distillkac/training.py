@@ -1,7 +1,8 @@
 """The one training loop, for teachers and students: an objective, a data set, AdamW, a moving average, checkpoints.
 
 Every random draw is a function of (seed, step, global sample index), see random.py: an interrupted run that is resumed
-ends with the same weights, on a CPU to the bit, as one that was not, and so does one on more processes up to rounding.
+ends with the same weights as one that was not: on CPUs of one kind with as many threads to the bit, else up to rounding. So
+does one on more processes.
 """
 
 import copy
@@ -21,7 +22,7 @@ from distillkac import checkpoints, divergence, exact_sums, resume, sharding
 from distillkac.batches import Batch, read_batches
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.ema import EMA
-from distillkac.networks import VelocityNet
+from distillkac.networks import VelocityNet, in_own_memory
 from distillkac.processes import Process
 from distillkac.random import derive_seed
 from distillkac.stop_signal import StopSignal
@@ -72,7 +73,7 @@ def load_network(folder: Path, config: RunConfig) -> VelocityNet:
     weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config)
     network.load_state_dict(weights)
-    return network.eval().requires_grad_(False)
+    return in_own_memory(network.eval().requires_grad_(False))
 
 
 def parts_of_process(optim: OptimConfig, processes: int) -> int:
@@ -123,7 +124,7 @@ class Trainer:
         self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
         self.on_save = on_save
         self.updates = getattr(objective, "updates", 1)
-        self.raw, self.followed = network, getattr(network, "averaged", network)
+        self.raw, self.followed = in_own_memory(network), getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
         self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
         state = resume.checkpoint(folder, network, self.followed)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from distillkac.data.latents import LatentSpace
+from distillkac.networks import in_own_memory
 
 
 def load_vae(name: str, device: torch.device) -> nn.Module:
@@ -25,7 +26,7 @@ def load_vae(name: str, device: torch.device) -> nn.Module:
         ) from None
     if problems["missing_keys"]:
         raise ValueError(f"{name}: no AutoencoderKL of diffusers: its weights lack {problems['missing_keys'][0]}")
-    return vae.to(device).eval().requires_grad_(False)
+    return in_own_memory(vae).to(device).eval().requires_grad_(False)
 
 
 def space_of(name: str, vae: nn.Module, shape: tuple[int, int, int]) -> LatentSpace:

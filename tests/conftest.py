@@ -12,6 +12,41 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac._kernels import native
+from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  --misalign
+
+# What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
+# every level of them. Files about data, files and options do not change with a CPU and are left out.
+TORCH_KERNELS = {
+    "test_alignment",
+    "test_commands",
+    "test_conditioning",
+    "test_continuity",
+    "test_determinism",
+    "test_diffusers",
+    "test_distillation",
+    "test_distributed",
+    "test_divergence",
+    "test_eval_metrics",
+    "test_exact_flow",
+    "test_export",
+    "test_guidance",
+    "test_inception",
+    "test_integrators",
+    "test_latents",
+    "test_methods",
+    "test_metrics",
+    "test_networks",
+    "test_processes",
+    "test_sharding",
+    "test_training",
+    "test_training_determinism",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in TORCH_KERNELS:
+            item.add_marker(pytest.mark.torch_kernels)
 
 
 @pytest.fixture

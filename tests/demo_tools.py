@@ -14,9 +14,10 @@ from PIL import Image
 
 from distillkac import distill, train
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from tests.toys import TINY_OPTIONS
 
 CPU = torch.device("cpu")
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
 
 
 def tiny_runs(folder: Path) -> tuple[Path, Path]:

@@ -14,9 +14,10 @@ from PIL import Image
 from distillkac import train
 from distillkac.data import DataConfig, load, read, records
 from tests.image_sets import WRITERS, encoded, pixels, samples, write_folder, write_npz, write_table, write_tar
+from tests.toys import TINY_OPTIONS
 
 SOURCES = ["folder", "tar", "parquet", "saved"]
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "8"]
 
 
 def bomb(width, height):

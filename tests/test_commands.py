@@ -17,9 +17,9 @@ from PIL import Image
 from distillkac import checkpoints, distill, evaluate, evaluators, plots, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
-from tests.toys import refusal
+from tests.toys import TINY_OPTIONS, refusal
 
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--optim.log-every", "2"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--optim.log-every", "2"]
 CHAIN = ["--stages", "4,2,1", "--steps", "3", "3", "--optim.batch-size", "16"]
 
 
@@ -55,6 +55,7 @@ def test_train_and_distill_fill_the_run_folder(run):
     assert load_config(run / "student-1").student.teacher_steps == 2
 
 
+@pytest.mark.one_alignment
 def test_every_checkpoint_leaves_samples_of_the_averaged_network(tmp_path):
     options = ["--steps", "4", "--optim.save-every", "2", *TINY]
     assert train.main(["--run", str(tmp_path / "run"), "--preview", "12", *options]) == 0
@@ -70,6 +71,7 @@ def test_every_checkpoint_leaves_samples_of_the_averaged_network(tmp_path):
     assert all(torch.equal(names[0][key], names[1][key]) for key in names[0])  # looking changes nothing
 
 
+@pytest.mark.one_alignment
 def test_recipe_ends_with_inverse_distillation_and_resumes(run, tmp_path):
     options = [str(run), "--recipe", "best", *CHAIN, "--inverse.steps", "2", "--out", str(tmp_path)]
     assert distill.main(options) == 0
@@ -146,6 +148,7 @@ def test_report_is_one_file_with_everything_in_it(run, tmp_path):
     assert report.main([str(tmp_path)]) == 1
 
 
+@pytest.mark.one_alignment
 def test_restarts_take_any_number_of_steps_and_change_the_images(run, tmp_path):
     chain, _ = arrays(run / "student-2", tmp_path, "--steps", "2", "--num", "8")
     half, _ = arrays(run / "student-2", tmp_path, "--steps", "2", "--restart", "0.5", "--num", "8")
@@ -165,6 +168,7 @@ def test_students_start_from_their_teacher(run):
 
 
 @pytest.mark.parametrize("steps", ["1", "4"])
+@pytest.mark.one_alignment
 def test_same_seed_same_images_whatever_the_batch_size(run, tmp_path, steps):
     one = arrays(run, tmp_path, "--steps", steps, "--num", "23", "--batch-size", "23")
     for size in ("1", "7"):
@@ -204,6 +208,7 @@ def test_sample_says_which_network_and_how_many_evaluations(run, tmp_path, capsy
         assert words[1] in line
 
 
+@pytest.mark.one_alignment
 def test_output_forms(run, tmp_path, capsys):
     images, labels = arrays(run, tmp_path, "--steps", "1", "--num", "5", "--classes", "3", "7")
     assert images.shape == (5, 8, 8, 1)

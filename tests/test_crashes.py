@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from distillkac import checkpoints
 from distillkac.run_lock import run_lock
 from tests.forked_commands import DIED, contents
+from tests.toys import TINY_OPTIONS
 
 SAVING = ["--optim.batch-size", "4", "--optim.log-every", "1", "--optim.save-every", "2"]
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--preview", "0", *SAVING]
+TINY = [*TINY_OPTIONS, "--preview", "0", *SAVING]
 CHAIN = ["--stages", "2,1", "--steps", "6", "--backward", "0.5", *SAVING]
 KINDS = {
     "teacher": ("train", ["--run", "RUN", "--steps", "12", *TINY], ("",)),

@@ -28,12 +28,12 @@ from tests.image_sets import (
     write_table,
     write_tar,
 )
-from tests.toys import optim, run_config, trainer
+from tests.toys import TINY_OPTIONS, optim, run_config, trainer
 
 pytestmark = pytest.mark.usefixtures("alone")
 LIBRARY = {"parquet": "datasets", "saved": "datasets"}
 SOURCES = list(WRITERS)
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--optim.log-every", "1"]
+TINY = [*TINY_OPTIONS, "--optim.batch-size", "8", "--optim.log-every", "1"]
 
 
 def write(kind, root, made=None):

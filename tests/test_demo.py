@@ -17,6 +17,7 @@ def runs(tmp_path_factory):
     return tiny_runs(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.one_alignment
 def test_choices_are_what_the_sampler_gives(runs):
     answers = Demo(runs, CPU).generate("telegraph", [100, 2, 4], classes=["3", "7"], num=5, seed="8")
     expected = [(2, "student-2", 2, 3), (4, "teacher", 4, 5), (100, "teacher", 100, 21)]

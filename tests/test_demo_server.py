@@ -57,6 +57,7 @@ def test_mistakes_are_told_by_the_server(client, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.one_alignment
 def test_two_users_get_their_own_images(served, runs):
     """At the same time, several times; to the bit those of a direct call."""
     Client = pytest.importorskip("gradio_client").Client

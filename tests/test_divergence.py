@@ -32,6 +32,7 @@ def bytes_of(folder):
     return {path: path.read_bytes() for path in (folder / checkpoints.STATE, folder / checkpoints.EMA)}
 
 
+@pytest.mark.one_alignment
 def test_a_bad_image_is_found_and_its_step_can_be_run_again(tmp_path):
     """40 images, 12 a step: one is spoilt that is first met in step 4, after the checkpoint of step 2."""
     config, data = run_config(optim=optim(log_every=3, save_every=2)), ToyData()
@@ -81,6 +82,7 @@ def spoilt_at(objective, step, updates=1, gradient_only=False):
 
 @pytest.mark.parametrize("gradient_only", [False, True])
 @pytest.mark.parametrize(("updates", "bad", "step"), [(1, 6, 7), (3, 16, 6)])
+@pytest.mark.one_alignment
 def test_the_state_before_the_step_is_that_of_the_run(tmp_path, gradient_only, updates, bad, step):
     states = []
     for save_every in (4, 1):

@@ -23,13 +23,14 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from distillkac import classifier, distill, options, train
+from tests.toys import TINY_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PROGRAMS = ("make", "python", "pip", "pip-audit", "pytest", "cmake", "accelerate", "torchrun", "srun", "mkdocs")
 COST = re.compile(r"#.*\b(\d+|one|two|an?) (seconds?|minutes?|hours?|days?)\b")
-TINY = ["--network.channels", "8", "--network.layers", "1", "--network.head-dim", "8", "--optim.batch-size", "8"]
+TINY = [*TINY_OPTIONS, "--network.layers", "1", "--optim.batch-size", "8"]
 TINY += ["--preview", "0"]
 CHAIN = ["--stages", "4,2,1", "--steps", "1", "1", "--optim.batch-size", "8"]
 # What makes a command small enough to be carried out; the last of two values of an option counts. FRESH: a new folder.

@@ -270,6 +270,7 @@ def test_inverse_distillation_moves_the_generator_to_the_teachers_image(tmp_path
     assert abs(fit.network.value.item() - 0.6) < 0.05
 
 
+@pytest.mark.one_alignment
 def test_both_networks_of_inverse_distillation_resume_exactly(tmp_path):
     def trained(folder, stops):
         for steps in stops:

@@ -254,6 +254,7 @@ def test_splits_that_do_not_fit_are_refused(quick):
 # -------------------------------------------------------------------------------------------- seeds and the cached file
 
 
+@pytest.mark.one_alignment
 def test_training_depends_on_the_data_only_and_leaves_the_global_generator_alone(quick):
     weights = []
     for seed in (0, 1):

@@ -7,6 +7,7 @@ from distillkac import train
 from distillkac.config import RunConfig, load_config
 from distillkac.networks import NetworkConfig, VelocityNet
 from distillkac.presets import PRESETS, cost
+from tests.toys import TINY_OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,7 @@ def test_cost_counts_what_a_linear_layer_does():
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
-    assert (
-        train.main(["--run", str(tmp_path / "x"), "--dry-run", "--network.channels", "8", "--network.head-dim", "8"])
-        == 0
-    )
+    assert train.main(["--run", str(tmp_path / "x"), "--dry-run", *TINY_OPTIONS]) == 0
     text = capsys.readouterr().out
     for word in ("telegraph (a 25, c 2)", "1x8x8, 10 classes", "M parameters", "hours in all"):
         assert word in text

@@ -44,6 +44,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.one_alignment
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, number):
     # Dropout and accumulation are on: they too must follow from seed and step alone.
     network = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False, dropout=0.2)
@@ -132,6 +133,7 @@ def test_micro_batches_make_the_same_steps(tmp_path):
         assert split["grad_norm"] == pytest.approx(plain["grad_norm"], rel=10 * tolerance)
 
 
+@pytest.mark.one_alignment
 def test_reading_threads_change_nothing(tmp_path):
     for workers in (0, 3):
         trainer(tmp_path / str(workers), run_config(optim=optim(workers=workers))).fit()

@@ -9,8 +9,9 @@ from distillkac.exact_sums import PairwiseSum
 from distillkac.training import parts_of_process
 from tests.test_crashes import same
 from tests.test_distributed import DISTIL, STUDENTS, losses, on_a_cpu, processes
+from tests.toys import TINY_OPTIONS
 
-NETWORK = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--optim.log-every", "1"]
+NETWORK = [*TINY_OPTIONS, "--optim.batch-size", "8", "--optim.log-every", "1"]
 OPTIONS = ["--steps", "50", "--preview", "0", *NETWORK]
 EXACT = ["--optim.exact-parts", "4"]
 
@@ -22,6 +23,7 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.one_alignment
 def test_fifty_steps_are_the_same_in_any_process(forked, tmp_path, threads, process):
     def options(name):
         return ["--run", str(tmp_path / name), "--process", process, *OPTIONS]

@@ -15,6 +15,8 @@ from distillkac.training import FlowMatching, Trainer, build_network
 
 SHAPE = (1, 4, 4)
 TINY = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False)
+TINY_OPTIONS = ["--network.channels", "8", "--network.head-dim", "8"]
+"""The least network that the commands make; test_conditioning.py proves that it listens to time, class and w."""
 
 
 @dataclass
