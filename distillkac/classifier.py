@@ -91,7 +91,7 @@ def classifier_of(train: ImageDataset, test: ImageDataset, cache: Path | None = 
     if cache is not None and (kept := _cached(cache, fingerprint)) is not None:
         weights, accuracy = kept
         return Trained(_network(train, weights), accuracy, "trained here", digest_of(fingerprint, weights))
-    made = fresh(train, test)
+    made = fresh(train, test, fingerprint)
     if cache is not None:
         checkpoints.write_atomic(cache / WEIGHTS, to_bytes(made, fingerprint))
         report = {"accuracy": made.accuracy, "train": len(train), "test": len(test)}
@@ -99,11 +99,10 @@ def classifier_of(train: ImageDataset, test: ImageDataset, cache: Path | None = 
     return made
 
 
-def fresh(train: ImageDataset, test: ImageDataset) -> Trained:
-    """A classifier trained now."""
+def fresh(train: ImageDataset, test: ImageDataset, fingerprint: str) -> Trained:
+    """A classifier trained now. fingerprint: of the two splits."""
     network = train_classifier(train)
-    digest = digest_of(fingerprint_of(train, test), stored(network))
-    return Trained(network, _accuracy(network, test), "trained here", digest)
+    return Trained(network, _accuracy(network, test), "trained here", digest_of(fingerprint, stored(network)))
 
 
 def train_classifier(train: ImageDataset) -> Classifier:

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     index = {}
     for name in BUILTIN:
         train, test = (load(DataConfig(builtin=name), split) for split in ("train", "test"))
-        made, fingerprint = classifier.fresh(train, test), classifier.fingerprint_of(train, test)
+        fingerprint = classifier.fingerprint_of(train, test)
+        made = classifier.fresh(train, test, fingerprint)
         content = classifier.to_bytes(made, fingerprint)
         checkpoints.write_atomic(args.out / f"{name}.safetensors", content)
         index[name] = {
