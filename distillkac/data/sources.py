@@ -53,7 +53,7 @@ DATA = (".tar", ".parquet", ".npz", ".arrow", ".zip", ".gz", ".tgz", ".zst", ".c
 
 @dataclass(frozen=True)
 class Source:
-    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR-10's files. files: tables or shards of a folder."""
+    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR-10's files. files: its tables or shards."""
 
     kind: str
     path: str | Path | None
