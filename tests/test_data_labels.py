@@ -136,6 +136,7 @@ def test_gaps_are_the_same_in_both_parts(tmp_path):
         ("\udcff\udc80", "\\xff\\x80"),
         ("\ud800x", "\\ud800x"),
         ("plain ü", "plain ü"),
+        ("a\nb\x1b[31m\x85", "a\\x0ab\\x1b[31m\\x85"),
         ("", ""),
     ],
 )
@@ -147,6 +148,7 @@ def test_printable_names(text, expected):
 
 def test_natural_order():
     names = ["b1", "a10", "a9", "A9b", "10", "9", "01", "1", "", "a", "ä2"]
+    assert natural("9" * 5000) < natural("1" + "0" * 5000)
     assert sorted(names, key=natural) == ["", "01", "1", "9", "10", "a", "a9", "A9b", "a10", "b1", "ä2"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillkac import encode, train
-from distillkac.data import DataConfig, load, load_training, read
+from distillkac.data import DataConfig, load, load_pixels, load_training, read
 from distillkac.data.latents import LatentSpace, write_index
 from distillkac.data.sources import STREAMED, UNDERSTOOD, WORDS
 from tests.image_sets import WRITERS, samples, write_npz, write_tar
@@ -188,6 +188,13 @@ def test_every_source_can_be_learned_without_classes(tmp_path, kind):
         assert data.labels.unique().tolist() == [0]
     if kind in ("builtin", "cifar", "latents"):  # these have splits of their own
         assert torch.equal(read(load(settings, "train"), range(6))[0], read(plain, range(6))[0])
+
+
+def test_the_images_that_latents_were_made_of_come_without_classes_too(tmp_path):
+    settings = dataclasses.replace(config("latents", tmp_path), unconditional=True)
+    images = load_pixels(settings, "test")  # the digits
+    assert (images.shape, images.class_names) == ((1, 8, 8), ("all",))
+    assert load_pixels(dataclasses.replace(settings, unconditional=False), "test").num_classes == 10
 
 
 @pytest.mark.parametrize("builtin", ["digits", "patches"])

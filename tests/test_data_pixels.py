@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from distillkac.data import DataConfig, load, records
+from distillkac.data import DataConfig, load, load_training, records
 from distillkac.data.image_files import read_image
 from tests.image_sets import WRITERS, encoded
 
@@ -181,7 +181,7 @@ def levels(kind, low, high):
 def narrow(path, tmp_path, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load(DataConfig(path=str(path), cache=str(tmp_path / "cache"), held_out=0.0, **options), "train")
+        load_training(DataConfig(path=str(path), cache=str(tmp_path / "cache"), **options))
     return "\n".join(str(w.message) for w in caught if "small part" in str(w.message))
 
 
@@ -195,8 +195,15 @@ def test_twelve_bits_in_sixteen_are_warned_of(tmp_path, monkeypatch, kind, large
     path = WRITERS[kind](tmp_path / kind, levels(16, 0, 4095))
     for _ in range(2):  # also when the check of a large set is remembered
         said = narrow(path, tmp_path)
-        assert "lie between 0 and 16, a small part of 0 to 255" in said
+        assert "all images that were looked at lie between 0 and 16, a small part of 0 to 255" in said
         assert "multiply by 16" in said
+
+
+def test_streams_are_warned_of_too(tmp_path):
+    pytest.importorskip("datasets")
+    made = levels(16, 0, 4095)
+    path = WRITERS["parquet"](tmp_path / "parquet", [made[i // 2 + 4 * (i % 2)] for i in range(8)])
+    assert "between 0 and 16" in narrow(path, tmp_path, streaming=True, eval_images=2)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ bad file hours later; only what is streamed is checked as it comes. Every mistak
 and says what to do. docs/data.md is the manual.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +64,13 @@ def load_training(config: DataConfig) -> ImageDataset | Stream:
 def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     """Like `load`, but where `config` names latents, the images that they were made of."""
     path = Path(config.path).expanduser() if config.path is not None else None
-    return load(source(path) if path is not None and is_latents(path) else config, split)
+    if path is None or not is_latents(path):
+        return load(config, split)
+    find(config)
+    images = source(path)
+    if config.unconditional:
+        images = dataclasses.replace(images, unconditional=True, label_column=None)
+    return load(images, split)
 
 
 def _load(config: DataConfig) -> Splits:

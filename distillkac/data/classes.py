@@ -10,18 +10,25 @@ from pathlib import Path
 def natural(name: str) -> tuple:
     """A key to sort names by as people count them: 1, 2, 10 and img9, img10."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+    # Of two numbers the one with more digits is larger; int() would refuse very long ones.
+    return tuple(_magnitude(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def printable(text: str) -> str:
-    """The text with bytes that are no UTF-8 written out, as in caf\\xe9: a file may be called anything, a terminal and a
-    .json may not be sent anything."""
-    return re.sub(r"[\ud800-\udfff]", lambda found: _written_out(ord(found[0])), text)
+    """The text with bytes that are no UTF-8 written out, as in caf\\xe9, and control characters too: a file may be called
+    anything, a terminal and a .json may not be sent anything."""
+    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: _written_out(ord(found[0])), text)
 
 
 def _written_out(code: int) -> str:
-    # Python keeps byte b of such a name as the surrogate U+DC00 + b.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    # Python keeps byte b of a name that is no UTF-8 as the surrogate U+DC00 + b.
+    byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
+    return f"\\x{byte:02x}" if byte < 256 else f"\\u{byte:04x}"
 
 
 def class_name(text: str) -> str:

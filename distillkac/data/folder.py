@@ -8,7 +8,7 @@ import torch
 
 from distillkac.data.classes import class_name, natural, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
-from distillkac.data.listing import Tree, is_image
+from distillkac.data.listing import UNLISTED, Tree, is_image
 from distillkac.data.records import Files
 from distillkac.data.splits import are_splits, choose_splits, role
 
@@ -22,7 +22,7 @@ def folder(tree: Tree, config: DataConfig) -> Splits:
         if not is_image(path):
             tree.pass_over("files that are no images", path)
     tree.say()
-    lost = [f"{where}: {name} cannot be listed" for name in tree.passed_over.get("folders that cannot be listed", ())]
+    lost = [f"{where}: {name} cannot be listed" for name in tree.passed_over.get(UNLISTED, ())]
     train_folder, test_folder = _split_folders(where, tree, images, config)
     files, labels, names = _read_part(tree, train_folder, images, config)
     if test_folder is None:
@@ -121,21 +121,21 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
                 "them or rename one"
             )
     if len(classes) == 1:
-        _say_one_class(where, depth, tree, images)
+        _check_one_class(where, depth, tree, images)
     ordered = sorted(by_name, key=natural)
     files = [path for name in ordered for path in classes[by_name[name]]]
     return files, [i for i, name in enumerate(ordered) for _ in classes[by_name[name]]], tuple(ordered)
 
 
-def _say_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
+def _check_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
+    """A lone folder around the classes, as archives unpack to, is seldom meant as the only class."""
     parts = [tree.inside(path)[depth:] for path in images]
-    if len(inner := sorted({part[1] for part in parts if len(part) > 2})) > 1:
-        name = parts[0][0]
-        warnings.warn(
-            f"{where}: its only class is {printable(name)}, of which {_shown(inner)} are parts; if these are the classes "
-            f"give --data.path {where}/{printable(name)}",
-            stacklevel=4,
-        )
+    inner, name = sorted({part[1] for part in parts if len(part) > 2}), printable(parts[0][0])
+    remedy = f"if these are the {'splits' if are_splits(inner) else 'classes'} give --data.path {where}/{name}"
+    if are_splits(inner):
+        raise ValueError(f"{where}: its only class is {name}, which holds {_shown(inner)}; {remedy}")
+    if len(inner) > 1:
+        warnings.warn(f"{where}: its only class is {name}, of which {_shown(inner)} are parts; {remedy}", stacklevel=4)
 
 
 def _below(tree: Tree, paths: list[Path], name: str) -> list[Path]:
@@ -149,6 +149,8 @@ def _holds(tree: Tree, name: str) -> list[Path]:
 
 def _no_images(where: str, tree: Tree, folder: Path) -> str:
     """What to do about a folder without images depends on what is there instead."""
+    if any(f"{tree.name(folder)}/".startswith(f"{name}/") for name in tree.passed_over.get(UNLISTED, ())):
+        return f"{where}: cannot be listed, and a class without images cannot be learned; allow it or move it away"
     files = [path for path in tree.files if folder in path.parents]
     for suffixes, remedy in (
         ((".npz", ".tar", ".parquet"), "give its own path to learn from it"),

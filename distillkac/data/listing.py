@@ -17,6 +17,9 @@ SYSTEM = {
 }  # fmt: skip
 
 
+UNLISTED = "folders that cannot be listed"
+
+
 def is_image(path: Path) -> bool:
     """By its suffix; what it really is, decoding finds out."""
     kind = Image.registered_extensions().get(path.suffix.lower())
@@ -131,12 +134,12 @@ class _Scan:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            if not self.skip or folder == self.tree.root:
-                raise ValueError(
-                    f"{printable(str(folder))}: cannot be listed ({error.strerror}); allow it, move the folder away, or add "
-                    "--data.bad-images skip"
-                ) from None
-            self.tree.pass_over("folders that cannot be listed", folder)
+            where = f"{printable(str(folder))}: cannot be listed ({error.strerror})"
+            if folder == self.tree.root:
+                raise ValueError(f"{where}; allow it, or give another path") from None
+            if not self.skip:
+                raise ValueError(f"{where}; allow it, move the folder away, or add --data.bad-images skip") from None
+            self.tree.pass_over(UNLISTED, folder)
             return []
 
     def _pass_over_system(self, path: Path) -> None:

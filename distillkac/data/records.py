@@ -155,9 +155,9 @@ def say_narrow(where: str, low: float, high: float, full: tuple[float, float]) -
     ones, black most often, as 12 bits in files of 16 are."""
     if high - low <= NARROW * (full[1] - full[0]):
         warnings.warn(
-            f"{where}: the pixels of all images lie between {low:g} and {high:g}, a small part of {full[0]:g} to "
-            f"{full[1]:g}, and will be learned with as little contrast as they have; if that is not meant, spread them over "
-            "the range first (12 bits in files of 16: multiply by 16)",
+            f"{where}: the pixels of all images that were looked at lie between {low:g} and {high:g}, a small part of "
+            f"{full[0]:g} to {full[1]:g}, and will be learned with as little contrast as they have; if that is not meant, "
+            "spread them over the range first (12 bits in files of 16: multiply by 16)",
             stacklevel=3,
         )
 

@@ -53,7 +53,7 @@ DATA = (".tar", ".parquet", ".npz", ".arrow", ".zip", ".gz", ".tgz", ".zst", ".c
 
 @dataclass(frozen=True)
 class Source:
-    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR-10's files. files: the shards."""
+    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR-10's files. files: tables or shards of a folder."""
 
     kind: str
     path: str | Path | None
@@ -131,7 +131,7 @@ def _find_in_folder(path: Path, config: DataConfig) -> Source:
         warnings.warn(
             f"{printable(str(path))}: holds CIFAR-10 twice; {tree.name(batches[0].parent)} is read", stacklevel=2
         )
-    return Source(kind, batches[0].parent if kind == "cifar" else path, tuple(archives), tree)
+    return Source(kind, batches[0].parent if kind == "cifar" else path, tuple(tables or archives), tree)
 
 
 def _on_top(tree: Tree, suffix: str) -> list[Path]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TRAIN = ("train", "training")
-TEST = ("test", "testing", "validation", "valid", "val")  # the first that is there is used
+# The first that is there is used. The names that the library `datasets` knows.
+TEST = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")
 
 
 def role(name: str) -> str | None:

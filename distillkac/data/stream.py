@@ -22,7 +22,7 @@ from tqdm import tqdm
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
 from distillkac.data.file_splits import find_files
-from distillkac.data.records import NAMED, file_identity
+from distillkac.data.records import NAMED, file_identity, say_narrow
 from distillkac.data.stream_shards import Record, Shards, held_out, open_shards
 from distillkac.random import generator
 
@@ -223,6 +223,8 @@ class Stream:
                 f"{self.shards.where}: no images are left to learn from beside {sum(self.held.values())} held out for "
                 "evaluation; lower --data.eval-images"
             )
+        low, high = min(int(image.min()) for image in images), max(int(image.max()) for image in images)
+        say_narrow(self.shards.where, low, high, (0, 255))
         return (max(map(len, images)), *images[0].shape[1:])
 
 
