@@ -1,6 +1,15 @@
 """distillkac: train, guide, distil and sample finite-speed (Kac) image generators."""
 
+import os
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+try:
+    Path.home()
+except RuntimeError:
+    # Matplotlib 3.9 fails to import without a home; from a folder that cannot be written it goes on, with a warning.
+    os.environ.setdefault("MPLCONFIGDIR", f"{os.devnull}/matplotlib")
 
 
 def __getattr__(name: str):

@@ -24,7 +24,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
     """None of them is set, and accelerate forgets what it learned from them."""
-    for name in (*launch_settings.OTHER_WAYS, *launch_settings.FLAGS, *launch_settings.FEWER_BITS):
+    for name in (
+        *launch_settings.OTHER_WAYS,
+        *launch_settings.FLAGS,
+        *launch_settings.FEWER_BITS,
+        *launch_settings.NUMBERS,
+    ):
         monkeypatch.delenv(name, raising=False)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -51,6 +56,7 @@ def clean(monkeypatch):
         ("ACCELERATE_DEBUG_MODE", "", "neither yes nor no"),
         ("ACCELERATE_USE_CPU", "quite", "neither yes nor no"),
         ("LOCAL_RANK", "first", "no whole number"),
+        ("OMPI_COMM_WORLD_SIZE", "2 or 3", "no whole number"),
     ],
 )
 def test_a_variable_that_asks_for_another_training_is_refused(tmp_path, monkeypatch, capsys, variable, value, advice):

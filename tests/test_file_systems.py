@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+import distillkac
 from distillkac import checkpoints, inception, train
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
@@ -171,6 +173,14 @@ def test_inception_weights_without_a_home(tmp_path, monkeypatch, homeless):
     assert not list(tmp_path.iterdir())
 
 
+def test_matplotlib_is_not_asked_for_a_home(homeless, monkeypatch):
+    """Its versions before 3.11 end with an error where there is none."""
+    monkeypatch.setenv("MPLCONFIGDIR", "")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    importlib.reload(distillkac)
+    assert os.environ["MPLCONFIGDIR"] == f"{os.devnull}/matplotlib"
+
+
 def test_a_user_unknown_to_the_system_trains(tmp_path, shard):
     """The whole way in a process of its own: from the first import to the pictures."""
     if os.getuid() != 0:
@@ -188,5 +198,6 @@ def test_a_user_unknown_to_the_system_trains(tmp_path, shard):
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "--data.cache FOLDER" in result.stderr
+    assert "MPLCONFIGDIR" in result.stderr  # Matplotlib's own warning
     assert [path.name for path in here.iterdir()] == ["run"]
     assert json.loads((here / "run" / "config.json").read_text())["steps"] == 2
