@@ -15,13 +15,13 @@ from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar, find
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, read, to_unit
 from distillkac.data.folder import folder
-from distillkac.data.latents import is_latents, latents, source
+from distillkac.data.latents import is_latents, latents
 from distillkac.data.npz import npz
 from distillkac.data.shards import expand, shards
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
 
-__all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_pixels", "load_training", "read", "to_unit"]
+__all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_training", "read", "to_unit"]
 
 INSIDE = ("", "data", *SPLITS, "validation", "valid", "val")  # folders where parquet files and shards may lie
 
@@ -48,12 +48,6 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
 def load_training(config: DataConfig) -> ImageDataset | Stream:
     """What a run learns from: all of the train split. Raises ValueError as `load` does."""
     return open_stream(config.path, config) if _is_stream(config) else load(config, "train")
-
-
-def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
-    """Like `load`, but where `config` names latents, the images that they were made of."""
-    path = Path(config.path).expanduser() if config.path is not None else None
-    return load(source(path) if path is not None and is_latents(path) else config, split)
 
 
 def _is_stream(config: DataConfig) -> bool:

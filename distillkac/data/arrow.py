@@ -5,16 +5,17 @@ those that are asked for. Python code that a data set brings along is never run 
 given).
 """
 
+import functools
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import torch
 
 from distillkac.data.classes import number_classes
-from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.dataset import DataConfig, Splits, content_key, read_splits
 
 HUB = "hf://"
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -43,6 +44,33 @@ class Rows:
 
     def identity(self) -> Iterable[str]:
         return (self.table._fingerprint, self.column, str(self.first_test))
+
+    def key(self, row: int) -> str:
+        cell = self.table[row][self.column]
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        return content_key(content) if content is not None else _file_name(cell)
+
+    def mark(self, row: int) -> str:
+        return self._marks[row]
+
+    @functools.cached_property
+    def _marks(self) -> list[str]:
+        """Of each image its size or, where the table only names a file, that name. No image is read."""
+        import pyarrow.compute as compute
+
+        marks = []
+        for batch in self.table.with_format("arrow").iter(1000):
+            for cells in batch.column(self.column).chunks:
+                content = compute.struct_field(cells, "bytes") if hasattr(cells, "field") else cells
+                sizes = compute.binary_length(content).to_pylist()
+                marks += [str(n) if n is not None else _file_name(cells[i].as_py()) for i, n in enumerate(sizes)]
+        return marks
+
+
+def _file_name(cell: dict | None) -> str:
+    """What a table calls an image that lies elsewhere: file and folder, for where the folder lies is another matter."""
+    path = (cell or {}).get("path") or ""
+    return "/".join(PurePosixPath(path.partition("::")[0]).parts[-2:])
 
 
 def image_of(cell: dict | bytes | None) -> Path | BinaryIO:

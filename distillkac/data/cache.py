@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from distillkac import checkpoints
+from distillkac.data.fingerprint import encode
 
 
 def folder(config) -> Path:
@@ -16,7 +17,7 @@ def folder(config) -> Path:
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:
     """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged."""
-    path = folder(config) / f"{hashlib.blake2b(chr(0).join(words).encode(), digest_size=16).hexdigest()}.json"
+    path = folder(config) / f"{hashlib.blake2b(encode(chr(0).join(words)), digest_size=16).hexdigest()}.json"
     try:
         content = checkpoints.read_json(path)
     except ValueError:

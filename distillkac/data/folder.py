@@ -16,11 +16,11 @@ def folder(root: Path, config: DataConfig) -> Splits:
         if names != test_names:
             odd = ", ".join(sorted(set(names) ^ set(test_names)))
             raise ValueError(f"{root}: train and test must have the same classes; only one of them has {odd}")
-        return read_splits(root, Files(train + test), torch.cat([labels, test_labels]), names, len(train), config)
+        return read_splits(root, Files(train + test, root), torch.cat([labels, test_labels]), names, len(train), config)
     if any(parts):
         raise ValueError(f"{root}: has only one of train and test; add the other, or give the folder of the classes")
     files, labels, names = _list_classes(root)
-    return read_splits(root, Files(files), labels, names, None, config)
+    return read_splits(root, Files(files, root), labels, names, None, config)
 
 
 def _list_classes(root: Path) -> tuple[list[Path], torch.Tensor, tuple[str, ...]]:

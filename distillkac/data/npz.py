@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distillkac.data.dataset import DataConfig, Splits, held_out, make_splits
+from distillkac.data.dataset import DataConfig, Splits, content_key, held_out, make_splits
 from distillkac.data.image_files import to_array
 from distillkac.data.records import say_left_out
 
@@ -48,7 +48,8 @@ def npz(path: Path, config: DataConfig) -> Splits:
         test = _without(test_images, test_labels, range(len(test_labels)), test_bad)
         images, labels = _without(images, labels, range(len(labels)), bad)
     else:
-        rows, test_rows = held_out(labels, names, config.held_out, path)
+        raw = arrays["images"]
+        rows, test_rows = held_out(lambda row: content_key(raw[row].tobytes()), labels, names, config.held_out, path)
         test = _without(images, labels, test_rows, bad)
         images, labels, test_bad = *_without(images, labels, rows, bad), {}
     left_out = (*bad.values(), *test_bad.values())

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
 from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.fingerprint import Fingerprint, of_words
 from distillkac.data.image_files import read_image, unreadable
 
 
@@ -50,6 +51,8 @@ class Sample:
 
     def open(self, row: int) -> Path | BinaryIO:
         return self.records[row].open()
+
+    key = mark = name
 
     def identity(self) -> Iterator[str]:
         return (f"{record.name} {zlib.crc32(repr(record.cell).encode())}" for record in self.records)
@@ -149,6 +152,15 @@ def held_out(train: Shards, test: Shards | None, config: DataConfig) -> dict[int
     return held
 
 
+def stream_fingerprint(path: str, train: Shards, test: Shards | None) -> Fingerprint:
+    """Of what can be known before a stream is read: the sizes of its files, if they are here, or how many shards it has."""
+    place = Path(path).expanduser()
+    files = [place] if place.is_file() else sorted(place.rglob("*.parquet")) if place.is_dir() else []
+    # The name of a single file is that of the data set, which may have another in another place.
+    words = [f"{file.relative_to(place)} {file.stat().st_size}" for file in files]
+    return of_words(words or [path, *(str(len(part)) for part in (train, test) if part is not None)])
+
+
 def sample_stream(path: str, config: DataConfig) -> Splits:
     """config.eval_images images of each split in memory, to measure against; the training images are some of those that
     are learned, the others never are."""
@@ -163,4 +175,6 @@ def sample_stream(path: str, config: DataConfig) -> Splits:
             "--data.eval-images"
         )
     train.check_classes(config.eval_images, held)
-    return read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
+    splits = read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
+    known = stream_fingerprint(path, train, test)
+    return {split: replace(part, fingerprint=known) if part is not None else None for split, part in splits.items()}
