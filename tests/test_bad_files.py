@@ -197,7 +197,7 @@ STUDENT = {"teacher_steps": 4, "num_steps": 2, "rho": 1.5, "w": 0.0}
     ("change", "sentence"),
     [
         ({"flavour": 1}, "RunConfig has no field flavour"),
-        ({"format": 3}, "has format 3, of a later version of distillkac"),
+        ({"format": 4}, "has format 4, of a later version of distillkac"),
         ({"format": True}, "format must be a whole number"),
         ({"steps": "7"}, "steps must be of type int, got '7'"),
         ({"steps": True}, "steps must be of type int, got True"),
