@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from distillkac import checkpoints, comparison_report, data, distill, train
+from distillkac import checkpoints, comparison_report, distill, train
 from distillkac.commands import command
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
@@ -22,6 +22,7 @@ from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, frechet_distance
 from distillkac.options import parse
+from distillkac.run_data import RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 RESULTS = "results.json"
@@ -226,8 +227,8 @@ class Measurements:
     @property
     def evaluator(self) -> Evaluator:
         if self._evaluator is None:
-            config = load_config(self.folder).data
-            self._evaluator = Evaluator(data.load(config, "train"), data.load(config, "test"), self.folder)
+            images = RunData(self.folder, load_config(self.folder))
+            self._evaluator = Evaluator(images.load("train"), images.load("test"), self.folder)
         return self._evaluator
 
     def _teacher_moments(self, w: float, labels: torch.Tensor) -> Moments:

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn import functional as F
 
@@ -226,7 +225,7 @@ class Evaluator:
             right += int((classifier(x).argmax(1) == y).sum())
         accuracy = right / len(self.test)
         if cache is not None:
-            content = to_safetensors(classifier.state_dict(), {"format": "pt", "fingerprint": fingerprint})
+            content = checkpoints.to_safetensors(classifier.state_dict(), {"format": "pt", "fingerprint": fingerprint})
             checkpoints.write_atomic(cache / WEIGHTS, content)
             report = {
                 "accuracy": accuracy,

@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(run, how):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda s: s.update(format=3), r"training\.pt: has format 3, of a later version .* reads formats 1 to 2"),
+        (lambda s: s.update(format=4), r"training\.pt: has format 4, of a later version .* reads formats 1 to 3"),
         (lambda s: s.update(format="2"), r"format must be a whole number"),
         (lambda s: s.update(step=-1), r"step must be a whole number of at least 0"),
         (lambda s: s.update(step=1e9), r"step must be a whole number"),
@@ -197,7 +197,7 @@ STUDENT = {"teacher_steps": 4, "num_steps": 2, "rho": 1.5, "w": 0.0}
     ("change", "sentence"),
     [
         ({"flavour": 1}, "RunConfig has no field flavour"),
-        ({"format": 3}, "has format 3, of a later version of distillkac"),
+        ({"format": 4}, "has format 4, of a later version of distillkac"),
         ({"format": True}, "format must be a whole number"),
         ({"steps": "7"}, "steps must be of type int, got '7'"),
         ({"steps": True}, "steps must be of type int, got True"),
@@ -245,7 +245,7 @@ def test_folders_without_a_format_still_load(run):
     """Format 1: no number in config.json and checkpoint, no digest in the exports, fewer fields."""
     expected, config = checkpoints.load_weights(run), load_config(run)
     content = json.loads((run / checkpoints.CONFIG).read_text())
-    assert content.pop("format") == checkpoints.FORMAT == 2
+    assert content.pop("format") == checkpoints.FORMAT == 3
     del content["optim"]["shard"], content["preview"]
     checkpoints.write_json(run / checkpoints.CONFIG, content)
     state = torch.load(run / checkpoints.STATE, weights_only=True)

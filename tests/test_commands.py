@@ -317,10 +317,9 @@ def test_labels_cycle_through_the_classes():
         (
             train,
             ["--run", "RUN", "--resume", "--seed", "1"],
-            "was trained with seed = 0, so --resume cannot change it to 1",
+            "was trained with --seed 0, which --resume cannot change to --seed 1",
         ),
-        (train, ["--run", "RUN", "--resume", "--process", "planar"], "was trained with noise"),
-        (train, ["--run", "TMP", "--resume"], "is no run folder"),
+        (train, ["--run", "RUN", "--resume", "--process", "planar"], "was trained with --process telegraph"),
         (train, ["--run", "TMP", "--a", "-1"], "telegraph: a must be positive"),
         (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
         pytest.param(
@@ -335,7 +334,7 @@ def test_labels_cycle_through_the_classes():
         (train, ["--run", "TMP", "--optim.lr", "0"], "optim.lr must be positive"),
         (distill, ["TMP"], "is no run folder"),
         (distill, ["RUN", *CHAIN], "already holds a checkpoint"),
-        (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with student"),
+        (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with --w 0"),
         (distill, ["RUN/student-1"], "is itself a student"),
         (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
         (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "leave w_max away"),

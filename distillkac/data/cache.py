@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distillkac import checkpoints
+from distillkac.data.fingerprint import encode
 
 
 def folder(config) -> Path:
@@ -17,7 +18,7 @@ def folder(config) -> Path:
 
 def digest(words: Iterable[str]) -> str:
     """A name for these words; names of files among them need not be UTF-8."""
-    return hashlib.blake2b("\0".join(words).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(encode("\0".join(words)), digest_size=16).hexdigest()
 
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:
