@@ -115,7 +115,7 @@ def test_names_that_are_no_text(tmp_path):
 
 def test_streams_are_known_by_their_files(tmp_path):
     pytest.importorskip("datasets")
-    options = {"streaming": True, "eval_images": 4, "num_classes": 1}
+    options = {"streaming": True, "eval_images": 4, "unconditional": True}
     write_parquet(tmp_path / "a", samples())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     one = fingerprint(tmp_path / "a", tmp_path, **options)

@@ -73,7 +73,7 @@ class DataConfig:
     def __post_init__(self):
         for name in ("path", "cache"):
             if getattr(self, name) == "":
-                raise ValueError(f"data.{name} is empty, which is no path; name a place or leave it out")
+                raise ValueError(f"--data.{name} is empty, which is no path; name a place or leave it out")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"data.image_size must be at least 1, got {self.image_size}")
         if self.channels not in (None, 1, 3):
