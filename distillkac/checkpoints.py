@@ -8,6 +8,7 @@
 
     .lock                held by the process that trains (run_lock.py)
     failure/             the state before a step whose loss was not finite (divergence.py)
+    checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own
 
 Every file is written under a temporary name, fsynced and renamed. A checkpoint is one file, so weights and optimizer
 of different steps never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file
@@ -28,17 +29,19 @@ from typing import IO, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import save as _to_safetensors
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
+KEPT = "checkpoints"
 _told_of_fsync: set[int] = set()
 NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 FORMAT = 3
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
-the group norms of narrow networks had one channel a group (networks.check_format)."""
+paths of data as they were typed, no fingerprint of the data, none of a student's teacher; and the group norms of narrow
+networks had one channel a group (networks.check_format)."""
 MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
 
 
@@ -96,9 +99,10 @@ def _unwritable(path: Path, error: OSError) -> OSError:
 
 def clean(folder: Path) -> None:
     """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
-    for place in (folder, folder / STATE.parent, folder / "samples"):
-        for left in place.glob(".*.tmp"):
-            left.unlink()
+    for run in (folder, *kept(folder)):
+        for place in (run, run / STATE.parent, run / "samples"):
+            for left in place.glob(".*.tmp"):
+                left.unlink()
 
 
 def write_json(path: Path, value) -> None:
@@ -118,14 +122,14 @@ def read_json(path: Path):
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_JSON}")
         return json.loads(path.read_text())
     except FileNotFoundError:
-        near = _similar_runs(path.parent)
+        near = similar_runs(path.parent)
         meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {path.parent}"
         raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; {meant}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _similar_runs(folder: Path) -> str:
+def similar_runs(folder: Path) -> str:
     """Run folders that may have been meant: those inside `folder`, and those beside it with a similar name."""
     inside, beside = ([path.parent for path in sorted(root.glob(f"*/{CONFIG}"))] for root in (folder, folder.parent))
     names = difflib.get_close_matches(folder.name, [path.name for path in beside])
@@ -164,6 +168,56 @@ def export(folder: Path, step: int, model: dict, ema: dict) -> None:
     for name, weights in ((MODEL, model), (EMA, ema)):
         metadata = {"format": "pt", "step": str(step), "digest": _digest(step, weights)}
         write_atomic(folder / name, to_safetensors(weights, metadata))
+
+
+def to_safetensors(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file. The same weights and metadata give the same bytes: the library writes metadata in an order that
+    is another in every process."""
+    content = _to_safetensors(weights, metadata)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % 8)  # the tensors behind it stay aligned
+    return len(written).to_bytes(8, "little") + written + content[8 + size :]
+
+
+def keep(folder: Path, step: int, count: int) -> None:
+    """Keeps the checkpoint of `step`, which the folder holds whole, as a run folder KEPT/step-N, and removes all but the last
+    `count` of these. With a count of 1 the folder itself is the only one, and nothing is done.
+
+    Of a folder that is removed only our files go: what was sampled or measured there stays.
+    """
+    if count == 1:
+        return
+    place = folder / KEPT / f"step-{step:06d}"
+    if not (place / CONFIG).exists():
+        for name in (STATE, MODEL, EMA, CONFIG):  # the last one makes it a run folder
+            write_atomic(place / name, (folder / name).read_bytes())
+    for old in kept(folder)[:-count]:
+        for name in (CONFIG, EMA, MODEL, STATE):
+            (old / name).unlink(missing_ok=True)
+        for empty in (old / STATE.parent, old):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def kept(folder: Path) -> list[Path]:
+    """The run folders that `keep` made, the first step first, and what is left of those that it removed."""
+    return sorted((folder / KEPT).glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def described(folder: Path) -> tuple[int, str] | None:
+    """(step, digest) of the averaged weights of a run folder, None if there are none. What their file says of itself is
+    believed, which spares reading it; files of the first format say nothing. Raises ValueError as `load_weights`."""
+    if not (folder / EMA).exists():
+        return None
+    with contextlib.suppress(SafetensorError, OSError), safe_open(folder / EMA, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if "digest" in metadata and metadata.get("step", "").isdecimal():
+            return int(metadata["step"]), metadata["digest"]
+    weights, step = load_weights(folder)
+    return step, _digest(step, weights)
 
 
 def exported(folder: Path, step: int) -> bool:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn import functional as F
 
@@ -141,7 +140,7 @@ def stored(network: Classifier) -> dict[str, torch.Tensor]:
 def to_bytes(made: Trained, fingerprint: str) -> bytes:
     """The content of a classifier's .safetensors file."""
     about = {"format": "pt", "fingerprint": fingerprint, "digest": made.digest, "accuracy": repr(made.accuracy)}
-    return to_safetensors(stored(made.network), about)
+    return checkpoints.to_safetensors(stored(made.network), about)
 
 
 def fingerprint_of(train: ImageDataset, test: ImageDataset) -> str:

@@ -1,6 +1,5 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
-import dataclasses
 import functools
 import sys
 import warnings
@@ -12,12 +11,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import checkpoints, launch_settings, optional, plots
+from distillkac import checkpoints, launch_settings, optional, plots, resume
 from distillkac._kernels import native
-from distillkac.config import OptimConfig, RunConfig, load_config, save_config
+from distillkac.config import OptimConfig, RunConfig, save_config
 from distillkac.run_lock import run_lock
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate
-from distillkac.training import Fit, Objective, Trainer
+from distillkac.training import Fit, Objective, Trainer, learning_rate
 
 INTERRUPTED = 130
 
@@ -70,24 +69,6 @@ def accelerator_for(
     return accelerator
 
 
-def check_new_or_resumed(folder: Path, config: RunConfig, resume: bool) -> None:
-    """Raises ValueError if a new run would overwrite a checkpoint, or a resumed one would become another model.
-
-    A resumed run may train longer, with other settings of the optimizer or another --data.cache, nothing else.
-    """
-    if not (folder / checkpoints.STATE).exists():
-        return
-    if not resume:
-        raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
-    saved = load_config(folder)
-    # Where things are kept between runs decides nothing, and on another machine is elsewhere.
-    saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, cache=config.data.cache))
-    for name in ("data", "noise", "network", "label_drop", "seed", "shape", "class_names", "latent", "student"):
-        before, now = getattr(saved, name), getattr(config, name)
-        if before != now:
-            raise ValueError(f"{folder} was trained with {name} = {before}, so --resume cannot change it to {now}")
-
-
 def fit_run(
     folder: Path,
     config: RunConfig,
@@ -96,11 +77,11 @@ def fit_run(
     dataset,
     accelerator: Accelerator,
     title: str,
-    resume: bool,
+    go_on: bool,
 ) -> Fit:
     """Saves the config, trains to config.steps, draws curves and samples. The one way teachers and students are made.
 
-    With `resume` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
+    With `go_on` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
     that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
     """
 
@@ -112,14 +93,24 @@ def fit_run(
             images = generate(run, class_labels(config, config.preview), sampler).images
             plots.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
 
+    def saved(average: torch.nn.Module, step: int) -> None:
+        checkpoints.keep(folder, step, config.optim.keep)
+        draw(average, step)
+
     with run_lock(folder, accelerator):
-        check_new_or_resumed(folder, config, resume)
+        before = resume.check(folder, config, go_on)
         trainer = Trainer(
-            network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, draw
+            network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, saved
         )
+        if trainer.step > config.steps:
+            raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
             checkpoints.clean(folder)
             save_config(folder, config)
+            if before is not None:
+                checkpoints.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
+                if sentence := new_schedule(before, config, trainer.step):
+                    print(f"{folder} {sentence}", flush=True)
         fit = trainer.fit()
     # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
     # stages; accelerate keeps a list of them besides.
@@ -128,6 +119,20 @@ def fit_run(
     if accelerator.is_main_process and not fit.finished:
         print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
     return fit
+
+
+def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:
+    """What becomes of the learning rate of a run that goes on at `step` with other options; None if nothing does."""
+    if not 0 < step < config.steps:
+        return None
+    was = learning_rate(step, before.steps, before.optim) if step < before.steps else None
+    last, now = learning_rate(step - 1, before.steps, before.optim), learning_rate(step, config.steps, config.optim)
+    if was == now:
+        return None
+    return (
+        f"goes on at step {step} of {config.steps} (before: of {before.steps}): its learning rate was {last:.3g} and begins "
+        f"anew at {now:.3g}, on the way down from {config.optim.lr:g} over all {config.steps} steps"
+    )
 
 
 def device() -> torch.device:

@@ -22,6 +22,7 @@ from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.options import parse
+from distillkac.run_data import RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 RESULTS = "results.json"
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
     check_same_plan(args.out, plan)
-    check_same_evaluator(args.out, plan, evaluator_of(data.DataConfig(), args.out))
+    built_in = data.DataConfig()
+    check_same_evaluator(args.out, plan, Evaluator(data.load(built_in, "train"), data.load(built_in, "test"), args.out))
     cells = [(setting, seed) for seed in plan.seeds for setting in plan.settings]
     start, done = time.perf_counter(), 0
     spawn = multiprocessing.get_context("spawn")
@@ -127,11 +129,6 @@ def check_same_plan(out: Path, plan: Plan) -> None:
         raise ValueError(f"{out} holds the results of another plan; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(path, described)
-
-
-def evaluator_of(config: data.DataConfig, out: Path) -> Evaluator:
-    """The one of all cells; had it to be trained, OUT keeps it."""
-    return Evaluator(data.load(config, "train"), data.load(config, "test"), out)
 
 
 def check_same_evaluator(out: Path, plan: Plan, evaluator: Evaluator) -> None:
@@ -248,7 +245,9 @@ class Measurements:
     @property
     def evaluator(self) -> Evaluator:
         if self._evaluator is None:
-            self._evaluator = evaluator_of(load_config(self.folder).data, self.folder.parent)
+            images = RunData(self.folder, load_config(self.folder))
+            # Kept in OUT, had it to be trained: all cells share it.
+            self._evaluator = Evaluator(images.load("train"), images.load("test"), self.folder.parent)
         return self._evaluator
 
     def _teacher_moments(self, w: float, labels: torch.Tensor) -> Moments:

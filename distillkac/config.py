@@ -13,6 +13,7 @@ import tyro
 
 from distillkac import checkpoints, networks, processes
 from distillkac.data import DataConfig
+from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.latents import LatentSpace
 from distillkac.networks import NetworkConfig
 
@@ -80,9 +81,12 @@ class OptimConfig:
     """Steps between two lines of metrics.jsonl."""
     save_every: int = 1000
     """Steps between two checkpoints."""
+    keep: int = 1
+    """Checkpoints that are kept: above 1, the last so many are RUN/checkpoints/step-000200 and so on besides, each a run
+    folder as large as the run's."""
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulate", "log_every", "save_every"):
+        for name in ("batch_size", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):
@@ -126,6 +130,12 @@ class StudentConfig:
     """If set, w is an input of the student, trained on [0, w_max]."""
     method: Literal["endpoint", "reconstruction", "inverse"] = "endpoint"
     """What it was made by."""
+    options: tuple[str, ...] = ()
+    """The other options of the distillation that decide its weights, as on the command line."""
+    teacher: str | None = None
+    """Digest of the teacher's averaged weights."""
+    before: str | None = None
+    """Digest of those it was distilled from or starts from: of the student of the stage before, or the teacher's."""
 
     def __post_init__(self):
         for name in ("teacher_steps", "num_steps"):
@@ -157,6 +167,8 @@ class RunConfig:
     """(C, H, W) of the images, found in the data."""
     class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Names of the classes, found in the data."""
+    fingerprint: tyro.conf.Suppress[Fingerprint | None] = None
+    """What tells the images again, found in the data."""
     latent: tyro.conf.Suppress[LatentSpace | None] = None
     """How samples become images, where the data are latents; found in the data."""
     student: tyro.conf.Suppress[StudentConfig | None] = None

@@ -1,7 +1,7 @@
 """The theory, measured on a run and its students: `python -m distillkac.diagnose runs/demo`."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from distillkac.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
 from distillkac.random import generator
-from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, students
+from distillkac.run_data import DataPlace, RunData
+from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class DiagnoseArgs:
     """Seed of all noise."""
     batch_size: int = 500
     """Images at a time on a GPU."""
+    data: DataPlace = field(default_factory=DataPlace)
 
     def __post_init__(self):
         if min(self.num, self.reference_num) < 8:
@@ -61,8 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
     if config.latent is not None:
         raise ValueError(f"{args.run} learned latents, whose flow diagnose cannot compare with images yet")
-    teacher, train = open_run(args.run, device()), data.load(config.data, "train")
+    teacher, train = open_run(args.run, device()), RunData(args.run, config, args.data).load("train")
     made = [open_run(path, device()) for path in students(args.run)]
+    for run in made:
+        say_if_another_teacher(run.folder)
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
     x0, y = data.read(train, rows)
     labels, seed, out = class_labels(config, args.num), args.seed, args.out or args.run / "diagnosis"
@@ -153,7 +157,7 @@ def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
         return None
     limit = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
     limit = None if limit == float("inf") else limit
-    evaluator = Evaluator(train, data.load(teacher.config.data, "test"), args.run)
+    evaluator = Evaluator(train, RunData(args.run, teacher.config, args.data).load("test"), args.run)
     labels = class_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)
     return {"num": args.guidance_num, "max_speed": limit, "evaluator": evaluator.identity, "rows": rows}

@@ -1,6 +1,8 @@
 """Distil a trained flow into students of few steps: `python -m distillkac.distill runs/demo`."""
 
 import argparse
+import dataclasses
+import itertools
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from distillkac import data, distill_plan
+from distillkac import checkpoints, distill_plan
 from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
@@ -25,6 +27,7 @@ from distillkac.distillation import (
 from distillkac.exact_start import class_means
 from distillkac.inverse import GeneratorAndFake
 from distillkac.options import parse
+from distillkac.run_data import DataPlace, RunData
 from distillkac.training import build_network, load_network
 
 PROG = "python -m distillkac.distill"
@@ -44,7 +47,8 @@ class DistillArgs:
     start: Path | None = None
     """With --stages 1: folder of the 1-step student that inverse distillation starts from; by default OUT/student-1."""
     resume: bool = False
-    """Continue a chain that was stopped; give it the same options."""
+    """Continue a chain that was stopped, with the same options; where there is none, begin."""
+    data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
     1-step student, in RUN/student-1-inverse."""
@@ -63,52 +67,85 @@ def main(argv: list[str] | None = None) -> int:
     if (config.w > 0 or config.w_max) and current.label_drop == 0:
         raise ValueError(f"{args.run} was trained with label_drop 0 and cannot be guided; use --w 0")
     out = args.out or args.run
-    teacher_config, process, accelerator = current, current.noise.build(), accelerator_for(config.optim)
+    process, accelerator = current.noise.build(), accelerator_for(config.optim)
     teacher = before = accelerator.prepare_model(load_network(args.run, current), evaluation_mode=True)
-    dataset = data.load_training(current.data)
-    means = class_means(data.load(current.data, "train")) if config.exact_start else None
+    images = RunData(args.run, current, args.data)
+    dataset = images.load_training()
+    means = class_means(images.load("train")) if config.exact_start else None
+    teacher_config = current = dataclasses.replace(current, data=images.data, fingerprint=dataset.fingerprint)
     if args.dry_run:
         print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
         return 0
-    parts = len(stages(config)) + bool(config.inverse.steps)
+    made = students(config, out)
+    if args.resume:
+        check_chain(made)
+        if accelerator.is_main_process and not any((folder / checkpoints.STATE).exists() for folder, _ in made):
+            print(f"nothing to resume in {out}: its students begin at step 0", flush=True)
+    _, digest = checkpoints.described(args.run)
+    latest = args.run  # what the next student is distilled from
     for number, stage in enumerate(stages(config), 1):
-        current = student_config(current, stage, config)
+        current = known_teacher(student_config(current, stage, config), digest, latest)
         student = build_network(current)
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
         student.load_state_dict(_weights(before), strict=False)
+        latest = student_folder(out, stage.num_steps, config.method)
         fit = fit_run(
-            student_folder(out, stage.num_steps, config.method),
+            latest,
             current,
             student,
             objective(before, teacher, process, stage, config, means),
             dataset,
             accelerator,
-            f"{number} of {parts}: {stage.teacher_steps} -> {stage.num_steps}",
+            f"{number} of {len(made)}: {stage.teacher_steps} -> {stage.num_steps}",
             args.resume,
         )
         if not fit.finished:
             return INTERRUPTED
         before = accelerator.prepare_model(fit.network, evaluation_mode=True)
+        accelerator.wait_for_everyone()  # until the main process has written it
     if config.inverse.steps:
-        made = inverse_config(teacher_config, config)
+        generator, started_from = _generator(args, teacher_config, before, teacher)
         pair = GeneratorAndFake(
-            _generator(args, made, before, teacher),
-            accelerator.unwrap_model(teacher),
-            config.inverse.fake_lr / config.inverse.lr,
+            generator, accelerator.unwrap_model(teacher), config.inverse.fake_lr / config.inverse.lr
         )
         fit = fit_run(
             student_folder(out, 1, "inverse"),
-            made,
+            known_teacher(inverse_config(teacher_config, config), digest, started_from),
             pair,
             inverse_objective(teacher, process, config),
             dataset,
             accelerator_for(config.optim, alternating=True),
-            f"{parts} of {parts}: inverse",
+            f"{len(made)} of {len(made)}: inverse",
             args.resume,
         )
         if not fit.finished:
             return INTERRUPTED
     return 0
+
+
+def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
+    """(folder, optimizer steps) of every student that is made, in order."""
+    made = [(student_folder(out, stage.num_steps, config.method), stage.steps) for stage in stages(config)]
+    return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
+
+
+def check_chain(made: list[tuple[Path, int]]) -> None:
+    """Raises ValueError if a student is there whose own teacher, the student before, is yet to be made or trained on."""
+    for (folder, steps), (after, _) in itertools.pairwise(made):
+        found = checkpoints.described(folder)
+        if (after / checkpoints.STATE).exists() and (found is None or found[0] < steps):
+            raise ValueError(
+                f"{after} was distilled from {folder}, which "
+                + ("is gone" if found is None else f"has made {found[0]} steps and is to make {steps}")
+                + ": give the same options as before, choose another --out, or remove that student and those after it to "
+                "distil them again"
+            )
+
+
+def known_teacher(config: RunConfig, teacher: str, latest: Path | None) -> RunConfig:
+    """The config of a student with the digests of its teacher's weights, and of those in the folder that it starts from."""
+    before = None if latest is None else checkpoints.described(latest)[1]
+    return dataclasses.replace(config, student=dataclasses.replace(config.student, teacher=teacher, before=before))
 
 
 def _with_recipe(argv: list[str]) -> DistillArgs | None:
@@ -123,15 +160,19 @@ def _with_recipe(argv: list[str]) -> DistillArgs | None:
     return DistillArgs(run=tyro.MISSING, recipe=early.recipe, config=RECIPES[early.recipe])
 
 
-def _generator(args: DistillArgs, made: RunConfig, before: nn.Module, teacher: nn.Module) -> nn.Module:
-    """The network that inverse distillation starts from."""
-    network, start = build_network(made), args.config.inverse.start
-    if start == "student" and len(args.config.stages) == 1:  # no stage made one just now
-        folder = args.start or student_folder(args.out or args.run, 1)
+def _generator(
+    args: DistillArgs, teacher_config: RunConfig, before: nn.Module, teacher: nn.Module
+) -> tuple[nn.Module, Path | None]:
+    """The network that inverse distillation starts from, and the folder of its weights."""
+    config, out = args.config, args.out or args.run
+    network, start = build_network(inverse_config(teacher_config, config)), config.inverse.start
+    folder = {"random": None, "teacher": args.run, "student": student_folder(out, 1, config.method)}[start]
+    if start == "student" and len(config.stages) == 1:  # no stage made one just now
+        folder = args.start or student_folder(out, 1)
         network.load_state_dict(load_network(folder, load_config(folder)).state_dict())
     elif start != "random":
         network.load_state_dict(_weights(before if start == "student" else teacher))
-    return network
+    return network, folder
 
 
 def _weights(network: nn.Module) -> dict:

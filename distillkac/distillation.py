@@ -5,7 +5,7 @@ guidance weight is folded in at the first stage. Inverse distillation of the 1-s
 (docs/method.md, section 7).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,7 +125,7 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     """The config.json of the student of one stage."""
     network = replace(teacher.network, guidance_embedding=config.w_max is not None)
     student = StudentConfig(
-        stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max, method=config.method
+        stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max, config.method, deciding(config, stage)
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -134,8 +134,26 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     """The config.json of the generator of inverse distillation."""
     inverse = config.inverse
     optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
-    student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse")
+    student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse", options=deciding(config, None))
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
+
+
+def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
+    """The options that decide the weights of a student and stand nowhere else in its config, as words of the command line.
+
+    stage: None for inverse distillation. Not how long and how fast it learns: --resume may change that.
+    """
+    if stage is None:
+        values = {
+            f"inverse.{name}": getattr(config.inverse, name) for name in ("alpha", "beta", "fake_updates", "start")
+        }
+    else:
+        values = {"backward": config.backward}
+        if config.method == "reconstruction":
+            values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
+        if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
+            values |= {"integrator": config.integrator, "exact_start": config.exact_start}
+    return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def objective(

@@ -14,6 +14,7 @@ from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.options import parse
+from distillkac.paths import PATH_OR_NAME
 from distillkac.run_lock import take
 from distillkac.vae import encode, load_vae, space_of
 
@@ -25,7 +26,7 @@ class EncodeArgs:
     Of every image the mean of the encoder's posterior is kept, as float16; with --data.flip that of its mirror image too.
     """
 
-    vae: str
+    vae: str = field(metadata=PATH_OR_NAME)
     """diffusers' AutoencoderKL: a folder, or a name on the Hub such as stabilityai/sd-vae-ft-mse."""
     out: Path
     """New folder."""
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         for split, dataset in splits.items():
             shape = encode_split(dataset, split, vae, space, args.out, args.batch_size)
             print(f"{split}: {len(dataset)} images {_size(dataset.shape)} -> latents {_size(shape)}")
-        write_index(args.out, space, args.data, splits["train"].class_names)
+        write_index(args.out, space, args.data, splits["train"])
     print(f"train on them with --data.path {args.out}")
     return 0
 

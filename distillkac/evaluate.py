@@ -1,7 +1,7 @@
 """Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,12 +9,23 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from distillkac import checkpoints, data, fidelity, inception, plots
+from distillkac import checkpoints, fidelity, inception, plots
 from distillkac.commands import accelerator_for, command, device
 from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
-from distillkac.sampling import Run, SamplerConfig, class_labels, field_of, generate, open_run, students
+from distillkac.paths import PATH_OR_NAME
+from distillkac.run_data import DataPlace, RunData
+from distillkac.sampling import (
+    Run,
+    SamplerConfig,
+    class_labels,
+    field_of,
+    generate,
+    open_run,
+    say_if_another_teacher,
+    students,
+)
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
@@ -50,7 +61,7 @@ class EvaluateArgs:
     """Images at a time on a GPU."""
     metrics: tuple[Metric, ...] = ("classifier",)
     """What is measured."""
-    inception: str | None = None
+    inception: str | None = field(default=None, metadata=PATH_OR_NAME)
     """Weights of the Inception network: a .pth file, or the word download. By default what was downloaded before."""
     reference: Literal["test", "train"] = "test"
     """Split whose images are the real ones; FIDs on CIFAR-10 are published against train."""
@@ -58,6 +69,7 @@ class EvaluateArgs:
     """Real images at most."""
     k: int = 3
     """Nearest neighbours of precision-recall."""
+    data: DataPlace = field(default_factory=DataPlace)
 
 
 @command
@@ -79,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
-    evaluator = Evaluator(data.load_pixels(config.data, "train"), data.load_pixels(config.data, "test"), args.run)
+    images = RunData(args.run, config, args.data)
+    evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor()}]
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
@@ -112,7 +125,7 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
         raise ValueError("--metrics classifier runs in one process: start it without accelerate launch")
     with accelerator.local_main_process_first():  # it downloads the weights for all of its machine
         extractor = inception.load_inception(inception.find_weights(args.inception)).to(accelerator.device)
-    dataset = data.load_pixels(config.data, args.reference)
+    dataset = RunData(args.run, config, args.data).load_pixels(args.reference)
     reference = fidelity.Reference(dataset, args.reference, args.reference_num, extractor)
     if "precision-recall" in args.metrics and not 1 <= args.k < min(args.num, len(reference.rows)):
         raise ValueError(f"k must lie in [1, {min(args.num, len(reference.rows)) - 1}] for so few images, got {args.k}")
@@ -185,6 +198,8 @@ def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, Sampl
     teacher = open_run(args.run, device)
     todo = [(teacher, steps) for steps in args.teacher_steps]
     made = [open_run(path, device) for path in students(args.run)]
+    for run in made:
+        say_if_another_teacher(run.folder)
     todo += [(run, run.config.student.num_steps) for run in made]
     folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
     w = args.w if args.w is not None or not folded_weights else folded_weights[0]

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import nn
 from tqdm import tqdm
 
@@ -219,7 +218,7 @@ class Reference:
             self.extractor, self.images, len(self.rows), batch_size, accelerator, f"real images ({self.split})"
         )
         if accelerator.is_main_process:
-            checkpoints.write_atomic(path, to_safetensors({"features": made}, {"format": "pt", "key": key}))
+            checkpoints.write_atomic(path, checkpoints.to_safetensors({"features": made}, {"format": "pt", "key": key}))
         return made
 
 

@@ -1,10 +1,118 @@
 """What a training goes on from: the checkpoint of its folder, if it fits, or its start."""
 
+import dataclasses
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
 from distillkac import checkpoints
+from distillkac.config import RunConfig, StudentConfig, load_config
+from distillkac.data.fingerprint import difference
+from distillkac.options import labelled
+
+FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
+
+
+def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
+    """The saved config of the run that is continued, None if one begins.
+
+    Raises ValueError if a new run would overwrite another one's weights, or a resumed one would become another model. A
+    resumed run may train longer, with other settings of the optimizer, its data and --data.cache elsewhere; nothing else.
+    """
+    if not (folder / checkpoints.STATE).exists():
+        if (folder / checkpoints.EMA).exists() or checkpoints.kept(folder):
+            raise ValueError(
+                f"{folder} holds weights of a run, but no {checkpoints.STATE} to go on from: choose another folder, or remove "
+                "them"
+            )
+        return None
+    if not resume:
+        raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
+    saved = load_config(folder)
+    if (saved.student is None) != (config.student is None):
+        raise ValueError(
+            f"{folder} is the run of {'a teacher' if saved.student is None else 'a student'}: choose another"
+        )
+    changes = list(_changes(saved, config))
+    if changes:
+        before, now = (" and ".join(words) for words in zip(*changes, strict=True))
+        raise ValueError(f"{folder} was trained with {before}, which --resume cannot change to {now}")
+    _check_data(folder, saved, config)
+    if config.student is not None:
+        _check_teacher(folder, saved.student, config.student)
+    return saved
+
+
+def _changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Of every option that may not change and did: as it was and as it is, in the words of the command line."""
+    for f, option in labelled(RunConfig):
+        before, now = getattr(saved, f.name), getattr(config, f.name)
+        if f.name in ("data", "noise", "network"):
+            for inner, name in labelled(type(now), option):
+                if not (f.name == "data" and inner.name in FREE):
+                    yield from _change(name, getattr(before, inner.name), getattr(now, inner.name))
+        elif f.name in ("label_drop", "seed"):
+            yield from _change(option, before, now)
+        elif f.name == "student" and now is not None:
+            yield from _change("--stages", (before.teacher_steps, before.num_steps), (now.teacher_steps, now.num_steps))
+            for name in ("method", "rho", "w", "w_max"):
+                yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
+            if before.options:  # a student of an earlier version does not know
+                was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))
+                yield from ((was[name], are[name]) for name in was if name in are and was[name] != are[name])
+
+
+def _change(option: str, before, now) -> Iterator[tuple[str, str]]:
+    if before != now:
+        yield _shown(option, before), _shown(option, now)
+
+
+def _shown(option: str, value) -> str:
+    if value is None or value is False:
+        return f"no {option}"
+    if option == "--stages":
+        return f"{option} {','.join(map(str, value))}"
+    words = value if isinstance(value, tuple) else () if value is True else (value,)
+    return " ".join([option, *(f"{word:g}" if isinstance(word, float) else str(word) for word in words)])
+
+
+def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+    place = config.data.path or f"the built-in {config.data.builtin}"
+    known = saved.fingerprint
+    if known is None and config.fingerprint is not None:
+        warnings.warn(
+            f"{folder} was made by an earlier version, which kept nothing of its images to know them by: {place} is taken for "
+            "them",
+            stacklevel=3,
+        )
+    if config.fingerprint is not None:
+        problem = difference(known or config.fingerprint, saved.class_names, config.fingerprint, config.class_names)
+        if problem is not None:
+            raise ValueError(
+                f"{place}: not the images that {folder} was trained on: {problem}; put those back, say with --data.path where "
+                "they are, or train in another folder"
+            )
+    if saved.shape != config.shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
+        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
+    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
+    if before != now:
+        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
+
+
+def _check_teacher(folder: Path, saved: StudentConfig, config: StudentConfig) -> None:
+    """Of students of earlier versions, which do not know, nothing is asked."""
+    for before, now, who in (
+        (saved.teacher, config.teacher, "the teacher"),
+        (saved.before, config.before, "the network of the stage before"),
+    ):
+        if before is not None and now is not None and before != now:
+            raise ValueError(
+                f"{folder} was distilled from other weights of {who} than those that are there now, which was trained on or "
+                "made anew since: choose another --out, or remove this student and those after it to distil them again"
+            )
 
 
 def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module) -> dict | None:

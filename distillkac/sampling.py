@@ -1,6 +1,7 @@
 """From a run folder to images: which network to use for how many steps, and the batched sampler."""
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -111,7 +112,22 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
             f"{folder} has no student for {sampler.steps} steps with these options (students: {have}; they take "
             "Euler steps on their own grid, so leave --integrator and --rho away)"
         )
-    return available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
+    chosen = available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
+    say_if_another_teacher(chosen)
+    return chosen
+
+
+def say_if_another_teacher(folder: Path) -> None:
+    """Warns if a student lies in a run of other weights than it was distilled from."""
+    if not all((place / checkpoints.CONFIG).exists() for place in (folder, folder.parent)):
+        return
+    student, there = load_config(folder).student, checkpoints.described(folder.parent)
+    if student is not None and None not in (student.teacher, there) and student.teacher != there[1]:
+        warnings.warn(
+            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since: "
+            "it is a student of what its teacher was; remove it and distil again for one of what it is",
+            stacklevel=2,
+        )
 
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:

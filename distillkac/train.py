@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import data
+from distillkac import checkpoints, data, paths
 from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
-from distillkac.options import parse
+from distillkac.options import parse, with_paths
 from distillkac.presets import PRESETS, cost, described
+from distillkac.run_data import in_current_folder, located
 from distillkac.training import FlowMatching, build_network
 
 PROG = "python -m distillkac.train"
@@ -29,7 +30,7 @@ class TrainArgs:
     run: Path = Path("runs/demo")
     """Run folder: config, weights, checkpoint, metrics."""
     resume: bool = False
-    """Continue the run from its last checkpoint, with its saved options unless given anew."""
+    """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin."""
     preset: Literal[tuple(PRESETS)] = "digits"
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()
@@ -42,19 +43,26 @@ class TrainArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = parse(TrainArgs, argv, PROG, _defaults(argv))
+    saved = _saved(argv)
+    args = parse(TrainArgs, argv, PROG, _defaults(argv, saved))
     process = args.config.noise.build()
     if args.dry_run and _images_are_to_come(args):
         print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
         print(described(args.config, cost(args.config, device()), device()))
         return 0
+    if saved is not None:
+        located(args.run, args.config.data)
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
+    space = getattr(dataset, "space", None)
+    if saved is not None and space and saved.latent and space.weights == saved.latent.weights:
+        space = saved.latent  # the same autoencoder, whose place was perhaps written there anew
     config = dataclasses.replace(
         args.config,
         shape=tuple(dataset.shape),
         class_names=tuple(dataset.class_names),
-        latent=getattr(dataset, "space", None),
+        fingerprint=dataset.fingerprint,
+        latent=space,
         student=None,
     )
     if args.dry_run:
@@ -65,6 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     accelerator = accelerator_for(config.optim, trackers=args.track, folder=args.run)
     if args.track:
         accelerator.init_trackers("distillkac")
+    if args.resume and accelerator.is_main_process and not (args.run / checkpoints.STATE).exists():
+        near = "" if saved is not None else checkpoints.similar_runs(args.run)
+        print(
+            f"nothing to resume in {args.run}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
+            flush=True,
+        )
     fit = fit_run(args.run, config, network, objective, dataset, accelerator, "train", args.resume)
     accelerator.end_training()
     return 0 if fit.finished else INTERRUPTED
@@ -73,23 +87,43 @@ def main(argv: list[str] | None = None) -> int:
 def _images_are_to_come(args: TrainArgs) -> bool:
     """A preset as it is, whose images have not been fetched. Not a path that was given: there, nothing is a mistake."""
     return (
-        args.config.data == PRESETS[args.preset].data
+        args.config.data == with_paths(PRESETS[args.preset].data)
         and bool(path := args.config.data.path)
         and not Path(path).exists()
     )
 
 
-def _defaults(argv: list[str]) -> TrainArgs | None:
-    """What options not given are: those of the preset or, with --resume, of the saved run. None: the parser's own."""
+def _early(argv: list[str]) -> argparse.Namespace:
+    """The options that decide the defaults of the others, read before them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--run", type=Path, default=TrainArgs.run)
+    parser.add_argument("--run", type=paths.from_text, default=TrainArgs.run)
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--resume", action="store_true")
     # An option without its value at the end is left to the real parser, which says so.
-    early, _ = parser.parse_known_args(argv[:-1] if argv and argv[-1] in ("--run", "--preset") else argv)
-    if early.resume:
-        return TrainArgs(config=load_config(early.run))
-    return TrainArgs(preset=early.preset, config=PRESETS[early.preset]) if early.preset in PRESETS else None
+    return parser.parse_known_args(argv[:-1] if argv and argv[-1] in ("--run", "--preset") else argv)[0]
+
+
+def _saved(argv: list[str]) -> RunConfig | None:
+    """The config of the run that is to be resumed, None if there is none."""
+    early = _early(argv)
+    if not early.resume:
+        return None
+    run = paths.expanded("--run", early.run)
+    if not any((run / name).exists() for name in (checkpoints.CONFIG, checkpoints.STATE, checkpoints.EMA)):
+        return None
+    config = load_config(run)
+    if config.data.path is None:
+        return config
+    # Runs of earlier versions kept the path as it was typed.
+    return dataclasses.replace(config, data=in_current_folder(run, config.data))
+
+
+def _defaults(argv: list[str], saved: RunConfig | None) -> TrainArgs | None:
+    """What options not given are: those of the saved run or else of the preset. None: the parser's own."""
+    if saved is not None:
+        return TrainArgs(config=saved)
+    preset = _early(argv).preset
+    return TrainArgs(preset=preset, config=PRESETS[preset]) if preset in PRESETS else None
 
 
 if __name__ == "__main__":

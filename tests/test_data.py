@@ -93,8 +93,9 @@ def test_folder_has_a_class_per_sub_folder_and_holds_out_of_each(tmp_path):
     train, test = (load(config(tmp_path, held_out=0.2), split) for split in ("train", "test"))
     assert train.class_names == test.class_names == ("ant", "bee", "cat")
     assert train.shape == (1, 8, 8), "all files are grey"
-    assert torch.bincount(whole(train)[1]).tolist() == [8, 8, 8]
-    assert torch.bincount(whole(test)[1]).tolist() == [2, 2, 2]
+    held_out = torch.bincount(whole(test)[1], minlength=3)
+    assert (torch.bincount(whole(train)[1]) + held_out).tolist() == [10, 10, 10]
+    assert 1 <= held_out.min() <= held_out.max() <= 5
     levels = [((whole(part)[0][:, 0, 0, 0] + 1) * 127.5).round().int().tolist() for part in (train, test)]
     assert sorted(levels[0] + levels[1]) == sorted(20 * k + i for k in range(3) for i in range(10))
     assert levels[1] != sorted(20 * k + i for k in range(3) for i in range(2)), (
@@ -326,7 +327,8 @@ def test_npz_keeps_pixels_and_labels(tmp_path):
 def test_npz_without_test_or_labels_or_channels(tmp_path):
     path = npz(tmp_path, images=IMAGES[..., 0])
     train, test = (load(config(path), split) for split in ("train", "test"))
-    assert (len(train), len(test), train.shape, train.class_names) == (18, 2, (1, 6, 4), ("all",))
+    assert (len(train) + len(test), train.shape, train.class_names) == (20, (1, 6, 4), ("all",))
+    assert 1 <= len(test) <= 5
 
 
 def test_npz_floats_and_the_names_of_mnist(tmp_path):

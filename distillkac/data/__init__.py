@@ -6,8 +6,6 @@ bad file hours later; only what is streamed is checked as it comes. Every mistak
 and says what to do. docs/data.md is the manual.
 """
 
-import dataclasses
-from pathlib import Path
 from typing import Literal
 
 from distillkac.data.arrow import arrow
@@ -15,14 +13,14 @@ from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, read, to_unit
 from distillkac.data.folder import folder
-from distillkac.data.latents import is_latents, latents, source
+from distillkac.data.latents import latents
 from distillkac.data.npz import npz
 from distillkac.data.shards import shards
 from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
 
-__all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_pixels", "load_training", "read", "to_unit"]
+__all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_training", "read", "to_unit"]
 
 READERS = {
     "builtin": lambda found, config: BUILTIN[config.builtin](config),
@@ -59,18 +57,6 @@ def load_training(config: DataConfig) -> ImageDataset | Stream:
         return load(config, "train")
     find(config)
     return open_stream(config.path, config)
-
-
-def load_pixels(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
-    """Like `load`, but where `config` names latents, the images that they were made of."""
-    path = Path(config.path).expanduser() if config.path is not None else None
-    if path is None or not is_latents(path):
-        return load(config, split)
-    find(config)
-    images = source(path)
-    if config.unconditional:
-        images = dataclasses.replace(images, unconditional=True, label_column=None)
-    return load(images, split)
 
 
 def _load(config: DataConfig) -> Splits:

@@ -6,13 +6,10 @@ given).
 """
 
 import contextlib
-import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -22,64 +19,11 @@ from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread
 from distillkac.data.labels import as_class
+from distillkac.data.rows import HUB, Rows, row_name
 from distillkac.data.splits import choose_splits, role
 from distillkac.data.tables import ParquetSplit, is_saved, open_parquet, open_saved
 
-HUB = "hf://"
 LABELS = ("label", "labels", "class", "cls")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A column of encoded images in the training split and the test split, one after the other. where: how errors call them."""
-
-    train: object
-    test: object | None
-    column: str
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.train) + (0 if self.test is None else len(self.test))
-
-    def name(self, row: int) -> str:
-        return row_name(self.where, *self._place(row))
-
-    def open(self, row: int) -> Path | BinaryIO:
-        part, number = self._place(row)
-        return image_of((self.train if part == "training" else self.test)[number][self.column])
-
-    def identity(self) -> Iterable[str]:
-        return (self.column, *(part._fingerprint for part in (self.train, self.test) if part is not None))
-
-    def _place(self, row: int) -> tuple[str, int]:
-        first_test = len(self.train)
-        return ("training", row) if row < first_test else ("test", row - first_test)
-
-
-def row_name(where: str, part: str, row: int) -> str:
-    return f"{where}: row {row} of the {part} split"
-
-
-def image_of(cell: dict | bytes | None) -> Path | BinaryIO:
-    """What a column of encoded images holds: bytes, or the place of a file; of one on the hub if the set is from there."""
-    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if content is not None:
-        return io.BytesIO(content)
-    if path is None:
-        raise ValueError("it is empty")
-    # In an archive of the hub: zip://NAME::hf://ARCHIVE. Nothing else that a table names is asked of the network.
-    if path.rpartition("::")[2].startswith(HUB):
-        import fsspec
-
-        with fsspec.open(path, "rb") as file:
-            return io.BytesIO(file.read())
-    if "://" in path:
-        raise ValueError(f"it is an address, {path}, and nothing is fetched; put the images themselves into the table")
-    if not os.path.isabs(path):
-        raise ValueError(
-            f"it is a file called {path}, and nothing says in which folder; save the set with the images in it"
-        )
-    return Path(path)
 
 
 def arrow(path: str | Path, config: DataConfig) -> Splits:

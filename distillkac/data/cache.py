@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distillkac import checkpoints
 from distillkac.data.classes import printable
+from distillkac.data.fingerprint import encode
 
 NOWHERE = Path(os.devnull) / "distillkac"
 """Where a user without a home folder keeps things: what is looked for is not there, and writing fails with a warning."""
@@ -62,7 +63,7 @@ def _for_this_process() -> tempfile.TemporaryDirectory:
 
 def digest(words: Iterable[str]) -> str:
     """A name for these words; names of files among them need not be UTF-8."""
-    return hashlib.blake2b("\0".join(words).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(encode("\0".join(words)), digest_size=16).hexdigest()
 
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:

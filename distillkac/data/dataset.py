@@ -1,25 +1,30 @@
 """What a data set is to the rest of the package: its configuration, its splits, images in batches."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from distillkac.data import fingerprint
+from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
-from distillkac.random import SampleOrder, generator
+from distillkac.paths import PATH
+from distillkac.random import SampleOrder
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
+KEY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images to learn."""
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata=PATH)
     """A folder of images (a sub-folder per class, or none; train/ and test/ above them if they are there); an .npz with
     images, labels, test_images, test_labels (all but the first optional); CIFAR-10's folder, binary or Python version;
     a Hugging Face data set: a save_to_disk folder, .parquet or a folder of them, hf://NAME or hf://NAME@REVISION;
@@ -34,7 +39,8 @@ class DataConfig:
     flip: bool = False
     """Learn every image together with its mirror image."""
     held_out: float = 0.1
-    """Fraction of each class kept for evaluation. Only where the data has no test part of its own."""
+    """Fraction of the images kept for evaluation: each has this chance, drawn from its own name or content. Only where the
+    data has no test part of its own."""
     bad_images: Literal["refuse", "skip"] = "refuse"
     """What to do with images that cannot be read: stop at the first, or leave them out and say how many and which."""
     image_column: str | None = None
@@ -60,14 +66,14 @@ class DataConfig:
     out of the training split."""
     num_classes: int | None = None
     """Streaming: number of classes, where the column of classes does not say it."""
-    cache: str | None = None
+    cache: str | None = field(default=None, metadata=PATH)
     """Folder for what is kept between runs: downloads and tables of Hugging Face data, indexes of large sets. If not given,
     Hugging Face's own cache and ~/.cache/distillkac."""
 
     def __post_init__(self):
         for name in ("path", "cache"):
             if getattr(self, name) == "":
-                raise ValueError(f"data.{name} is empty, which is no path; name a place or leave it out")
+                raise ValueError(f"--data.{name} is empty, which is no path; name a place or leave it out")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"data.image_size must be at least 1, got {self.image_size}")
         if self.channels not in (None, 1, 3):
@@ -84,7 +90,7 @@ class ImageDataset:
     """Images with their classes, read a batch at a time.
 
     images: (N, C, H, W), uint8 or float32 in [-1, 1]; a tensor or `ImageFiles`. labels: (N,) int64. left_out: what was
-    wrong with the images of either split that were skipped.
+    wrong with the images of either split that were skipped. fingerprint: of both splits.
     With `mirrored` there are 2 N samples, of which number N + i is image i mirrored: nothing is random here, and when
     a mirror image is met follows from the seed of the order in which the samples are visited.
     """
@@ -94,6 +100,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     mirrored: bool = False
     left_out: tuple[str, ...] = field(default=(), repr=False)
+    fingerprint: Fingerprint | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -147,18 +154,38 @@ def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
 Splits = dict[str, ImageDataset | None]
 
 
-def make_splits(images, labels: torch.Tensor, names: tuple[str, ...], test, flip: bool, left_out=()) -> Splits:
-    """images, labels: of training. test: (images, labels) or None. left_out: sentences about images that were skipped."""
-    left_out = tuple(left_out)
+def make_splits(
+    images,
+    labels: torch.Tensor,
+    names: tuple[str, ...],
+    test,
+    flip: bool,
+    left_out=(),
+    known: Fingerprint | None = None,
+) -> Splits:
+    """images, labels: of training. test: (images, labels) or None. left_out: sentences about images that were skipped.
+
+    known: the fingerprint; of tensors it is found here.
+    """
+    left_out, (test_images, test_labels) = tuple(left_out), test or (images[:0], labels[:0])
+    known = known or fingerprint.of_arrays(images, labels, test_images, test_labels, len(names))
     return {
-        "train": ImageDataset(images, labels, names, flip, left_out),
-        "test": None if test is None else ImageDataset(*test, names, left_out=left_out),
+        "train": ImageDataset(images, labels, names, flip, left_out, known),
+        "test": None if test is None else ImageDataset(*test, names, left_out=left_out, fingerprint=known),
     }
 
 
-def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path | str) -> tuple[list, list]:
-    """(train, test) indices: of each class a fixed random fraction, at least one image and never all, is held out."""
+def held_out(
+    key: Callable[[int], str], labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path | str
+) -> tuple[list, list]:
+    """(train, test) indices: every image is held out with this chance, which is drawn from its own key alone.
+
+    key: row -> what the image is called, or a digest of its content. So images that are added later move no other. Of each
+    class at least one and never all: where chance would have it otherwise, the first or all but the last in the order of
+    the draws, which are the only images that others can move.
+    """
     train, test = [], []
+    draws = torch.tensor([_draw(key(row)) for row in range(len(labels)) if fraction], dtype=torch.float64)
     for label, name in enumerate(names):
         rows = torch.nonzero(labels == label).flatten()
         if len(rows) == 0:
@@ -168,9 +195,11 @@ def held_out(labels: torch.Tensor, names: tuple[str, ...], fraction: float, path
                 f"{path}: class {name!r} has a single image, so none can be held out; add images or set "
                 "--data.held-out 0"
             )
-        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if fraction else 0
-        # A stream per class: a class that is added leaves the split of the others as it was.
-        rows = rows[torch.randperm(len(rows), generator=generator(SPLIT_SEED, "held out", name))].tolist()
+        if not fraction:
+            train += rows.tolist()
+            continue
+        count = min(max(int((draws[rows] < fraction).sum()), 1), len(rows) - 1)
+        rows = rows[draws[rows].argsort(stable=True)].tolist()
         test += rows[:count]
         train += rows[count:]
     return sorted(train), sorted(test)
@@ -194,6 +223,19 @@ def check_own_test(where: str, config: DataConfig) -> None:
         )
 
 
+def content_key(content: bytes) -> str:
+    """A key for `held_out` of what has no name. Of large ones the two ends are read, which differ wherever images do."""
+    if len(content) > 2 * KEY_BYTES:
+        content = len(content).to_bytes(8, "little") + content[:KEY_BYTES] + content[-KEY_BYTES:]
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _draw(key: str) -> float:
+    """A number in [0, 1) that is a function of the key."""
+    digest = hashlib.blake2b(fingerprint.encode(f"{SPLIT_SEED} {key}"), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53  # exact, and below 1
+
+
 def read_splits(
     where: Path | str,
     records: Records,
@@ -210,7 +252,7 @@ def read_splits(
     read. Raises ValueError naming the image, or the class of which none is left.
     """
     if first_test is None:
-        train, test = held_out(labels, names, config.held_out, where)
+        train, test = held_out(records.key, labels, names, config.held_out, where)
     else:
         check_own_test(str(where), config)
         train, test = list(range(first_test)), list(range(first_test, len(labels)))
@@ -219,8 +261,9 @@ def read_splits(
     say_narrow(str(where), *limits, (0, 255))
     say_left_out(str(where), left_out, len(labels))
     n = len(set(rows) & set(train))
-    labels = labels[rows]
+    labels, marks = labels[rows], [records.mark(row) for row in rows]
     if absent := sorted(set(range(len(names))) - set(labels[:n].tolist())):
         raise ValueError(f"{where}: no image of class {names[absent[0]]!r} is there to learn from; add or repair some")
     test_part = (images[n:], labels[n:]) if n < len(rows) else None
-    return make_splits(images[:n], labels[:n], names, test_part, config.flip, (*lost, *left_out))
+    known = fingerprint.of_marks(marks[:n], labels[:n], marks[n:], labels[n:], len(names))
+    return make_splits(images[:n], labels[:n], names, test_part, config.flip, (*lost, *left_out), known)

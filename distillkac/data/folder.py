@@ -26,7 +26,7 @@ def folder(tree: Tree, config: DataConfig) -> Splits:
     train_folder, test_folder = _split_folders(where, tree, images, config)
     files, labels, names = _read_part(tree, train_folder, images, config)
     if test_folder is None:
-        records = Files(files)
+        records = Files(files, tree.root)
         return read_splits(where, records, torch.tensor(labels), names, None, config, lost)
     test, test_labels, test_names = _read_part(tree, test_folder, images, config)
     number = {name: i for i, name in enumerate(names)}
@@ -41,7 +41,7 @@ def folder(tree: Tree, config: DataConfig) -> Splits:
             stacklevel=2,
         )
     labels += [number[test_names[label]] for label in test_labels]
-    return read_splits(where, Files(files + test), torch.tensor(labels), names, len(files), config, lost)
+    return read_splits(where, Files(files + test, tree.root), torch.tensor(labels), names, len(files), config, lost)
 
 
 def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfig) -> tuple[Path, Path | None]:

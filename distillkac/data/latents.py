@@ -8,6 +8,7 @@ A folder, written by `python -m distillkac.encode`:
 """
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 
 from distillkac import checkpoints
 from distillkac.data.dataset import DataConfig, ImageDataset, Splits
+from distillkac.data.fingerprint import Fingerprint, of_marks
 
 INDEX = "latents.json"
 
@@ -47,6 +49,10 @@ class Latents:
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.array[rows.numpy()].astype(np.float32))
 
+    def mark(self) -> str:
+        """A word for the fingerprint: shape and first latent; all of them may be more than memory holds."""
+        return f"{self.shape} {self.array.dtype} {hashlib.blake2b(self.array[0].tobytes()).hexdigest()}"
+
 
 @dataclass(frozen=True)
 class LatentDataset(ImageDataset):
@@ -62,17 +68,23 @@ def is_latents(path: Path) -> bool:
 def latents(path: Path, config: DataConfig) -> Splits:
     """Both splits of a folder of latents. Raises ValueError naming the file that is missing or damaged."""
     index = _index(path)
-    return {split: _split(path, split, index, config.unconditional) for split in ("train", "test")}
+    parts = {split: _split(path, split, index, config.unconditional) for split in ("train", "test")}
+    marks = ([index["space"].weights, str(index["fingerprint"]), part.images.mark()] for part in parts.values())
+    train, test = zip(marks, (part.labels for part in parts.values()), strict=True)
+    known = of_marks(*train, *test, len(index["class_names"]))
+    return {split: dataclasses.replace(part, fingerprint=known) for split, part in parts.items()}
 
 
-def source(path: Path) -> DataConfig:
-    """The images that the latents were made of."""
-    return _index(path)["data"]
+def source(path: Path) -> tuple[DataConfig, Fingerprint | None, tuple[str, ...]]:
+    """The images that the latents were made of: how to load them, what tells them again if it is known, their classes."""
+    index = _index(path)
+    return index["data"], index["fingerprint"], index["class_names"]
 
 
-def write_index(path: Path, space: LatentSpace, data: DataConfig, class_names: tuple[str, ...]) -> None:
-    """Last, so that a folder half written is none."""
-    content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": class_names}
+def write_index(path: Path, space: LatentSpace, data: DataConfig, images: ImageDataset) -> None:
+    """Last, so that a folder half written is none. images: that the latents were made of, of either split."""
+    content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": images.class_names}
+    content["fingerprint"] = dataclasses.asdict(images.fingerprint)
     checkpoints.write_json(path / INDEX, content)
 
 
@@ -80,7 +92,11 @@ def _index(path: Path) -> dict:
     content = checkpoints.read_json(path / INDEX)
     try:
         space = LatentSpace(**content["space"] | {"shape": tuple(content["space"]["shape"])})
-        return {"space": space, "data": DataConfig(**content["data"]), "class_names": tuple(content["class_names"])}
+        known = content.get("fingerprint")  # not there in folders of earlier versions
+        if known is not None:
+            known = Fingerprint(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        data, names = DataConfig(**content["data"]), tuple(content["class_names"])
+        return {"space": space, "data": data, "class_names": names, "fingerprint": known}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / INDEX}: not written by this version of distillkac.encode ({error})") from None
 

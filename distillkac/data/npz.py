@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from distillkac.data.classes import number_classes, printable
-from distillkac.data.dataset import DataConfig, Splits, check_own_test, held_out, make_splits
+from distillkac.data.dataset import DataConfig, Splits, check_own_test, content_key, held_out, make_splits
 from distillkac.data.image_files import to_array
 from distillkac.data.records import say_left_out, say_narrow
 
@@ -50,7 +50,8 @@ def npz(path: Path, config: DataConfig) -> Splits:
         test = _without(test_images, test_labels, range(test_count), test_bad)
         images, labels = _without(images, labels, range(len(labels)), bad)
     else:
-        rows, test_rows = held_out(labels, names, config.held_out, path)
+        raw = arrays[key]
+        rows, test_rows = held_out(lambda row: content_key(raw[row].tobytes()), labels, names, config.held_out, path)
         test = _without(images, labels, test_rows, bad)
         images, labels = _without(images, labels, rows, bad)
     left_out = (*bad.values(), *test_bad.values())

@@ -5,6 +5,7 @@ A source is anything with the methods of `Records`. Every image is decoded and c
 
 import math
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,12 +41,20 @@ class Records(Protocol):
     def identity(self) -> Iterable[str]:
         """Words that change when the images do; cheap, without reading them."""
 
+    def key(self, row: int) -> str:
+        """What decides whether the image is held out: its own name inside the data set or a digest of its content; not
+        where the data set lies, and nothing about other images."""
+
+    def mark(self, row: int) -> str:
+        """A word for the fingerprint: what is cheap to know of the image, wherever the data set lies."""
+
 
 @dataclass(frozen=True)
 class Files:
-    """Image files."""
+    """Image files below a folder."""
 
     paths: Sequence[Path]
+    root: Path
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,6 +67,13 @@ class Files:
 
     def identity(self) -> Iterable[str]:
         return (file_identity(path) for path in self.paths)
+
+    def key(self, row: int) -> str:
+        # In Unicode's composed form, for some systems decompose the names of files that are copied to them.
+        return unicodedata.normalize("NFC", self.paths[row].relative_to(self.root).as_posix())
+
+    def mark(self, row: int) -> str:
+        return f"{self.key(row)} {self.paths[row].stat().st_size}"
 
 
 def file_identity(path: Path) -> str:

@@ -5,6 +5,7 @@ resuming and many processes work as for files. Nothing is unpacked; members that
 """
 
 import io
+import unicodedata
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ class Shards:
 
     def identity(self) -> Iterable[str]:
         return (file_identity(path) for path in self.paths)
+
+    def key(self, row: int) -> str:
+        # Not the archive's name: the same samples may be packed anew. The size tells two apart where shards repeat keys.
+        _, member = self.members[row]
+        return unicodedata.normalize("NFC", f"{member.key} {member.size}")
+
+    mark = key
 
 
 def expand(pattern: str) -> list[Path]:

@@ -6,14 +6,15 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillkac.data.arrow import HUB, is_saved
 from distillkac.data.cifar import find_batches
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.latents import INDEX, is_latents
 from distillkac.data.listing import Tree, is_image, scan
+from distillkac.data.rows import HUB
 from distillkac.data.shards import expand
 from distillkac.data.splits import role
+from distillkac.data.tables import is_saved
 
 WORDS = {  # what errors call each kind
     "builtin": "the built-in images",

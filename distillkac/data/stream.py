@@ -22,8 +22,9 @@ from tqdm import tqdm
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
 from distillkac.data.file_splits import find_files
+from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import NAMED, file_identity, say_narrow
-from distillkac.data.stream_shards import Record, Shards, held_out, open_shards
+from distillkac.data.stream_shards import Record, Shards, held_out, open_shards, stream_fingerprint
 from distillkac.random import generator
 
 PROBED = 64  # images whose channels decide between grey and colour
@@ -51,6 +52,7 @@ class Stream:
     held: how many records at the front of each shard are kept for evaluation.
     """
 
+    fingerprint: Fingerprint | None = None
     readers = most_readers = 1  # the batches follow the stream; decoding has threads of its own
 
     def __init__(self, shards: Shards, held: dict[int, int], config: DataConfig):
@@ -233,5 +235,6 @@ def open_stream(path: str, config: DataConfig) -> Stream:
     train, test = open_shards(path, config)
     held = held_out(train, test, config)
     stream = Stream(train, held, config)
+    stream.fingerprint = stream_fingerprint(path, config, train, test)
     train.check_classes(config.eval_images, held)  # now rather than when the run is evaluated
     return stream

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -17,13 +17,15 @@ from distillkac.data.arrow import (
     class_names,
     encoded,
     find_columns,
-    image_of,
     open_splits,
 )
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.file_splits import find_files
+from distillkac.data.fingerprint import Fingerprint, of_words
 from distillkac.data.image_files import read_image, unreadable
 from distillkac.data.labels import as_class
+from distillkac.data.rows import image_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Sample:
 
     def open(self, row: int) -> Path | BinaryIO:
         return self.records[row].open()
+
+    key = mark = name
 
     def identity(self) -> Iterator[str]:
         return (f"{record.name} {zlib.crc32(repr(record.cell).encode())}" for record in self.records)
@@ -182,6 +186,15 @@ def held_out(train: Shards, test: Shards | None, config: DataConfig) -> dict[int
     return held
 
 
+def stream_fingerprint(path: str, config: DataConfig, train: Shards, test: Shards | None) -> Fingerprint:
+    """Of what can be known before a stream is read: the sizes of its files, if they are here, or how many shards it has."""
+    place = Path(path).expanduser()
+    files = find_files(place, ".parquet", config) if place.exists() else []
+    # The name of a single file is that of the data set, which may have another in another place.
+    words = [f"{file.relative_to(place)} {file.stat().st_size}" for file in files]
+    return of_words(words or [path, *(str(len(part)) for part in (train, test) if part is not None)])
+
+
 def sample_stream(path: str, config: DataConfig) -> Splits:
     """config.eval_images images of each split in memory, to measure against; the training images are some of those that
     are learned, the others never are."""
@@ -196,4 +209,6 @@ def sample_stream(path: str, config: DataConfig) -> Splits:
             "--data.eval-images"
         )
     train.check_classes(config.eval_images, held)
-    return read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
+    splits = read_splits(path, Sample(learned + others), labels, train.names, len(learned), config)
+    known = stream_fingerprint(path, config, train, test)
+    return {split: replace(part, fingerprint=known) if part is not None else None for split, part in splits.items()}

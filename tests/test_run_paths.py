@@ -1,0 +1,146 @@
+"""A path is what the user meant: absolute in a run, `~` a home folder, an empty string none."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+
+from distillkac import demo, diagnose, distill, encode, evaluate, export, report, sample, train
+from distillkac.config import load_config
+from distillkac.data import DataConfig
+from distillkac.options import parse, with_paths
+from distillkac.paths import PATH, PATH_OR_NAME
+from tests.image_sets import samples, write_folder
+from tests.toys import refusal
+
+TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """HOME and the current folder are folders of the test."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_a_run_goes_on_with_its_own_images_from_any_folder(tmp_path, monkeypatch, capsys):
+    """`set` in the folder where it began, with another `set` in the folder where it goes on."""
+    write_folder(tmp_path / "here" / "set", samples())
+    assert train.main(["--run", str(tmp_path / "run"), "--data.path", "set", "--steps", "2", *TINY]) == 0
+    assert load_config(tmp_path / "run").data.path == str(tmp_path / "here" / "set")
+    write_folder(tmp_path / "there" / "set", [(f"other-{name}", *rest) for name, *rest in samples()])
+    monkeypatch.chdir(tmp_path / "there")
+    assert train.main(["--run", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
+    assert load_config(tmp_path / "run").data.path == str(tmp_path / "here" / "set")
+    said = refusal(train, ["--run", str(tmp_path / "run"), "--resume", "--steps", "4", "--data.path", "set"], capsys)
+    assert f"{tmp_path}/there/set: not the images that {tmp_path}/run was trained on: " in said
+
+
+def test_a_home_folder_in_every_option(tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    write_folder(home / "set", samples())
+    assert train.main(["--run=~/x", "--data.path", "~/set", "--data.cache=~/c", "--steps", "2", *TINY]) == 0
+    data = load_config(home / "x").data
+    assert (data.path, data.cache) == (str(home / "set"), str(home / "c"))
+    assert train.main(["--run=~/x", "--resume", "--steps", "3"]) == 0
+    assert distill.main(["~/x", "--out=~/y", "--stages", "2,1", "--steps", "1", "--optim.batch-size", "8"]) == 0
+    assert (home / "y" / "student-1" / "config.json").exists()
+    assert sample.main(["~/x", "--steps", "1", "--num", "2", "--out=~/z/a.png"]) == 0
+    assert (home / "z" / "a.png").exists()
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "option"),
+    [
+        (train, ["--run="], "--run"),
+        (train, ["--run", "", "--resume"], "--run"),
+        (train, ["--data.path", ""], "--data.path"),
+        (train, ["--data.cache="], "--data.cache"),
+        (distill, [""], "RUN"),
+        (distill, ["x", "--out", ""], "--out"),
+        (distill, ["x", "--start="], "--start"),
+        (distill, ["x", "--data.path="], "--data.path"),
+        (sample, [""], "RUN"),
+        (sample, ["x", "--out="], "--out"),
+        (evaluate, ["x", "--inception", ""], "--inception"),
+        (evaluate, ["x", "--data.path", ""], "--data.path"),
+        (diagnose, ["x", "--out="], "--out"),
+        (export, ["x", "--out="], "--out"),
+        (report, ["x", "--out="], "--out"),
+        (encode, ["--vae=", "--out", "x"], "--vae"),
+        (encode, ["--vae", "x", "--out="], "--out"),
+        (demo, ["x", ""], "RUNS"),
+    ],
+)
+def test_an_empty_string_is_no_path(tmp_path, module, argv, option, capsys):
+    said = refusal(module, argv, capsys)
+    assert f"{option} is empty, which is no path" in said
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_unknown_user_is_named(capsys):
+    assert "--run ~nobody-here/x: there is no such user" in refusal(train, ["--run", "~nobody-here/x"], capsys)
+
+
+@dataclass(frozen=True)
+class Inner:
+    text: str | None = field(default=None, metadata=PATH)
+    """A path as text."""
+    name: str = field(default="name", metadata=PATH_OR_NAME)
+    """A path or a name."""
+    other: str = "~/x"
+    """No path."""
+    folder: Path | None = None
+    """A path."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    run: tyro.conf.Positional[Path] = Path("a")
+    """A path."""
+    more: tuple[Path, ...] = ()
+    """Paths."""
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_paths_at_any_depth(tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    words = ["~/r", "--more", "~/1", "2", "--inner.text", "a/../b", "--inner.folder", "~/f"]
+    args = parse(Outer, words, "x")
+    assert args == Outer(home / "r", (home / "1", Path("2")), Inner(f"{here}/a/../b", folder=home / "f"))
+    assert parse(Outer, ["--inner.name", "~/n"], "x").inner.name == str(home / "n")
+    assert parse(Outer, ["--inner.name", "owner/name"], "x").inner.name == "owner/name"
+    (here / "owner" / "name").mkdir(parents=True)
+    assert parse(Outer, ["--inner.name", "owner/name"], "x").inner.name == str(here / "owner" / "name")
+    for same in ("hf://owner/name", "hf://owner/name@v1"):
+        assert with_paths(DataConfig(path=same)).path == same
+    shards = with_paths(DataConfig(path="d/s-{000..009}.tar")).path
+    assert shards == str(here / "d" / "s-{000..009}.tar")
+    assert with_paths(DataConfig(path="~/d/s-{000..009}.tar")).path == str(home / "d" / "s-{000..009}.tar")
+
+
+def test_a_run_of_an_earlier_version_takes_its_path_from_the_current_folder_with_a_word(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "here" / "set.npz", images=np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8))
+    run = tmp_path / "run"
+    assert train.main(["--run", str(run), "--data.path", "set.npz", "--steps", "2", *TINY]) == 0
+    content = json.loads((run / "config.json").read_text())
+    del content["fingerprint"]
+    content["data"]["path"], content["format"] = "set.npz", 2
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="set.npz is taken from the current folder") as told:
+        assert train.main(["--run", str(run), "--resume", "--steps", "3"]) == 0
+    assert any("kept nothing of its images to know them by" in str(w.message) for w in told)
+    assert load_config(run).data.path == str(tmp_path / "here" / "set.npz")
+    assert load_config(run).fingerprint is not None
+    (run / "config.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="taken from the current folder"):
+        said = refusal(train, ["--run", str(run), "--resume", "--steps", "4"], capsys)
+    assert "where there is nothing now: say with --data.path where they are" in said
