@@ -80,6 +80,12 @@ def _shown(option: str, value) -> str:
 
 def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
     place = config.data.path or f"the built-in {config.data.builtin}"
+    if saved.shape != config.shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
+        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
+    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
+    if before != now:
+        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
     known = saved.fingerprint
     if known is None and config.fingerprint is not None:
         warnings.warn(
@@ -94,12 +100,6 @@ def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
                 f"{place}: not the images that {folder} was trained on: {problem}; put those back, say with --data.path where "
                 "they are, or train in another folder"
             )
-    if saved.shape != config.shape:
-        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
-        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
-    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
-    if before != now:
-        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
 
 
 def _check_teacher(folder: Path, saved: StudentConfig, config: StudentConfig) -> None:

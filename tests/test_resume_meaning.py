@@ -1,6 +1,7 @@
 """What going on means: with nothing to go on from, with another teacher, with another schedule, from an earlier checkpoint."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -228,6 +229,31 @@ def test_a_checkpoint_that_was_not_kept_for_want_of_time_is_kept_on_resume(tmp_p
     (last / checkpoints.STATE).with_name(".training.pt.tmp").write_bytes(b"half")
     assert train.main(["--run", str(run), "--resume"]) == 0
     assert {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()} == expected
+
+
+def test_a_checkpoint_that_is_kept_is_whole_or_no_run(trained, tmp_path, monkeypatch):
+    """The disk says no at each file in turn: the run itself is untouched, and the next attempt makes up for it."""
+    run, replace = shutil.copytree(trained, tmp_path / "run"), os.replace
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    place = run / "checkpoints" / "step-000004"
+    for number in range(4):
+        left = [number]
+
+        def failing(source, target, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(28, "No space left on device")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.keep(run, 4, 2)
+        assert not (place / checkpoints.CONFIG).exists()
+        assert all(path.read_bytes() == content for path, content in before.items())
+    monkeypatch.setattr(os, "replace", replace)
+    checkpoints.keep(run, 4, 2)
+    for name in (checkpoints.CONFIG, checkpoints.EMA, checkpoints.MODEL, checkpoints.STATE):
+        assert (place / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_steps_of_more_digits_come_later(tmp_path):

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from distillkac.data.arrow import HUB, arrow, is_saved
+from distillkac.data.arrow import arrow, is_saved
 from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar, find
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, read, to_unit
@@ -20,6 +20,7 @@ from distillkac.data.npz import npz
 from distillkac.data.shards import expand, shards
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
+from distillkac.paths import HUB
 
 __all__ = ["DataConfig", "ImageDataset", "Stream", "load", "load_training", "read", "to_unit"]
 

@@ -16,8 +16,8 @@ import torch
 
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, content_key, read_splits
+from distillkac.paths import HUB
 
-HUB = "hf://"
 TEST_SPLITS = ("test", "validation", "valid", "val")
 PARQUET_ROWS = 100  # at a time; if not given, as many as the first row group has, and an empty file's cannot be read
 LABELS = ("label", "labels", "class", "cls")
