@@ -116,6 +116,23 @@ def test_a_renamed_file_is_the_same_set(tmp_path):
         assert said_of(one, fingerprint(root.rename(root.with_name(f"renamed{suffix}")), tmp_path)) is None
 
 
+def test_tables_that_only_name_their_images_may_move_with_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    found = []
+    for place in ("a", "b/c"):
+        root = write_folder(tmp_path / place / "images", samples())
+        paths = sorted(map(str, root.rglob("*.png")))
+        rows = {
+            "image": [{"bytes": None, "path": path} for path in paths],
+            "label": [int("/1/" in path) for path in paths],
+        }
+        features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["0", "1"])}
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(tmp_path / place / "set.parquet")
+        found.append(fingerprint(tmp_path / place / "set.parquet", tmp_path))
+    assert said_of(*found) is None
+
+
 def test_names_that_are_no_text(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     made = [(name, *samples()[0][1:]), *samples()[1:]]
