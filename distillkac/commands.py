@@ -1,5 +1,6 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
+import dataclasses
 import functools
 import sys
 import warnings
@@ -106,6 +107,8 @@ def fit_run(
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
             checkpoints.clean(folder)
+            if before is not None and trainer.step == config.steps:
+                config = finished(folder, before, config)
             save_config(folder, config)
             if before is not None:
                 checkpoints.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
@@ -119,6 +122,14 @@ def fit_run(
     if accelerator.is_main_process and not fit.finished:
         print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
     return fit
+
+
+def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
+    """The config of a run without steps left to make: its optimizer is what it was, and options for another are told so."""
+    kept = dataclasses.replace(before.optim, keep=config.optim.keep)
+    if words := [now for _, now in resume.changes(kept, config.optim, "--optim")]:
+        print(f"{folder} has made its {config.steps} steps, where {' and '.join(words)} can change nothing", flush=True)
+    return dataclasses.replace(config, optim=kept)
 
 
 def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:

@@ -35,9 +35,8 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
         raise ValueError(
             f"{folder} is the run of {'a teacher' if saved.student is None else 'a student'}: choose another"
         )
-    changes = list(_changes(saved, config))
-    if changes:
-        before, now = (" and ".join(words) for words in zip(*changes, strict=True))
+    if changed := list(_changes(saved, config)):
+        before, now = (" and ".join(words) for words in zip(*changed, strict=True))
         raise ValueError(f"{folder} was trained with {before}, which --resume cannot change to {now}")
     _check_data(folder, saved, config)
     if config.student is not None:
@@ -50,9 +49,7 @@ def _changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
     for f, option in labelled(RunConfig):
         before, now = getattr(saved, f.name), getattr(config, f.name)
         if f.name in ("data", "noise", "network"):
-            for inner, name in labelled(type(now), option):
-                if not (f.name == "data" and inner.name in FREE):
-                    yield from _change(name, getattr(before, inner.name), getattr(now, inner.name))
+            yield from changes(before, now, option, FREE if f.name == "data" else ())
         elif f.name in ("label_drop", "seed"):
             yield from _change(option, before, now)
         elif f.name == "student" and now is not None:
@@ -61,12 +58,27 @@ def _changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
                 yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
             if before.options:  # a student of an earlier version does not know
                 was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))
-                yield from ((was[name], are[name]) for name in was if name in are and was[name] != are[name])
+                yield from (
+                    (_words(was[name]), _words(are[name])) for name in was if name in are and was[name] != are[name]
+                )
+
+
+def changes(before, now, option: str, free: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Of every field of a dataclass of options that differs: as it was and as it is. option: name of the dataclass."""
+    for f, name in labelled(type(now), option):
+        if f.name not in free:
+            yield from _change(name, getattr(before, f.name), getattr(now, f.name))
 
 
 def _change(option: str, before, now) -> Iterator[tuple[str, str]]:
     if before != now:
         yield _shown(option, before), _shown(option, now)
+
+
+def _words(option: str) -> str:
+    """A student's option, whose flags are written out."""
+    name, value = option.split(" ", 1)
+    return {"True": name, "False": f"no {name}"}.get(value, option)
 
 
 def _shown(option: str, value) -> str:
@@ -80,6 +92,12 @@ def _shown(option: str, value) -> str:
 
 def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
     place = config.data.path or f"the built-in {config.data.builtin}"
+    if saved.shape != config.shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
+        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
+    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
+    if before != now:
+        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
     known = saved.fingerprint
     if known is None and config.fingerprint is not None:
         warnings.warn(
@@ -94,12 +112,6 @@ def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
                 f"{place}: not the images that {folder} was trained on: {problem}; put those back, say with --data.path where "
                 "they are, or train in another folder"
             )
-    if saved.shape != config.shape:
-        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
-        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
-    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
-    if before != now:
-        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
 
 
 def _check_teacher(folder: Path, saved: StudentConfig, config: StudentConfig) -> None:

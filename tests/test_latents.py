@@ -18,6 +18,7 @@ from distillkac.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.presets import PRESETS
 from distillkac.random import derive_seed
+from distillkac.run_data import DataPlace, RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.closeness import assert_same
 from tests.test_eval_metrics import Stand
@@ -171,6 +172,36 @@ def test_mistakes_are_explained(folder, run, tmp_path, capsys):
         assert command.main(options) == 1, message
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_latents_and_images_are_found_where_they_were_moved(folder, run, tmp_path, capsys):
+    shutil.copytree(folder / "latents", tmp_path / "latents")
+    shutil.copy(folder / "images.npz", tmp_path / "other.npz")
+    config = load_config(run)
+
+    def at(name):
+        return RunData(run, config, DataPlace(str(tmp_path / name)))
+
+    assert len(at("latents").load_training()) == 120
+    assert len(at("latents").load_pixels("test")) == len(at("other.npz").load_pixels("test")) == 12
+    with pytest.raises(ValueError, match=r"other\.npz holds no latents, but .*run learned latents"):
+        at("other.npz").load_training()
+    with np.load(folder / "images.npz") as arrays:
+        np.savez(tmp_path / "less.npz", **{name: array[1:] for name, array in arrays.items()})
+    with pytest.raises(ValueError, match=r"not the images that .* was trained on: 2 images fewer"):
+        at("less.npz").load_pixels("test")
+    again = shutil.copytree(run, tmp_path / "run")
+    resume = ["--run", str(again), "--resume", "--steps", "3", "--data.path"]
+    autoencoder(1).save_pretrained(tmp_path / "vae")
+    images = ["--data.path", str(folder / "images.npz"), "--data.flip"]
+    assert encode.main([*images, "--vae", str(tmp_path / "vae"), "--out", str(tmp_path / "strange")]) == 0
+    assert train.main([*resume, str(tmp_path / "strange")]) == 1
+    assert "not the latents that" in capsys.readouterr().err
+    assert train.main([*resume, str(folder / "images.npz"), "--preview", "0"]) == 1
+    assert "was trained on images of 4 x 8 x 8, but those of" in capsys.readouterr().err
+    assert train.main([*resume, str(tmp_path / "latents")]) == 0
+    assert load_config(again).data.path == str(tmp_path / "latents")
+    assert load_config(again).latent == config.latent
 
 
 def test_two_do_not_encode_into_one_folder(folder, tmp_path, capsys):

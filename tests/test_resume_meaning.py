@@ -1,6 +1,7 @@
 """What going on means: with nothing to go on from, with another teacher, with another schedule, from an earlier checkpoint."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_longer_stage_is_refused_before_it_is_trained(run, capsys):
         (["--w", "1"], "with --w 0, which --resume cannot change to --w 1"),
         (["--backward", "0.5"], "with --backward 0.0, which --resume cannot change to --backward 0.5"),
         (["--integrator", "heun"], "with --integrator ab2, which --resume cannot change to --integrator heun"),
-        (["--exact-start"], "with --exact-start False, which --resume cannot change to --exact-start True"),
+        (["--exact-start"], "with no --exact-start, which --resume cannot change to --exact-start"),
         (["--rho", "2"], "with --rho 1.5, which --resume cannot change to --rho 2"),
         (["--stages", "8,2,1"], "with --stages 4,2, which --resume cannot change to --stages 8,2"),
         (["--seed", "1"], "with --seed 0, which --resume cannot change to --seed 1"),
@@ -173,6 +174,15 @@ def test_a_longer_run_says_what_becomes_of_its_learning_rate(run, capsys):
     assert "goes on at step 4 of 40 (before: of 4): its learning rate was 1.24e-05 and begins anew at 9.76e-05" in out
     assert learning_rate(3, 4, load_config(run).optim) == pytest.approx(1.24e-05, rel=0.01)
     assert learning_rate(4, 40, load_config(run).optim) == pytest.approx(9.76e-05, rel=0.01)
+
+
+def test_a_finished_run_keeps_its_optimizer_and_says_so(run, capsys):
+    before = load_config(run)
+    assert train.main(["--run", str(run), "--resume", "--optim.lr", "1"]) == 0
+    assert f"{run} has made its 4 steps, where --optim.lr 1 can change nothing" in capsys.readouterr().out
+    assert load_config(run) == before
+    assert distill.main([str(run), *CHAIN, "--resume", "--optim.ema", "0.5"]) == 0
+    assert "student-1 has made its 2 steps, where --optim.ema 0.5 can change nothing" in capsys.readouterr().out
 
 
 def test_which_changes_are_told():
@@ -228,6 +238,31 @@ def test_a_checkpoint_that_was_not_kept_for_want_of_time_is_kept_on_resume(tmp_p
     (last / checkpoints.STATE).with_name(".training.pt.tmp").write_bytes(b"half")
     assert train.main(["--run", str(run), "--resume"]) == 0
     assert {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()} == expected
+
+
+def test_a_checkpoint_that_is_kept_is_whole_or_no_run(trained, tmp_path, monkeypatch):
+    """The disk says no at each file in turn: the run itself is untouched, and the next attempt makes up for it."""
+    run, replace = shutil.copytree(trained, tmp_path / "run"), os.replace
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    place = run / "checkpoints" / "step-000004"
+    for number in range(4):
+        left = [number]
+
+        def failing(source, target, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(28, "No space left on device")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.keep(run, 4, 2)
+        assert not (place / checkpoints.CONFIG).exists()
+        assert all(path.read_bytes() == content for path, content in before.items())
+    monkeypatch.setattr(os, "replace", replace)
+    checkpoints.keep(run, 4, 2)
+    for name in (checkpoints.CONFIG, checkpoints.EMA, checkpoints.MODEL, checkpoints.STATE):
+        assert (place / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_steps_of_more_digits_come_later(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 from distillkac import diagnose, distill, evaluate, metrics, sample, train
 from distillkac.config import load_config, save_config
 from distillkac.data import DataConfig, load, load_training
-from distillkac.data.fingerprint import difference
+from distillkac.data.fingerprint import difference, of_arrays
 from distillkac.run_data import DataPlace, RunData
 from tests.image_sets import add, encoded, samples, write_folder, write_npz, write_parquet, write_saved, write_tar
 from tests.toys import refusal, run_config
@@ -94,6 +94,19 @@ def test_which_part_differs_is_said(tmp_path):
     assert "to learn from" not in said
 
 
+def test_many_classes_are_told_in_few_words():
+    empty = torch.empty(0, 1, 2, 2)
+    one, other = (
+        (of_arrays(torch.zeros(100, 1, 2, 2), torch.arange(100), empty, torch.arange(0), 100), tuple(map(str, names)))
+        for names in (range(100), range(50, 150))
+    )
+    said = said_of(one, other)
+    assert "class '0' is gone" in said
+    assert "47 more classes are new" in said
+    assert len(said) < 300
+    assert said_of(one, (one[0], one[1][::-1])) == "the classes are numbered in another order"
+
+
 def test_a_renamed_file_is_the_same_set(tmp_path):
     for kind, suffix in (("npz", ".npz"), ("tar", ".tar")):
         root = (
@@ -101,6 +114,23 @@ def test_a_renamed_file_is_the_same_set(tmp_path):
         )
         one = fingerprint(root, tmp_path)
         assert said_of(one, fingerprint(root.rename(root.with_name(f"renamed{suffix}")), tmp_path)) is None
+
+
+def test_tables_that_only_name_their_images_may_move_with_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    found = []
+    for place in ("a", "b/c"):
+        root = write_folder(tmp_path / place / "images", samples())
+        paths = sorted(map(str, root.rglob("*.png")))
+        rows = {
+            "image": [{"bytes": None, "path": path} for path in paths],
+            "label": [int("/1/" in path) for path in paths],
+        }
+        features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["0", "1"])}
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(tmp_path / place / "set.parquet")
+        found.append(fingerprint(tmp_path / place / "set.parquet", tmp_path))
+    assert said_of(*found) is None
 
 
 def test_names_that_are_no_text(tmp_path):

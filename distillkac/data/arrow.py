@@ -19,9 +19,10 @@ from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread
 from distillkac.data.labels import as_class
-from distillkac.data.rows import HUB, Rows, row_name
+from distillkac.data.rows import Rows, row_name
 from distillkac.data.splits import choose_splits, role
 from distillkac.data.tables import ParquetSplit, is_saved, open_parquet, open_saved
+from distillkac.paths import HUB
 
 LABELS = ("label", "labels", "class", "cls")
 

@@ -61,8 +61,8 @@ def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, name
     if (before, tuple(names)) == (now, tuple(names_now)):
         return None
     counts, counts_now = _by_class(before, names), _by_class(now, names_now)
-    parts = [f"class {name!r} is gone" for name in names if name not in names_now]
-    parts += [f"class {name!r} is new" for name in names_now if name not in names]
+    parts = _told([name for name in names if name not in names_now], "gone")
+    parts += _told([name for name in names_now if name not in names], "new")
     if not parts and sorted(names) == sorted(names_now) and tuple(names) != tuple(names_now):
         parts.append("the classes are numbered in another order")
     if (change := sum(counts_now.values()) - sum(counts.values())) and names_now:
@@ -91,6 +91,11 @@ def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, name
 def encode(word: str) -> bytes:
     """A name that the system allows need be no text: bytes that are none are kept apart."""
     return word.encode(errors="surrogatepass")
+
+
+def _told(names: list[str], what: str) -> list[str]:
+    more = [f"{len(names) - 3} more classes are {what}"] if len(names) > 3 else []
+    return [f"class {name!r} is {what}" for name in names[:3]] + more
 
 
 def _by_class(fingerprint: Fingerprint, names: Sequence[str]) -> Counter:

@@ -70,7 +70,7 @@ class Files:
 
     def key(self, row: int) -> str:
         # In Unicode's composed form, for some systems decompose the names of files that are copied to them.
-        return unicodedata.normalize("NFC", self.paths[row].relative_to(self.root).as_posix())
+        return unicodedata.normalize("NFC", str(self.paths[row]).removeprefix(f"{self.root}{os.sep}"))
 
     def mark(self, row: int) -> str:
         return f"{self.key(row)} {self.paths[row].stat().st_size}"

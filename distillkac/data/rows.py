@@ -3,14 +3,13 @@
 import functools
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from distillkac.data.dataset import content_key
-
-HUB = "hf://"
+from distillkac.paths import HUB
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,16 @@ class Rows:
         return (self.column, *(part._fingerprint for part in self._parts))
 
     def key(self, row: int) -> str:
-        cell = self._cell(row)
-        content = cell.get("bytes") if isinstance(cell, dict) else cell
-        return content_key(content) if content is not None else _file_name(cell)
+        return self._keys[row]
 
     def mark(self, row: int) -> str:
         return self._marks[row]
+
+    @functools.cached_property
+    def _keys(self) -> list[str]:
+        cells = (cell for chunk in self._chunks() for cell in chunk.to_pylist())
+        contents = ((cell, cell.get("bytes") if isinstance(cell, dict) else cell) for cell in cells)
+        return [_file_name(cell) if content is None else content_key(content) for cell, content in contents]
 
     @functools.cached_property
     def _marks(self) -> list[str]:
@@ -48,13 +51,17 @@ class Rows:
         import pyarrow.compute as compute
 
         marks = []
-        for part in self._parts:
-            for batch in part.with_format("arrow").iter(1000):
-                for cells in batch.column(self.column).chunks:
-                    content = compute.struct_field(cells, "bytes") if hasattr(cells, "field") else cells
-                    sizes = compute.binary_length(content).to_pylist()
-                    marks += [str(n) if n is not None else _file_name(cells[i].as_py()) for i, n in enumerate(sizes)]
+        for cells in self._chunks():
+            content = compute.struct_field(cells, "bytes") if hasattr(cells, "field") else cells
+            sizes = compute.binary_length(content).to_pylist()
+            marks += [_file_name(cells[i].as_py()) if size is None else str(size) for i, size in enumerate(sizes)]
         return marks
+
+    def _chunks(self) -> Iterator:
+        """The column, a few images at a time: they may be more than memory holds."""
+        for part in self._parts:
+            for batch in part.with_format("arrow").iter(100):
+                yield from batch.column(self.column).chunks
 
     @property
     def _parts(self) -> list:

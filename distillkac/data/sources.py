@@ -11,10 +11,10 @@ from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.latents import INDEX, is_latents
 from distillkac.data.listing import Tree, is_image, scan
-from distillkac.data.rows import HUB
 from distillkac.data.shards import expand
 from distillkac.data.splits import role
 from distillkac.data.tables import is_saved
+from distillkac.paths import HUB
 
 WORDS = {  # what errors call each kind
     "builtin": "the built-in images",

@@ -49,14 +49,13 @@ class WindowOrder:
 class Stream:
     """The training split as a data set without an end, see the module. Index i is record i of the endless sequence.
 
-    held: how many records at the front of each shard are kept for evaluation.
+    held: how many records at the front of each shard are kept for evaluation. fingerprint: of both splits.
     """
 
-    fingerprint: Fingerprint | None = None
     readers = most_readers = 1  # the batches follow the stream; decoding has threads of its own
 
-    def __init__(self, shards: Shards, held: dict[int, int], config: DataConfig):
-        self.shards, self.held, self.config = shards, held, config
+    def __init__(self, shards: Shards, held: dict[int, int], config: DataConfig, fingerprint: Fingerprint):
+        self.shards, self.held, self.config, self.fingerprint = shards, held, config, fingerprint
         self.class_names = shards.names
         self.shape = self._shape()
         # How many records of a shard there are to learn from, known once its end was seen; what is known need not be
@@ -234,7 +233,6 @@ def open_stream(path: str, config: DataConfig) -> Stream:
     """The training split, without an end. Raises ValueError naming the data set, see `arrow`."""
     train, test = open_shards(path, config)
     held = held_out(train, test, config)
-    stream = Stream(train, held, config)
-    stream.fingerprint = stream_fingerprint(path, config, train, test)
+    stream = Stream(train, held, config, stream_fingerprint(path, config, train, test))
     train.check_classes(config.eval_images, held)  # now rather than when the run is evaluated
     return stream
