@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from distillkac import checkpoints, comparison_report, data, distill, train
 from distillkac.commands import command
@@ -22,6 +21,7 @@ from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, frechet_distance
 from distillkac.options import parse
+from distillkac.progress import Bar
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
 RESULTS = "results.json"
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=_one_thread) as pool:
         waiting = {pool.submit(run_cell, args.out, plan, setting, seed): (setting, seed) for setting, seed in cells}
-        bar = tqdm(total=networks(plan), desc="compare", unit="network", disable=None, dynamic_ncols=True)
+        bar = Bar(title="compare", unit="network", total=networks(plan), leave=True, seconds=None)
         watch = threading.Event()
         threading.Thread(target=_follow, args=(bar, watch, args.out, plan), daemon=True).start()
         try:
@@ -97,7 +97,7 @@ def measured(out: Path, plan: Plan) -> int:
     return sum(len(checkpoints.read_json(path)) for path in paths if path.exists())
 
 
-def _follow(bar: tqdm, stop: threading.Event, out: Path, plan: Plan) -> None:
+def _follow(bar: Bar, stop: threading.Event, out: Path, plan: Plan) -> None:
     """Shows on a terminal how far the workers are; what an earlier command measured does not count as speed."""
     bar.initial = bar.n = measured(out, plan)
     while not stop.wait(EVERY_SECONDS):

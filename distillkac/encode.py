@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.options import parse
+from distillkac.progress import Bar
 from distillkac.run_lock import take
 from distillkac.vae import encode, load_vae, space_of
 
@@ -70,7 +70,7 @@ def encode_split(
 ) -> tuple[int, ...]:
     """Writes OUT/SPLIT.npy and its labels; returns (c, h, w). No more than a batch is held in memory."""
     file, labels = None, np.empty(len(dataset), dtype=np.int64)
-    for first in tqdm(range(0, len(dataset), batch_size), desc=split, unit="batch"):
+    for first in Bar(range(0, len(dataset), batch_size), title=split, unit="batch", leave=True):
         rows = range(first, min(first + batch_size, len(dataset)))
         x, y = dataset.__getitems__(rows)
         z = encode(vae, space, to_unit(x.to(device()))).cpu()

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 
+from distillkac import progress
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 
@@ -120,6 +121,7 @@ def encoded(part, columns: list[str]):
     return part.cast_column(columns[0], datasets.Image(decode=False)) if decoded else part
 
 
+@progress.quiet("datasets")
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
     """Its splits by name."""
     try:

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import torch
-from tqdm import tqdm
 
 from distillkac.data import cache
 from distillkac.data.classes import number_classes
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.records import file_identity
+from distillkac.progress import Bar
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif"}
 BLOCK = 512
@@ -94,7 +94,7 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
     parts, damage = [], []
     for part in (train_paths, test_paths):
         members = []
-        for path in tqdm(part, desc="indexing shards", leave=False, disable=None):
+        for path in Bar(part, title="indexing shards", unit="shard"):
             found, wrong = _index(path, config)
             members += found
             damage += [wrong] if wrong else []

@@ -23,7 +23,7 @@ def choose_splits(where: Path | str, names: Sequence[str]) -> tuple[str | None, 
     for part, known in (("train", TRAIN), ("test", TEST)):
         found = sorted((name for name in names if role(name) == part), key=lambda name: known.index(name.casefold()))
         folded = [name.casefold() for name in found]
-        if part == "train" and len(found) > 1 or len(set(folded)) < len(folded):
+        if (part == "train" and len(found) > 1) or len(set(folded)) < len(folded):
             raise ValueError(f"{where}: {' and '.join(found)} both name the {part} split; keep one of them")
         chosen[part] = found[0] if found else None
         unread += found[1:]

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.data.arrow import encoded, find_columns, image_of, open_splits
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.image_files import read_image, unreadable
+from distillkac.progress import Bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Shards:
         """(shard, record) of the first `count`, shard by shard; of each shard the first after[shard] are passed over."""
         after = after or {}
         rows = ((shard, record) for shard in range(len(self)) for record in self.read(shard, after.get(shard, 0)))
-        return list(tqdm(islice(rows, count), "reading a sample", count, leave=False, disable=None))
+        return list(Bar(islice(rows, count), title="reading a sample", unit="image", total=count))
 
     def check_classes(self, count: int, after: dict[int, int]) -> None:
         """Raises ValueError if the records that `first` would give do not show every class; reads their classes alone."""
