@@ -21,6 +21,7 @@ from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, frechet_distance
 from distillkac.options import parse
+from distillkac.outputs import check_file, check_folder
 from distillkac.progress import Bar
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
@@ -55,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
+    check_folder(args.out, *comparison_report.FILES)
+    if args.readme is not None:
+        check_file(args.readme)
+        comparison_report.split_readme(args.readme)
     check_same_plan(args.out, plan)
     cells = [(setting, seed) for seed in plan.seeds for setting in plan.settings]
     start, done = time.perf_counter(), 0

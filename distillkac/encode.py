@@ -13,9 +13,12 @@ from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.options import parse
+from distillkac.outputs import check_folder
 from distillkac.progress import Bar
-from distillkac.run_lock import take
+from distillkac.run_lock import LOCK, take
 from distillkac.vae import encode, load_vae, space_of
+
+ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(EncodeArgs, argv, "python -m distillkac.encode")
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
-    _check_new(args.out)
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
     if args.data.streaming:
-        raise ValueError("encode reads every image once, which needs no --data.streaming: leave it out")
+        raise ValueError("encode reads every image once, which needs no --data.streaming: omit it")
+    check_folder(args.out, *ARRAYS)
+    _check_new(args.out)
     splits = {split: load(args.data, split) for split in ("train", "test")}
     vae = load_vae(args.vae, device())
     space = space_of(args.vae, vae, splits["train"].shape)
@@ -63,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 def _check_new(out: Path) -> None:
     if is_latents(out):
         raise ValueError(f"{out} holds latents already: choose another folder, or remove it")
+    ours = {*ARRAYS, *(f".{name}.tmp" for name in ARRAYS), LOCK}  # of an encoding that was killed
+    if others := sorted({path.name for path in out.iterdir()} - ours):
+        raise ValueError(f"{out} holds {len(others)} other files, such as {others[0]}: choose a new folder for latents")
 
 
 def encode_split(

@@ -13,6 +13,7 @@ from distillkac.commands import command
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
 from distillkac.options import parse
+from distillkac.outputs import check_file
 from distillkac.sampling import students
 
 PROG = "python -m distillkac.report"
@@ -39,6 +40,8 @@ class ReportArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
+    load_config(args.run)  # before a folder is made for the report of what is no run
+    check_file(out)
     checkpoints.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")
     return 0
