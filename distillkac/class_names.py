@@ -56,7 +56,7 @@ def file_names(names: Sequence[str]) -> list[str]:
     found = []
     for text, name in zip(plain, names, strict=True):
         word, i = text, 0
-        while text != name and (not word or word.casefold() in taken):
+        while not word or (text != name and word.casefold() in taken):
             i, word = i + 1, f"{text}-{i + 1}"
         taken.add(word.casefold())
         found.append(word)

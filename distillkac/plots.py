@@ -32,7 +32,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def save_png(image: Image.Image, path: Path) -> None:
+def save_png(image: Image.Image, path: Path | str) -> None:
     """Writes a Pillow image; the file appears whole or not at all."""
     content = io.BytesIO()
     image.save(content, "PNG")

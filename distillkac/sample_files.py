@@ -89,14 +89,17 @@ class SinglePngs:
     def name(self, i: int) -> str:
         return f"{i:05d}-class-{self.words[self.label(i)]}.png"
 
+    def path(self, i: int) -> str:
+        return os.path.join(self.out, self.name(i))  # Python keeps every part of a Path, interned, in a table that grows
+
     def has(self, first: int, last: int) -> bool:
         """Whether images first .. last - 1 are all there."""
-        return all((self.out / self.name(i)).exists() for i in range(first, last))
+        return all(os.path.exists(self.path(i)) for i in range(first, last))
 
     def put(self, first: int, pixels: np.ndarray) -> None:
         """Writes (n, H, W, C) uint8 as the images first, first + 1, ..."""
         for i, image in enumerate(pixels, first):
-            plots.save_png(plots.to_pil(image), self.out / self.name(i))
+            plots.save_png(plots.to_pil(image), self.path(i))
 
     def finish(self) -> None:
         """Nothing is left to do: every image is a file."""
@@ -173,7 +176,7 @@ def write_npz(out: Path, pixels: np.ndarray, labels: Callable[[int, int], np.nda
 
     labels(first, last): of these images. Written piece by piece.
     """
-    step = max(1, 2**22 // max(1, pixels[:1].size))
+    step = max(1, min(1024, 2**22 // pixels[:1].size))  # images at a time
     pieces = range(0, len(pixels), step)
     with checkpoints.replacing(out) as file, zipfile.ZipFile(file, "w") as archive:
         _member(archive, "images", pixels.shape, pixels.dtype, (pixels[i : i + step] for i in pieces))
