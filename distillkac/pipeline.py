@@ -119,7 +119,8 @@ class KacPipeline(DiffusionPipeline):
         if vae is None and config.latent is not None:
             with progress.quiet("diffusers"):
                 vae = load_decoder(config.latent, torch.device("cpu"), given.local_files_only)
-        scheduler = given.scheduler or KacScheduler.from_pretrained(folder)
+        # One that has no steps yet has length 0.
+        scheduler = KacScheduler.from_pretrained(folder) if given.scheduler is None else given.scheduler
         pipeline = cls(unet.eval(), scheduler, steps, vae, asdict(Trained.of(config)))
         return given.place(pipeline)
 
