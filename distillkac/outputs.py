@@ -51,9 +51,8 @@ def _try(folder: Path, name: str, out: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.unlink(missing_ok=True)
-        path.touch(exist_ok=False)
-        path.unlink()
+        path.touch()
+        path.unlink(missing_ok=True)  # another process of the same launch may have been here too
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error.strerror or error}): choose another place") from None
 
