@@ -90,7 +90,8 @@ class SinglePngs:
         return f"{i:05d}-class-{self.words[self.label(i)]}.png"
 
     def path(self, i: int) -> str:
-        return os.path.join(self.out, self.name(i))  # Python keeps every part of a Path, interned, in a table that grows
+        # Not a Path: Python interns every part of one, in a table that grows with their number.
+        return os.path.join(self.out, self.name(i))
 
     def has(self, first: int, last: int) -> bool:
         """Whether images first .. last - 1 are all there."""
