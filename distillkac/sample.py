@@ -57,7 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     cycle = Cycle(run.config.class_names, args.classes)
     files = open_files(out, kind, drawing, cycle, args.num, args.columns)
     with files.held:
-        seconds, drawn = draw(drawing, cycle, files, args.num, kind == ".gif")
+        try:
+            seconds, drawn = draw(drawing, cycle, files, args.num, kind == ".gif")
+        except KeyboardInterrupt:
+            if files.goes_on:
+                print("what was drawn is kept: the same command goes on", file=sys.stderr)
+            raise
         files.finish()
     rate = f"nfe {drawing.nfe}, {drawn / seconds:.0f} images/s" if drawn else "all were there already"
     print(f"{run.name} ({run.folder}): {args.num} images, {args.sampler.steps} steps, {rate} -> {out}")

@@ -23,6 +23,7 @@ from distillkac.outputs import check_folder
 from distillkac.sampling import Drawing
 
 RECORD, PIXELS = ".sampling.json", "pixels.raw"
+PNG_END = b"IEND\xaeB`\x82"
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -74,6 +75,8 @@ def claim(folder: Path, facts: dict, out: Path, held: contextlib.ExitStack) -> b
 class SinglePngs:
     """OUT/00012-class-dog.png, ...: images that are there are kept."""
 
+    goes_on = True  # after an interruption
+
     def __init__(self, out: Path, facts: dict, names: tuple[str, ...], label: Callable[[int], int], num: int):
         """label: the class of image i. Raises ValueError if the folder holds other images."""
         self.out, self.words, self.label, self.num = out, class_names.file_names(names), label, num
@@ -94,8 +97,8 @@ class SinglePngs:
         return os.path.join(self.out, self.name(i))
 
     def has(self, first: int, last: int) -> bool:
-        """Whether images first .. last - 1 are all there."""
-        return all(os.path.exists(self.path(i)) for i in range(first, last))
+        """Whether images first .. last - 1 are all there, and whole."""
+        return all(_is_png(self.path(i)) for i in range(first, last))
 
     def put(self, first: int, pixels: np.ndarray) -> None:
         """Writes (n, H, W, C) uint8 as the images first, first + 1, ..."""
@@ -122,6 +125,16 @@ class SinglePngs:
             )
 
 
+def _is_png(path: str) -> bool:
+    """Whether a file ends as a PNG does: a disk that was full, or lost its power, may have left less."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:  # there is none, or it is shorter than that
+        return False
+
+
 class OneFile:
     """A file made of all images, by `finish`; until then they lie in .FILE.partial, unless one batch is all of them."""
 
@@ -130,6 +143,7 @@ class OneFile:
         self.shape, self.num, self.rows, self.assemble = shape, num, rows, assemble
         self.done, self.small, self.held = 0, [], contextlib.ExitStack()
         self.folder = None if num <= rows else out.with_name(f".{out.name}.partial")
+        self.goes_on = self.folder is not None
         if self.folder is None:
             return
         check_folder(self.folder)

@@ -240,6 +240,27 @@ def test_a_finished_folder_is_left_as_it_is_and_may_grow(run, tmp_path, monkeypa
     )
 
 
+def test_an_image_that_was_cut_short_is_drawn_again(run, tmp_path):
+    out = tmp_path / "out"
+    argv = [str(run), "--steps", "2", "--num", "3", "--out", str(out)]
+    assert sample.main(argv) == 0
+    before = content(out)
+    for name, size in (("00000-class-dark.png", 0), ("00001-class-bright.png", 40)):
+        (out / name).write_bytes(before[name][:size])
+    assert sample.main(argv) == 0
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(("num", "told"), [("1300", True), ("3", False)])
+def test_ctrl_c_says_that_the_same_command_goes_on(run, tmp_path, monkeypatch, capsys, num, told):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "integrate", interrupted)
+    assert sample.main([str(run), "--num", num, "--out", str(tmp_path / "x.npz")]) == 130
+    assert ("the same command goes on" in capsys.readouterr().err) == told
+
+
 def test_the_folder_of_another_network_is_refused(run, tmp_path, capsys):
     out = tmp_path / "out"
     assert sample.main([str(run), "--steps", "2", "--num", "3", "--out", str(out)]) == 0
