@@ -68,7 +68,7 @@ def _check_new(out: Path) -> None:
     if is_latents(out):
         raise ValueError(f"{out} holds latents already: choose another folder, or remove it")
     ours = {*ARRAYS, *(f".{name}.tmp" for name in ARRAYS), LOCK}  # of an encoding that was killed
-    if others := sorted({path.name for path in out.iterdir()} - ours):
+    if others := sorted({path.name for path in (out.iterdir() if out.is_dir() else ())} - ours):
         raise ValueError(f"{out} holds {len(others)} other files, such as {others[0]}: choose a new folder for latents")
 
 

@@ -1,5 +1,6 @@
 """Where results go: judged before the first evaluation, for every command alike."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ def kind_of(out: Path, suffixes: Iterable[str], folder: str = "") -> str:
 
 
 def check_file(out: Path) -> None:
-    """Raises ValueError if a file cannot be written, or replaced, at `out`. Makes the folder it is to lie in."""
+    """Raises ValueError if a file cannot be written, or replaced, at `out`. Leaves nothing behind."""
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file, or remove it")
     if out.exists() and not out.is_file():
@@ -34,7 +35,7 @@ def check_file(out: Path) -> None:
 
 
 def check_folder(out: Path, *names: str) -> None:
-    """Raises ValueError if files of these names cannot be written in the folder `out`. Makes it if it is not there."""
+    """Raises ValueError if files of these names cannot be written in the folder `out`, which may be new. Leaves nothing."""
     if not out.is_dir() and os.path.lexists(out):
         what = "a link to nothing" if out.is_symlink() and not out.exists() else "a file"
         raise ValueError(f"{out} should be a folder and is {what}: choose another name")
@@ -44,10 +45,12 @@ def check_folder(out: Path, *names: str) -> None:
 
 
 def _try(folder: Path, name: str, out: Path) -> None:
-    """Writes and removes an empty file: permissions, read-only disks and names that are too long show in no other way."""
+    """Writes an empty file and removes it, with the folders that were made for it: permissions, read-only disks and names
+    that are too long show in no other way."""
     made = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     if not made.is_dir():
         raise ValueError(f"{out} cannot be written: {made} is a file, no folder")
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
@@ -55,6 +58,10 @@ def _try(folder: Path, name: str, out: Path) -> None:
         path.unlink(missing_ok=True)  # another process of the same launch may have been here too
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error.strerror or error}): choose another place") from None
+    finally:
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def _either(words: Iterable[str]) -> str:

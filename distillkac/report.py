@@ -40,7 +40,6 @@ class ReportArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
-    load_config(args.run)  # before a folder is made for the report of what is no run
     check_file(out)
     checkpoints.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")

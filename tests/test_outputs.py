@@ -130,6 +130,14 @@ def test_a_folder_is_a_folder_whatever_its_name(run, tmp_path, blind, capsys, mo
     assert "too long" in refused(sample, [run, "--out", long], capsys)
 
 
+def test_judging_leaves_nothing_behind(tmp_path):
+    outputs.check_folder(tmp_path / "a" / "b", "x.png", "y.png")
+    outputs.check_file(tmp_path / "c" / "x.png")
+    (tmp_path / "d").mkdir()
+    outputs.check_file(tmp_path / "d" / "x.png")
+    assert [path.name for path in tmp_path.rglob("*")] == ["d"]
+
+
 def test_folder_with_a_suffix_takes_single_images(run, tmp_path):
     (tmp_path / "x.png").mkdir()
     assert sample.main([str(run), "--steps", "1", "--num", "2", "--out", str(tmp_path / "x.png")]) == 0
