@@ -24,6 +24,7 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -46,7 +47,14 @@ MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would o
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces the file at `path` by `content`: after a crash it holds the old bytes or the new ones, never a mix.
+    """Replaces the file at `path` by `content`, see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
 
     Raises OSError saying that what was there is kept: no space, read-only, no permission.
     """
@@ -56,7 +64,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:
-            file.write(content)
+            yield file
             flush_to_disk(file)
         os.replace(temporary, path)
     except BaseException as error:

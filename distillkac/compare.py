@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from distillkac import checkpoints, comparison_report, data, distill, train
 from distillkac.commands import command
@@ -22,6 +21,8 @@ from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.options import parse
+from distillkac.outputs import check_file, check_folder
+from distillkac.progress import Bar
 from distillkac.run_data import RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 
@@ -56,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
+    check_folder(args.out, *comparison_report.FILES)
+    if args.readme is not None:
+        check_file(args.readme)
+        comparison_report.split_readme(args.readme)
     check_same_plan(args.out, plan)
     built_in = data.DataConfig()
     check_same_evaluator(args.out, plan, Evaluator(data.load(built_in, "train"), data.load(built_in, "test"), args.out))
@@ -64,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=_one_thread) as pool:
         waiting = {pool.submit(run_cell, args.out, plan, setting, seed): (setting, seed) for setting, seed in cells}
-        bar = tqdm(total=networks(plan), desc="compare", unit="network", disable=None, dynamic_ncols=True)
+        bar = Bar(title="compare", unit="network", total=networks(plan), leave=True, seconds=None)
         watch = threading.Event()
         threading.Thread(target=_follow, args=(bar, watch, args.out, plan), daemon=True).start()
         try:
@@ -100,7 +105,7 @@ def measured(out: Path, plan: Plan) -> int:
     return sum(len(checkpoints.read_json(path)) for path in paths if path.exists())
 
 
-def _follow(bar: tqdm, stop: threading.Event, out: Path, plan: Plan) -> None:
+def _follow(bar: Bar, stop: threading.Event, out: Path, plan: Plan) -> None:
     """Shows on a terminal how far the workers are; what an earlier command measured does not count as speed."""
     bar.initial = bar.n = measured(out, plan)
     while not stop.wait(EVERY_SECONDS):

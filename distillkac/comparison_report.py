@@ -31,6 +31,9 @@ def summary(rows: list[dict], key: str) -> tuple[float, float | None] | None:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+FILES = ("comparison.md", "comparison.csv", "frechet.png", "samples.png")
+
+
 def write(out: Path, plan: Plan, rows: list[dict]) -> str:
     """Writes every file of the report and returns the Markdown of its tables."""
     text = markdown(plan, rows)
@@ -43,11 +46,17 @@ def write(out: Path, plan: Plan, rows: list[dict]) -> str:
 
 def into_readme(path: Path, text: str) -> None:
     """Puts the first table, over all processes, between the two markers. Raises ValueError without them."""
-    content = path.read_text()
+    before, after = split_readme(path)
+    write_atomic(path, f"{before}{BEGIN}\n{text.partition(METHODS)[0]}{END}{after}".encode())
+
+
+def split_readme(path: Path) -> tuple[str, str]:
+    """The text before and after the markers. Raises ValueError if it has none."""
+    content = path.read_text() if path.exists() else ""
     if BEGIN not in content or END not in content:
         raise ValueError(f"{path} has no place for the result; put the lines {BEGIN} and {END} into it")
     before, _, rest = content.partition(BEGIN)
-    write_atomic(path, f"{before}{BEGIN}\n{text.partition(METHODS)[0]}{END}{rest.partition(END)[2]}".encode())
+    return before, rest.partition(END)[2]
 
 
 def markdown(plan: Plan, rows: list[dict]) -> str:

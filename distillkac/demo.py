@@ -105,9 +105,9 @@ class Demo:
         """The choices of one request, fewest steps first. The same request makes the same images.
 
         run: a key of `runs`. steps: some of STEPS. w: guidance weight in [0, MAX_W]; None or "" is each network's own.
-        classes: names, drawn in turn; empty for all. num: images, 1 .. max_images(run). seed: 0 .. MAX_SEED. model: one
-        of MODELS. Numbers may be text. Raises ValueError if the request cannot be; a choice that its network cannot
-        serve has the sentence in `error`.
+        classes: names or numbers as class_names.py reads them, drawn in turn; empty for all. num: images, 1 ..
+        max_images(run). seed: 0 .. MAX_SEED. model: one of MODELS. Numbers may be text. Raises ValueError if the request
+        cannot be; a choice that its network cannot serve has the sentence in `error`.
         """
         if not isinstance(run, str) or run not in self.runs:
             raise ValueError(f"run must be one of {', '.join(self.runs)}, got {_shown(run)}")
@@ -119,7 +119,7 @@ class Demo:
         seed = int(_number("seed", seed, 0, MAX_SEED, whole=True))
         if not isinstance(classes, (list, tuple)) or len(classes) > len(self.class_names):
             raise ValueError(f"classes must be a list of names, each once, got {_shown(classes)}")
-        labels = class_labels(self.configs[run], num, tuple(str(name)[:100] for name in classes))
+        labels = class_labels(self.configs[run], num, tuple(classes))
         frames = FRAME_VALUES // (len(chosen) * num * math.prod(self.configs[run].shape))
         frames = max(2, min(MAX_FRAMES, frames))
         return [self._choice(run, SamplerConfig(n, w=w, model=model), labels, seed, frames) for n in chosen]

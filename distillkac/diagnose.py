@@ -15,9 +15,12 @@ from distillkac.exact_start import class_means
 from distillkac.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
+from distillkac.outputs import check_folder
 from distillkac.random import generator
 from distillkac.run_data import DataPlace, RunData
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students
+
+PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
     if config.latent is not None:
         raise ValueError(f"{args.run} learned latents, whose flow diagnose cannot compare with images yet")
+    out = args.out or args.run / "diagnosis"
+    check_folder(out, "diagnosis.json", *(f"{name}.png" for name in PICTURES))
     teacher, train = open_run(args.run, device()), RunData(args.run, config, args.data).load("train")
     made = [open_run(path, device()) for path in students(args.run)]
     for run in made:
         say_if_another_teacher(run.folder)
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
     x0, y = data.read(train, rows)
-    labels, seed, out = class_labels(config, args.num), args.seed, args.out or args.run / "diagnosis"
+    labels, seed = class_labels(config, args.num), args.seed
     paths = _Paths(teacher, labels, seed, args.batch_size)
     report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
 

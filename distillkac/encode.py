@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.commands import command, device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.options import parse
+from distillkac.outputs import check_folder
 from distillkac.paths import PATH_OR_NAME
-from distillkac.run_lock import take
+from distillkac.progress import Bar
+from distillkac.run_lock import LOCK, take
 from distillkac.vae import encode, load_vae, space_of
+
+ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(EncodeArgs, argv, "python -m distillkac.encode")
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
-    _check_new(args.out)
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
     if args.data.streaming:
-        raise ValueError("encode reads every image once, which needs no --data.streaming: leave it out")
+        raise ValueError("encode reads every image once, which needs no --data.streaming: omit it")
+    check_folder(args.out, *ARRAYS)
+    _check_new(args.out)
     splits = {split: load(args.data, split) for split in ("train", "test")}
     vae = load_vae(args.vae, device())
     space = space_of(args.vae, vae, splits["train"].shape)
@@ -64,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
 def _check_new(out: Path) -> None:
     if is_latents(out):
         raise ValueError(f"{out} holds latents already: choose another folder, or remove it")
+    ours = {*ARRAYS, *(f".{name}.tmp" for name in ARRAYS), LOCK}  # of an encoding that was killed
+    if others := sorted({path.name for path in (out.iterdir() if out.is_dir() else ())} - ours):
+        raise ValueError(f"{out} holds {len(others)} other files, such as {others[0]}: choose a new folder for latents")
 
 
 def encode_split(
@@ -71,7 +78,7 @@ def encode_split(
 ) -> tuple[int, ...]:
     """Writes OUT/SPLIT.npy and its labels; returns (c, h, w). No more than a batch is held in memory."""
     file, labels = None, np.empty(len(dataset), dtype=np.int64)
-    for first in tqdm(range(0, len(dataset), batch_size), desc=split, unit="batch"):
+    for first in Bar(range(0, len(dataset), batch_size), title=split, unit="batch", leave=True):
         rows = range(first, min(first + batch_size, len(dataset)))
         x, y = dataset.__getitems__(rows)
         z = encode(vae, space, to_unit(x.to(device()))).cpu()

@@ -14,8 +14,10 @@ from distillkac.commands import accelerator_for, command, device
 from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator, describe
 from distillkac.options import parse
+from distillkac.outputs import check_file, check_folder
 from distillkac.paths import PATH_OR_NAME
 from distillkac.run_data import DataPlace, RunData
+from distillkac.sampler import Trained
 from distillkac.sampling import (
     Run,
     SamplerConfig,
@@ -23,7 +25,6 @@ from distillkac.sampling import (
     field_of,
     generate,
     open_run,
-    say_if_another_teacher,
     students,
 )
 
@@ -83,11 +84,26 @@ def main(argv: list[str] | None = None) -> int:
     if "classifier" in args.metrics and not args.teacher_steps:
         raise ValueError("teacher_steps must name at least one number of steps")
     config = load_config(args.run)
+    check_outputs(args)
     if "classifier" in args.metrics:
         measure_with_classifier(args, config)
     if set(args.metrics) - {"classifier"}:
         measure_with_inception(args, config)
     return 0
+
+
+def check_outputs(args: EvaluateArgs) -> None:
+    """Raises ValueError, before anything is trained or drawn, if a result could not be written or a row cannot be."""
+    if set(args.metrics) - {"classifier"}:
+        check_file(args.run / "fidelity.json")
+    if "classifier" in args.metrics:
+        check_file(args.run / "evaluation.json")
+        check_folder(args.run / "samples", "overview.png", "trajectory.png")
+    for folder, sampler in _rows(args):
+        config = load_config(folder)
+        Trained.of(config).settle(sampler, str(folder))
+        if "classifier" in args.metrics:
+            plots.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
 
 
 def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
@@ -193,20 +209,26 @@ def _compared(
     return result
 
 
-def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, SamplerConfig]]:
+def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the teacher at its step counts, then the students."""
-    teacher = open_run(args.run, device)
-    todo = [(teacher, steps) for steps in args.teacher_steps]
-    made = [open_run(path, device) for path in students(args.run)]
-    for run in made:
-        say_if_another_teacher(run.folder)
-    todo += [(run, run.config.student.num_steps) for run in made]
-    folded_weights = [run.config.student.w for run, _ in todo if run.config.student is not None]
-    w = args.w if args.w is not None or not folded_weights else folded_weights[0]
+    folders = [(args.run, steps) for steps in args.teacher_steps]
+    folders += [(path, None) for path in students(args.run)]
+    made = [(folder, steps, load_config(folder).student) for folder, steps in folders]
+    folded = [student.w for *_, student in made if student is not None]
+    w = args.w if args.w is not None or not folded else folded[0]
     return [
-        (run, SamplerConfig(steps, w=None if run.config.student and run.config.student.w_max is None else w))
-        for run, steps in todo
+        (folder, SamplerConfig(steps or student.num_steps, w=None if student and student.w_max is None else w))
+        for folder, steps, student in made
     ]
+
+
+def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, SamplerConfig]]:
+    """The rows with their networks; each is loaded once."""
+    rows = _rows(args)
+    opened = {folder: open_run(folder, device) for folder, _ in rows}
+    for folder in opened:
+        say_if_another_teacher(folder)
+    return [(opened[folder], sampler) for folder, sampler in rows]
 
 
 def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:

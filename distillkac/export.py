@@ -17,6 +17,7 @@ from distillkac import optional
 from distillkac.checkpoints import write_atomic
 from distillkac.commands import command
 from distillkac.options import parse
+from distillkac.outputs import check_file, kind_of
 from distillkac.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
 
@@ -47,13 +48,13 @@ class ExportArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ExportArgs, argv, PROG)
-    if args.out.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"--out must end in .onnx or .pt2, got {args.out}")
+    kind = kind_of(args.out, (".onnx", ".pt2"))
     sampler = SamplerConfig(steps=args.steps, integrator=None)
     run = open_run(choose(args.run, sampler), torch.device("cpu"))
     chain = Chain(run, args.steps)
+    check_file(args.out)
     model = Sampler(chain, prior_of(run)) if args.noise == "inside" else chain
-    save = save_onnx if args.out.suffix == ".onnx" else save_torch
+    save = save_onnx if kind == ".onnx" else save_torch
     save(model, example(run, args.noise), args.out)
     gap = largest_gap(args.out, chain, run) if args.check and args.noise == "input" else None
     size = args.out.stat().st_size / 1e6
@@ -201,7 +202,7 @@ def largest_gap(path: Path, chain: Chain, run: Run) -> float | None:
     """
     labels = torch.arange(70) % max(1, len(run.config.class_names))
     noise = run.process.prior(70, tuple(run.config.shape), 1)
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         images = torch.export.load(path).module()(noise, labels)
     else:
         try:

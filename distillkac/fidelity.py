@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from tqdm import tqdm
 
 from distillkac import checkpoints, optional
+from distillkac.progress import Bar
 from distillkac.random import derive_seed, generator
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
@@ -161,7 +161,7 @@ def collect(
     start = min(accelerator.process_index * share, count)
     stop = min(start + share, count)
     mine = torch.zeros(share, extractor.num_features)
-    with tqdm(total=count, desc=title, disable=not accelerator.is_main_process, leave=False) as bar:
+    with Bar(title=title, unit="image", total=count, main=accelerator.is_main_process) as bar:
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
             parts = to_rgb8(images(first, last)).split(AT_ONCE)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from distillkac.progress import on_terminal
+
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 MEGABYTES = 96
@@ -192,7 +194,7 @@ def find_weights(choice: str | None) -> Path:
             print(f"downloading the Inception weights, {MEGABYTES} MB, from {URL} to {path}", flush=True)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256)
+                torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256, progress=on_terminal())
             except (OSError, RuntimeError) as error:  # no network or no space; another file than expected
                 raise ValueError(
                     f"{URL}: cannot be downloaded to {path} ({error}); bring the file from elsewhere and give --inception FILE"

@@ -5,20 +5,31 @@ images = pipeline(class_labels=[3, 1, 4], generator=torch.Generator().manual_see
 pipeline.save_pretrained("kac-digits")            # and push_to_hub
 """
 
+import math
+import operator
+import os
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, networks, plots
+from distillkac import checkpoints, networks, pipeline_card, plots, progress
+from distillkac.class_names import find_all
 from distillkac.config import load_config
 from distillkac.guidance import GuidedVelocity
 from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.sampling import SamplerConfig, choose
+from distillkac.pipeline_options import Options
+from distillkac.sampler import SamplerConfig, Trained
+from distillkac.sampling import DECODED_PIXELS, choose, students
 from distillkac.scheduler import KacScheduler
 from distillkac.training import load_network
-from distillkac.vae import decoder
+from distillkac.vae import load_decoder
+
+OUTPUTS = ("pil", "np", "pt")
 
 
 class KacNet(ModelMixin, ConfigMixin):
@@ -54,15 +65,24 @@ class KacNet(ModelMixin, ConfigMixin):
         return self.velocity.guidance_embedding
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor, w: torch.Tensor | None = None):
-        """Velocity like x (B, C, H, W); t (B,) in [0, 1]; class_labels (B,) int64, null_class for no class."""
-        return self.velocity(x, t, class_labels, w)
+        """Velocity like x (B, C, H, W); t (B,) in [0, 1]; class_labels (B,) int64, null_class for no class.
+
+        x may be float32 whatever the dtype of the weights: the state of a sampler should be.
+        """
+        w = None if w is None else w.to(self.dtype)
+        return self.velocity(x.to(self.dtype), t.float(), class_labels, w).to(x.dtype)
 
 
 class KacPipeline(DiffusionPipeline):
     """Images from a finite-speed flow: unet (KacNet), scheduler (KacScheduler) and, if it learned latents, the
-    autoencoder."""
+    autoencoder.
+
+    trained: what the network was trained for (sampler.Trained as a dict), by which every call is checked as the command
+    line checks its options. None, as in pipelines saved by the first versions: nothing is checked.
+    """
 
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
+    model_cpu_offload_seq = "unet->vae"
 
     def __init__(
         self,
@@ -70,74 +90,178 @@ class KacPipeline(DiffusionPipeline):
         scheduler: KacScheduler,
         num_inference_steps: int = 20,
         vae: AutoencoderKL | None = None,
+        trained: dict | None = None,
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
-        self.register_to_config(num_inference_steps=num_inference_steps)
+        steps = _whole("num_inference_steps", num_inference_steps)
+        self.register_to_config(num_inference_steps=steps, trained=trained)
+        if trained is None:
+            warnings.warn(
+                "this pipeline does not know what its network was trained for (it was saved by an earlier version, or made "
+                "by hand), so steps and guidance are not checked; save it again from its run folder",
+                stacklevel=2,
+            )
+        else:
+            self._settled(steps, None)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, num_inference_steps: int | None = None, **options):
         """From a run folder of distillkac, or from what save_pretrained wrote, here or on the Hub.
 
         num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher.
+        options: those of diffusers. A run folder takes torch_dtype (dtype), device_map with the name of a device,
+        use_safetensors=True, local_files_only, scheduler and vae; others are refused (pipeline_options.py). Raises
+        ValueError for an option that is not known, or that the place cannot honour.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not (folder / checkpoints.EMA).exists():
-            pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
+        folder = Path(pretrained_model_name_or_path).expanduser()
+        if not _is_run(folder):
+            steps = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+            with progress.quiet("diffusers"):
+                name = str(folder) if folder.is_dir() else str(pretrained_model_name_or_path)
+                pipeline = super().from_pretrained(name, **steps, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
                     networks.in_own_memory(part)
             return pipeline
-        student = load_config(folder).student
-        steps = num_inference_steps or (student.num_steps if student else 20)
+        given = Options.of_run(options)
+        steps = None if num_inference_steps is None else _whole("num_inference_steps", num_inference_steps)
+        student = load_config(folder).student if (folder / checkpoints.CONFIG).exists() else None
+        steps = steps or (student.num_steps if student else 20)
         if student is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
         settings = {name: getattr(config.network, name) for name in NetworkConfig.__dataclass_fields__}
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
-        vae = decoder(config.latent, torch.device("cpu")) if config.latent is not None else None
-        return cls(unet.eval(), KacScheduler.from_pretrained(folder), steps, vae)
+        vae = given.vae
+        if vae is None and config.latent is not None:
+            with progress.quiet("diffusers"):
+                vae = load_decoder(config.latent, torch.device("cpu"), given.local_files_only)
+        # One that has no steps yet has length 0.
+        scheduler = KacScheduler.from_pretrained(folder) if given.scheduler is None else given.scheduler
+        pipeline = cls(unet.eval(), scheduler, steps, vae, asdict(Trained.of(config)))
+        return given.place(pipeline)
+
+    def save_pretrained(self, save_directory, *args, **options):
+        """As diffusers does it, with a README.md that says how to load it; one that somebody wrote is kept."""
+        result = super().save_pretrained(os.fspath(save_directory), *args, **options)
+        pipeline_card.write(self, Path(save_directory))
+        return result
+
+    def _upload_folder(self, working_dir, repo_id, *args, **options):
+        pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
+        return super()._upload_folder(working_dir, repo_id, *args, **options)
+
+    def progress_bar(self, iterable=None, total=None):
+        """diffusers' bar, on a terminal only unless set_progress_bar_config says otherwise."""
+        if "disable" in getattr(self, "_progress_bar_config", {}):
+            return super().progress_bar(iterable, total)
+        before = getattr(self, "_progress_bar_config", {})
+        self._progress_bar_config = {**before, "disable": not progress.on_terminal()}
+        try:
+            return super().progress_bar(iterable, total)
+        finally:
+            self._progress_bar_config = before
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: list[int | str],
+        class_labels,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
-        generator: torch.Generator | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ):
-        """Images of the given classes, numbers or names, one each.
+        """Images of the given classes, one each.
 
-        guidance_scale: 1 + w, as diffusers counts it; 1 is no guidance. output_type: "pil", "np" (n, H, W, C) in [0, 1],
-        or "pt" (n, C, H, W) in [-1, 1]. Raises ValueError for a class or output type that does not exist.
+        class_labels: a class or a list, range, array or tensor of them; names or numbers, which mean what they mean on the
+        command line (class_names.py): 3 and "3" are the class called 3 if there is one. guidance_scale: 1 + w, as
+        diffusers counts it; 1 is no guidance, None what the network was made for. generator: one, or one for each image.
+        output_type: "pil", "np" (n, H, W, C) in [0, 1], or "pt" (n, C, H, W) in [-1, 1]; float32 whatever the weights.
+
+        Raises ValueError for what does not exist, and for steps and guidance that the network was not trained for.
         """
-        if output_type not in ("pil", "np", "pt"):
+        if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
-        if guidance_scale < 1:
-            raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale}")
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = _whole("num_inference_steps", steps)
+        w = self._settled(steps, guidance_scale)
+        classes = find_all(class_labels, list(self.unet.config.class_names))
+        channels = self.unet.config.shape[0] if self.vae is None else self.vae.config.out_channels
+        if output_type == "pil" and channels not in (1, 3):
+            raise ValueError(f"pictures have 1 or 3 channels, these images {channels}: ask for output_type np or pt")
         device = self._execution_device
-        y = torch.tensor([self._class(label) for label in class_labels], device=device)
-        field = GuidedVelocity(self.unet, guidance_scale - 1)
-        self.scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps, device=device)
+        y = torch.tensor(classes, device=device)
+        field = GuidedVelocity(self.unet, w)
+        self.scheduler.set_timesteps(steps, device=device)
+        # The state and the scheduler's arithmetic are float32, whatever the weights are.
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
             x = self.scheduler.step(field(x, float(t), y), t, x).prev_sample
-        if self.vae is not None:
-            x = self.vae.decode(x / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).sample
-        images = x.cpu()
+        images = x.cpu() if self.vae is None else self._decoded(x)
+        self.maybe_free_model_hooks()
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         elif output_type == "pil":
             images = [plots.to_pil(image) for image in plots.to_uint8(images)]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _class(self, label: int | str) -> int:
-        names = list(self.unet.config.class_names)
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if isinstance(label, int) and 0 <= label < len(names):
-            return label
-        raise ValueError(f"class {label!r} is unknown; the {len(names)} classes are {', '.join(names[:20])}")
+    def _settled(self, steps: int, guidance_scale: float | None) -> float:
+        """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, KacScheduler):
+            raise ValueError(f"the scheduler must be a KacScheduler, got {type(scheduler).__name__}")
+        w = None if guidance_scale is None else _number(guidance_scale) - 1
+        if w is not None and not 0 <= w < math.inf:
+            raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
+        if self.config.trained is None:
+            return w or 0.0
+        asked = SamplerConfig(steps, scheduler.config.integrator, w, rho=scheduler.config.rho)
+        try:
+            trained = Trained(**self.config.trained)
+        except TypeError as error:
+            raise ValueError(f"model_index.json: trained is not of this version of distillkac ({error})") from None
+        return trained.settle(asked, "this pipeline")[0]
+
+    def _decoded(self, x: torch.Tensor) -> torch.Tensor:
+        """Latents (n, c, h, w) -> images on the CPU, float32; a few at a time."""
+        vae, config = self.vae, self.vae.config
+        half = vae.dtype
+        # Some autoencoders overflow in float16, and say so.
+        upcast = half == torch.float16 and config.force_upcast
+        if upcast:
+            torch.nn.Module.to(vae, torch.float32)
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        rows = max(1, DECODED_PIXELS // (x.shape[2] * x.shape[3] * factor**2))
+        z = (x / config.scaling_factor + (config.shift_factor or 0)).to(vae.dtype)
+        images = torch.cat([vae.decode(part).sample.float().cpu() for part in z.split(rows)])
+        if upcast:
+            torch.nn.Module.to(vae, half)
+        return images
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether this is a run folder, trained or not, or one of students; and nothing that save_pretrained wrote."""
+    if (folder / KacPipeline.config_name).exists():
+        return False
+    return (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
+
+
+def _number(value) -> float:
+    try:
+        return math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _whole(name: str, value) -> int:
+    """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
+    try:
+        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return number

@@ -15,11 +15,14 @@ from distillkac import checkpoints
 
 CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
 GREY, WHITE = 90, 255  # between images: grey sets off black and white backgrounds, white sets off noise
+MAX_GRID = 89_478_485  # pixels: larger pictures are refused by Pillow and many viewers
+MAX_ANIMATION = 2**30  # values of all frames together, which are held in memory
+MAX_GIF_SIDE = 2**16 - 1
 INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1], clamped, C = 1 or 3 -> (n, H, W, C) uint8."""
+    """(n, C, H, W) in [-1, 1], clamped -> (n, H, W, C) uint8."""
     levels = (images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -29,7 +32,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def save_png(image: Image.Image, path: Path) -> None:
+def save_png(image: Image.Image, path: Path | str) -> None:
     """Writes a Pillow image; the file appears whole or not at all."""
     content = io.BytesIO()
     image.save(content, "PNG")
@@ -47,9 +50,29 @@ def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | 
 
 def grid_image(images: torch.Tensor, columns: int = 10, scale: int | None = None) -> Image.Image:
     """The picture that `save_grid` writes."""
+    _check_images(images)
+    return picture_of(to_uint8(images), columns, scale)
+
+
+def picture_of(pixels: np.ndarray, columns: int = 10, scale: int | None = None) -> Image.Image:
+    """The grid of images (n, H, W, C) uint8."""
     if columns < 1 or (scale is not None and scale < 1):
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
-    return to_pil(_montage(images, min(columns, max(len(images), 1)), scale, GREY))
+    return to_pil(_montage(pixels, min(columns, max(len(pixels), 1)), scale, GREY))
+
+
+def check_grid(count: int, shape: tuple[int, int, int], columns: int, frames: int = 1) -> None:
+    """Raises ValueError if a grid of `count` images (C, H, W), or an animation of it, would be too large to be of use."""
+    if shape[0] not in (1, 3):
+        raise ValueError(f"pictures have 1 or 3 channels, these images {shape[0]}: write an .npz")
+    height, width, *_ = _layout(count, shape, min(columns, count), None)
+    largest = f"a grid of {count} images in {min(columns, count)} columns would be {width} x {height} pixels"
+    if height * width > MAX_GRID or height * width * shape[0] * frames > MAX_ANIMATION:
+        raise ValueError(
+            f"{largest}, too large for a picture: lower --num, or write an .npz or a folder of single PNGs"
+        )
+    if frames > 1 and max(height, width) > MAX_GIF_SIDE:
+        raise ValueError(f"{largest}, and a GIF has at most {MAX_GIF_SIDE} a side: lower --num or change --columns")
 
 
 def save_curves(metrics: Path, path: Path) -> None:
@@ -95,7 +118,9 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
             f"states must be (N + 1, n, C, H, W), N >= 1, with N + 1 times, got {tuple(states.shape)} and {times.shape}"
         )
     chosen = _spread_evenly(-times, columns)
-    pixels = _montage(states[chosen].transpose(0, 1).flatten(0, 1), len(chosen), None, WHITE)
+    images = states[chosen].transpose(0, 1).flatten(0, 1)
+    _check_images(images)
+    pixels = _montage(to_uint8(images), len(chosen), None, WHITE)
     height, width, margin = pixels.shape[0] / 100, pixels.shape[1] / 100, 0.25  # inches
     figure = Figure(figsize=(width, height + margin), dpi=200, facecolor="white")
     axes = figure.add_axes((0, 0, 1, height / (height + margin)))
@@ -105,6 +130,11 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
         place = (i + 0.5) / len(chosen), 1 - margin / 2 / (height + margin)
         figure.text(*place, f"$t$ = {t:.2f}", ha="center", va="center", fontsize=7, color=INK)
     save_figure(figure, path)
+
+
+def frames_of(count: int, frames: int = 40) -> list[int]:
+    """Which of `count` states an animation shows: at most `frames`, first and last included, spread evenly."""
+    return _spread_evenly(np.arange(count, dtype=float), min(frames, count))
 
 
 def save_animation(
@@ -117,30 +147,43 @@ def save_animation(
     """
     if states.dim() != 5 or len(states) < 2:
         raise ValueError(f"states must be (N + 1, n, C, H, W), N >= 1, got {tuple(states.shape)}")
-    chosen = _spread_evenly(np.arange(len(states), dtype=float), min(frames, len(states)))
-    pictures = [grid_image(states[i], columns) for i in chosen]
-    content = io.BytesIO()
-    pictures[0].save(
-        content,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=[milliseconds] * (len(pictures) - 1) + [1500],
-        loop=0,
+    write_animation(
+        np.stack([to_uint8(states[i]) for i in frames_of(len(states), frames)], 1), path, columns, milliseconds
     )
-    checkpoints.write_atomic(Path(path), content.getvalue())
 
 
-def _montage(images: torch.Tensor, columns: int, scale: int | None, between: int) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1] -> one picture (height, width, C) uint8, with gaps of level `between`."""
+def write_animation(pixels: np.ndarray, path: Path, columns: int = 10, milliseconds: int = 80) -> None:
+    """The same from the frames themselves: pixels (n, frames, H, W, C) uint8."""
+    pictures = [picture_of(pixels[:, i], columns) for i in range(pixels.shape[1])]
+    with checkpoints.replacing(Path(path)) as file:
+        pictures[0].save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=[milliseconds] * (len(pictures) - 1) + [1500],
+            loop=0,
+        )
+
+
+def _check_images(images: torch.Tensor) -> None:
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must be (n, 1 or 3, H, W), n >= 1, got {tuple(images.shape)}")
-    count, channels, height, width = images.shape
-    scale = scale or -(-CELL // height)
-    gap, rows = max(2, height * scale // 24), -(-count // columns)
-    size = rows * (height * scale + gap) + gap, columns * (width * scale + gap) + gap
+
+
+def _layout(count: int, shape: tuple[int, int, int], columns: int, scale: int | None) -> tuple[int, int, int, int]:
+    """(height, width) of a grid of images (C, H, W), the gap between them and the scale, in pixels."""
+    scale = scale or -(-CELL // shape[1])
+    gap, rows = max(2, shape[1] * scale // 24), -(-count // columns)
+    return rows * (shape[1] * scale + gap) + gap, columns * (shape[2] * scale + gap) + gap, gap, scale
+
+
+def _montage(pixels: np.ndarray, columns: int, scale: int | None, between: int) -> np.ndarray:
+    """(n, H, W, C) uint8 -> one picture (height, width, C) uint8, with gaps of level `between`."""
+    count, height, width, channels = pixels.shape
+    *size, gap, scale = _layout(count, (channels, height, width), columns, scale)
     canvas = np.full((*size, channels), between, dtype=np.uint8)
-    for i, image in enumerate(to_uint8(images)):
+    for i, image in enumerate(pixels):
         top = gap + i // columns * (height * scale + gap)
         left = gap + i % columns * (width * scale + gap)
         enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -14,6 +14,7 @@ from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
 from distillkac.metrics import describe
 from distillkac.options import parse
+from distillkac.outputs import check_file
 from distillkac.sampling import students
 
 PROG = "python -m distillkac.report"
@@ -40,6 +41,7 @@ class ReportArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
+    check_file(out)
     checkpoints.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")
     return 0

@@ -1,7 +1,7 @@
 """Draw images from a run: `python -m distillkac.sample runs/demo --steps 1`."""
 
-import io
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,15 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from PIL import Image
 
 from distillkac import plots
-from distillkac.checkpoints import write_atomic
+from distillkac.class_names import find_all
 from distillkac.commands import command, device
 from distillkac.options import parse
-from distillkac.sampling import SamplerConfig, Samples, choose, class_labels, generate, open_run
+from distillkac.outputs import check_file, check_folder, kind_of
+from distillkac.progress import Bar
+from distillkac.sample_files import OneFile, SinglePngs, described, write_npz
+from distillkac.sampling import Drawing, SamplerConfig, choose, open_run
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,16 @@ class SampleArgs:
     num: int = 100
     """Number of images."""
     classes: tuple[str, ...] = ()
-    """Classes to draw in turn, by name or number; all by default."""
+    """Classes to draw in turn; all by default. A number is the name of a class if one has it, or all have numbers; else its
+    place in the list, from 0."""
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
     out: Path | None = None
     """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
-    C) and `labels`. Else a folder of single PNGs.
-    By default RUN/samples/steps-N.png."""
+    C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png. Many images are
+    written batch by batch: after Ctrl-C or a crash the same command goes on."""
     columns: int = 10
     """Columns of the grid."""
 
@@ -47,49 +50,93 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("num", "columns"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
-    run = open_run(choose(args.run, args.sampler), device())
-    labels = class_labels(run.config, args.num, args.classes)
     out = args.out or args.run / "samples" / f"steps-{args.sampler.steps}.png"
-    samples = generate(run, labels, args.sampler, args.seed, args.batch_size, path=out.suffix == ".gif")
-    write(samples, out, args.columns)
-    rate = args.num / samples.seconds
-    print(
-        f"{run.name} ({run.folder}): {args.num} images, {args.sampler.steps} steps, nfe {samples.nfe}, {rate:.0f} "
-        f"images/s -> {out}"
-    )
+    kind = kind_of(out, (".png", ".gif", ".npz"), "single PNGs")
+    run = open_run(choose(args.run, args.sampler), device())
+    drawing = Drawing(run, args.sampler, args.seed, args.batch_size)
+    cycle = Cycle(run.config.class_names, args.classes)
+    files = open_files(out, kind, drawing, cycle, args.num, args.columns)
+    with files.held:
+        try:
+            seconds, drawn = draw(drawing, cycle, files, args.num, kind == ".gif")
+        except KeyboardInterrupt:
+            if files.goes_on:
+                print("what was drawn is kept: the same command goes on", file=sys.stderr)
+            raise
+        files.finish()
+    rate = f"nfe {drawing.nfe}, {drawn / seconds:.0f} images/s" if drawn else "all were there already"
+    print(f"{run.name} ({run.folder}): {args.num} images, {args.sampler.steps} steps, {rate} -> {out}")
     return 0
 
 
-def write(samples: Samples, out: Path, columns: int = 10) -> None:
-    """Writes the images in the form that the name `out` asks for: see SampleArgs.out."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".png":
-        plots.save_grid(samples.images, out, columns=columns)
-    elif out.suffix == ".gif":
-        plots.save_animation(samples.path, out, columns)
-    elif out.suffix == ".npz":
-        content = io.BytesIO()
-        np.savez_compressed(content, images=to_uint8(samples.images), labels=samples.labels.numpy())
-        write_atomic(out, content.getvalue())
-    elif out.suffix:
-        raise ValueError(f"--out must end in .png, .gif or .npz or be a folder for single PNGs, got {out}")
+class Cycle:
+    """The classes of images 0, 1, ...: those that were chosen, in turn; all when none was."""
+
+    def __init__(self, names: tuple[str, ...], classes: tuple[str, ...]):
+        self.names = names
+        self.chosen = np.array(find_all(classes, names) if classes else range(len(names)), dtype=np.int64)
+
+    def labels(self, first: int, last: int) -> np.ndarray:
+        """Of images first .. last - 1."""
+        return self.chosen[np.arange(first, last) % len(self.chosen)]
+
+    def label(self, i: int) -> int:
+        return int(self.chosen[i % len(self.chosen)])
+
+
+def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, columns: int) -> SinglePngs | OneFile:
+    """Where the images go. Raises ValueError if they cannot, before any is drawn."""
+    config = drawing.run.config
+    shape = config.latent.shape if config.latent is not None else config.shape
+    frames = plots.frames_of(drawing.sampler.steps + 1) if kind == ".gif" else []
+    facts = described(drawing, tuple(cycle.names[i] for i in cycle.chosen))
+    if kind == "":
+        plots.check_grid(1, shape, 1)
+        check_folder(out)
+        return SinglePngs(out, facts, cycle.names, cycle.label, num)
+    check_file(out)
+    height, width = shape[1:]
+    size = (*([len(frames)] if frames else []), height, width, shape[0])
+    if kind == ".npz":
+
+        def assemble(pixels):
+            write_npz(out, pixels, cycle.labels, cycle.names)
     else:
-        out.mkdir(exist_ok=True)
-        names = [f"{i:05d}-class-{label}.png" for i, label in enumerate(samples.labels.tolist())]
-        if others := sorted({path.name for path in out.glob("*-class-*.png")} - set(names)):
-            raise ValueError(
-                f"{out} holds {len(others)} images of another sampling, such as {others[0]}, which would be taken for some of "
-                "this one: choose another folder, or empty it"
-            )
-        for name, image in zip(names, to_uint8(samples.images), strict=True):
-            content = io.BytesIO()
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG")
-            write_atomic(out / name, content.getvalue())
+        plots.check_grid(num, shape, columns, max(1, len(frames)))
+
+        def assemble(pixels):
+            if frames:
+                plots.write_animation(pixels, out, columns)
+            else:
+                plots.save_png(plots.picture_of(pixels, columns), out)
+
+    return OneFile(out, facts | {"frames": frames}, size, num, drawing.rows, assemble)
 
 
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """(n, C, H, W) in [-1, 1], clamped -> (n, H, W, C) uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def draw(drawing: Drawing, cycle: Cycle, files: SinglePngs | OneFile, num: int, path: bool) -> tuple[float, int]:
+    """Draws what is not there yet: (seconds of the sampler alone, images drawn)."""
+    frames, seconds, drawn = plots.frames_of(drawing.sampler.steps + 1), 0.0, 0
+    blocks = range(0, num, drawing.rows)
+
+    def span(first: int) -> tuple[int, int]:
+        return first, min(first + drawing.rows, num)
+
+    there = sum(last - first for first, last in map(span, blocks) if files.has(first, last))
+    if there:
+        print(f"{there} of {num} images are there already", file=sys.stderr)
+    with Bar(title=drawing.title, unit="image", total=num, initial=there) as bar:
+        for first, last in map(span, blocks):
+            if files.has(first, last):
+                continue
+            start = time.perf_counter()
+            images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, path)
+            seconds, drawn = seconds + time.perf_counter() - start, drawn + last - first
+            if path:
+                files.put(first, np.stack([plots.to_uint8(images[i]) for i in frames], 1))
+            else:
+                files.put(first, plots.to_uint8(images))
+            bar.update(last - first)
+    return seconds, drawn
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@
 The model predicts the velocity u(x, t), t from 1 (noise) to 0 (data). docs/method.md has the equations.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from distillkac.processes import Process
 from distillkac.schedules import f_schedule, g_schedule
 
 INTEGRATORS = ("euler", "ab2")
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
@@ -40,7 +43,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
     process: telegraph, planar or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
     grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
-    students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None.
+    students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
+    steps of a student, which takes no other number; None for a teacher.
     """
 
     order = 1
@@ -58,6 +62,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         rho: float = 2.0,
         integrator: str = "ab2",
         max_speed: float | None = None,
+        num_steps: int | None = None,
     ):
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
@@ -68,18 +73,33 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **options):
-        """From a run folder of distillkac (a teacher's or a student's), or whatever diffusers takes."""
-        folder = Path(pretrained_model_name_or_path)
+        """From a run folder of distillkac (a teacher's or a student's), or whatever diffusers takes.
+
+        options: settings that replace the run's. Raises ValueError for one that a scheduler does not have.
+        """
+        folder = Path(pretrained_model_name_or_path).expanduser()
         if not (folder / checkpoints.EMA).exists():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = load_config(folder)
         student = config.student
-        grid = {"rho": student.rho, "integrator": "euler"} if student else {}
+        grid = {"rho": student.rho, "integrator": "euler", "num_steps": student.num_steps} if student else {}
         noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g")}
-        return cls(**noise, **grid, **options)
+        known = inspect.signature(cls.__init__).parameters
+        if args or (unknown := [name for name in options if name not in known]):
+            told = "a second argument" if args else f"the keyword {unknown[0]}"
+            raise ValueError(f"a scheduler of a run folder does not take {told}; it takes {', '.join([*known][1:])}")
+        return cls(**noise | grid | options)
 
     def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-        """N steps: `timesteps` are their N start times, float32, from 1 down; the last step ends at 0."""
+        """N steps: `timesteps` are their N start times, float32, from 1 down; the last step ends at 0.
+
+        Raises ValueError for a number of steps that a student was not made for.
+        """
+        if self.config.num_steps not in (None, num_inference_steps):
+            raise ValueError(
+                f"this is the scheduler of a student of {self.config.num_steps} Euler steps on its own grid, got "
+                f"{num_inference_steps}; choose the teacher or another student"
+            )
         self._grid = time_grid(num_inference_steps, self.config.rho)
         self.timesteps = self._grid[:-1].float().to(device)
         self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
@@ -88,9 +108,14 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         """The sample: the network takes states as they are."""
         return sample
 
-    def prior(self, shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> torch.Tensor:
-        """Noise at t = 1 of shape (B, ...), seeded from the generator (or torch's own)."""
-        return self.process.prior(shape[0], tuple(shape[1:]), _seed(generator), device=device)
+    def prior(self, shape: tuple[int, ...], generator: Generators = None, device=None) -> torch.Tensor:
+        """Noise at t = 1 of shape (B, ...), float32, seeded from the generator (or torch's own).
+
+        generator: on any device, for only a seed is drawn from it; or a list with one for each row, whose noise is then
+        what that generator gives alone.
+        """
+        size = tuple(shape[1:])
+        return _drawn(shape[0], generator, lambda rows, seed: self.process.prior(len(rows), size, seed, device=device))
 
     def step(
         self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
@@ -117,12 +142,16 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=sample - t * u)
 
     def sample_noise(
-        self, original_samples: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator | None = None
+        self, original_samples: torch.Tensor, timesteps: torch.Tensor, generator: Generators = None
     ) -> torch.Tensor:
-        """K_{g(t)}, like original_samples: the noise for `add_noise` and `get_velocity`. timesteps: (B,) in [0, 1]."""
+        """K_{g(t)}, like original_samples: the noise for `add_noise` and `get_velocity`. timesteps: (B,) in [0, 1].
+
+        generator: as in `prior`.
+        """
         g, _ = g_schedule(timesteps, self.config.g)
         size = tuple(original_samples.shape[1:])
-        return self.process.noise(g, size, _seed(generator)).to(original_samples)
+        noise = _drawn(len(g), generator, lambda rows, seed: self.process.noise(g[rows.start : rows.stop], size, seed))
+        return noise.to(original_samples)
 
     def add_noise(self, original_samples, noise, timesteps) -> torch.Tensor:
         """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
@@ -143,6 +172,17 @@ def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return t.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
+def _drawn(count: int, generator: Generators, noise: Callable[[range, int], torch.Tensor]) -> torch.Tensor:
+    """noise(rows, seed) of all rows by one generator, or of each row by its own."""
+    if not isinstance(generator, (list, tuple)):
+        return noise(range(count), _seed(generator))
+    if len(generator) != count:
+        raise ValueError(f"a list of generators must have one for each image, got {len(generator)} for {count}")
+    return torch.cat([noise(range(i, i + 1), _seed(own)) for i, own in enumerate(generator)])
+
+
 def _seed(generator: torch.Generator | None) -> int:
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise ValueError(f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}")
     device = generator.device if generator is not None else "cpu"
     return int(torch.randint(2**62, (), generator=generator, device=device))

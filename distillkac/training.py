@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
-from distillkac import checkpoints, divergence, exact_sums, resume, sharding
+from distillkac import checkpoints, divergence, exact_sums, progress, resume, sharding
 from distillkac.batches import Batch, read_batches
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.ema import EMA
@@ -158,8 +157,8 @@ class Trainer:
         """
         main = self.accelerator.is_main_process
         log = checkpoints.MetricsLog(self.folder, self.step) if main and self.step < self.steps else None
-        bar = tqdm(
-            total=self.steps, initial=self.step, desc=self.title, unit="step", disable=not main, dynamic_ncols=True
+        bar = progress.Bar(
+            title=self.title, unit="step", total=self.steps, initial=self.step, main=main, leave=True, seconds=None
         )
         one_thread = exact_sums.one_thread() if self.optim.exact_parts is not None else nullcontext()
         with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
@@ -265,7 +264,7 @@ class Trainer:
             }
             log.append({"step": self.step, **line}, durable)
             self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.note(f"{rate:.0f} samples/s", loss=f"{loss:.4f}")
 
     def _take_up(self, state: dict) -> None:
         mine = self.raw.state_dict()

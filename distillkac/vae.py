@@ -11,13 +11,17 @@ from distillkac.data.latents import LatentSpace
 from distillkac.networks import in_own_memory
 
 
-def load_vae(name: str, device: torch.device) -> nn.Module:
+def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> nn.Module:
     """AutoencoderKL of a folder or the Hub, in eval mode; safetensors only. Raises ValueError if it is none."""
     from diffusers import AutoencoderKL
 
     try:
         vae, problems = AutoencoderKL.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+            name,
+            use_safetensors=True,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            local_files_only=local_files_only,
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -65,8 +69,13 @@ def decode(vae: nn.Module, space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=1)
 def decoder(space: LatentSpace, device: torch.device) -> nn.Module:
+    """The autoencoder of a run, loaded once; see `load_decoder`."""
+    return load_decoder(space, device)
+
+
+def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> nn.Module:
     """The autoencoder of a run. Raises ValueError if it is not there or not the one that made the latents."""
-    vae = load_vae(space.vae, device)
+    vae = load_vae(space.vae, device, local_files_only)
     if (found := _digest(vae)) != space.weights:
         raise ValueError(
             f"{space.vae}: not the autoencoder that made the latents (its weights are {found[:12]}, theirs "

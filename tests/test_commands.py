@@ -216,14 +216,14 @@ def test_output_forms(run, tmp_path, capsys):
     assert labels.tolist() == [3, 7, 3, 7, 3]
     options = ["--steps", "1", "--num", "5", "--classes", "3", "7"]
     assert sample.main([str(run), *options, "--out", str(tmp_path / "single")]) == 0
-    files = sorted((tmp_path / "single").iterdir())
+    files = sorted((tmp_path / "single").glob("*.png"))
     assert [f.name for f in files] == [f"{i:05d}-class-{k}.png" for i, k in enumerate([3, 7, 3, 7, 3])]
     assert all(np.array_equal(np.asarray(Image.open(f)), image[..., 0]) for f, image in zip(files, images, strict=True))
-    assert sample.main([str(run), *options, "--out", str(tmp_path / "single")]) == 0, "the same names are written again"
+    assert sample.main([str(run), *options, "--out", str(tmp_path / "single")]) == 0, "the same images"
     other = ["--steps", "1", "--num", "3", "--classes", "3", "7", "--out", str(tmp_path / "single")]
     assert sample.main([str(run), *other]) == 1
     assert "holds 2 images of another sampling, such as 00003-class-7.png" in capsys.readouterr().err
-    assert len(list((tmp_path / "single").iterdir())) == 5
+    assert len(list((tmp_path / "single").glob("*.png"))) == 5
     assert sample.main([str(run), *options]) == 0
     with Image.open(run / "samples" / "steps-1.png") as grid:
         assert min(grid.size) > 8
@@ -281,7 +281,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert process.returncode == 130, error
     assert "--resume continues" in out
     assert "Traceback" not in error
-    assert re.search(r"step/s, loss=0\.\d+|step/s, loss=[1-9]", error)  # the progress bar: rate and loss
+    assert re.search(r"step \d+/100000, loss \d+\.\d+, \d+ samples/s", error)  # no bar: this is no terminal
     step = checkpoints.load_state(folder)["step"]
     assert f"saved at step {step} of 100000" in out
     assert train.main(["--run", str(folder), "--resume", "--steps", str(step + 3)]) == 0

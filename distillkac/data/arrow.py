@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from distillkac import optional
+from distillkac import optional, progress
 from distillkac.data import cache
 from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
@@ -102,6 +102,7 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise ValueError(printable(f"{path}: cannot be opened as a Hugging Face data set ({reason})")) from None
 
 
+@progress.quiet("datasets")
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
     """Its splits by name, not all of them ready."""
     import datasets

@@ -16,11 +16,11 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.data import cache
 from distillkac.data.classes import printable
 from distillkac.data.image_files import read_image, unreadable
+from distillkac.progress import Bar
 
 MEMORY_LIMIT = 4 << 30  # bytes; images that need more are decoded anew whenever they are read
 NARROW = 0.26  # of the range; 14 bits in 16 come to 64 of 255
@@ -126,7 +126,7 @@ def read_images(
     key, known = _known(records, config)
     if known is None:
         threads = min(32, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter lock
-        with ThreadPoolExecutor(threads) as pool, tqdm(order, desc="reading images", leave=False, disable=None) as bar:
+        with ThreadPoolExecutor(threads) as pool, Bar(order, title="reading images", unit="image") as bar:
             todo = iter(bar)
             # A few at a time: one map over all would decode far ahead of what is looked at here.
             while some := list(islice(todo, 8 * threads)):

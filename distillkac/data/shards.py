@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from tqdm import tqdm
 
 from distillkac import optional
 from distillkac.data.classes import number_classes, printable
@@ -22,6 +21,7 @@ from distillkac.data.file_splits import say_unread, split_files
 from distillkac.data.records import file_identity
 from distillkac.data.splits import choose_splits
 from distillkac.data.tar_index import NAMED, Index, Member, index
+from distillkac.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
     """
     train_paths, test_paths = _parts(paths, root, config)
     found = {
-        path: index(path, config)
-        for path in tqdm([*train_paths, *test_paths], desc="indexing shards", leave=False, disable=None)
+        path: index(path, config) for path in Bar([*train_paths, *test_paths], title="indexing shards", unit="shard")
     }
     lost = [damage for _, damage in found.values() if damage]
     if lost and config.bad_images == "refuse":

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
@@ -25,6 +24,7 @@ from distillkac.data.file_splits import find_files
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import NAMED, file_identity, say_narrow
 from distillkac.data.stream_shards import Record, Shards, held_out, open_shards, stream_fingerprint
+from distillkac.progress import Bar
 from distillkac.random import generator
 
 PROBED = 64  # images whose channels decide between grey and colour
@@ -172,9 +172,7 @@ class Stream:
                 count = 0 if known is None else place
                 records, rest = self._wanted(shard, self.held.get(shard, 0) + count), place - count
                 if rest > 0:
-                    count += sum(
-                        1 for _ in tqdm(islice(records, rest), "passing over", rest, leave=False, disable=None)
-                    )
+                    count += sum(1 for _ in Bar(islice(records, rest), title="passing over", unit="image", total=rest))
                 for record in records:
                     yield record
                     count += 1

@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from distillkac.data.arrow import (
     check_label_kind,
@@ -26,6 +25,7 @@ from distillkac.data.fingerprint import Fingerprint, of_words
 from distillkac.data.image_files import read_image, unreadable
 from distillkac.data.labels import as_class
 from distillkac.data.rows import image_of
+from distillkac.progress import Bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Shards:
         """(shard, record) of the first `count`, shard by shard; of each shard the first after[shard] are passed over."""
         after = after or {}
         rows = ((shard, record) for shard in range(len(self)) for record in self.read(shard, after.get(shard, 0)))
-        return list(tqdm(islice(rows, count), "reading a sample", count, leave=False, disable=None))
+        return list(Bar(islice(rows, count), title="reading a sample", unit="image", total=count))
 
     def check_classes(self, count: int, after: dict[int, int]) -> None:
         """Raises ValueError if the records that `first` would give do not show every class; reads their classes alone."""

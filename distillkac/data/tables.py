@@ -16,6 +16,7 @@ from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
+from distillkac.progress import Bar
 
 ROWS = 100  # at a time: a row group may be larger than memory
 
@@ -89,14 +90,13 @@ class ParquetSplit:
 
     def _write(self, path: Path) -> None:
         import pyarrow
-        from tqdm import tqdm
 
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             with (
                 open(temporary, "wb") as file,
                 pyarrow.ipc.new_stream(file, self.features.arrow_schema) as writer,
-                tqdm(total=self.rows, desc="converting parquet", leave=False, disable=None) as bar,
+                Bar(title="converting parquet", unit="row", total=self.rows) as bar,
             ):
                 for _, table in _tables(self.files, self.features):
                     writer.write_table(table)

@@ -1,0 +1,96 @@
+"""The keywords of diffusers' from_pretrained: each is honoured or refused, none is dropped without a word."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KNOWN = {  # by diffusers, for pipelines that lie in its own format
+    *("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "torch_dtype", "dtype"),
+    *("device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage", "variant"),
+    *("use_safetensors", "disable_mmap", "quantization_config"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of them a run folder can honour. dtype: one for all, or by component, with "default" for the others."""
+
+    dtype: torch.dtype | dict | None = None
+    device: torch.device | None = None
+    local_files_only: bool = False
+    scheduler: object = None
+    vae: object = None
+
+    @classmethod
+    def of_run(cls, options: dict) -> "Options":
+        """Raises ValueError for a keyword that is unknown, or that asks for what a run folder does not have."""
+        options = dict(options)
+        made = {"dtype": _dtype(options), "device": _device(options.pop("device_map", None))}
+        made["local_files_only"] = bool(options.pop("local_files_only", False))
+        made |= {name: options.pop(name, None) for name in ("scheduler", "vae")}
+        if options.pop("use_safetensors", None) is False:
+            raise ValueError("use_safetensors=False: a run folder has safetensors weights and no others; omit it")
+        for name, value in options.items():
+            if name not in KNOWN:
+                raise ValueError(_unknown(name, ("torch_dtype", "device_map", "local_files_only", "scheduler", "vae")))
+            if value not in (None, False):
+                raise ValueError(
+                    f"{name} means nothing for a run folder, which is read where it lies; omit it, or save the run with "
+                    "save_pretrained and load that"
+                )
+        return cls(**made)
+
+    @staticmethod
+    def of_diffusers(pipeline: type, options: dict) -> dict:
+        """The options as diffusers takes them. Raises ValueError for one that it would only warn of, or not see."""
+        options = dict(options)
+        own = [name for name in inspect.signature(pipeline.__init__).parameters if name not in ("self", "trained")]
+        for name in options:
+            if name not in (*KNOWN, *own):
+                raise ValueError(_unknown(name, (*own, *sorted(KNOWN))))
+        dtype = _dtype(options)
+        # Older versions of diffusers know one name of it, newer ones warn of that name.
+        older = "torch_dtype (`" in (DiffusionPipeline.from_pretrained.__doc__ or "")
+        return options if dtype is None else options | {"torch_dtype" if older else "dtype": dtype}
+
+    def place(self, pipeline):
+        """The pipeline with its weights in the dtype, and on the device, that were asked for."""
+        for name in ("unet", "vae"):
+            dtype = self.dtype
+            if isinstance(dtype, dict):
+                dtype = dtype.get(name, dtype.get("default", torch.float32))
+            if dtype is not None and getattr(pipeline, name) is not None:
+                torch.nn.Module.to(getattr(pipeline, name), dtype)  # diffusers' own warns of an empty list
+        return pipeline if self.device is None else pipeline.to(self.device)
+
+
+def _dtype(options: dict) -> torch.dtype | dict | None:
+    """torch_dtype, or dtype as newer versions of diffusers call it; both are taken out of `options`."""
+    given = [value for value in (options.pop("torch_dtype", None), options.pop("dtype", None)) if value is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ValueError(f"torch_dtype and dtype are the same option, got {given[0]} and {given[1]}")
+    for name, value in given[0].items() if given and isinstance(given[0], dict) else [("", v) for v in given]:
+        if name not in ("", "unet", "vae", "default") or value not in DTYPES:
+            raise ValueError(
+                "torch_dtype must be torch.float32, torch.bfloat16 or torch.float16, or a dict of them for unet, vae and "
+                f"default, got {given[0]!r}"
+            )
+    return given[0] if given else None
+
+
+def _device(device_map) -> torch.device | None:
+    if device_map is None:
+        return None
+    try:
+        return torch.device(device_map)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device_map of a run folder is the name of one device, such as cuda, got {device_map!r}; a run has one network"
+        ) from None
+
+
+def _unknown(name: str, known) -> str:
+    return f"from_pretrained does not know the keyword {name}; it takes {', '.join(dict.fromkeys(known))}"
