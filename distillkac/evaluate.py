@@ -25,6 +25,7 @@ from distillkac.sampling import (
     field_of,
     generate,
     open_run,
+    say_if_another_teacher,
     students,
 )
 
