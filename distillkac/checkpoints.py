@@ -8,7 +8,7 @@
 
     .lock                held by the process that trains (run_lock.py)
     failure/             the state before a step whose loss was not finite (divergence.py)
-    checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own
+    checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own (kept.py)
 
 Every file is written under a temporary name, fsynced and renamed. A checkpoint is one file, so weights and optimizer
 of different steps never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file
@@ -34,7 +34,6 @@ from safetensors.torch import save as _to_safetensors
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
-KEPT = "checkpoints"
 _told_of_fsync: set[int] = set()
 NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -103,14 +102,6 @@ def flush_to_disk(file: IO) -> None:
 def _unwritable(path: Path, error: OSError) -> OSError:
     reason = error.strerror or error
     return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
-
-
-def clean(folder: Path) -> None:
-    """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
-    for run in (folder, *kept(folder)):
-        for place in (run, run / STATE.parent, run / "samples"):
-            for left in place.glob(".*.tmp"):
-                left.unlink()
 
 
 def write_json(path: Path, value) -> None:
@@ -188,31 +179,6 @@ def to_safetensors(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -
     written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     written += b" " * (-len(written) % 8)  # the tensors behind it stay aligned
     return len(written).to_bytes(8, "little") + written + content[8 + size :]
-
-
-def keep(folder: Path, step: int, count: int) -> None:
-    """Keeps the checkpoint of `step`, which the folder holds whole, as a run folder KEPT/step-N, and removes all but the last
-    `count` of these. With a count of 1 the folder itself is the only one, and nothing is done.
-
-    Of a folder that is removed only our files go: what was sampled or measured there stays.
-    """
-    if count == 1:
-        return
-    place = folder / KEPT / f"step-{step:06d}"
-    if not (place / CONFIG).exists():
-        for name in (STATE, MODEL, EMA, CONFIG):  # the last one makes it a run folder
-            write_atomic(place / name, (folder / name).read_bytes())
-    for old in kept(folder)[:-count]:
-        for name in (CONFIG, EMA, MODEL, STATE):
-            (old / name).unlink(missing_ok=True)
-        for empty in (old / STATE.parent, old):
-            with contextlib.suppress(OSError):
-                empty.rmdir()
-
-
-def kept(folder: Path) -> list[Path]:
-    """The run folders that `keep` made, the first step first, and what is left of those that it removed."""
-    return sorted((folder / KEPT).glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
 def described(folder: Path) -> tuple[int, str] | None:

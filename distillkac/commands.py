@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import checkpoints, launch_settings, optional, plots, resume
+from distillkac import checkpoints, kept, launch_settings, optional, plots, resume
 from distillkac._kernels import native
 from distillkac.config import OptimConfig, RunConfig, save_config
 from distillkac.run_lock import run_lock
@@ -95,7 +95,7 @@ def fit_run(
             plots.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
 
     def saved(average: torch.nn.Module, step: int) -> None:
-        checkpoints.keep(folder, step, config.optim.keep)
+        kept.keep(folder, step, config.optim.keep)
         draw(average, step)
 
     with run_lock(folder, accelerator):
@@ -106,12 +106,12 @@ def fit_run(
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
-            checkpoints.clean(folder)
+            kept.clean(folder)
             if before is not None and trainer.step == config.steps:
                 config = finished(folder, before, config)
             save_config(folder, config)
             if before is not None:
-                checkpoints.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
+                kept.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
                 if sentence := new_schedule(before, config, trainer.step):
                     print(f"{folder} {sentence}", flush=True)
         fit = trainer.fit()
@@ -126,10 +126,10 @@ def fit_run(
 
 def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
     """The config of a run without steps left to make: its optimizer is what it was, and options for another are told so."""
-    kept = dataclasses.replace(before.optim, keep=config.optim.keep)
-    if words := [now for _, now in resume.changes(kept, config.optim, "--optim")]:
+    optim = dataclasses.replace(before.optim, keep=config.optim.keep)
+    if words := [now for _, now in resume.changes(optim, config.optim, "--optim")]:
         print(f"{folder} has made its {config.steps} steps, where {' and '.join(words)} can change nothing", flush=True)
-    return dataclasses.replace(config, optim=kept)
+    return dataclasses.replace(config, optim=optim)
 
 
 def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     made = students(config, out)
     if args.resume:
-        check_chain(made)
+        check_chain(made[:-1] if config.inverse.steps and config.inverse.start != "student" else made)
         if accelerator.is_main_process and not any((folder / checkpoints.STATE).exists() for folder, _ in made):
             print(f"nothing to resume in {out}: its students begin at step 0", flush=True)
     _, digest = checkpoints.described(args.run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from distillkac import checkpoints
+from distillkac import checkpoints, kept
 from distillkac.config import RunConfig, StudentConfig, load_config
 from distillkac.data.fingerprint import difference
 from distillkac.options import labelled
@@ -22,7 +22,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     resumed run may train longer, with other settings of the optimizer, its data and --data.cache elsewhere; nothing else.
     """
     if not (folder / checkpoints.STATE).exists():
-        if (folder / checkpoints.EMA).exists() or checkpoints.kept(folder):
+        if (folder / checkpoints.EMA).exists() or kept.kept(folder):
             raise ValueError(
                 f"{folder} holds weights of a run, but no {checkpoints.STATE} to go on from: choose another folder, or remove "
                 "them"

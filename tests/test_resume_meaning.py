@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from distillkac import checkpoints, distill, evaluate, metrics, sample, train
+from distillkac import checkpoints, distill, evaluate, kept, metrics, sample, train
 from distillkac.commands import new_schedule
 from distillkac.config import load_config
 from distillkac.sampling import SamplerConfig, choose
@@ -205,8 +205,8 @@ def test_which_changes_are_told():
 def test_the_last_checkpoints_are_kept_as_runs(tmp_path, monkeypatch):
     options = ["--steps", "7", "--optim.save-every", "2", "--optim.keep", "3", *TINY]
     assert train.main(["--run", str(tmp_path / "run"), *options]) == 0
-    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == ["step-000004", "step-000006", "step-000007"]
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000006", "step-000007"]
     plain = ["--steps", "7", "--optim.save-every", "2", *TINY]
     assert train.main(["--run", str(tmp_path / "plain"), *plain]) == 0
     assert not (tmp_path / "plain" / "checkpoints").exists()
@@ -223,7 +223,7 @@ def test_the_last_checkpoints_are_kept_as_runs(tmp_path, monkeypatch):
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     # What was measured there stays when the checkpoint goes.
     assert train.main(["--run", str(tmp_path / "run"), "--resume", "--steps", "10", "--optim.keep", "2"]) == 0
-    assert [path.name for path in checkpoints.kept(tmp_path / "run")] == ["step-000004", "step-000008", "step-000010"]
+    assert [path.name for path in kept.kept(tmp_path / "run")] == ["step-000004", "step-000008", "step-000010"]
     assert not (middle / checkpoints.CONFIG).exists()
     assert (middle / "evaluation.json").exists()
 
@@ -256,11 +256,11 @@ def test_a_checkpoint_that_is_kept_is_whole_or_no_run(trained, tmp_path, monkeyp
 
         monkeypatch.setattr(os, "replace", failing)
         with pytest.raises(OSError, match="No space left"):
-            checkpoints.keep(run, 4, 2)
+            kept.keep(run, 4, 2)
         assert not (place / checkpoints.CONFIG).exists()
         assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.setattr(os, "replace", replace)
-    checkpoints.keep(run, 4, 2)
+    kept.keep(run, 4, 2)
     for name in (checkpoints.CONFIG, checkpoints.EMA, checkpoints.MODEL, checkpoints.STATE):
         assert (place / name).read_bytes() == (run / name).read_bytes()
 
@@ -268,6 +268,6 @@ def test_a_checkpoint_that_is_kept_is_whole_or_no_run(trained, tmp_path, monkeyp
 def test_steps_of_more_digits_come_later(tmp_path):
     for name in ("step-999999", "step-1000000", "step-000200"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert [path.name for path in checkpoints.kept(tmp_path)] == ["step-000200", "step-999999", "step-1000000"]
+    assert [path.name for path in kept.kept(tmp_path)] == ["step-000200", "step-999999", "step-1000000"]
     with pytest.raises(ValueError, match=r"optim\.keep must be at least 1"):
         optim(keep=0)
