@@ -122,7 +122,7 @@ struct CpuKernels {
   bool (*guided_step)(const GuidedStepArgs&, int64_t begin, int64_t end);
   bool (*endpoint_loss)(const EndpointLossArgs&, int64_t begin, int64_t end);
 };
-const CpuKernels& cpu_kernels();  // of the SIMD level in use: simd_dispatch.cpp
+const CpuKernels& cpu_kernels();  // of the SIMD level in use: binding/simd_dispatch.cpp
 
 // Each returns a cudaError_t (0 = launched); `stream` is a cudaStream_t.
 int kac_noise_cuda(const KacNoiseArgs&, void* stream);

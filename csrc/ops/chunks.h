@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "../random/philox.h"
-#include "../simd.h"
+#include "../lanes/lanes.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "../kernels.h"
-#include "../platform.h"
+#include "../lanes/platform.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -4,7 +4,7 @@
 // Element i of a row belongs to block i / 64; its call index is 16 * block + i % 16 and its word (i % 64) / 16, so a
 // vector of 16, 8 or 1 lanes, or a GPU thread of any width, finds the same word.
 #pragma once
-#include "../platform.h"
+#include "../lanes/platform.h"
 
 DK_NAMESPACE_BEGIN
 

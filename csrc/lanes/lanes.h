@@ -1,13 +1,13 @@
 // Lanes: the same element code runs on one float (Scalar: portable build, loop tails, CUDA threads), eight (Avx2) or
-// sixteen (Avx512). Intrinsics are in simd/ only. Every operation is IEEE-exact and every fused multiply-add is written
-// out (compile with -ffp-contract=off), so all widths give the same bits.
+// sixteen (Avx512). Intrinsics are in avx2.h and avx512.h only. Every operation is IEEE-exact and every fused
+// multiply-add is written out (compile with -ffp-contract=off), so all widths give the same bits.
 #pragma once
-#include "simd/scalar.h"
+#include "scalar.h"
 #if !defined(__CUDACC__) && defined(__AVX2__)
-#include "simd/avx2.h"
+#include "avx2.h"
 #endif
 #if !defined(__CUDACC__) && defined(__AVX512F__)
-#include "simd/avx512.h"
+#include "avx512.h"
 #endif
 
 DK_NAMESPACE_BEGIN

@@ -7,7 +7,7 @@
 #include <atomic>
 
 #include "checks.h"
-#include "kernels.h"
+#include "../kernels.h"
 
 #ifdef DISTILLKAC_WITH_CUDA
 #include <dlfcn.h>

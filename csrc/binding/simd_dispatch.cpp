@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace distillkac {
 

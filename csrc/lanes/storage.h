@@ -3,7 +3,7 @@
 #pragma once
 #include <cstring>
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "platform.h"
 #if defined(__CUDA_ARCH__)
 #include <cuda_fp16.h>

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "checks.h"
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace distillkac {
 
