@@ -105,12 +105,16 @@ struct EndpointLossArgs {
 // Work is cut into chunks of a row, at the same places for any number of threads.
 constexpr int64_t kNoiseChunk = 16384;  // a multiple of 64, the elements of one block of random words
 constexpr int64_t kLossChunk = 2048;
+
+// Inlined everywhere: the linker would keep one copy for all SIMD levels, which might be that of the widest.
 #if defined(__CUDACC__)
-__host__ __device__
+#define DISTILLKAC_EVERYWHERE __host__ __device__ constexpr
+#else
+#define DISTILLKAC_EVERYWHERE __attribute__((always_inline)) constexpr
 #endif
-    constexpr int64_t
-    chunks_per_row(int64_t width, int64_t chunk) {
-  return (width + chunk - 1) / chunk;
+DISTILLKAC_EVERYWHERE int64_t chunks_per_row(int64_t width, int64_t chunk) { return (width + chunk - 1) / chunk; }
+DISTILLKAC_EVERYWHERE int64_t units_in(const Rows& rows, int64_t chunk) {
+  return rows.count * chunks_per_row(rows.width, chunk);
 }
 
 // A CPU loop does the work units [begin, end); false: a value is out of range (each op says which).

@@ -260,7 +260,7 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   check_apart(op, "out", grad_u, "delta", deltas);
   check_apart(op, "out", grad_u, "weight", weights);
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
-  const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
+  const int64_t chunks = units_in(rows, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
   EndpointLossArgs args{from.const_data_ptr(),
                         velocity.const_data_ptr(),

@@ -22,7 +22,7 @@ struct Cpu {
   // The kernels are template arguments, so that a build without CUDA names but never refers to the CUDA ones.
   template <auto cpu_kernel, auto cuda_kernel, class Args>
   void run(const Args& args, int64_t chunk, const char* range_error) const {
-    const int64_t per_row = chunks_per_row(args.rows.width, chunk), units = args.rows.count * per_row;
+    const int64_t units = units_in(args.rows, chunk);
     if (units == 0) return;
     // A thread is worth starting for about 8192 elements.
     const int64_t unit_size = args.rows.width < chunk ? args.rows.width : chunk;

@@ -4,6 +4,7 @@
 #include "../planar/rows.h"
 #include "../telegraph/blocks.h"
 #include "../telegraph/rows.h"
+#include "chunks.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -110,22 +110,22 @@ __device__ inline void draw_groups(const PlanarShared& shared, const RowStream& 
   }
 }
 
-// f(i, count, k, v) for every group of four elements of a unit, i the first one's place in the row. A row whose time is
-// out of range gives NaN.
+// f(i, count, k, v) for every group of four elements of a chunk, i the first one's place in the row. A row whose time
+// is out of range gives NaN.
 template <bool kVelocity, class Shared, class F>
-__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Unit& unit, F&& f) {
+__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Chunk& chunk, F&& f) {
   const RowStream& stream = shared.stream;
-  const int64_t quads = (unit.end - unit.begin + kBlock - 1) / kBlock * 4;
+  const int64_t quads = (chunk.end - chunk.begin + kBlock - 1) / kBlock * 4;
   for (int64_t index = threadIdx.x; index < quads; index += blockDim.x) {
-    const int64_t block = unit.begin / kBlock + index / 4;
+    const int64_t block = chunk.begin / kBlock + index / 4;
     draw_groups<kVelocity>(shared, stream, table, block, int(index % 4), [&](int offset, float k[4], float v[4]) {
       const int64_t i = block * kBlock + offset;
-      if (i >= unit.end) return;
+      if (i >= chunk.end) return;
       if (!shared.valid) {
         DK_UNROLL
         for (int n = 0; n < 4; ++n) k[n] = v[n] = NAN;
       }
-      f(i, unit.end - i, k, v);
+      f(i, chunk.end - i, k, v);
     });
   }
 }

@@ -1,5 +1,4 @@
 // CPU: classifier-free guidance of velocities in one pass.
-#include "../planar/blocks.h"
 #include "cpu_ops.h"
 #include "guidance.h"
 

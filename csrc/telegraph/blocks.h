@@ -1,6 +1,6 @@
 // CPU: telegraph displacements of one row, 64 elements at a time.
 #pragma once
-#include "../ops/chunks.h"
+#include "../random/blocks.h"
 #include "quantile.h"
 
 DK_NAMESPACE_BEGIN

@@ -1,6 +1,5 @@
 // CPU: telegraph rows side by side, one on each lane: their parameters, and where rows are short their draws too.
 #pragma once
-#include "../ops/chunks.h"
 #include "quantile.h"
 
 DK_NAMESPACE_BEGIN

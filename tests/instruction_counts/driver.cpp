@@ -30,13 +30,13 @@ int main(int, char** argv) {
   for (int64_t i = 0; i < n; ++i) {
     x[i] = float(i % 97) / 97 - 0.5f, y[i] = float(i % 89) / 89, z[i] = float(i % 83) / 83, w[i] = float(i % 79) / 79;
   }
-  std::vector<double> sums(rows.count * chunks_per_row(rows.width, kLossChunk));
+  std::vector<double> sums(units_in(rows, kLossChunk));
   float loss;
   const RowScalar times{t.data(), true, 0};
   const CpuKernels& kernels = avx2::kKernels;
   const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, process, a, c, {nullptr, 1, 0}};
   // Every op's units: the whole of each row here, since no row is longer than a chunk.
-  const auto units = [&](int64_t chunk) { return rows.count * chunks_per_row(rows.width, chunk); };
+  const auto units = [&](int64_t chunk) { return units_in(rows, chunk); };
   if (op == "kac_noise") {
     work = [&] { return kernels.kac_noise(noise, 0, units(kNoiseChunk)); };
   } else if (op == "kac_velocity") {

@@ -122,7 +122,7 @@ struct Job {
 };
 void check(const char* op, const Rows& rows, Dtype dtype, int64_t chunk, const std::function<void(Job&)>& make,
            bool expected = true) {
-  const int64_t units = rows.count * chunks_per_row(rows.width, chunk);
+  const int64_t units = units_in(rows, chunk);
   std::unique_ptr<Job> first;
   for (const Level& level : kLevels) {
     for (int team = 1; team <= 4; team += 3) {
@@ -219,7 +219,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   if (n == 0) return;
   check("endpoint_loss", rows, dtype, kLossChunk, [&](Job& job) {
     job.out.emplace_back(size_t(n) * 4);
-    job.out.emplace_back(size_t(rows.count * chunks_per_row(rows.width, kLossChunk)) * 8, 8);
+    job.out.emplace_back(size_t(units_in(rows, kLossChunk)) * 8, 8);
     job.work = [args = EndpointLossArgs{x.data(), y.data(), z.data(), reinterpret_cast<float*>(job.out[0].data()),
                                         above.scalar, weight, rows, dtype, reinterpret_cast<double*>(job.out[1].data()),
                                         nullptr}](const CpuKernels& k, int64_t begin, int64_t end) {
