@@ -103,8 +103,8 @@ struct EndpointLossArgs {
 };
 
 // Work is cut into chunks of a row, at the same places for any number of threads.
-constexpr int64_t kNoiseChunk = 16384;  // a multiple of 64, the elements of one block of random words
-constexpr int64_t kLossChunk = 2048;
+constexpr int64_t kChunk = 16384;     // on the CPU; a multiple of 64, the elements of one block of random words
+constexpr int64_t kLossChunk = 2048;  // of the loss, on CPU and CUDA: each chunk has one partial sum
 
 // Inlined everywhere: the linker would keep one copy for all SIMD levels, which might be that of the widest.
 #if defined(__CUDACC__)

@@ -32,7 +32,7 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   check_apart(op, "out", out, "t", times);
   check_apart(op, "out", out, "seed", seed_tensor);
   KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c, source};
-  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kNoiseChunk,
+  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
                                                                        "t must be finite and >= 0, with a*t <= 1e9");
 }
 
@@ -74,7 +74,7 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
   check_apart(op, "out", v, "k", displacements, true);
   KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c};
   Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
-      args, kNoiseChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+      args, kChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
 
 template <class Device>
@@ -125,7 +125,7 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
                    g_schedule,
                    kappa,
                    source};
-  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kNoiseChunk,
+  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kChunk,
                                                                      "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
 
@@ -166,8 +166,7 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
                           dtype,
                           kind,
                           limit};
-  Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kNoiseChunk,
-                                                                                   "w must be finite");
+  Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kChunk, "w must be finite");
   return out;
 }
 
@@ -222,7 +221,7 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
                       limit};
   Device(op, x_next)
       .template run<&CpuKernels::guided_step, guided_step_cuda>(
-          args, kNoiseChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
+          args, kChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
 }
 
 template <class Device>

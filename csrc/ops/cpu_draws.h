@@ -29,13 +29,13 @@ struct Draws {
   // row, and of the rows after it too (i counts on) if kOneSink.
   template <bool kVelocity, bool kOneSink, class Time, class Use>
   bool for_each(const Rows& rows, int64_t begin, int64_t end, Time&& time, Use&& use) const {
-    const bool whole_rows = rows.width <= kNoiseChunk;
+    const bool whole_rows = rows.width <= kChunk;
     for (int64_t unit = begin; unit < end; unit += kTogether) {
       const int count = end - unit < kTogether ? int(end - unit) : kTogether;
       alignas(64) double t[kTogether];
       bool valid = true;
       for (int n = 0; n < count; ++n) {
-        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kNoiseChunk, unit + n).row);
+        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kChunk, unit + n).row);
         valid &= row_is_valid(t[n], a, c);
       }
       if (!valid) return false;
@@ -74,7 +74,7 @@ struct Draws {
     TelegraphRow<Scalar> telegraph[kTogether];
     if (process == Process::kTelegraph) telegraph_rows<Lanes>(t, a, c, count, telegraph);
     for (int n = 0; n < count; ++n) {
-      const Chunk chunk = chunk_of(rows, kNoiseChunk, unit + n);
+      const Chunk chunk = chunk_of(rows, kChunk, unit + n);
       const RowStream stream = row_stream(key, row_offset + chunk.row);
       const auto draw = [&](const auto& blocks) {
         blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));

@@ -47,7 +47,7 @@ static void step_chunk(const GuidedStepArgs& args, const Chunk& chunk) {
 
 bool guided_step_cpu(const GuidedStepArgs& args, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     if (!step_row(args, chunk.row).is_finite()) return false;
     with_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);

@@ -7,7 +7,7 @@ DK_NAMESPACE_BEGIN
 bool guided_velocity_cpu(const GuidedVelocityArgs& args, int64_t begin, int64_t end) {
   const float max_speed = float(args.max_speed);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     const float w = float(row_scalar(args.w, chunk.row));
     if (!std::isfinite(w)) return false;
     with_dtype(args.dtype, [&](auto element) {

@@ -41,7 +41,7 @@ static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const C
 bool kac_velocity_cpu(const KacVelocityArgs& args, int64_t begin, int64_t end) {
   bool inside = true;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     const double t = row_scalar(args.t, chunk.row);
     if (!row_is_valid(t, args.a, args.c)) return false;
     inside = with_dtype(args.dtype,

@@ -38,12 +38,12 @@ int main(int, char** argv) {
   // Every op's units: the whole of each row here, since no row is longer than a chunk.
   const auto units = [&](int64_t chunk) { return units_in(rows, chunk); };
   if (op == "kac_noise") {
-    work = [&] { return kernels.kac_noise(noise, 0, units(kNoiseChunk)); };
+    work = [&] { return kernels.kac_noise(noise, 0, units(kChunk)); };
   } else if (op == "kac_velocity") {
-    if (!kernels.kac_noise(noise, 0, units(kNoiseChunk))) return 1;
+    if (!kernels.kac_noise(noise, 0, units(kChunk))) return 1;
     work = [&] {
       return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, process, a, c}, 0,
-                                  units(kNoiseChunk));
+                                  units(kChunk));
     };
   } else if (op == "kac_pair" || op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
     const Dtype dtype = op == "kac_pair" ? Dtype::kFloat32 : Dtype::kBFloat16;
@@ -61,13 +61,12 @@ int main(int, char** argv) {
                                GSchedule::kLinear,
                                1,
                                {nullptr, 1, 0}},
-                              0, units(kNoiseChunk));
+                              0, units(kChunk));
     };
   } else if (op == "guided_velocity") {
     work = [&] {
       return kernels.guided_velocity(
-          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, process, 2}, 0,
-          units(kNoiseChunk));
+          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, process, 2}, 0, units(kChunk));
     };
   } else if (op == "guided_step") {
     work = [&] {
@@ -84,7 +83,7 @@ int main(int, char** argv) {
                                   Dtype::kFloat32,
                                   process,
                                   2},
-                                 0, units(kNoiseChunk));
+                                 0, units(kChunk));
     };
   } else if (op == "endpoint_loss") {
     work = [&] {

@@ -166,7 +166,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   const RowScalar weight{nullptr, false, 1.5}, half{nullptr, false, 0.5};
 
   for (const Seed& source : {seed, seed_tensor}) {
-    check("kac_noise", rows, dtype, kNoiseChunk, [&](Job& job) {
+    check("kac_noise", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
       job.work = [args = KacNoiseArgs{job.out[0].data(), t.scalar, rows, dtype, process, a, c, source}](
                      const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_noise(args, begin, end); };
@@ -174,7 +174,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   }
   if (n > 0) {
     check(
-        "kac_noise with t < 0", rows, dtype, kNoiseChunk,
+        "kac_noise with t < 0", rows, dtype, kChunk,
         [&](Job& job) {
           job.out.emplace_back(size, lead);
           job.work = [args = KacNoiseArgs{job.out[0].data(), bad.scalar, rows, dtype, process, a, c, seed}](
@@ -182,14 +182,14 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
         },
         false);
   }
-  check("kac_velocity", rows, dtype, kNoiseChunk, [&](Job& job) {  // |k| < .71 < c t
+  check("kac_velocity", rows, dtype, kChunk, [&](Job& job) {  // |k| < .71 < c t
     job.out.emplace_back(size, lead);
     job.work = [args = KacVelocityArgs{x.data(), job.out[0].data(), above.scalar, rows, dtype, process, a, c}](
                    const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_velocity(args, begin, end); };
   });
   for (const auto f : {FSchedule::kLinear, FSchedule::kCosine, FSchedule::kExp}) {
     const GSchedule g = f == FSchedule::kCosine ? GSchedule::kQuadratic : GSchedule::kLinear;
-    check("kac_pair", rows, dtype, kNoiseChunk, [&](Job& job) {
+    check("kac_pair", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
       const RowScalar& time = g == GSchedule::kLinear ? t.scalar : above.scalar;
       job.work = [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), time, rows, dtype, process, a, c,
@@ -199,7 +199,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
     });
   }
   for (const double max_speed : {double(INFINITY), 0.3}) {
-    check("guided_velocity", rows, dtype, kNoiseChunk, [&](Job& job) {
+    check("guided_velocity", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
       job.work = [args = GuidedVelocityArgs{x.data(), y.data(), job.out[0].data(), above.scalar, rows, dtype, process,
                                             max_speed}](const CpuKernels& k, int64_t begin, int64_t end) {
@@ -208,7 +208,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
     });
     for (const int parts : {0, 1, 2, 3}) {
       void *uncond = parts & 1 ? z.data() : nullptr, *prev = parts & 2 ? w.data() : nullptr;
-      check("guided_step", rows, dtype, kNoiseChunk, [&](Job& job) {
+      check("guided_step", rows, dtype, kChunk, [&](Job& job) {
         job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
         job.work = [args = GuidedStepArgs{x.data(), y.data(), uncond, prev, job.out[0].data(), job.out[1].data(),
                                           weight, above.scalar, half, rows, dtype, process, max_speed}](
