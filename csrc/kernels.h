@@ -29,13 +29,18 @@ struct Rows {
   int64_t width = 0;  // D, elements of one row, contiguous
 };
 
+// A Kac process: its rate of turns and its speed.
+struct Kac {
+  Process process;
+  double a, c;
+};
+
 struct KacNoiseArgs {
   void* out;    // (B, D)
   RowScalar t;  // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
   Seed seed;
 };
 
@@ -45,8 +50,7 @@ struct KacVelocityArgs {
   RowScalar t;    // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
 };
 
 struct KacPairArgs {
@@ -56,8 +60,7 @@ struct KacPairArgs {
   RowScalar t;     // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
   FSchedule f;
   GSchedule g;
   double kappa;

@@ -19,19 +19,17 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   constexpr const char* op = "kac_noise";
   const Rows rows = rows_of(op, "out", out);
   check_rows(op, "t", t, rows.count);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_same_device(op, "out", out, t);
   check_out(op, out);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "size", kind, out);
+  check_pairs(op, "size", kac.process, out);
   const Dtype dtype = element_type(op, "dtype", out.scalar_type());
   const Seed source = seed_of(op, seed, seed_tensor, offset, t);
   if (empty(rows)) return;
   const Tensor times = packed(t);
   check_apart(op, "out", out, "t", times);
   check_apart(op, "out", out, "seed", seed_tensor);
-  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c, source};
+  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kac, source};
   Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
                                                                        "t must be finite and >= 0, with a*t <= 1e9");
 }
@@ -61,18 +59,16 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, k);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_like(op, "out", v, k);
   check_out(op, v);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "k", kind, k);
+  check_pairs(op, "k", kac.process, k);
   const Dtype dtype = element_type(op, "k", k.scalar_type());
   if (empty(rows)) return;
   const Tensor displacements = packed(k), times = packed(t);
   check_apart(op, "out", v, "t", times);
   check_apart(op, "out", v, "k", displacements, true);
-  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c};
+  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kac};
   Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
       args, kChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
@@ -91,14 +87,12 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, x0);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_like(op, "out[0]", x_t, x0);
   check_like(op, "out[1]", u, x0);
   check_out(op, x_t);
   check_out(op, u);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "x0", kind, x0);
+  check_pairs(op, "x0", kac.process, x0);
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
   const Dtype dtype = element_type(op, "x0", x0.scalar_type());
   const FSchedule f_schedule = f_named(op, f);
@@ -118,9 +112,7 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
                    row_data(times),
                    rows,
                    dtype,
-                   kind,
-                   a,
-                   c,
+                   kac,
                    f_schedule,
                    g_schedule,
                    kappa,

@@ -28,6 +28,12 @@ inline Process process_named(const char* op, const std::string& name) {
   fail(op, "process must be 'telegraph' or 'planar', got '", name, "'");
 }
 
+inline Kac kac_of(const char* op, const std::string& process, double a, double c) {
+  check_positive(op, "a", a, 1e30);
+  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  return {process_named(op, process), a, c};
+}
+
 inline FSchedule f_named(const char* op, const std::string& name) {
   if (name == "linear") return FSchedule::kLinear;
   if (name == "cosine") return FSchedule::kCosine;

@@ -81,4 +81,6 @@ DK_INLINE double row_scalar(const RowScalar& scalar, int64_t row) {
   return scalar.is_double ? static_cast<const double*>(scalar.data)[row] : static_cast<const float*>(scalar.data)[row];
 }
 
+DK_INLINE uint64_t seed_value(const Seed& seed) { return uint64_t(seed.data ? *seed.data : seed.value); }
+
 DK_NAMESPACE_END

@@ -11,18 +11,12 @@ DK_NAMESPACE_BEGIN
 constexpr int kShortRow = 16;  // up to this width a row's own block of 64 draws costs more than a Philox call each
 
 struct Draws {
-  Process process;
-  double a, c;
+  Kac kac;
   PhiloxKey key;
   int64_t row_offset;
 
-  template <class Args>
-  explicit Draws(const Args& args)
-      : process(args.process),
-        a(args.a),
-        c(args.c),
-        key(philox_key(uint64_t(args.seed.data ? *args.seed.data : args.seed.value))),
-        row_offset(args.seed.row_offset) {}
+  Draws(const Kac& process, const Seed& seed)
+      : kac(process), key(philox_key(seed_value(seed))), row_offset(seed.row_offset) {}
 
   // The work units [begin, end) of `rows`. time(row): the process time, NaN where it is out of range; then the result
   // is false and nothing is promised about the output. use(row) gives a sink(lanes, i, k, v) for the elements i of that
@@ -36,7 +30,7 @@ struct Draws {
       bool valid = true;
       for (int n = 0; n < count; ++n) {
         t[n] = time(whole_rows ? unit + n : chunk_of(rows, kChunk, unit + n).row);
-        valid &= row_is_valid(t[n], a, c);
+        valid &= row_is_valid(t[n], kac.a, kac.c);
       }
       if (!valid) return false;
       for (int n = count; n < kTogether; ++n) t[n] = 0;  // the rest of the last vector
@@ -55,10 +49,10 @@ struct Draws {
   void short_rows(const double* t, int64_t row, int count, int width, Use&& use) const {
     alignas(64) float k[kTogether * kShortRow], v[kTogether * kShortRow];
     const int64_t number = row_offset + row;
-    if (process == Process::kPlanar)
-      planar_short_rows<Lanes, kVelocity>(t, a, c, key, number, count, width, k, v);
+    if (kac.process == Process::kPlanar)
+      planar_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
     else
-      telegraph_short_rows<Lanes, kVelocity, kTogether>(t, a, c, key, number, count, width, k, v);
+      telegraph_short_rows<Lanes, kVelocity, kTogether>(t, kac.a, kac.c, key, number, count, width, k, v);
     const int span = kOneSink ? count * width : width;
     for (int begin = 0; begin < count * width; begin += span) {
       const auto sink = use(row + begin / span);
@@ -72,18 +66,18 @@ struct Draws {
   template <bool kVelocity, class Use>
   void chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
     TelegraphRow<Scalar> telegraph[kTogether];
-    if (process == Process::kTelegraph) telegraph_rows<Lanes>(t, a, c, count, telegraph);
+    if (kac.process == Process::kTelegraph) telegraph_rows<Lanes>(t, kac.a, kac.c, count, telegraph);
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
       const RowStream stream = row_stream(key, row_offset + chunk.row);
       const auto draw = [&](const auto& blocks) {
         blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
       };
-      if (process == Process::kPlanar)
-        draw(PlanarBlocks<Lanes>(planar_row(t[n], a, c), stream));
+      if (kac.process == Process::kPlanar)
+        draw(PlanarBlocks<Lanes>(planar_row(t[n], kac.a, kac.c), stream));
       else
-        draw(TelegraphBlocks<Lanes>(telegraph[n],
-                                    kVelocity ? telegraph_velocity_row(t[n], a, c) : TelegraphVelocityRow{}, stream));
+        draw(TelegraphBlocks<Lanes>(
+            telegraph[n], kVelocity ? telegraph_velocity_row(t[n], kac.a, kac.c) : TelegraphVelocityRow{}, stream));
     }
   }
 };

@@ -21,13 +21,13 @@ struct PlanarShared {
   bool valid;
 };
 
-__device__ inline void prepare(TelegraphShared& shared, double t, double a, double c, const RowStream& stream,
+__device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac, const RowStream& stream,
                                const QuantileTable& table) {
   __syncthreads();  // the block may still read the row before
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, a, c);
-    shared.row = telegraph_row(shared.valid ? t : 0.0, a, c);
-    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, a, c);
+    shared.valid = row_is_valid(t, kac.a, kac.c);
+    shared.row = telegraph_row(shared.valid ? t : 0.0, kac.a, kac.c);
+    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, kac.a, kac.c);
     shared.stream = stream;
   }
   __syncthreads();
@@ -36,12 +36,12 @@ __device__ inline void prepare(TelegraphShared& shared, double t, double a, doub
   __syncthreads();
 }
 
-__device__ inline void prepare(PlanarShared& shared, double t, double a, double c, const RowStream& stream,
+__device__ inline void prepare(PlanarShared& shared, double t, const Kac& kac, const RowStream& stream,
                                const QuantileTable&) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, a, c);
-    shared.row = planar_row(shared.valid ? t : 0.0, a, c);
+    shared.valid = row_is_valid(t, kac.a, kac.c);
+    shared.row = planar_row(shared.valid ? t : 0.0, kac.a, kac.c);
     shared.stream = stream;
   }
   __syncthreads();
@@ -131,7 +131,7 @@ __device__ inline void for_each_draw(const Shared& shared, const QuantileTable& 
 }
 
 __device__ inline RowStream stream_of(const Seed& seed, int64_t row) {
-  return row_stream(philox_key(uint64_t(seed.data ? *seed.data : seed.value)), seed.row_offset + row);
+  return row_stream(philox_key(seed_value(seed)), seed.row_offset + row);
 }
 
 DK_NAMESPACE_END

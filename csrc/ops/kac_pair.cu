@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, Qu
     const double t = row_scalar(args.t, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.a, args.c, stream_of(args.seed, chunk.row), table);
+    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, stream_of(args.seed, chunk.row), table);
     const int64_t start = chunk.row * args.rows.width;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
@@ -33,7 +33,7 @@ static int launch(const KacPairArgs& args, cudaStream_t stream) {
   QuantileTable table;
   if (const int error = quantile_table_cuda(&table)) return error;
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kTelegraph)
+  if (args.kac.process == Process::kTelegraph)
     kac_pair_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
   else
     kac_pair_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);

@@ -43,15 +43,15 @@ bool kac_velocity_cpu(const KacVelocityArgs& args, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
     const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     const double t = row_scalar(args.t, chunk.row);
-    if (!row_is_valid(t, args.a, args.c)) return false;
+    if (!row_is_valid(t, args.kac.a, args.kac.c)) return false;
     inside = with_dtype(args.dtype,
                         [&](auto element) {
                           using T = decltype(element);
                           const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
                           T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
-                          if (args.process == Process::kTelegraph)
-                            return telegraph_chunk(telegraph_velocity_row(t, args.a, args.c), k, v, chunk);
-                          return planar_chunk(planar_velocity_row(t, args.c), k, v, chunk);
+                          if (args.kac.process == Process::kTelegraph)
+                            return telegraph_chunk(telegraph_velocity_row(t, args.kac.a, args.kac.c), k, v, chunk);
+                          return planar_chunk(planar_velocity_row(t, args.kac.c), k, v, chunk);
                         }) &&
              inside;
   }

@@ -12,8 +12,8 @@ __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocit
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
     const double t = row_scalar(args.t, chunk.row);
-    const bool valid = row_is_valid(t, args.a, args.c);
-    const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.a, args.c);
+    const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
+    const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c);
     const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
     const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
     T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
     const double t = row_scalar(args.t, chunk.row);
-    const bool valid = row_is_valid(t, args.a, args.c);
-    const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.c);
+    const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
+    const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.kac.c);
     const float limit = row.cone.scaled * (1.f + cone_tolerance(T{}));
     const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
     T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
 template <class T>
 static int launch(const KacVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kTelegraph)
+  if (args.kac.process == Process::kTelegraph)
     telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
   else
     planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);

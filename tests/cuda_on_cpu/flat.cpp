@@ -12,13 +12,13 @@ extern "C" {
 
 int kac_noise(void* out, const double* t, int64_t rows, int64_t width, int dtype, int process, double a, double c,
               int64_t seed, int64_t offset) {
-  return kac_noise_cuda({out, per_row(t), {rows, width}, Dtype(dtype), Process(process), a, c, seed_of(seed, offset)},
+  return kac_noise_cuda({out, per_row(t), {rows, width}, Dtype(dtype), {Process(process), a, c}, seed_of(seed, offset)},
                         nullptr);
 }
 
 int kac_velocity(const void* k, void* v, const double* t, int64_t rows, int64_t width, int dtype, int process, double a,
                  double c) {
-  return kac_velocity_cuda({k, v, per_row(t), {rows, width}, Dtype(dtype), Process(process), a, c}, nullptr);
+  return kac_velocity_cuda({k, v, per_row(t), {rows, width}, Dtype(dtype), {Process(process), a, c}}, nullptr);
 }
 
 int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, int64_t width, int dtype, int process,
@@ -29,9 +29,7 @@ int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, 
                         per_row(t),
                         {rows, width},
                         Dtype(dtype),
-                        Process(process),
-                        a,
-                        c,
+                        {Process(process), a, c},
                         FSchedule(f),
                         GSchedule(g),
                         kappa,

@@ -23,7 +23,7 @@ int main(int, char** argv) {
   const Process process = std::string(argv[2]) == "planar" ? Process::kPlanar : Process::kTelegraph;
   const Rows rows{std::atoll(argv[3]), std::atoll(argv[4])};
   const int64_t n = rows.count * rows.width;
-  const double a = 25, c = 2;
+  const Kac kac{process, 25, 2};
   std::vector<double> t(rows.count);
   for (int64_t b = 0; b < rows.count; ++b) t[b] = (b + 0.5) / double(rows.count);
   std::vector<float> x(n), y(n), z(n), w(n), out(n), out2(n);
@@ -34,7 +34,7 @@ int main(int, char** argv) {
   float loss;
   const RowScalar times{t.data(), true, 0};
   const CpuKernels& kernels = avx2::kKernels;
-  const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, process, a, c, {nullptr, 1, 0}};
+  const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, kac, {nullptr, 1, 0}};
   // Every op's units: the whole of each row here, since no row is longer than a chunk.
   const auto units = [&](int64_t chunk) { return units_in(rows, chunk); };
   if (op == "kac_noise") {
@@ -42,8 +42,7 @@ int main(int, char** argv) {
   } else if (op == "kac_velocity") {
     if (!kernels.kac_noise(noise, 0, units(kChunk))) return 1;
     work = [&] {
-      return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, process, a, c}, 0,
-                                  units(kChunk));
+      return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, kac}, 0, units(kChunk));
     };
   } else if (op == "kac_pair" || op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
     const Dtype dtype = op == "kac_pair" ? Dtype::kFloat32 : Dtype::kBFloat16;
@@ -54,9 +53,7 @@ int main(int, char** argv) {
                                times,
                                rows,
                                dtype,
-                               process,
-                               a,
-                               c,
+                               kac,
                                FSchedule::kLinear,
                                GSchedule::kLinear,
                                1,

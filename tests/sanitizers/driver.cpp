@@ -147,7 +147,7 @@ void check(const char* op, const Rows& rows, Dtype dtype, int64_t chunk, const s
 void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   const int64_t n = rows.count * rows.width;
   const size_t size = size_t(n) * bytes_of(dtype), lead = bytes_of(dtype);
-  const double a = 9, c = 3;
+  const Kac kac{process, 9, 3};
   // Small rows, the table's inside, its last nodes.
   const RowValues t(rows.count, is_double, [](int64_t b) {
     return b % 5 == 0 ? 1e-5 : b % 5 == 1 ? 4e6 : 0.07 * double(b % 17);
@@ -168,7 +168,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   for (const Seed& source : {seed, seed_tensor}) {
     check("kac_noise", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
-      job.work = [args = KacNoiseArgs{job.out[0].data(), t.scalar, rows, dtype, process, a, c, source}](
+      job.work = [args = KacNoiseArgs{job.out[0].data(), t.scalar, rows, dtype, kac, source}](
                      const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_noise(args, begin, end); };
     });
   }
@@ -177,14 +177,14 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
         "kac_noise with t < 0", rows, dtype, kChunk,
         [&](Job& job) {
           job.out.emplace_back(size, lead);
-          job.work = [args = KacNoiseArgs{job.out[0].data(), bad.scalar, rows, dtype, process, a, c, seed}](
+          job.work = [args = KacNoiseArgs{job.out[0].data(), bad.scalar, rows, dtype, kac, seed}](
                          const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_noise(args, begin, end); };
         },
         false);
   }
   check("kac_velocity", rows, dtype, kChunk, [&](Job& job) {  // |k| < .71 < c t
     job.out.emplace_back(size, lead);
-    job.work = [args = KacVelocityArgs{x.data(), job.out[0].data(), above.scalar, rows, dtype, process, a, c}](
+    job.work = [args = KacVelocityArgs{x.data(), job.out[0].data(), above.scalar, rows, dtype, kac}](
                    const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_velocity(args, begin, end); };
   });
   for (const auto f : {FSchedule::kLinear, FSchedule::kCosine, FSchedule::kExp}) {
@@ -192,10 +192,9 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
     check("kac_pair", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
       const RowScalar& time = g == GSchedule::kLinear ? t.scalar : above.scalar;
-      job.work = [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), time, rows, dtype, process, a, c,
-                                     f, g, 0.7, seed}](const CpuKernels& k, int64_t begin, int64_t end) {
-        return k.kac_pair(args, begin, end);
-      };
+      job.work =
+          [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), time, rows, dtype, kac, f, g, 0.7, seed}](
+              const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_pair(args, begin, end); };
     });
   }
   for (const double max_speed : {double(INFINITY), 0.3}) {
