@@ -67,6 +67,12 @@ struct KacPairArgs {
   Seed seed;
 };
 
+// The largest speed that guided velocities may have: of each coordinate (telegraph), or of each pair (planar).
+struct SpeedLimit {
+  Process process;
+  double most;  // +inf: unbounded
+};
+
 struct GuidedVelocityArgs {
   const void* u_cond;    // (B, D)
   const void* u_uncond;  // (B, D)
@@ -74,8 +80,7 @@ struct GuidedVelocityArgs {
   RowScalar w;           // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;   // which speed is bounded: of a coordinate, or of a pair
-  double max_speed;  // +inf: unbounded
+  SpeedLimit limit;
 };
 
 struct GuidedStepArgs {
@@ -88,8 +93,7 @@ struct GuidedStepArgs {
   RowScalar w, h, h_prev;
   Rows rows;
   Dtype dtype;
-  Process process;
-  double max_speed;
+  SpeedLimit limit;
 };
 
 struct EndpointLossArgs {

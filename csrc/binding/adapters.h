@@ -129,22 +129,14 @@ std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, Text process, double a,
   return {x_t, u};
 }
 
-inline double speed_limit(const char* op, std::optional<double> max_speed) {
-  if (!max_speed) return INFINITY;
-  if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
-  return *max_speed;
-}
-
 template <class Device>
 Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor w_rows, std::optional<double> max_speed,
                        Text process) {
   constexpr const char* op = "guided_velocity";
   const Rows rows = rows_of(op, "u_cond", u_cond);
   check_like(op, "u_uncond", u_uncond, u_cond);
-  const Process kind = process_named(op, process);
-  if (max_speed) check_pairs(op, "u_cond", kind, u_cond);
+  const SpeedLimit limit = speed_limit(op, "u_cond", process, max_speed, u_cond);
   const Dtype dtype = element_type(op, "u_cond", u_cond.scalar_type());
-  const double limit = speed_limit(op, max_speed);
   row_scalars(op, "w", w, w_rows, u_cond);  // before it is copied
   Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
   if (empty(rows)) return out;
@@ -156,7 +148,6 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
                           row_scalars(op, "w", w, weights, u_cond),
                           rows,
                           dtype,
-                          kind,
                           limit};
   Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kChunk, "w must be finite");
   return out;
@@ -177,10 +168,8 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
   check_out(op, x_next);
   check_out(op, u);
   if (u_prev && !h_prev_rows && !(h_prev != 0)) fail(op, "h_prev must be the length of the step before, got ", h_prev);
-  const Process kind = process_named(op, process);
-  if (max_speed) check_pairs(op, "x", kind, x);
+  const SpeedLimit limit = speed_limit(op, "x", process, max_speed, x);
   const Dtype dtype = element_type(op, "x", x.scalar_type());
-  const double limit = speed_limit(op, max_speed);
   row_scalars(op, "w", w, w_rows, x);  // before they are copied
   row_scalars(op, "h", h, h_rows, x);
   row_scalars(op, "h_prev", h_prev, h_prev_rows, x);
@@ -209,7 +198,6 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
                       row_scalars(op, "h_prev", h_prev, h_prevs, x),
                       rows,
                       dtype,
-                      kind,
                       limit};
   Device(op, x_next)
       .template run<&CpuKernels::guided_step, guided_step_cuda>(

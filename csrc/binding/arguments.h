@@ -83,6 +83,16 @@ inline void check_pairs(const char* op, const char* name, Process process, const
   check_pairs(op, name, process, tensor.dim(), tensor.size(tensor.dim() - 1));
 }
 
+// max_speed: None is no limit. velocities, named `name`: what is limited.
+inline SpeedLimit speed_limit(const char* op, const char* name, const std::string& process,
+                              std::optional<double> max_speed, const Tensor& velocities) {
+  const Process kind = process_named(op, process);
+  if (!max_speed) return {kind, INFINITY};
+  check_pairs(op, name, kind, velocities);
+  if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
+  return {kind, *max_speed};
+}
+
 inline RowScalar row_data(const Tensor& tensor) {
   return {tensor.const_data_ptr(), tensor.scalar_type() == ScalarType::Double, 0};
 }

@@ -12,6 +12,11 @@ DK_INLINE typename V::F guided(typename V::F u_cond, typename V::F u_uncond, flo
   return V::fma(V::splat(w), u_cond - u_uncond, u_cond);
 }
 
+// Does the limit take pairs together? Where there is none, coordinates one by one give the same.
+DK_INLINE bool limits_pairs(const SpeedLimit& limit) {
+  return limit.process == Process::kPlanar && float(limit.most) != INFINITY;
+}
+
 template <class V>
 DK_INLINE typename V::F limit_coordinate(typename V::F u, float max_speed) {
   const typename V::F top = V::splat(max_speed), bottom = V::splat(-max_speed);

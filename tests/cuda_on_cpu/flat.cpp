@@ -40,7 +40,7 @@ int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, 
 int guided_velocity(const void* u_cond, const void* u_uncond, void* u, const double* w, int64_t rows, int64_t width,
                     int dtype, int process, double max_speed) {
   return guided_velocity_cuda(
-      {u_cond, u_uncond, u, per_row(w), {rows, width}, Dtype(dtype), Process(process), max_speed}, nullptr);
+      {u_cond, u_uncond, u, per_row(w), {rows, width}, Dtype(dtype), {Process(process), max_speed}}, nullptr);
 }
 
 int guided_step(const void* x, const void* u_cond, const void* u_uncond, const void* u_prev, void* x_next, void* u,
@@ -57,8 +57,7 @@ int guided_step(const void* x, const void* u_cond, const void* u_uncond, const v
                            per_row(h_prev),
                            {rows, width},
                            Dtype(dtype),
-                           Process(process),
-                           max_speed},
+                           {Process(process), max_speed}},
                           nullptr);
 }
 

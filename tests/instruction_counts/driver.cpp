@@ -63,7 +63,8 @@ int main(int, char** argv) {
   } else if (op == "guided_velocity") {
     work = [&] {
       return kernels.guided_velocity(
-          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, process, 2}, 0, units(kChunk));
+          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, {process, 2}}, 0,
+          units(kChunk));
     };
   } else if (op == "guided_step") {
     work = [&] {
@@ -78,8 +79,7 @@ int main(int, char** argv) {
                                   {nullptr, false, 0.1},
                                   rows,
                                   Dtype::kFloat32,
-                                  process,
-                                  2},
+                                  {process, 2}},
                                  0, units(kChunk));
     };
   } else if (op == "endpoint_loss") {

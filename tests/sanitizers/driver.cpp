@@ -198,19 +198,18 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
     });
   }
   for (const double max_speed : {double(INFINITY), 0.3}) {
+    const SpeedLimit limit{process, max_speed};
     check("guided_velocity", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
-      job.work = [args = GuidedVelocityArgs{x.data(), y.data(), job.out[0].data(), above.scalar, rows, dtype, process,
-                                            max_speed}](const CpuKernels& k, int64_t begin, int64_t end) {
-        return k.guided_velocity(args, begin, end);
-      };
+      job.work = [args = GuidedVelocityArgs{x.data(), y.data(), job.out[0].data(), above.scalar, rows, dtype, limit}](
+                     const CpuKernels& k, int64_t begin, int64_t end) { return k.guided_velocity(args, begin, end); };
     });
     for (const int parts : {0, 1, 2, 3}) {
       void *uncond = parts & 1 ? z.data() : nullptr, *prev = parts & 2 ? w.data() : nullptr;
       check("guided_step", rows, dtype, kChunk, [&](Job& job) {
         job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
         job.work = [args = GuidedStepArgs{x.data(), y.data(), uncond, prev, job.out[0].data(), job.out[1].data(),
-                                          weight, above.scalar, half, rows, dtype, process, max_speed}](
+                                          weight, above.scalar, half, rows, dtype, limit}](
                        const CpuKernels& k, int64_t begin, int64_t end) { return k.guided_step(args, begin, end); };
       });
     }
