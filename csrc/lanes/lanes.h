@@ -21,4 +21,10 @@ using Lanes = Avx2;
 using Lanes = Scalar;
 #endif
 
+// x, its sign turned where the top bit of `word` is set: the sign of a random word, or of a number's bits.
+template <class V>
+DK_INLINE typename V::F with_sign(typename V::F x, typename V::U word) {
+  return V::from_bits(V::bxor(V::bits(x), V::band(word, V::splat_bits(0x80000000u))));
+}
+
 DK_NAMESPACE_END

@@ -83,7 +83,7 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
         atom = magnitude < 0;
         if (atom) magnitude = row.radius;
       }
-      k[call] = with_sign_of<Scalar>(magnitude, word);
+      k[call] = with_sign<Scalar>(magnitude, word);
       v[call] = kVelocity ? telegraph_velocity<Scalar>(k[call], atom, shared.velocity) : 0.f;
     }
     f(16 * j + 4 * quad, k, v);

@@ -24,11 +24,6 @@ DK_INLINE typename V::F limit_coordinate(typename V::F u, float max_speed) {
 }
 
 template <class V>
-DK_INLINE typename V::F with_sign(typename V::F magnitude, typename V::F sign) {
-  return V::from_bits(V::bor(V::bits(magnitude), V::band(V::bits(sign), V::splat_bits(0x80000000u))));
-}
-
-template <class V>
 DK_INLINE void limit_pair(typename V::F& x, typename V::F& y, float max_speed) {
   using F = typename V::F;
   // |(x, y)| = large sqrt(1 + (small / large)^2): no square can overflow. In quarters, so that |(x, y)| cannot either,
@@ -40,8 +35,8 @@ DK_INLINE void limit_pair(typename V::F& x, typename V::F& y, float max_speed) {
   const F top = V::splat(max_speed * 0.25f);
   const typename V::M fast = V::less(top, speed);
   const F factor = top / speed;
-  x = V::select(fast, with_sign<V>(ax * factor, x), x);
-  y = V::select(fast, with_sign<V>(ay * factor, y), y);
+  x = V::select(fast, with_sign<V>(ax * factor, V::bits(x)), x);
+  y = V::select(fast, with_sign<V>(ay * factor, V::bits(y)), y);
 }
 
 DK_NAMESPACE_END
