@@ -34,10 +34,18 @@ struct Draws {
       }
       if (!valid) return false;
       for (int n = count; n < kTogether; ++n) t[n] = 0;  // the rest of the last vector
-      if (rows.width <= kShortRow)
+      if (rows.width <= kShortRow) {
         short_rows<kVelocity, kOneSink>(t, unit, count, int(rows.width), use);
-      else
-        chunks<kVelocity>(t, rows, unit, count, use);
+        continue;
+      }
+      switch (kac.process) {
+        case Process::kTelegraph:
+          telegraph_chunks<kVelocity>(t, rows, unit, count, use);
+          break;
+        case Process::kPlanar:
+          planar_chunks<kVelocity>(t, rows, unit, count, use);
+          break;
+      }
     }
     return true;
   }
@@ -49,10 +57,14 @@ struct Draws {
   void short_rows(const double* t, int64_t row, int count, int width, Use&& use) const {
     alignas(64) float k[kTogether * kShortRow], v[kTogether * kShortRow];
     const int64_t number = row_offset + row;
-    if (kac.process == Process::kPlanar)
-      planar_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
-    else
-      telegraph_short_rows<Lanes, kVelocity, kTogether>(t, kac.a, kac.c, key, number, count, width, k, v);
+    switch (kac.process) {
+      case Process::kTelegraph:
+        telegraph_short_rows<Lanes, kVelocity, kTogether>(t, kac.a, kac.c, key, number, count, width, k, v);
+        break;
+      case Process::kPlanar:
+        planar_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
+        break;
+    }
     const int span = kOneSink ? count * width : width;
     for (int begin = 0; begin < count * width; begin += span) {
       const auto sink = use(row + begin / span);
@@ -64,22 +76,27 @@ struct Draws {
   }
 
   template <bool kVelocity, class Use>
-  void chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
-    TelegraphRow<Scalar> telegraph[kTogether];
-    if (kac.process == Process::kTelegraph) telegraph_rows<Lanes>(t, kac.a, kac.c, count, telegraph);
+  void telegraph_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    TelegraphRow<Scalar> row[kTogether];
+    telegraph_rows<Lanes>(t, kac.a, kac.c, count, row);
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
-      const RowStream stream = row_stream(key, row_offset + chunk.row);
-      const auto draw = [&](const auto& blocks) {
-        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
-      };
-      if (kac.process == Process::kPlanar)
-        draw(PlanarBlocks<Lanes>(planar_row(t[n], kac.a, kac.c), stream));
-      else
-        draw(TelegraphBlocks<Lanes>(
-            telegraph[n], kVelocity ? telegraph_velocity_row(t[n], kac.a, kac.c) : TelegraphVelocityRow{}, stream));
+      const TelegraphBlocks<Lanes> blocks(
+          row[n], kVelocity ? telegraph_velocity_row(t[n], kac.a, kac.c) : TelegraphVelocityRow{}, words_of(chunk));
+      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }
+
+  template <bool kVelocity, class Use>
+  void planar_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    for (int n = 0; n < count; ++n) {
+      const Chunk chunk = chunk_of(rows, kChunk, unit + n);
+      const PlanarBlocks<Lanes> blocks(planar_row(t[n], kac.a, kac.c), words_of(chunk));
+      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+    }
+  }
+
+  RowStream words_of(const Chunk& chunk) const { return row_stream(key, row_offset + chunk.row); }
 };
 
 DK_NAMESPACE_END

@@ -13,8 +13,14 @@ DK_INLINE typename V::F guided(typename V::F u_cond, typename V::F u_uncond, flo
 }
 
 // Does the limit take pairs together? Where there is none, coordinates one by one give the same.
-DK_INLINE bool limits_pairs(const SpeedLimit& limit) {
-  return limit.process == Process::kPlanar && float(limit.most) != INFINITY;
+inline bool limits_pairs(const SpeedLimit& limit) {
+  switch (limit.process) {
+    case Process::kTelegraph:
+      return false;
+    case Process::kPlanar:
+      return float(limit.most) != INFINITY;
+  }
+  DK_UNREACHABLE();
 }
 
 template <class V>

@@ -22,11 +22,15 @@ static int launch(const KacNoiseArgs& args, cudaStream_t stream) {
   QuantileTable table;
   if (const int error = quantile_table_cuda(&table)) return error;
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.kac.process == Process::kTelegraph)
-    kac_noise_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  else
-    kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  return cudaGetLastError();
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      kac_noise_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+    case Process::kPlanar:
+      kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+  }
+  DK_UNREACHABLE();
 }
 
 DK_NAMESPACE_END

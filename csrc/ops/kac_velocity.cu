@@ -59,11 +59,15 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
 template <class T>
 static int launch(const KacVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.kac.process == Process::kTelegraph)
-    telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
-  else
-    planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
+    case Process::kPlanar:
+      planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
+  }
+  DK_UNREACHABLE();
 }
 
 DK_NAMESPACE_END
