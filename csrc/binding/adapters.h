@@ -29,7 +29,14 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   const Tensor times = packed(t);
   check_apart(op, "out", out, "t", times);
   check_apart(op, "out", out, "seed", seed_tensor);
-  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kac, source};
+  KacNoiseArgs args{
+      .out = out.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+      .seed = source,
+  };
   Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
                                                                        "t must be finite and >= 0, with a*t <= 1e9");
 }
@@ -68,7 +75,14 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
   const Tensor displacements = packed(k), times = packed(t);
   check_apart(op, "out", v, "t", times);
   check_apart(op, "out", v, "k", displacements, true);
-  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kac};
+  KacVelocityArgs args{
+      .k = displacements.const_data_ptr(),
+      .v = v.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+  };
   Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
       args, kChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
@@ -106,17 +120,19 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
     check_apart(op, name, out, "seed", seed_tensor);
     check_apart(op, name, out, "x0", data, true);
   }
-  KacPairArgs args{data.const_data_ptr(),
-                   x_t.mutable_data_ptr(),
-                   u.mutable_data_ptr(),
-                   row_data(times),
-                   rows,
-                   dtype,
-                   kac,
-                   f_schedule,
-                   g_schedule,
-                   kappa,
-                   source};
+  KacPairArgs args{
+      .x0 = data.const_data_ptr(),
+      .x_t = x_t.mutable_data_ptr(),
+      .u = u.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+      .f = f_schedule,
+      .g = g_schedule,
+      .kappa = kappa,
+      .seed = source,
+  };
   Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kChunk,
                                                                      "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
@@ -142,13 +158,15 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
   if (empty(rows)) return out;
   const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
   const OptionalTensor weights = packed(w_rows);
-  GuidedVelocityArgs args{cond.const_data_ptr(),
-                          uncond.const_data_ptr(),
-                          out.mutable_data_ptr(),
-                          row_scalars(op, "w", w, weights, u_cond),
-                          rows,
-                          dtype,
-                          limit};
+  GuidedVelocityArgs args{
+      .u_cond = cond.const_data_ptr(),
+      .u_uncond = uncond.const_data_ptr(),
+      .u = out.mutable_data_ptr(),
+      .w = row_scalars(op, "w", w, weights, u_cond),
+      .rows = rows,
+      .dtype = dtype,
+      .limit = limit,
+  };
   Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kChunk, "w must be finite");
   return out;
 }
@@ -187,18 +205,20 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
     check_apart(op, name, out, "h", hs);
     check_apart(op, name, out, "h_prev", h_prevs);
   }
-  GuidedStepArgs args{start.const_data_ptr(),
-                      cond.const_data_ptr(),
-                      uncond ? uncond->const_data_ptr() : nullptr,
-                      prev ? prev->const_data_ptr() : nullptr,
-                      x_next.mutable_data_ptr(),
-                      u.mutable_data_ptr(),
-                      row_scalars(op, "w", w, ws, x),
-                      row_scalars(op, "h", h, hs, x),
-                      row_scalars(op, "h_prev", h_prev, h_prevs, x),
-                      rows,
-                      dtype,
-                      limit};
+  GuidedStepArgs args{
+      .x = start.const_data_ptr(),
+      .u_cond = cond.const_data_ptr(),
+      .u_uncond = uncond ? uncond->const_data_ptr() : nullptr,
+      .u_prev = prev ? prev->const_data_ptr() : nullptr,
+      .x_next = x_next.mutable_data_ptr(),
+      .u = u.mutable_data_ptr(),
+      .w = row_scalars(op, "w", w, ws, x),
+      .h = row_scalars(op, "h", h, hs, x),
+      .h_prev = row_scalars(op, "h_prev", h_prev, h_prevs, x),
+      .rows = rows,
+      .dtype = dtype,
+      .limit = limit,
+  };
   Device(op, x_next)
       .template run<&CpuKernels::guided_step, guided_step_cuda>(
           args, kChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
@@ -241,16 +261,18 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
   const int64_t chunks = units_in(rows, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
-  EndpointLossArgs args{from.const_data_ptr(),
-                        velocity.const_data_ptr(),
-                        to.const_data_ptr(),
-                        static_cast<float*>(grad_u.mutable_data_ptr()),
-                        row_data(deltas),
-                        row_scalars(op, "weight", 1, weights, x),
-                        rows,
-                        dtype,
-                        static_cast<double*>(partial_sums.mutable_data_ptr()),
-                        static_cast<float*>(loss.mutable_data_ptr())};
+  EndpointLossArgs args{
+      .x = from.const_data_ptr(),
+      .u = velocity.const_data_ptr(),
+      .x_end = to.const_data_ptr(),
+      .grad_u = static_cast<float*>(grad_u.mutable_data_ptr()),
+      .delta = row_data(deltas),
+      .weight = row_scalars(op, "weight", 1, weights, x),
+      .rows = rows,
+      .dtype = dtype,
+      .partial_sums = static_cast<double*>(partial_sums.mutable_data_ptr()),
+      .loss = static_cast<float*>(loss.mutable_data_ptr()),
+  };
   Device(op, x).template run<&CpuKernels::endpoint_loss, endpoint_loss_cuda>(
       args, kLossChunk, "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself

@@ -1,7 +1,6 @@
 #include "simd_dispatch.h"
 
 #include <atomic>
-#include <cstdlib>
 
 #include "../kernels.h"
 
