@@ -74,13 +74,15 @@ inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::o
   return torch::stable::new_empty(x, x.sizes(), dtype);
 }
 
-inline void check_pairs(const char* op, const char* name, Process process, int64_t dims, int64_t last) {
-  if (process == Process::kPlanar && (dims < 2 || last % 2 != 0))
-    fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ",
-         dims < 2 ? int64_t(1) : last);
-}
 inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {
-  check_pairs(op, name, process, tensor.dim(), tensor.size(tensor.dim() - 1));
+  const int64_t last = tensor.dim() < 2 ? 1 : tensor.size(tensor.dim() - 1);
+  switch (process) {
+    case Process::kTelegraph:
+      return;
+    case Process::kPlanar:
+      if (last % 2 != 0)
+        fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ", last);
+  }
 }
 
 // max_speed: None is no limit. velocities, named `name`: what is limited.
