@@ -5,6 +5,8 @@
 
 namespace distillkac {
 
+// What the kernels choose by, in switches without a default: a new enumerator is an error wherever it is not served.
+// What else a new schedule needs: README.md.
 enum class Process : int32_t { kTelegraph = 0, kPlanar = 1 };
 enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 enum class FSchedule : int32_t { kLinear = 0, kCosine = 1, kExp = 2 };  // f(t): 1 - t, cos(pi t / 2), exp(-kappa t)
@@ -29,13 +31,18 @@ struct Rows {
   int64_t width = 0;  // D, elements of one row, contiguous
 };
 
+// A Kac process: its rate of turns and its speed.
+struct Kac {
+  Process process;
+  double a, c;
+};
+
 struct KacNoiseArgs {
   void* out;    // (B, D)
   RowScalar t;  // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
   Seed seed;
 };
 
@@ -45,8 +52,7 @@ struct KacVelocityArgs {
   RowScalar t;    // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
 };
 
 struct KacPairArgs {
@@ -56,12 +62,17 @@ struct KacPairArgs {
   RowScalar t;     // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;
-  double a, c;
+  Kac kac;
   FSchedule f;
   GSchedule g;
   double kappa;
   Seed seed;
+};
+
+// The largest speed that guided velocities may have: of each coordinate (telegraph), or of each pair (planar).
+struct SpeedLimit {
+  Process process;
+  double most;  // +inf: unbounded
 };
 
 struct GuidedVelocityArgs {
@@ -71,8 +82,7 @@ struct GuidedVelocityArgs {
   RowScalar w;           // (B,)
   Rows rows;
   Dtype dtype;
-  Process process;   // which speed is bounded: of a coordinate, or of a pair
-  double max_speed;  // +inf: unbounded
+  SpeedLimit limit;
 };
 
 struct GuidedStepArgs {
@@ -85,8 +95,7 @@ struct GuidedStepArgs {
   RowScalar w, h, h_prev;
   Rows rows;
   Dtype dtype;
-  Process process;
-  double max_speed;
+  SpeedLimit limit;
 };
 
 struct EndpointLossArgs {
@@ -103,14 +112,18 @@ struct EndpointLossArgs {
 };
 
 // Work is cut into chunks of a row, at the same places for any number of threads.
-constexpr int64_t kNoiseChunk = 16384;  // a multiple of 64, the elements of one block of random words
-constexpr int64_t kLossChunk = 2048;
+constexpr int64_t kChunk = 16384;     // on the CPU; a multiple of 64, the elements of one block of random words
+constexpr int64_t kLossChunk = 2048;  // of the loss, on CPU and CUDA: each chunk has one partial sum
+
+// Inlined everywhere: the linker would keep one copy for all SIMD levels, which might be that of the widest.
 #if defined(__CUDACC__)
-__host__ __device__
+#define DISTILLKAC_EVERYWHERE __host__ __device__ constexpr
+#else
+#define DISTILLKAC_EVERYWHERE __attribute__((always_inline)) constexpr
 #endif
-    constexpr int64_t
-    chunks_per_row(int64_t width, int64_t chunk) {
-  return (width + chunk - 1) / chunk;
+DISTILLKAC_EVERYWHERE int64_t chunks_per_row(int64_t width, int64_t chunk) { return (width + chunk - 1) / chunk; }
+DISTILLKAC_EVERYWHERE int64_t units_in(const Rows& rows, int64_t chunk) {
+  return rows.count * chunks_per_row(rows.width, chunk);
 }
 
 // A CPU loop does the work units [begin, end); false: a value is out of range (each op says which).
@@ -122,7 +135,7 @@ struct CpuKernels {
   bool (*guided_step)(const GuidedStepArgs&, int64_t begin, int64_t end);
   bool (*endpoint_loss)(const EndpointLossArgs&, int64_t begin, int64_t end);
 };
-const CpuKernels& cpu_kernels();  // of the SIMD level in use: simd_dispatch.cpp
+const CpuKernels& cpu_kernels();  // of the SIMD level in use: binding/simd_dispatch.cpp
 
 // Each returns a cudaError_t (0 = launched); `stream` is a cudaStream_t.
 int kac_noise_cuda(const KacNoiseArgs&, void* stream);

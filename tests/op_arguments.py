@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as some
 
+from distillkac.schedules import F_NAMES, G_NAMES
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Which arguments each op has, by kind.
 TENSORS = {
@@ -114,8 +116,8 @@ def right_arguments(draw, op):
         if float(times.double().square().max() if len(times) else 0) * max(a / 1e9, c / 1e30) > 0.9:
             schedule = "linear"  # g = t^2 would leave the range
         else:
-            schedule = draw(some.sampled_from(["linear", "quadratic"]))
-        f = draw(some.sampled_from(["linear", "cosine", "exp"]))
+            schedule = draw(some.sampled_from(G_NAMES))
+        f = draw(some.sampled_from(F_NAMES))
         return {**tensors, **common, "f": f, "g": schedule, "kappa": draw(some.floats(1e-3, 1e3)), **random}
     max_speed = draw(some.one_of(some.none(), some.floats(0, 4), some.just(math.inf)))
     w = scalar_or_row(1e-3, 16) if plain else scalar_or_row(1e-10, 1e10)

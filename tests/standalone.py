@@ -9,11 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def cmake_flags(name: str) -> list[str]:
+    """What CMakeLists.txt sets a list to."""
+    return re.search(rf"set\({name} ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
+
+
 def kernel_flags(level: str) -> list[str]:
     """The flags of the kernels of one SIMD level, as CMakeLists.txt has them."""
-    cmake = (ROOT / "CMakeLists.txt").read_text()
     names = ("KERNEL_FLAGS", f"FLAGS_{level}") if level != "portable" else ("KERNEL_FLAGS",)
-    return [flag for name in names for flag in re.search(rf"set\({name} ([^)]*)\)", cmake)[1].split()]
+    return [flag for name in names for flag in cmake_flags(name)]
 
 
 def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text: text) -> Path:

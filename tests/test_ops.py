@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from distillkac import ops, reference
+from distillkac.schedules import F_NAMES, G_NAMES
 from tests.op_cases import CASES, PROCESSES, A, C, expected, pair, rows, run, step, tensors
 
 LEVELS = ops._native.simd_levels()
@@ -66,8 +67,8 @@ def test_matches_reference(name, process, dtype, batch, width):
 
 
 @every_process
-@pytest.mark.parametrize("f", ["linear", "cosine", "exp"])
-@pytest.mark.parametrize("g", ["linear", "quadratic"])
+@pytest.mark.parametrize("f", F_NAMES)
+@pytest.mark.parametrize("g", G_NAMES)
 def test_schedules_of_the_pair(process, f, g):
     """x0 = 1 against x0 = 0, t = 0 and 1 included: f and f' by the difference, K_{g(t)} by the noise op."""
     t = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), rows(20)])

@@ -93,7 +93,7 @@ def test_sdist_holds_the_sources_and_nothing_built(sdist):
         ).stdout.split()
         wanted = {name for name in listed if not name.startswith((".ci", ".github", ".gitignore"))}
     else:
-        wanted = {f"csrc/{name}" for name in ("bindings.cpp", "kernels.h", "telegraph/quantile_table.bin")}
+        wanted = {f"csrc/{name}" for name in ("binding/bindings.cpp", "kernels.h", "telegraph/quantile_table.bin")}
     wanted |= {"CMakeLists.txt", "build_backend.py", "setup.py", "constraints.txt", "csrc/telegraph/quantile_table.bin"}
     with tarfile.open(sdist) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}

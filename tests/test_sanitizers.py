@@ -60,7 +60,7 @@ BEYOND = planted(
     "guided_velocity.cpp", "(chunk.begin, chunk.end, [&](auto lanes", "(chunk.begin, chunk.end + 1, [&](auto lanes"
 )
 UNDEFINED = planted(
-    "guided_velocity.cpp", "float(args.max_speed);", "float(args.max_speed) + float(1 << (32 + args.rows.count % 1));"
+    "guided_velocity.cpp", "float(args.limit.most);", "float(args.limit.most) + float(1 << (32 + args.rows.count % 1));"
 )
 RACE = planted(
     "kac_velocity.cpp",

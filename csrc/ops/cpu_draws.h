@@ -4,45 +4,48 @@
 #include "../planar/rows.h"
 #include "../telegraph/blocks.h"
 #include "../telegraph/rows.h"
+#include "chunks.h"
 
 DK_NAMESPACE_BEGIN
 
 constexpr int kShortRow = 16;  // up to this width a row's own block of 64 draws costs more than a Philox call each
 
 struct Draws {
-  Process process;
-  double a, c;
+  Kac kac;
   PhiloxKey key;
   int64_t row_offset;
 
-  template <class Args>
-  explicit Draws(const Args& args)
-      : process(args.process),
-        a(args.a),
-        c(args.c),
-        key(philox_key(uint64_t(args.seed.data ? *args.seed.data : args.seed.value))),
-        row_offset(args.seed.row_offset) {}
+  Draws(const Kac& process, const Seed& seed)
+      : kac(process), key(philox_key(seed_value(seed))), row_offset(seed.row_offset) {}
 
   // The work units [begin, end) of `rows`. time(row): the process time, NaN where it is out of range; then the result
   // is false and nothing is promised about the output. use(row) gives a sink(lanes, i, k, v) for the elements i of that
   // row, and of the rows after it too (i counts on) if kOneSink.
   template <bool kVelocity, bool kOneSink, class Time, class Use>
   bool for_each(const Rows& rows, int64_t begin, int64_t end, Time&& time, Use&& use) const {
-    const bool whole_rows = rows.width <= kNoiseChunk;
+    const bool whole_rows = rows.width <= kChunk;
     for (int64_t unit = begin; unit < end; unit += kTogether) {
       const int count = end - unit < kTogether ? int(end - unit) : kTogether;
       alignas(64) double t[kTogether];
       bool valid = true;
       for (int n = 0; n < count; ++n) {
-        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kNoiseChunk, unit + n).row);
-        valid &= row_is_valid(t[n], a, c);
+        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kChunk, unit + n).row);
+        valid &= row_is_valid(t[n], kac.a, kac.c);
       }
       if (!valid) return false;
       for (int n = count; n < kTogether; ++n) t[n] = 0;  // the rest of the last vector
-      if (rows.width <= kShortRow)
+      if (rows.width <= kShortRow) {
         short_rows<kVelocity, kOneSink>(t, unit, count, int(rows.width), use);
-      else
-        chunks<kVelocity>(t, rows, unit, count, use);
+        continue;
+      }
+      switch (kac.process) {
+        case Process::kTelegraph:
+          telegraph_chunks<kVelocity>(t, rows, unit, count, use);
+          break;
+        case Process::kPlanar:
+          planar_chunks<kVelocity>(t, rows, unit, count, use);
+          break;
+      }
     }
     return true;
   }
@@ -54,10 +57,14 @@ struct Draws {
   void short_rows(const double* t, int64_t row, int count, int width, Use&& use) const {
     alignas(64) float k[kTogether * kShortRow], v[kTogether * kShortRow];
     const int64_t number = row_offset + row;
-    if (process == Process::kPlanar)
-      planar_short_rows<Lanes, kVelocity>(t, a, c, key, number, count, width, k, v);
-    else
-      telegraph_short_rows<Lanes, kVelocity, kTogether>(t, a, c, key, number, count, width, k, v);
+    switch (kac.process) {
+      case Process::kTelegraph:
+        telegraph_short_rows<Lanes, kVelocity, kTogether>(t, kac.a, kac.c, key, number, count, width, k, v);
+        break;
+      case Process::kPlanar:
+        planar_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
+        break;
+    }
     const int span = kOneSink ? count * width : width;
     for (int begin = 0; begin < count * width; begin += span) {
       const auto sink = use(row + begin / span);
@@ -69,22 +76,27 @@ struct Draws {
   }
 
   template <bool kVelocity, class Use>
-  void chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
-    TelegraphRow<Scalar> telegraph[kTogether];
-    if (process == Process::kTelegraph) telegraph_rows<Lanes>(t, a, c, count, telegraph);
+  void telegraph_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    TelegraphRow<Scalar> row[kTogether];
+    telegraph_rows<Lanes>(t, kac.a, kac.c, count, row);
     for (int n = 0; n < count; ++n) {
-      const Chunk chunk = chunk_of(rows, kNoiseChunk, unit + n);
-      const RowStream stream = row_stream(key, row_offset + chunk.row);
-      const auto draw = [&](const auto& blocks) {
-        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
-      };
-      if (process == Process::kPlanar)
-        draw(PlanarBlocks<Lanes>(planar_row(t[n], a, c), stream));
-      else
-        draw(TelegraphBlocks<Lanes>(telegraph[n],
-                                    kVelocity ? telegraph_velocity_row(t[n], a, c) : TelegraphVelocityRow{}, stream));
+      const Chunk chunk = chunk_of(rows, kChunk, unit + n);
+      const TelegraphBlocks<Lanes> blocks(
+          row[n], kVelocity ? telegraph_velocity_row(t[n], kac.a, kac.c) : TelegraphVelocityRow{}, words_of(chunk));
+      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }
+
+  template <bool kVelocity, class Use>
+  void planar_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    for (int n = 0; n < count; ++n) {
+      const Chunk chunk = chunk_of(rows, kChunk, unit + n);
+      const PlanarBlocks<Lanes> blocks(planar_row(t[n], kac.a, kac.c), words_of(chunk));
+      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+    }
+  }
+
+  RowStream words_of(const Chunk& chunk) const { return row_stream(key, row_offset + chunk.row); }
 };
 
 DK_NAMESPACE_END

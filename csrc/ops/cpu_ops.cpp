@@ -2,7 +2,13 @@
 
 DK_NAMESPACE_BEGIN
 
-const CpuKernels kKernels = {kac_noise_cpu,       kac_velocity_cpu, kac_pair_cpu,
-                             guided_velocity_cpu, guided_step_cpu,  endpoint_loss_cpu};
+const CpuKernels kKernels = {
+    .kac_noise = kac_noise_cpu,
+    .kac_velocity = kac_velocity_cpu,
+    .kac_pair = kac_pair_cpu,
+    .guided_velocity = guided_velocity_cpu,
+    .guided_step = guided_step_cpu,
+    .endpoint_loss = endpoint_loss_cpu,
+};
 
 DK_NAMESPACE_END

@@ -1,6 +1,7 @@
 // The CPU loops of one SIMD level: ops/*.cpp are compiled once for each.
 #pragma once
 #include "../kernels.h"
+#include "../lanes/loops.h"
 #include "chunks.h"
 
 DK_NAMESPACE_BEGIN

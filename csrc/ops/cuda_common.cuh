@@ -3,24 +3,14 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include "../simd.h"
+#include "../lanes/lanes.h"
+#include "chunks.h"
 
 DK_NAMESPACE_BEGIN
 
 constexpr int kThreads = 128;
 constexpr int64_t kCudaChunk = 2048;  // elements of one unit: 16 a thread
 constexpr int64_t kMaxBlocks = 8192;  // the rest by grid stride
-
-struct Unit {
-  int64_t row, begin, end;  // elements [begin, end) of the row
-};
-
-__device__ inline Unit unit_of(const Rows& rows, int64_t chunk, int64_t index) {
-  const int64_t per_row = chunks_per_row(rows.width, chunk), begin = index % per_row * chunk;
-  return {index / per_row, begin, begin + chunk < rows.width ? begin + chunk : rows.width};
-}
-
-inline int64_t units_in(const Rows& rows, int64_t chunk) { return rows.count * chunks_per_row(rows.width, chunk); }
 
 inline unsigned blocks_for(int64_t units) { return unsigned(units < kMaxBlocks ? units : kMaxBlocks); }
 
@@ -52,11 +42,11 @@ __device__ inline void store_group(T* p, int64_t count, const float x[4]) {
   }
 }
 
-// f(i, count) for every group of four elements of a unit: i its first element in the row, count how many exist.
+// f(i, count) for every group of four elements of a chunk: i its first element in the row, count how many exist.
 template <class F>
-__device__ inline void for_each_group(const Unit& unit, F&& f) {
-  for (int64_t i = unit.begin + 4 * int64_t(threadIdx.x); i < unit.end; i += 4 * int64_t(blockDim.x))
-    f(i, unit.end - i);
+__device__ inline void for_each_group(const Chunk& chunk, F&& f) {
+  for (int64_t i = chunk.begin + 4 * int64_t(threadIdx.x); i < chunk.end; i += 4 * int64_t(blockDim.x))
+    f(i, chunk.end - i);
 }
 
 DK_NAMESPACE_END

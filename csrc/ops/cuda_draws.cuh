@@ -21,13 +21,13 @@ struct PlanarShared {
   bool valid;
 };
 
-__device__ inline void prepare(TelegraphShared& shared, double t, double a, double c, const RowStream& stream,
+__device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac, const RowStream& stream,
                                const QuantileTable& table) {
   __syncthreads();  // the block may still read the row before
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, a, c);
-    shared.row = telegraph_row(shared.valid ? t : 0.0, a, c);
-    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, a, c);
+    shared.valid = row_is_valid(t, kac.a, kac.c);
+    shared.row = telegraph_row(shared.valid ? t : 0.0, kac.a, kac.c);
+    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, kac.a, kac.c);
     shared.stream = stream;
   }
   __syncthreads();
@@ -36,12 +36,12 @@ __device__ inline void prepare(TelegraphShared& shared, double t, double a, doub
   __syncthreads();
 }
 
-__device__ inline void prepare(PlanarShared& shared, double t, double a, double c, const RowStream& stream,
+__device__ inline void prepare(PlanarShared& shared, double t, const Kac& kac, const RowStream& stream,
                                const QuantileTable&) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, a, c);
-    shared.row = planar_row(shared.valid ? t : 0.0, a, c);
+    shared.valid = row_is_valid(t, kac.a, kac.c);
+    shared.row = planar_row(shared.valid ? t : 0.0, kac.a, kac.c);
     shared.stream = stream;
   }
   __syncthreads();
@@ -83,7 +83,7 @@ __device__ inline void draw_groups(const TelegraphShared& shared, const RowStrea
         atom = magnitude < 0;
         if (atom) magnitude = row.radius;
       }
-      k[call] = with_sign_of<Scalar>(magnitude, word);
+      k[call] = with_sign<Scalar>(magnitude, word);
       v[call] = kVelocity ? telegraph_velocity<Scalar>(k[call], atom, shared.velocity) : 0.f;
     }
     f(16 * j + 4 * quad, k, v);
@@ -110,28 +110,28 @@ __device__ inline void draw_groups(const PlanarShared& shared, const RowStream& 
   }
 }
 
-// f(i, count, k, v) for every group of four elements of a unit, i the first one's place in the row. A row whose time is
-// out of range gives NaN.
+// f(i, count, k, v) for every group of four elements of a chunk, i the first one's place in the row. A row whose time
+// is out of range gives NaN.
 template <bool kVelocity, class Shared, class F>
-__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Unit& unit, F&& f) {
+__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Chunk& chunk, F&& f) {
   const RowStream& stream = shared.stream;
-  const int64_t quads = (unit.end - unit.begin + kBlock - 1) / kBlock * 4;
+  const int64_t quads = (chunk.end - chunk.begin + kBlock - 1) / kBlock * 4;
   for (int64_t index = threadIdx.x; index < quads; index += blockDim.x) {
-    const int64_t block = unit.begin / kBlock + index / 4;
+    const int64_t block = chunk.begin / kBlock + index / 4;
     draw_groups<kVelocity>(shared, stream, table, block, int(index % 4), [&](int offset, float k[4], float v[4]) {
       const int64_t i = block * kBlock + offset;
-      if (i >= unit.end) return;
+      if (i >= chunk.end) return;
       if (!shared.valid) {
         DK_UNROLL
         for (int n = 0; n < 4; ++n) k[n] = v[n] = NAN;
       }
-      f(i, unit.end - i, k, v);
+      f(i, chunk.end - i, k, v);
     });
   }
 }
 
 __device__ inline RowStream stream_of(const Seed& seed, int64_t row) {
-  return row_stream(philox_key(uint64_t(seed.data ? *seed.data : seed.value)), seed.row_offset + row);
+  return row_stream(philox_key(seed_value(seed)), seed.row_offset + row);
 }
 
 DK_NAMESPACE_END

@@ -23,13 +23,13 @@ __device__ inline double block_sum(double value) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArgs args) {
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kLossChunk);
+  const int64_t units = units_in(args.rows, kLossChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kLossChunk, index);
-    const LossRow row = loss_row(args, unit.row);
-    const int64_t start = unit.row * args.rows.width;
+    const Chunk chunk = chunk_of(args.rows, kLossChunk, index);
+    const LossRow row = loss_row(args, chunk.row);
+    const int64_t start = chunk.row * args.rows.width;
     float sum = 0;
-    for_each_group(unit, [&](int64_t i, int64_t count) {
+    for_each_group(chunk, [&](int64_t i, int64_t count) {
       const int64_t at = start + i;
       float x[4], u[4], x_end[4];
       load_group(static_cast<const T*>(args.x) + at, count, x);

@@ -3,7 +3,7 @@
 #pragma once
 #include <cmath>
 
-#include "../simd.h"
+#include "../lanes/lanes.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -3,7 +3,7 @@
 #pragma once
 #include <cmath>
 
-#include "../simd.h"
+#include "../lanes/lanes.h"
 
 DK_NAMESPACE_BEGIN
 
@@ -12,15 +12,21 @@ DK_INLINE typename V::F guided(typename V::F u_cond, typename V::F u_uncond, flo
   return V::fma(V::splat(w), u_cond - u_uncond, u_cond);
 }
 
+// Does the limit take pairs together? Where there is none, coordinates one by one give the same.
+inline bool limits_pairs(const SpeedLimit& limit) {
+  switch (limit.process) {
+    case Process::kTelegraph:
+      return false;
+    case Process::kPlanar:
+      return float(limit.most) != INFINITY;
+  }
+  DK_UNREACHABLE();
+}
+
 template <class V>
 DK_INLINE typename V::F limit_coordinate(typename V::F u, float max_speed) {
   const typename V::F top = V::splat(max_speed), bottom = V::splat(-max_speed);
   return V::select(V::less(top, u), top, V::select(V::less(u, bottom), bottom, u));
-}
-
-template <class V>
-DK_INLINE typename V::F with_sign(typename V::F magnitude, typename V::F sign) {
-  return V::from_bits(V::bor(V::bits(magnitude), V::band(V::bits(sign), V::splat_bits(0x80000000u))));
 }
 
 template <class V>
@@ -35,8 +41,8 @@ DK_INLINE void limit_pair(typename V::F& x, typename V::F& y, float max_speed) {
   const F top = V::splat(max_speed * 0.25f);
   const typename V::M fast = V::less(top, speed);
   const F factor = top / speed;
-  x = V::select(fast, with_sign<V>(ax * factor, x), x);
-  y = V::select(fast, with_sign<V>(ay * factor, y), y);
+  x = V::select(fast, with_sign<V>(ax * factor, V::bits(x)), x);
+  y = V::select(fast, with_sign<V>(ay * factor, V::bits(y)), y);
 }
 
 DK_NAMESPACE_END

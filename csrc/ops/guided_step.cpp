@@ -13,9 +13,9 @@ static void step_chunk(const GuidedStepArgs& args, const Chunk& chunk) {
   const T* prev = kAb2 ? static_cast<const T*>(args.u_prev) + start : nullptr;
   T *x_next = static_cast<T*>(args.x_next) + start, *u_out = static_cast<T*>(args.u) + start;
   const StepRow row = step_row(args, chunk.row);
-  const float max_speed = float(args.max_speed);
+  const float max_speed = float(args.limit.most);
 
-  if (args.process == Process::kTelegraph || max_speed == INFINITY) {
+  if (!limits_pairs(args.limit)) {
     for_each_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
       using V = decltype(lanes);
       typename V::F u = V::load(cond + i), before = u;
@@ -47,7 +47,7 @@ static void step_chunk(const GuidedStepArgs& args, const Chunk& chunk) {
 
 bool guided_step_cpu(const GuidedStepArgs& args, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     if (!step_row(args, chunk.row).is_finite()) return false;
     with_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);

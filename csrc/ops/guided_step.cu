@@ -7,13 +7,13 @@ DK_NAMESPACE_BEGIN
 
 template <class T, bool kPairs>
 __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs args) {
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const StepRow row = step_row(args, unit.row);
-    const float max_speed = float(args.max_speed);
-    const int64_t start = unit.row * args.rows.width;
-    for_each_group(unit, [&](int64_t i, int64_t count) {
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const StepRow row = step_row(args, chunk.row);
+    const float max_speed = float(args.limit.most);
+    const int64_t start = chunk.row * args.rows.width;
+    for_each_group(chunk, [&](int64_t i, int64_t count) {
       const int64_t at = start + i;
       float u[4], other[4], x[4];
       load_group(static_cast<const T*>(args.u_cond) + at, count, u);
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs ar
 template <class T>
 static int launch(const GuidedStepArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kPlanar && args.max_speed != INFINITY)
+  if (limits_pairs(args.limit))
     guided_step_kernel<T, true><<<blocks, kThreads, 0, stream>>>(args);
   else
     guided_step_kernel<T, false><<<blocks, kThreads, 0, stream>>>(args);

@@ -1,14 +1,13 @@
 // CPU: classifier-free guidance of velocities in one pass.
-#include "../planar/blocks.h"
 #include "cpu_ops.h"
 #include "guidance.h"
 
 DK_NAMESPACE_BEGIN
 
 bool guided_velocity_cpu(const GuidedVelocityArgs& args, int64_t begin, int64_t end) {
-  const float max_speed = float(args.max_speed);
+  const float max_speed = float(args.limit.most);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     const float w = float(row_scalar(args.w, chunk.row));
     if (!std::isfinite(w)) return false;
     with_dtype(args.dtype, [&](auto element) {
@@ -17,7 +16,7 @@ bool guided_velocity_cpu(const GuidedVelocityArgs& args, int64_t begin, int64_t 
       const T *cond = static_cast<const T*>(args.u_cond) + start,
               *uncond = static_cast<const T*>(args.u_uncond) + start;
       T* out = static_cast<T*>(args.u) + start;
-      if (args.process == Process::kTelegraph || max_speed == INFINITY) {
+      if (!limits_pairs(args.limit)) {
         for_each_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
           using V = decltype(lanes);
           V::store(out + i, limit_coordinate<V>(guided<V>(V::load(cond + i), V::load(uncond + i), w), max_speed));

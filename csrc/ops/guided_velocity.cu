@@ -5,14 +5,14 @@ DK_NAMESPACE_BEGIN
 
 template <class T, bool kPairs>
 __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocityArgs args) {
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const float w = float(row_scalar(args.w, unit.row)), max_speed = float(args.max_speed);
-    const int64_t start = unit.row * args.rows.width;
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const float w = float(row_scalar(args.w, chunk.row)), max_speed = float(args.limit.most);
+    const int64_t start = chunk.row * args.rows.width;
     const T *cond = static_cast<const T*>(args.u_cond) + start, *uncond = static_cast<const T*>(args.u_uncond) + start;
     T* out = static_cast<T*>(args.u) + start;
-    for_each_group(unit, [&](int64_t i, int64_t count) {
+    for_each_group(chunk, [&](int64_t i, int64_t count) {
       float u[4], other[4];
       load_group(cond + i, count, u);
       load_group(uncond + i, count, other);
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocit
 template <class T>
 static int launch(const GuidedVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kPlanar && args.max_speed != INFINITY)
+  if (limits_pairs(args.limit))
     guided_velocity_kernel<T, true><<<blocks, kThreads, 0, stream>>>(args);
   else
     guided_velocity_kernel<T, false><<<blocks, kThreads, 0, stream>>>(args);

@@ -4,15 +4,25 @@
 
 DK_NAMESPACE_BEGIN
 
+// Takes the draws of one row.
+template <class T>
+struct NoiseSink {
+  T* out;
+
+  template <class V>
+  DK_INLINE void operator()(V, int64_t i, typename V::F k, typename V::F) const {
+    V::store(out + i, k);
+  }
+};
+
 bool kac_noise_cpu(const KacNoiseArgs& args, int64_t begin, int64_t end) {
+  const Draws draws(args.kac, args.seed);
+  const auto time = [&](int64_t row) { return row_scalar(args.t, row); };
   return with_dtype(args.dtype, [&](auto element) {
-    auto* out = static_cast<decltype(element)*>(args.out);
-    return Draws(args).for_each<false, true>(
-        args.rows, begin, end, [&](int64_t row) { return row_scalar(args.t, row); },
-        [&](int64_t row) {
-          return [to = out + row * args.rows.width](auto lanes, int64_t i, auto k, auto)
-                     DK_INLINE_LAMBDA { decltype(lanes)::store(to + i, k); };
-        });
+    using T = decltype(element);
+    return draws.for_each<false, true>(args.rows, begin, end, time, [&](int64_t row) {
+      return NoiseSink<T>{static_cast<T*>(args.out) + row * args.rows.width};
+    });
   });
 }
 

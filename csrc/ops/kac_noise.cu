@@ -6,12 +6,12 @@ DK_NAMESPACE_BEGIN
 template <class T, class Shared>
 __global__ void __launch_bounds__(kThreads) kac_noise_kernel(KacNoiseArgs args, QuantileTable table) {
   __shared__ Shared shared;
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    prepare(shared, row_scalar(args.t, unit.row), args.a, args.c, stream_of(args.seed, unit.row), table);
-    T* out = static_cast<T*>(args.out) + unit.row * args.rows.width;
-    for_each_draw<false>(shared, table, unit, [&](int64_t i, int64_t count, const float k[4], const float*) {
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    prepare(shared, row_scalar(args.t, chunk.row), args.kac, stream_of(args.seed, chunk.row), table);
+    T* out = static_cast<T*>(args.out) + chunk.row * args.rows.width;
+    for_each_draw<false>(shared, table, chunk, [&](int64_t i, int64_t count, const float k[4], const float*) {
       store_group(out + i, count, k);
     });
   }
@@ -22,11 +22,15 @@ static int launch(const KacNoiseArgs& args, cudaStream_t stream) {
   QuantileTable table;
   if (const int error = quantile_table_cuda(&table)) return error;
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kTelegraph)
-    kac_noise_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  else
-    kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  return cudaGetLastError();
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      kac_noise_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+    case Process::kPlanar:
+      kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+  }
+  DK_UNREACHABLE();
 }
 
 DK_NAMESPACE_END

@@ -7,17 +7,17 @@ DK_NAMESPACE_BEGIN
 template <class T, class Shared>
 __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, QuantileTable table) {
   __shared__ Shared shared;
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, unit.row);
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const double t = row_scalar(args.t, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.a, args.c, stream_of(args.seed, unit.row), table);
-    const int64_t start = unit.row * args.rows.width;
+    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, stream_of(args.seed, chunk.row), table);
+    const int64_t start = chunk.row * args.rows.width;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
-    for_each_draw<true>(shared, table, unit, [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
+    for_each_draw<true>(shared, table, chunk, [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
       float data[4], noised[4], target[4];
       load_group(x0 + i, count, data);
       DK_UNROLL
@@ -33,11 +33,15 @@ static int launch(const KacPairArgs& args, cudaStream_t stream) {
   QuantileTable table;
   if (const int error = quantile_table_cuda(&table)) return error;
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kTelegraph)
-    kac_pair_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  else
-    kac_pair_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
-  return cudaGetLastError();
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      kac_pair_kernel<T, TelegraphShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+    case Process::kPlanar:
+      kac_pair_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
+  }
+  DK_UNREACHABLE();
 }
 
 DK_NAMESPACE_END

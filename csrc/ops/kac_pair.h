@@ -1,7 +1,7 @@
 // The bridge of one element: x_t = f x_0 + k,  u = f' x_0 + g' v  (docs/method.md, eq. 8).
 #pragma once
 #include "schedules.h"
-#include "../simd.h"
+#include "../lanes/lanes.h"
 
 DK_NAMESPACE_BEGIN
 

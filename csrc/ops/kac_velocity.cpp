@@ -38,22 +38,28 @@ static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const C
   return inside;
 }
 
+template <class T>
+static bool velocity_chunk(const KacVelocityArgs& args, double t, const Chunk& chunk) {
+  const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
+  T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      return telegraph_chunk(telegraph_velocity_row(t, args.kac.a, args.kac.c), k, v, chunk);
+    case Process::kPlanar:
+      return planar_chunk(planar_velocity_row(t, args.kac.c), k, v, chunk);
+  }
+  DK_UNREACHABLE();
+}
+
 bool kac_velocity_cpu(const KacVelocityArgs& args, int64_t begin, int64_t end) {
   bool inside = true;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Chunk chunk = chunk_of(args.rows, kNoiseChunk, unit);
+    const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     const double t = row_scalar(args.t, chunk.row);
-    if (!row_is_valid(t, args.a, args.c)) return false;
-    inside = with_dtype(args.dtype,
-                        [&](auto element) {
-                          using T = decltype(element);
-                          const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
-                          T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
-                          if (args.process == Process::kTelegraph)
-                            return telegraph_chunk(telegraph_velocity_row(t, args.a, args.c), k, v, chunk);
-                          return planar_chunk(planar_velocity_row(t, args.c), k, v, chunk);
-                        }) &&
-             inside;
+    if (!row_is_valid(t, args.kac.a, args.kac.c)) return false;
+    const bool all =
+        with_dtype(args.dtype, [&](auto element) { return velocity_chunk<decltype(element)>(args, t, chunk); });
+    inside = inside && all;
   }
   return inside;
 }

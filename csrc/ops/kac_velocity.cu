@@ -8,16 +8,16 @@ DK_NAMESPACE_BEGIN
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocityArgs args) {
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, unit.row);
-    const bool valid = row_is_valid(t, args.a, args.c);
-    const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.a, args.c);
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const double t = row_scalar(args.t, chunk.row);
+    const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
+    const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c);
     const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
-    const T* k = static_cast<const T*>(args.k) + unit.row * args.rows.width;
-    T* v = static_cast<T*>(args.v) + unit.row * args.rows.width;
-    for_each_group(unit, [&](int64_t i, int64_t count) {
+    const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
+    T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
+    for_each_group(chunk, [&](int64_t i, int64_t count) {
       float x[4], result[4];
       load_group(k + i, count, x);
       DK_UNROLL
@@ -33,16 +33,16 @@ __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocit
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityArgs args) {
-  const int64_t units = args.rows.count * chunks_per_row(args.rows.width, kCudaChunk);
+  const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Unit unit = unit_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, unit.row);
-    const bool valid = row_is_valid(t, args.a, args.c);
-    const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.c);
+    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const double t = row_scalar(args.t, chunk.row);
+    const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
+    const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.kac.c);
     const float limit = row.cone.scaled * (1.f + cone_tolerance(T{}));
-    const T* k = static_cast<const T*>(args.k) + unit.row * args.rows.width;
-    T* v = static_cast<T*>(args.v) + unit.row * args.rows.width;
-    for_each_group(unit, [&](int64_t i, int64_t count) {
+    const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
+    T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
+    for_each_group(chunk, [&](int64_t i, int64_t count) {
       float x[4], result[4];
       load_group(k + i, count, x);
       DK_UNROLL
@@ -59,11 +59,15 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
 template <class T>
 static int launch(const KacVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (args.process == Process::kTelegraph)
-    telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
-  else
-    planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  switch (args.kac.process) {
+    case Process::kTelegraph:
+      telegraph_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
+    case Process::kPlanar:
+      planar_velocity_kernel<T><<<blocks, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
+  }
+  DK_UNREACHABLE();
 }
 
 DK_NAMESPACE_END

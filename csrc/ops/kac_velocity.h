@@ -1,6 +1,6 @@
 // How far outside the light cone a displacement may lie before it counts as a wrong input: the rounding of its type.
 #pragma once
-#include "../storage.h"
+#include "../lanes/storage.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -1,7 +1,7 @@
 // CPU: planar displacements of one row, 64 elements (32 pairs) at a time. One Philox call serves two pairs: words 0, 1
 // pair `lane`, words 2, 3 pair 16 + lane.
 #pragma once
-#include "../ops/chunks.h"
+#include "../random/blocks.h"
 #include "flight.h"
 
 DK_NAMESPACE_BEGIN

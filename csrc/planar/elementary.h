@@ -1,7 +1,7 @@
 // log and sin/cos in float32 from integers, with the same bits on every target (tools/fit_elementary.py): the inputs
 // are random words, so argument reduction is exact.
 #pragma once
-#include "../simd.h"
+#include "../lanes/lanes.h"
 
 DK_NAMESPACE_BEGIN
 

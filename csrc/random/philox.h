@@ -1,10 +1,12 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based generator, so
 // any word can be computed anywhere. The counter of a draw is
 //   c0 = call index inside the row, c1 = what the words are for, (c2, c3) = row number;  the key is the seed.
-// Element i of a row belongs to block i / 64; its call index is 16 * block + i % 16 and its word (i % 64) / 16, so a
-// vector of 16, 8 or 1 lanes, or a GPU thread of any width, finds the same word.
+// Telegraph: one word an element. Element i of a row belongs to block i / 64; its call index is 16 * block + i % 16 and
+// its word (i % 64) / 16, so a vector of 16, 8 or 1 lanes, or a GPU thread of any width, finds the same word.
+// Planar: two words of one call a pair. Pair p, the elements 2 p and 2 p + 1, belongs to block p / 32; its call index
+// is 16 * block + p % 16, its word for the radius 2 * (p % 32 / 16), and the next one is for the direction.
 #pragma once
-#include "../platform.h"
+#include "../lanes/platform.h"
 
 DK_NAMESPACE_BEGIN
 

@@ -1,6 +1,6 @@
 // CPU: telegraph displacements of one row, 64 elements at a time.
 #pragma once
-#include "../ops/chunks.h"
+#include "../random/blocks.h"
 #include "quantile.h"
 
 DK_NAMESPACE_BEGIN
@@ -97,7 +97,7 @@ struct TelegraphBlocks {
     }
     DK_UNROLL
     for (int j = 0; j < kTogether; ++j) {
-      const F k = with_sign_of<V>(x[j], words[j]);
+      const F k = with_sign<V>(x[j], words[j]);
       store(16 * (first + j) + lane, k, kVelocity ? telegraph_velocity<V>(k, atom[j], parameters.velocity) : k);
     }
   }

@@ -189,9 +189,4 @@ DK_INLINE typename V::F telegraph_magnitude(typename V::F w, typename V::M atom,
   return V::select(atom, radius, V::min(s, radius));
 }
 
-template <class V>
-DK_INLINE typename V::F with_sign_of(typename V::F magnitude, typename V::U word) {
-  return V::from_bits(V::bxor(V::bits(magnitude), V::band(word, V::splat_bits(0x80000000u))));
-}
-
 DK_NAMESPACE_END

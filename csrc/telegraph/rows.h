@@ -1,6 +1,5 @@
 // CPU: telegraph rows side by side, one on each lane: their parameters, and where rows are short their draws too.
 #pragma once
-#include "../ops/chunks.h"
 #include "quantile.h"
 
 DK_NAMESPACE_BEGIN
@@ -73,7 +72,7 @@ DK_INLINE void telegraph_short_vector(const TelegraphRow<V>& lanes, const float 
   coefficients_of_lanes<V>(table.by_octave, offset, weight, coefficients);
   const F x = telegraph_magnitude<V>(w, atom, lanes.radius, [&](int j, U) DK_INLINE_LAMBDA { return coefficients[j]; });
   alignas(64) float drawn[kWidth], is_atom[kWidth];
-  V::store(drawn, with_sign_of<V>(x, words[0]));
+  V::store(drawn, with_sign<V>(x, words[0]));
   if (kVelocity) V::store(is_atom, V::select(atom, V::splat(1.f), V::splat(0.f)));
   if (DK_UNLIKELY(V::any(rare))) {
     uint32_t word[kWidth];
@@ -85,7 +84,7 @@ DK_INLINE void telegraph_short_vector(const TelegraphRow<V>& lanes, const float 
       bool never_turned;
       const float magnitude =
           telegraph_rare(telegraph_row(t[n], a, c), table, row_stream(key, row + n), 0, i, 0, word[n], never_turned);
-      drawn[n] = with_sign_of<Scalar>(magnitude, word[n]);
+      drawn[n] = with_sign<Scalar>(magnitude, word[n]);
       is_atom[n] = never_turned;
     }
   }

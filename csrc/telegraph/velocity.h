@@ -67,8 +67,7 @@ DK_INLINE typename V::F telegraph_velocity(typename V::F x, typename V::M on_con
   }
   // The quotient is 1 / (lambda + G) or less; the product of d with the rest would overflow at lambda = 1e9, c = 1e3.
   const F v = (V::splat(row.a_scaled) * xs) * (d / V::fma(V::splat(row.lambda), d, n));
-  const F speed = V::from_bits(V::bor(V::bits(V::splat(row.c)), V::band(V::bits(x), V::splat_bits(0x80000000u))));
-  return V::select(on_cone, speed, v);
+  return V::select(on_cone, with_sign<V>(V::splat(row.c), V::bits(x)), v);
 }
 
 DK_NAMESPACE_END

@@ -5,10 +5,10 @@ import math
 
 import torch
 
+from distillkac.schedules import F_NAMES, G_NAMES
+
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PROCESSES = {"telegraph": 0, "planar": 1}
-F_NAMES = {"linear": 0, "cosine": 1, "exp": 2}
-G_NAMES = {"linear": 0, "quadratic": 1}
 LOSS_CHUNK = 2048
 
 
@@ -40,7 +40,7 @@ class Emulated:
 
     def kac_pair(self, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0):
         x_t, u = torch.empty_like(x0), torch.empty_like(x0)
-        schedules = (F_NAMES[f], G_NAMES[g], kappa)
+        schedules = (F_NAMES.index(f), G_NAMES.index(g), kappa)  # in the order of csrc/kernels.h
         kind = (DTYPES[x0.dtype], PROCESSES[process])
         self._call("kac_pair", x0, x_t, u, t, *_rows(x0), *kind, a, c, *schedules, seed, offset)
         return x_t, u

@@ -12,13 +12,13 @@ extern "C" {
 
 int kac_noise(void* out, const double* t, int64_t rows, int64_t width, int dtype, int process, double a, double c,
               int64_t seed, int64_t offset) {
-  return kac_noise_cuda({out, per_row(t), {rows, width}, Dtype(dtype), Process(process), a, c, seed_of(seed, offset)},
+  return kac_noise_cuda({out, per_row(t), {rows, width}, Dtype(dtype), {Process(process), a, c}, seed_of(seed, offset)},
                         nullptr);
 }
 
 int kac_velocity(const void* k, void* v, const double* t, int64_t rows, int64_t width, int dtype, int process, double a,
                  double c) {
-  return kac_velocity_cuda({k, v, per_row(t), {rows, width}, Dtype(dtype), Process(process), a, c}, nullptr);
+  return kac_velocity_cuda({k, v, per_row(t), {rows, width}, Dtype(dtype), {Process(process), a, c}}, nullptr);
 }
 
 int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, int64_t width, int dtype, int process,
@@ -29,9 +29,7 @@ int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, 
                         per_row(t),
                         {rows, width},
                         Dtype(dtype),
-                        Process(process),
-                        a,
-                        c,
+                        {Process(process), a, c},
                         FSchedule(f),
                         GSchedule(g),
                         kappa,
@@ -42,7 +40,7 @@ int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, 
 int guided_velocity(const void* u_cond, const void* u_uncond, void* u, const double* w, int64_t rows, int64_t width,
                     int dtype, int process, double max_speed) {
   return guided_velocity_cuda(
-      {u_cond, u_uncond, u, per_row(w), {rows, width}, Dtype(dtype), Process(process), max_speed}, nullptr);
+      {u_cond, u_uncond, u, per_row(w), {rows, width}, Dtype(dtype), {Process(process), max_speed}}, nullptr);
 }
 
 int guided_step(const void* x, const void* u_cond, const void* u_uncond, const void* u_prev, void* x_next, void* u,
@@ -59,8 +57,7 @@ int guided_step(const void* x, const void* u_cond, const void* u_uncond, const v
                            per_row(h_prev),
                            {rows, width},
                            Dtype(dtype),
-                           Process(process),
-                           max_speed},
+                           {Process(process), max_speed}},
                           nullptr);
 }
 

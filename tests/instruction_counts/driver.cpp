@@ -23,27 +23,26 @@ int main(int, char** argv) {
   const Process process = std::string(argv[2]) == "planar" ? Process::kPlanar : Process::kTelegraph;
   const Rows rows{std::atoll(argv[3]), std::atoll(argv[4])};
   const int64_t n = rows.count * rows.width;
-  const double a = 25, c = 2;
+  const Kac kac{process, 25, 2};
   std::vector<double> t(rows.count);
   for (int64_t b = 0; b < rows.count; ++b) t[b] = (b + 0.5) / double(rows.count);
   std::vector<float> x(n), y(n), z(n), w(n), out(n), out2(n);
   for (int64_t i = 0; i < n; ++i) {
     x[i] = float(i % 97) / 97 - 0.5f, y[i] = float(i % 89) / 89, z[i] = float(i % 83) / 83, w[i] = float(i % 79) / 79;
   }
-  std::vector<double> sums(rows.count * chunks_per_row(rows.width, kLossChunk));
+  std::vector<double> sums(units_in(rows, kLossChunk));
   float loss;
   const RowScalar times{t.data(), true, 0};
   const CpuKernels& kernels = avx2::kKernels;
-  const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, process, a, c, {nullptr, 1, 0}};
+  const KacNoiseArgs noise{out.data(), times, rows, Dtype::kFloat32, kac, {nullptr, 1, 0}};
   // Every op's units: the whole of each row here, since no row is longer than a chunk.
-  const auto units = [&](int64_t chunk) { return rows.count * chunks_per_row(rows.width, chunk); };
+  const auto units = [&](int64_t chunk) { return units_in(rows, chunk); };
   if (op == "kac_noise") {
-    work = [&] { return kernels.kac_noise(noise, 0, units(kNoiseChunk)); };
+    work = [&] { return kernels.kac_noise(noise, 0, units(kChunk)); };
   } else if (op == "kac_velocity") {
-    if (!kernels.kac_noise(noise, 0, units(kNoiseChunk))) return 1;
+    if (!kernels.kac_noise(noise, 0, units(kChunk))) return 1;
     work = [&] {
-      return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, process, a, c}, 0,
-                                  units(kNoiseChunk));
+      return kernels.kac_velocity({out.data(), out2.data(), times, rows, Dtype::kFloat32, kac}, 0, units(kChunk));
     };
   } else if (op == "kac_pair" || op == "kac_pair_bfloat16") {  // half of each buffer holds n 16-bit numbers
     const Dtype dtype = op == "kac_pair" ? Dtype::kFloat32 : Dtype::kBFloat16;
@@ -54,20 +53,18 @@ int main(int, char** argv) {
                                times,
                                rows,
                                dtype,
-                               process,
-                               a,
-                               c,
+                               kac,
                                FSchedule::kLinear,
                                GSchedule::kLinear,
                                1,
                                {nullptr, 1, 0}},
-                              0, units(kNoiseChunk));
+                              0, units(kChunk));
     };
   } else if (op == "guided_velocity") {
     work = [&] {
       return kernels.guided_velocity(
-          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, process, 2}, 0,
-          units(kNoiseChunk));
+          {x.data(), y.data(), out.data(), {nullptr, false, 1.5}, rows, Dtype::kFloat32, {process, 2}}, 0,
+          units(kChunk));
     };
   } else if (op == "guided_step") {
     work = [&] {
@@ -82,9 +79,8 @@ int main(int, char** argv) {
                                   {nullptr, false, 0.1},
                                   rows,
                                   Dtype::kFloat32,
-                                  process,
-                                  2},
-                                 0, units(kNoiseChunk));
+                                  {process, 2}},
+                                 0, units(kChunk));
     };
   } else if (op == "endpoint_loss") {
     work = [&] {

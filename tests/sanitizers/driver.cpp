@@ -122,7 +122,7 @@ struct Job {
 };
 void check(const char* op, const Rows& rows, Dtype dtype, int64_t chunk, const std::function<void(Job&)>& make,
            bool expected = true) {
-  const int64_t units = rows.count * chunks_per_row(rows.width, chunk);
+  const int64_t units = units_in(rows, chunk);
   std::unique_ptr<Job> first;
   for (const Level& level : kLevels) {
     for (int team = 1; team <= 4; team += 3) {
@@ -147,7 +147,7 @@ void check(const char* op, const Rows& rows, Dtype dtype, int64_t chunk, const s
 void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   const int64_t n = rows.count * rows.width;
   const size_t size = size_t(n) * bytes_of(dtype), lead = bytes_of(dtype);
-  const double a = 9, c = 3;
+  const Kac kac{process, 9, 3};
   // Small rows, the table's inside, its last nodes.
   const RowValues t(rows.count, is_double, [](int64_t b) {
     return b % 5 == 0 ? 1e-5 : b % 5 == 1 ? 4e6 : 0.07 * double(b % 17);
@@ -166,52 +166,50 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   const RowScalar weight{nullptr, false, 1.5}, half{nullptr, false, 0.5};
 
   for (const Seed& source : {seed, seed_tensor}) {
-    check("kac_noise", rows, dtype, kNoiseChunk, [&](Job& job) {
+    check("kac_noise", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
-      job.work = [args = KacNoiseArgs{job.out[0].data(), t.scalar, rows, dtype, process, a, c, source}](
+      job.work = [args = KacNoiseArgs{job.out[0].data(), t.scalar, rows, dtype, kac, source}](
                      const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_noise(args, begin, end); };
     });
   }
   if (n > 0) {
     check(
-        "kac_noise with t < 0", rows, dtype, kNoiseChunk,
+        "kac_noise with t < 0", rows, dtype, kChunk,
         [&](Job& job) {
           job.out.emplace_back(size, lead);
-          job.work = [args = KacNoiseArgs{job.out[0].data(), bad.scalar, rows, dtype, process, a, c, seed}](
+          job.work = [args = KacNoiseArgs{job.out[0].data(), bad.scalar, rows, dtype, kac, seed}](
                          const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_noise(args, begin, end); };
         },
         false);
   }
-  check("kac_velocity", rows, dtype, kNoiseChunk, [&](Job& job) {  // |k| < .71 < c t
+  check("kac_velocity", rows, dtype, kChunk, [&](Job& job) {  // |k| < .71 < c t
     job.out.emplace_back(size, lead);
-    job.work = [args = KacVelocityArgs{x.data(), job.out[0].data(), above.scalar, rows, dtype, process, a, c}](
+    job.work = [args = KacVelocityArgs{x.data(), job.out[0].data(), above.scalar, rows, dtype, kac}](
                    const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_velocity(args, begin, end); };
   });
   for (const auto f : {FSchedule::kLinear, FSchedule::kCosine, FSchedule::kExp}) {
     const GSchedule g = f == FSchedule::kCosine ? GSchedule::kQuadratic : GSchedule::kLinear;
-    check("kac_pair", rows, dtype, kNoiseChunk, [&](Job& job) {
+    check("kac_pair", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
       const RowScalar& time = g == GSchedule::kLinear ? t.scalar : above.scalar;
-      job.work = [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), time, rows, dtype, process, a, c,
-                                     f, g, 0.7, seed}](const CpuKernels& k, int64_t begin, int64_t end) {
-        return k.kac_pair(args, begin, end);
-      };
+      job.work =
+          [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), time, rows, dtype, kac, f, g, 0.7, seed}](
+              const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_pair(args, begin, end); };
     });
   }
   for (const double max_speed : {double(INFINITY), 0.3}) {
-    check("guided_velocity", rows, dtype, kNoiseChunk, [&](Job& job) {
+    const SpeedLimit limit{process, max_speed};
+    check("guided_velocity", rows, dtype, kChunk, [&](Job& job) {
       job.out.emplace_back(size, lead);
-      job.work = [args = GuidedVelocityArgs{x.data(), y.data(), job.out[0].data(), above.scalar, rows, dtype, process,
-                                            max_speed}](const CpuKernels& k, int64_t begin, int64_t end) {
-        return k.guided_velocity(args, begin, end);
-      };
+      job.work = [args = GuidedVelocityArgs{x.data(), y.data(), job.out[0].data(), above.scalar, rows, dtype, limit}](
+                     const CpuKernels& k, int64_t begin, int64_t end) { return k.guided_velocity(args, begin, end); };
     });
     for (const int parts : {0, 1, 2, 3}) {
       void *uncond = parts & 1 ? z.data() : nullptr, *prev = parts & 2 ? w.data() : nullptr;
-      check("guided_step", rows, dtype, kNoiseChunk, [&](Job& job) {
+      check("guided_step", rows, dtype, kChunk, [&](Job& job) {
         job.out.emplace_back(size, lead), job.out.emplace_back(size, lead);
         job.work = [args = GuidedStepArgs{x.data(), y.data(), uncond, prev, job.out[0].data(), job.out[1].data(),
-                                          weight, above.scalar, half, rows, dtype, process, max_speed}](
+                                          weight, above.scalar, half, rows, dtype, limit}](
                        const CpuKernels& k, int64_t begin, int64_t end) { return k.guided_step(args, begin, end); };
       });
     }
@@ -219,7 +217,7 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   if (n == 0) return;
   check("endpoint_loss", rows, dtype, kLossChunk, [&](Job& job) {
     job.out.emplace_back(size_t(n) * 4);
-    job.out.emplace_back(size_t(rows.count * chunks_per_row(rows.width, kLossChunk)) * 8, 8);
+    job.out.emplace_back(size_t(units_in(rows, kLossChunk)) * 8, 8);
     job.work = [args = EndpointLossArgs{x.data(), y.data(), z.data(), reinterpret_cast<float*>(job.out[0].data()),
                                         above.scalar, weight, rows, dtype, reinterpret_cast<double*>(job.out[1].data()),
                                         nullptr}](const CpuKernels& k, int64_t begin, int64_t end) {

@@ -19,20 +19,25 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   constexpr const char* op = "kac_noise";
   const Rows rows = rows_of(op, "out", out);
   check_rows(op, "t", t, rows.count);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_same_device(op, "out", out, t);
   check_out(op, out);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "size", kind, out);
+  check_pairs(op, "size", kac.process, out);
   const Dtype dtype = element_type(op, "dtype", out.scalar_type());
   const Seed source = seed_of(op, seed, seed_tensor, offset, t);
   if (empty(rows)) return;
   const Tensor times = packed(t);
   check_apart(op, "out", out, "t", times);
   check_apart(op, "out", out, "seed", seed_tensor);
-  KacNoiseArgs args{out.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c, source};
-  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kNoiseChunk,
+  KacNoiseArgs args{
+      .out = out.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+      .seed = source,
+  };
+  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
                                                                        "t must be finite and >= 0, with a*t <= 1e9");
 }
 
@@ -61,20 +66,25 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, k);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_like(op, "out", v, k);
   check_out(op, v);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "k", kind, k);
+  check_pairs(op, "k", kac.process, k);
   const Dtype dtype = element_type(op, "k", k.scalar_type());
   if (empty(rows)) return;
   const Tensor displacements = packed(k), times = packed(t);
   check_apart(op, "out", v, "t", times);
   check_apart(op, "out", v, "k", displacements, true);
-  KacVelocityArgs args{displacements.const_data_ptr(), v.mutable_data_ptr(), row_data(times), rows, dtype, kind, a, c};
+  KacVelocityArgs args{
+      .k = displacements.const_data_ptr(),
+      .v = v.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+  };
   Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
-      args, kNoiseChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+      args, kChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
 }
 
 template <class Device>
@@ -91,14 +101,12 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, x0);
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  const Kac kac = kac_of(op, process, a, c);
   check_like(op, "out[0]", x_t, x0);
   check_like(op, "out[1]", u, x0);
   check_out(op, x_t);
   check_out(op, u);
-  const Process kind = process_named(op, process);
-  check_pairs(op, "x0", kind, x0);
+  check_pairs(op, "x0", kac.process, x0);
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
   const Dtype dtype = element_type(op, "x0", x0.scalar_type());
   const FSchedule f_schedule = f_named(op, f);
@@ -112,20 +120,20 @@ void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text 
     check_apart(op, name, out, "seed", seed_tensor);
     check_apart(op, name, out, "x0", data, true);
   }
-  KacPairArgs args{data.const_data_ptr(),
-                   x_t.mutable_data_ptr(),
-                   u.mutable_data_ptr(),
-                   row_data(times),
-                   rows,
-                   dtype,
-                   kind,
-                   a,
-                   c,
-                   f_schedule,
-                   g_schedule,
-                   kappa,
-                   source};
-  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kNoiseChunk,
+  KacPairArgs args{
+      .x0 = data.const_data_ptr(),
+      .x_t = x_t.mutable_data_ptr(),
+      .u = u.mutable_data_ptr(),
+      .t = row_data(times),
+      .rows = rows,
+      .dtype = dtype,
+      .kac = kac,
+      .f = f_schedule,
+      .g = g_schedule,
+      .kappa = kappa,
+      .seed = source,
+  };
+  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kChunk,
                                                                      "t must be finite and >= 0, with a*g(t) <= 1e9");
 }
 
@@ -137,37 +145,29 @@ std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, Text process, double a,
   return {x_t, u};
 }
 
-inline double speed_limit(const char* op, std::optional<double> max_speed) {
-  if (!max_speed) return INFINITY;
-  if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
-  return *max_speed;
-}
-
 template <class Device>
 Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor w_rows, std::optional<double> max_speed,
                        Text process) {
   constexpr const char* op = "guided_velocity";
   const Rows rows = rows_of(op, "u_cond", u_cond);
   check_like(op, "u_uncond", u_uncond, u_cond);
-  const Process kind = process_named(op, process);
-  if (max_speed) check_pairs(op, "u_cond", kind, u_cond);
+  const SpeedLimit limit = speed_limit(op, "u_cond", process, max_speed, u_cond);
   const Dtype dtype = element_type(op, "u_cond", u_cond.scalar_type());
-  const double limit = speed_limit(op, max_speed);
   row_scalars(op, "w", w, w_rows, u_cond);  // before it is copied
   Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
   if (empty(rows)) return out;
   const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
   const OptionalTensor weights = packed(w_rows);
-  GuidedVelocityArgs args{cond.const_data_ptr(),
-                          uncond.const_data_ptr(),
-                          out.mutable_data_ptr(),
-                          row_scalars(op, "w", w, weights, u_cond),
-                          rows,
-                          dtype,
-                          kind,
-                          limit};
-  Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kNoiseChunk,
-                                                                                   "w must be finite");
+  GuidedVelocityArgs args{
+      .u_cond = cond.const_data_ptr(),
+      .u_uncond = uncond.const_data_ptr(),
+      .u = out.mutable_data_ptr(),
+      .w = row_scalars(op, "w", w, weights, u_cond),
+      .rows = rows,
+      .dtype = dtype,
+      .limit = limit,
+  };
+  Device(op, out).template run<&CpuKernels::guided_velocity, guided_velocity_cuda>(args, kChunk, "w must be finite");
   return out;
 }
 
@@ -186,10 +186,8 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
   check_out(op, x_next);
   check_out(op, u);
   if (u_prev && !h_prev_rows && !(h_prev != 0)) fail(op, "h_prev must be the length of the step before, got ", h_prev);
-  const Process kind = process_named(op, process);
-  if (max_speed) check_pairs(op, "x", kind, x);
+  const SpeedLimit limit = speed_limit(op, "x", process, max_speed, x);
   const Dtype dtype = element_type(op, "x", x.scalar_type());
-  const double limit = speed_limit(op, max_speed);
   row_scalars(op, "w", w, w_rows, x);  // before they are copied
   row_scalars(op, "h", h, h_rows, x);
   row_scalars(op, "h_prev", h_prev, h_prev_rows, x);
@@ -207,22 +205,23 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
     check_apart(op, name, out, "h", hs);
     check_apart(op, name, out, "h_prev", h_prevs);
   }
-  GuidedStepArgs args{start.const_data_ptr(),
-                      cond.const_data_ptr(),
-                      uncond ? uncond->const_data_ptr() : nullptr,
-                      prev ? prev->const_data_ptr() : nullptr,
-                      x_next.mutable_data_ptr(),
-                      u.mutable_data_ptr(),
-                      row_scalars(op, "w", w, ws, x),
-                      row_scalars(op, "h", h, hs, x),
-                      row_scalars(op, "h_prev", h_prev, h_prevs, x),
-                      rows,
-                      dtype,
-                      kind,
-                      limit};
+  GuidedStepArgs args{
+      .x = start.const_data_ptr(),
+      .u_cond = cond.const_data_ptr(),
+      .u_uncond = uncond ? uncond->const_data_ptr() : nullptr,
+      .u_prev = prev ? prev->const_data_ptr() : nullptr,
+      .x_next = x_next.mutable_data_ptr(),
+      .u = u.mutable_data_ptr(),
+      .w = row_scalars(op, "w", w, ws, x),
+      .h = row_scalars(op, "h", h, hs, x),
+      .h_prev = row_scalars(op, "h_prev", h_prev, h_prevs, x),
+      .rows = rows,
+      .dtype = dtype,
+      .limit = limit,
+  };
   Device(op, x_next)
       .template run<&CpuKernels::guided_step, guided_step_cuda>(
-          args, kNoiseChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
+          args, kChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
 }
 
 template <class Device>
@@ -260,18 +259,20 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   check_apart(op, "out", grad_u, "delta", deltas);
   check_apart(op, "out", grad_u, "weight", weights);
   Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
-  const int64_t chunks = rows.count * chunks_per_row(rows.width, kLossChunk);
+  const int64_t chunks = units_in(rows, kLossChunk);
   Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
-  EndpointLossArgs args{from.const_data_ptr(),
-                        velocity.const_data_ptr(),
-                        to.const_data_ptr(),
-                        static_cast<float*>(grad_u.mutable_data_ptr()),
-                        row_data(deltas),
-                        row_scalars(op, "weight", 1, weights, x),
-                        rows,
-                        dtype,
-                        static_cast<double*>(partial_sums.mutable_data_ptr()),
-                        static_cast<float*>(loss.mutable_data_ptr())};
+  EndpointLossArgs args{
+      .x = from.const_data_ptr(),
+      .u = velocity.const_data_ptr(),
+      .x_end = to.const_data_ptr(),
+      .grad_u = static_cast<float*>(grad_u.mutable_data_ptr()),
+      .delta = row_data(deltas),
+      .weight = row_scalars(op, "weight", 1, weights, x),
+      .rows = rows,
+      .dtype = dtype,
+      .partial_sums = static_cast<double*>(partial_sums.mutable_data_ptr()),
+      .loss = static_cast<float*>(loss.mutable_data_ptr()),
+  };
   Device(op, x).template run<&CpuKernels::endpoint_loss, endpoint_loss_cuda>(
       args, kLossChunk, "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself

@@ -1,9 +1,8 @@
 #include "simd_dispatch.h"
 
 #include <atomic>
-#include <cstdlib>
 
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace distillkac {
 

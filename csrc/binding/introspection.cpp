@@ -8,8 +8,8 @@
 
 #define DISTILLKAC_ARCH portable
 #include "build_info.h"
-#include "random/philox.h"
-#include "simd.h"
+#include "../random/philox.h"
+#include "../lanes/lanes.h"
 #include "simd_dispatch.h"
 
 namespace py = pybind11;

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "checks.h"
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace distillkac {
 
@@ -26,6 +26,12 @@ inline Process process_named(const char* op, const std::string& name) {
   if (name == "telegraph") return Process::kTelegraph;
   if (name == "planar") return Process::kPlanar;
   fail(op, "process must be 'telegraph' or 'planar', got '", name, "'");
+}
+
+inline Kac kac_of(const char* op, const std::string& process, double a, double c) {
+  check_positive(op, "a", a, 1e30);
+  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  return {process_named(op, process), a, c};
 }
 
 inline FSchedule f_named(const char* op, const std::string& name) {
@@ -68,13 +74,25 @@ inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::o
   return torch::stable::new_empty(x, x.sizes(), dtype);
 }
 
-inline void check_pairs(const char* op, const char* name, Process process, int64_t dims, int64_t last) {
-  if (process == Process::kPlanar && (dims < 2 || last % 2 != 0))
-    fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ",
-         dims < 2 ? int64_t(1) : last);
-}
 inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {
-  check_pairs(op, name, process, tensor.dim(), tensor.size(tensor.dim() - 1));
+  const int64_t last = tensor.dim() < 2 ? 1 : tensor.size(tensor.dim() - 1);
+  switch (process) {
+    case Process::kTelegraph:
+      return;
+    case Process::kPlanar:
+      if (last % 2 != 0)
+        fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ", last);
+  }
+}
+
+// max_speed: None is no limit. velocities, named `name`: what is limited.
+inline SpeedLimit speed_limit(const char* op, const char* name, const std::string& process,
+                              std::optional<double> max_speed, const Tensor& velocities) {
+  const Process kind = process_named(op, process);
+  if (!max_speed) return {kind, INFINITY};
+  check_pairs(op, name, kind, velocities);
+  if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
+  return {kind, *max_speed};
 }
 
 inline RowScalar row_data(const Tensor& tensor) {

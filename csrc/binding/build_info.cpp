@@ -2,7 +2,7 @@
 
 #define DISTILLKAC_ARCH portable
 #include "build_stamp.h"  // generated: DISTILLKAC_COMMIT, DISTILLKAC_SOURCE_HASH, DISTILLKAC_CUDA_PROBLEM
-#include "telegraph/quantile.h"
+#include "../telegraph/quantile.h"
 
 #ifndef DISTILLKAC_CUDA_VERSION
 #define DISTILLKAC_CUDA_VERSION ""

@@ -1,5 +1,5 @@
 // Where an op runs. Cpu: torch's own parallel_for (so torch.set_num_threads holds). Cuda: the tensors' device and
-// torch's current stream.
+// torch's current stream. The adapters have returned where there is no element.
 #pragma once
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
@@ -7,7 +7,7 @@
 #include <atomic>
 
 #include "checks.h"
-#include "kernels.h"
+#include "../kernels.h"
 
 #ifdef DISTILLKAC_WITH_CUDA
 #include <dlfcn.h>
@@ -22,8 +22,7 @@ struct Cpu {
   // The kernels are template arguments, so that a build without CUDA names but never refers to the CUDA ones.
   template <auto cpu_kernel, auto cuda_kernel, class Args>
   void run(const Args& args, int64_t chunk, const char* range_error) const {
-    const int64_t per_row = chunks_per_row(args.rows.width, chunk), units = args.rows.count * per_row;
-    if (units == 0) return;
+    const int64_t units = units_in(args.rows, chunk);
     // A thread is worth starting for about 8192 elements.
     const int64_t unit_size = args.rows.width < chunk ? args.rows.width : chunk;
     const int64_t grain = 1 + 8192 / unit_size;
@@ -45,7 +44,6 @@ struct Cuda {
 
   template <auto cpu_kernel, auto cuda_kernel, class Args>
   void run(const Args& args, int64_t, const char*) const {
-    if (args.rows.count == 0 || args.rows.width == 0) return;
     const int error = cuda_kernel(args, current_stream());
     if (error) throw std::runtime_error(std::string(op) + ": CUDA kernel failed: " + cuda_error_string(error));
   }

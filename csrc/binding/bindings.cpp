@@ -1,5 +1,5 @@
-// Every schema, one line per op and device; nothing else. Python side: distillkac/ops.py. Tensors to arguments:
-// adapters.h.
+// Every schema and what serves it, on each device alike; nothing else. Python side: distillkac/ops.py. Tensors to
+// arguments: adapters.h.
 #include <torch/csrc/stable/library.h>
 
 #include "adapters.h"
@@ -35,34 +35,23 @@ STABLE_TORCH_LIBRARY(distillkac, m) {
       "-> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) {
-  using distillkac::Cpu;
-  m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cpu>));
-  m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cpu>));
-  m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cpu>));
-  m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Cpu>));
-  m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cpu>));
-  m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cpu>));
-  m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cpu>));
-  m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cpu>));
-  m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cpu>));
-  m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cpu>));
-  m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Cpu>));
+template <class Device>
+static void register_ops(torch::stable::detail::StableLibrary& m) {
+  m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Device>));
+  m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Device>));
+  m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Device>));
+  m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Device>));
+  m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Device>));
+  m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Device>));
+  m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Device>));
+  m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Device>));
+  m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Device>));
+  m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Device>));
+  m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Device>));
 }
 
+STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) { register_ops<distillkac::Cpu>(m); }
+
 #ifdef DISTILLKAC_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(distillkac, CUDA, m) {
-  using distillkac::Cuda;
-  m.impl("kac_noise", TORCH_BOX(&distillkac::kac_noise<Cuda>));
-  m.impl("kac_noise.out", TORCH_BOX(&distillkac::kac_noise_out<Cuda>));
-  m.impl("kac_velocity", TORCH_BOX(&distillkac::kac_velocity<Cuda>));
-  m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Cuda>));
-  m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Cuda>));
-  m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Cuda>));
-  m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Cuda>));
-  m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Cuda>));
-  m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Cuda>));
-  m.impl("endpoint_loss", TORCH_BOX(&distillkac::endpoint_loss<Cuda>));
-  m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Cuda>));
-}
+STABLE_TORCH_LIBRARY_IMPL(distillkac, CUDA, m) { register_ops<distillkac::Cuda>(m); }
 #endif

@@ -19,6 +19,9 @@
 #define DK_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
+// After a switch that serves every enumerator; the build makes a missing one an error. No default: it would hide that.
+#define DK_UNREACHABLE() __builtin_trap()
+
 #define DK_NAMESPACE_BEGIN \
   namespace distillkac {   \
   namespace DISTILLKAC_ARCH {

@@ -2,7 +2,7 @@
 #pragma once
 #include <cmath>
 
-#include "../storage.h"
+#include "storage.h"
 
 DK_NAMESPACE_BEGIN
 

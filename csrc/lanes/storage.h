@@ -3,7 +3,7 @@
 #pragma once
 #include <cstring>
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "platform.h"
 #if defined(__CUDA_ARCH__)
 #include <cuda_fp16.h>
@@ -71,14 +71,22 @@ DK_INLINE Float16 from_float<Float16>(float value) {
 // Calls f with a value of the element type; the one place that turns a Dtype into a template argument.
 template <class F>
 inline auto with_dtype(Dtype dtype, F&& f) {
-  if (dtype == Dtype::kBFloat16) return f(BFloat16{});
-  if (dtype == Dtype::kFloat16) return f(Float16{});
-  return f(float{});
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return f(float{});
+    case Dtype::kBFloat16:
+      return f(BFloat16{});
+    case Dtype::kFloat16:
+      return f(Float16{});
+  }
+  DK_UNREACHABLE();
 }
 
 DK_INLINE double row_scalar(const RowScalar& scalar, int64_t row) {
   if (!scalar.data) return scalar.value;
   return scalar.is_double ? static_cast<const double*>(scalar.data)[row] : static_cast<const float*>(scalar.data)[row];
 }
+
+DK_INLINE uint64_t seed_value(const Seed& seed) { return uint64_t(seed.data ? *seed.data : seed.value); }
 
 DK_NAMESPACE_END
