@@ -6,12 +6,8 @@ from pathlib import Path
 from distillkac import checkpoints
 
 KEPT = "checkpoints"
-FILES = (
-    checkpoints.STATE,
-    checkpoints.MODEL,
-    checkpoints.EMA,
-    checkpoints.CONFIG,
-)  # the last one makes it a run folder
+# In the order they are written: the last one makes it a run folder.
+FILES = (checkpoints.STATE, checkpoints.MODEL, checkpoints.EMA, checkpoints.CONFIG)
 
 
 def keep(folder: Path, step: int, count: int) -> None:
@@ -24,12 +20,7 @@ def keep(folder: Path, step: int, count: int) -> None:
         return
     place = folder / KEPT / f"step-{step:06d}"
     if not (place / checkpoints.CONFIG).exists():
-        for name in (
-            checkpoints.STATE,
-            checkpoints.MODEL,
-            checkpoints.EMA,
-            checkpoints.CONFIG,
-        ):  # the last one makes it a run folder
+        for name in FILES:
             checkpoints.write_atomic(place / name, (folder / name).read_bytes())
     for old in kept(folder)[:-count]:
         for name in reversed(FILES):
