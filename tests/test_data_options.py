@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from distillkac import encode, train
-from distillkac.data import DataConfig, load, load_pixels, load_training, read
+from distillkac.config import RunConfig
+from distillkac.data import DataConfig, load, load_training, read
 from distillkac.data.latents import LatentSpace, write_index
 from distillkac.data.sources import STREAMED, UNDERSTOOD, WORDS
+from distillkac.run_data import RunData
 from tests.image_sets import WRITERS, samples, write_npz, write_tar
 from tests.test_cifar_and_patches import write_binary
 from tests.toys import refusal
@@ -193,9 +195,9 @@ def test_every_source_can_be_learned_without_classes(tmp_path, kind):
 
 def test_the_images_that_latents_were_made_of_come_without_classes_too(tmp_path):
     settings = dataclasses.replace(config("latents", tmp_path), unconditional=True)
-    images = load_pixels(settings, "test")  # the digits
+    run = RunConfig(data=settings, latent=LatentSpace("v", 1.0, 0.0, "w", (3, 8, 8)))
+    images = RunData(tmp_path / "run", run).load_pixels("test")  # the digits
     assert (images.shape, images.class_names) == ((1, 8, 8), ("all",))
-    assert load_pixels(dataclasses.replace(settings, unconditional=False), "test").num_classes == 10
 
 
 @pytest.mark.parametrize("builtin", ["digits", "patches"])

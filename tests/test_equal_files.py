@@ -14,9 +14,9 @@ from distillkac import checkpoints
 TINY = "['--network.channels', '8', '--network.head-dim', '8', '--optim.batch-size', '16', '--preview', '4']"
 WORK = f"""
 import sys
-from distillkac import distill, evaluate, metrics, sample, train
-metrics.STEPS = 5
-assert train.main(["--run", "run", "--steps", "4", "--optim.save-every", "2", "--optim.keep", "2", *{TINY}]) == 0
+from distillkac import classifier, distill, evaluate, sample, train
+classifier.STEPS = 5
+assert train.main(["--run", "run", "--steps", "4", "--optim.save-every", "2", "--optim.keep", "2", "--data.flip", *{TINY}]) == 0
 assert distill.main(["run", "--stages", "2,1", "--steps", "2", "--optim.batch-size", "16"]) == 0
 assert sample.main(["run", "--steps", "1", "--num", "4", "--out", "run/x.npz"]) == 0
 assert evaluate.main(["run", "--num", "8", "--teacher-steps", "1"]) == 0

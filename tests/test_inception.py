@@ -117,7 +117,7 @@ def test_weights_are_looked_for_and_asked_for(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="there is no file"):
         inception.find_weights(str(tmp_path / "none.pth"))
 
-    def download(url, path, hash_prefix):
+    def download(url, path, hash_prefix, progress):
         assert (url, hash_prefix) == (inception.URL, inception.SHA256)
         open(path, "wb").close()
 

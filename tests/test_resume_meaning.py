@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from distillkac import checkpoints, distill, evaluate, kept, metrics, sample, train
+from distillkac import checkpoints, classifier, distill, evaluate, kept, sample, train
 from distillkac.commands import new_schedule
 from distillkac.config import load_config
 from distillkac.sampling import SamplerConfig, choose
@@ -103,7 +103,7 @@ def test_students_of_a_teacher_that_was_trained_on_are_refused_and_named(run, tm
     ):
         with pytest.warns(UserWarning, match="student-2 was distilled from other weights than those that .* has now"):
             assert use() == 0
-    monkeypatch.setattr(metrics, "STEPS", 5)
+    monkeypatch.setattr(classifier, "STEPS", 5)
     with pytest.warns(UserWarning, match="was distilled from") as told:
         assert evaluate.main([str(run), "--num", "8", "--teacher-steps", "1"]) == 0
     for name in ("student-2", "student-1"):
@@ -149,7 +149,10 @@ def test_another_distillation_is_not_taken_for_the_same(trained, options, said, 
     assert said in refusal(distill, [str(trained), *CHAIN, "--resume", *options], capsys)
 
 
-def test_students_of_earlier_versions_are_as_good_as_before(run, recwarn):
+def test_students_of_earlier_versions_are_as_good_as_before(tmp_path, recwarn):
+    run = tmp_path / "demo"
+    assert train.main(["--run", str(run), "--steps", "1", *TINY, "--network.channels", "32"]) == 0
+    assert distill.main([str(run), *CHAIN]) == 0
     for name in ("student-2", "student-1"):
         path = run / name / checkpoints.CONFIG
         content = json.loads(path.read_text())
@@ -213,7 +216,7 @@ def test_the_last_checkpoints_are_kept_as_runs(tmp_path, monkeypatch):
     assert weights(tmp_path / "run") == weights(tmp_path / "plain") == weights(tmp_path / "run/checkpoints/step-000007")
     middle = tmp_path / "run" / "checkpoints" / "step-000004"
     assert sample.main([str(middle), "--steps", "2", "--num", "2", "--out", str(tmp_path / "x.png")]) == 0
-    monkeypatch.setattr(metrics, "STEPS", 5)
+    monkeypatch.setattr(classifier, "STEPS", 5)
     assert evaluate.main([str(middle), "--num", "8", "--teacher-steps", "1"]) == 0
     assert distill.main([str(middle), *CHAIN, "--out", str(tmp_path / "students")]) == 0
     # Taken up from there, it is the run that it was.

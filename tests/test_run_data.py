@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import diagnose, distill, evaluate, metrics, sample, train
+from distillkac import classifier, diagnose, distill, evaluate, sample, train
 from distillkac.config import load_config, save_config
 from distillkac.data import DataConfig, load, load_training
 from distillkac.data.fingerprint import difference, of_arrays
@@ -178,7 +178,7 @@ def test_moved_images_are_named_by_every_command_and_found_by_an_option(trained,
         assert "--data.path" in said
     said = refusal(train, ["--run", str(run), "--resume", "--steps", "4"], capsys)
     assert f"{run} was trained on the images at {before}, where there is nothing now" in said
-    monkeypatch.setattr(metrics, "STEPS", 5)
+    monkeypatch.setattr(classifier, "STEPS", 5)
     for module, argv in commands[:2]:
         assert module.main([*argv, "--data.path", str(now)]) == 0
     assert RunData(run, load_config(run), DataPlace(str(now))).load("test").num_classes == 2

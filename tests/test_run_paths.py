@@ -129,7 +129,10 @@ def test_paths_at_any_depth(tmp_path):
 def test_a_run_of_an_earlier_version_takes_its_path_from_the_current_folder_with_a_word(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "here" / "set.npz", images=np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8))
     run = tmp_path / "run"
-    assert train.main(["--run", str(run), "--data.path", "set.npz", "--steps", "2", *TINY]) == 0
+    assert (
+        train.main(["--run", str(run), "--data.path", "set.npz", "--steps", "2", *TINY, "--network.channels", "32"])
+        == 0
+    )
     content = json.loads((run / "config.json").read_text())
     del content["fingerprint"]
     content["data"]["path"], content["format"] = "set.npz", 2
