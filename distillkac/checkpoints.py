@@ -1,4 +1,4 @@
-"""The run folder: what it holds and how it is written so that a crash at any byte leaves the previous checkpoint.
+"""The run folder: what it holds, so that a crash at any byte leaves the previous checkpoint.
 
     config.json          what the run is (config.py)
     model.safetensors    the raw weights        } exports of the last checkpoint, to load and to share
@@ -10,122 +10,32 @@
     failure/             the state before a step whose loss was not finite (divergence.py)
     checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own (kept.py)
 
-Every file is written under a temporary name, fsynced and renamed. A checkpoint is one file, so weights and optimizer
-of different steps never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file
-and the entry.
+Every file is written whole or not at all (files.py). A checkpoint is one file, so weights and optimizer of different steps
+never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file and the entry.
 """
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import io
 import json
 import os
-import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_safetensors
 
+from distillkac import files
+
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
-_told_of_fsync: set[int] = set()
-NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-
-
 FORMAT = 3
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
 paths of data as they were typed, no fingerprint of the data, none of a student's teacher; and the group norms of narrow
 networks had one channel a group (networks.check_format)."""
-MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces the file at `path` by `content`, see `replacing`."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
-
-    Raises OSError saying that what was there is kept: no space, read-only, no permission.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
-            yield file
-            flush_to_disk(file)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
-        raise
-    # The rename itself lives in the folder; some file systems cannot fsync a folder and need not.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def flush_to_disk(file: IO) -> None:
-    """Waits until what was written is on the disk. Some file systems (in user space, of other systems) cannot say when: a
-    crash of the machine, not of the process, may lose it there, and that is told once for each of them."""
-    file.flush()
-    try:
-        os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in NO_FSYNC:
-            raise
-        if (device := os.fstat(file.fileno()).st_dev) not in _told_of_fsync:
-            _told_of_fsync.add(device)
-            warnings.warn(
-                f"the file system of {Path(file.name).absolute().parent} cannot say when a file is on the disk "
-                f"({error.strerror}): a power cut may lose the newest checkpoint; choose a folder (--run, --out) on another",
-                stacklevel=3,
-            )
-
-
-def _unwritable(path: Path, error: OSError) -> OSError:
-    reason = error.strerror or error
-    return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
-
-
-def write_json(path: Path, value) -> None:
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def as_json(value):
-    """The value as it would be read back: tuples become lists."""
-    return json.loads(json.dumps(value))
-
-
-def read_json(path: Path):
-    """Raises ValueError naming the file if it is missing or no JSON."""
-    try:
-        _check_file(path)
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_JSON}")
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        near = similar_runs(path.parent)
-        meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {path.parent}"
-        raise ValueError(f"{path.parent} is no run folder: it has no {path.name}; {meant}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def similar_runs(folder: Path) -> str:
@@ -158,7 +68,7 @@ def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_u
     state = {"format": FORMAT, "step": step, "model": model, "ema": ema}
     torch.save(state | {"optimizer": optimizer, "ema_updates": ema_updates}, buffer)
     # The state first: should we die before the exports, --resume writes them again.
-    write_atomic(folder / STATE, buffer.getvalue())
+    files.write_atomic(folder / STATE, buffer.getvalue())
     export(folder, step, model, ema)
 
 
@@ -166,7 +76,7 @@ def export(folder: Path, step: int, model: dict, ema: dict) -> None:
     """Writes model.safetensors and ema.safetensors, with their step and the digest of their content."""
     for name, weights in ((MODEL, model), (EMA, ema)):
         metadata = {"format": "pt", "step": str(step), "digest": _digest(step, weights)}
-        write_atomic(folder / name, to_safetensors(weights, metadata))
+        files.write_atomic(folder / name, to_safetensors(weights, metadata))
 
 
 def to_safetensors(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
@@ -212,7 +122,7 @@ def load_state(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        _check_file(path)
+        files.check_ordinary(path)
         with open(path, "rb") as file:
             _check_archive(file)
             file.seek(0)
@@ -233,7 +143,7 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
     if not path.exists():
         raise ValueError(f"{folder} has no {name} yet: the run has not saved a checkpoint; train it first")
     try:
-        _check_file(path)
+        files.check_ordinary(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights, step = {key: file.get_tensor(key) for key in file.keys()}, int(metadata.get("step", 0))  # noqa: SIM118
@@ -259,12 +169,6 @@ def check_fit(path: Path, weights: dict[str, torch.Tensor], expected: dict[str, 
             raise ValueError(
                 f"{path}: does not fit the network of {CONFIG}: {name} should be {wanted}, and the file has {found}"
             )
-
-
-def _check_file(path: Path) -> None:
-    """A device or a pipe would be read for ever. Links are followed: caches of downloaded models are made of them."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no ordinary file")
 
 
 def _check_archive(file: BinaryIO) -> None:
@@ -329,7 +233,7 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int = 0):
         self.path = folder / METRICS
         kept = [line for line in self.read(folder) if line["step"] <= step] if step else []
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        files.write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def append(self, values: dict, durable: bool = False) -> None:
         """durable: wait until it is on the disk. Before a checkpoint, whose lines are not written again on resume."""
@@ -337,9 +241,9 @@ class MetricsLog:
             with open(self.path, "a") as file:
                 file.write(json.dumps(values) + "\n")
                 if durable:
-                    flush_to_disk(file)
+                    files.flush_to_disk(file)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise files.unwritable(self.path, error) from error
 
     @staticmethod
     def read(folder: Path) -> list[dict]:

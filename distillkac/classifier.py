@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from distillkac import checkpoints, evaluators
+from distillkac import checkpoints, evaluators, files
 from distillkac.data import ImageDataset, read
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"
@@ -92,9 +92,9 @@ def classifier_of(train: ImageDataset, test: ImageDataset, cache: Path | None = 
         return Trained(_network(train, weights), accuracy, "trained here", digest_of(fingerprint, weights))
     made = fresh(train, test, fingerprint)
     if cache is not None:
-        checkpoints.write_atomic(cache / WEIGHTS, to_bytes(made, fingerprint))
+        files.write_atomic(cache / WEIGHTS, to_bytes(made, fingerprint))
         report = {"accuracy": made.accuracy, "train": len(train), "test": len(test)}
-        checkpoints.write_json(cache / REPORT, report | {"fingerprint": fingerprint, "digest": made.digest})
+        files.write_json(cache / REPORT, report | {"fingerprint": fingerprint, "digest": made.digest})
     return made
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from distillkac import checkpoints, comparison_report, data, distill, train
+from distillkac import checkpoints, comparison_report, data, distill, files, train
 from distillkac.commands import command
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
@@ -102,7 +102,7 @@ def networks(plan: Plan) -> int:
 def measured(out: Path, plan: Plan) -> int:
     """How many of them are measured already."""
     paths = (cell_folder(out, setting, seed) / RESULTS for setting in plan.settings for seed in plan.seeds)
-    return sum(len(checkpoints.read_json(path)) for path in paths if path.exists())
+    return sum(len(files.read_json(path)) for path in paths if path.exists())
 
 
 def _follow(bar: Bar, stop: threading.Event, out: Path, plan: Plan) -> None:
@@ -119,7 +119,7 @@ def report(args: CompareArgs, plan: Plan) -> str:
     for setting in plan.settings:
         for seed in plan.seeds:
             path = cell_folder(args.out, setting, seed) / RESULTS
-            rows += checkpoints.read_json(path) if path.exists() else []
+            rows += files.read_json(path) if path.exists() else []
     text = comparison_report.write(args.out, plan, rows)
     if args.readme is not None:
         comparison_report.into_readme(args.readme, text)
@@ -129,11 +129,11 @@ def report(args: CompareArgs, plan: Plan) -> str:
 def check_same_plan(out: Path, plan: Plan) -> None:
     """Raises ValueError if the folder holds results of another plan (quick and full, say): they must not be mixed."""
     path, described = out / "plan.json", dataclasses.asdict(dataclasses.replace(plan, seeds=()))
-    described = checkpoints.as_json(described)
-    if path.exists() and checkpoints.read_json(path) != described:
+    described = files.as_json(described)
+    if path.exists() and files.read_json(path) != described:
         raise ValueError(f"{out} holds the results of another plan; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(path, described)
+    files.write_json(path, described)
 
 
 def check_same_evaluator(out: Path, plan: Plan, evaluator: Evaluator) -> None:
@@ -141,7 +141,7 @@ def check_same_evaluator(out: Path, plan: Plan, evaluator: Evaluator) -> None:
     for setting in plan.settings:
         for seed in plan.seeds:
             path = cell_folder(out, setting, seed) / RESULTS
-            for row in checkpoints.read_json(path) if path.exists() else []:
+            for row in files.read_json(path) if path.exists() else []:
                 found = comparison_report.evaluator_of(row)
                 if found != evaluator.identity:
                     raise ValueError(
@@ -221,7 +221,7 @@ class Measurements:
     def __init__(self, folder: Path, plan: Plan, setting: Setting, seed: int):
         self.folder, self.plan, self.setting, self.seed = folder, plan, setting, seed
         path = folder / RESULTS
-        self.rows = checkpoints.read_json(path) if path.exists() else []
+        self.rows = files.read_json(path) if path.exists() else []
         self._evaluator, self._guided = None, {}
 
     def __call__(
@@ -244,7 +244,7 @@ class Measurements:
         row |= {"evaluator": self.evaluator.name, "evaluator_digest": self.evaluator.digest}
         comparison_report.save_samples(self.folder, method, steps, integrator, restart, samples.images[:GRID_IMAGES])
         self.rows.append(row)
-        checkpoints.write_json(self.folder / RESULTS, self.rows)
+        files.write_json(self.folder / RESULTS, self.rows)
         print(row, flush=True)
 
     @property

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, networks, processes
+from distillkac import checkpoints, files, networks, processes
 from distillkac.data import DataConfig
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.latents import LatentSpace
@@ -187,13 +187,17 @@ class RunConfig:
 
 def save_config(folder: Path, config: RunConfig) -> None:
     content = {"format": checkpoints.FORMAT, **dataclasses.asdict(config)}
-    checkpoints.write_json(folder / checkpoints.CONFIG, content)
+    files.write_json(folder / checkpoints.CONFIG, content)
 
 
 def load_config(folder: Path) -> RunConfig:
     """The config of a run folder. Raises ValueError naming file and field if it is missing, damaged or of a later version."""
     path = folder / checkpoints.CONFIG
-    content = checkpoints.read_json(path)
+    if not path.exists():
+        near = checkpoints.similar_runs(folder)
+        meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {folder}"
+        raise ValueError(f"{folder} is no run folder: it has no {path.name}; {meant}")
+    content = files.read_json(path)
     try:
         if not isinstance(content, dict):
             raise TypeError(f"expected an object, got {content!r:.80}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from distillkac import checkpoints, data, diagnose_plots, diagnostics
+from distillkac import data, diagnose_plots, diagnostics, files
 from distillkac.commands import command, device
 from distillkac.config import load_config
 from distillkac.distillation import DistillConfig
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     _print_guidance(report["guidance"])
     if report["guidance"] is not None:
         diagnose_plots.save_guidance(report["guidance"], out / "guidance.png")
-    checkpoints.write_json(out / "diagnosis.json", report)
+    files.write_json(out / "diagnosis.json", report)
     print(f"written to {out}")
     return 0
 

@@ -8,7 +8,7 @@ runs up to the step again: on one CPU to the bit, on a GPU up to rounding.
 import json
 from typing import TYPE_CHECKING
 
-from distillkac import checkpoints
+from distillkac import checkpoints, files
 
 if TYPE_CHECKING:
     from distillkac.training import Trainer
@@ -31,7 +31,7 @@ def recorded(trainer: "Trainer", update: int, loss: float, norm: float) -> Float
     if trainer.accelerator.is_main_process:
         config = trainer.folder / checkpoints.CONFIG
         if config.exists():
-            checkpoints.write_atomic(folder / checkpoints.CONFIG, config.read_bytes())
+            files.write_atomic(folder / checkpoints.CONFIG, config.read_bytes())
         report = {
             "step": step + 1,
             "update": update,
@@ -42,7 +42,7 @@ def recorded(trainer: "Trainer", update: int, loss: float, norm: float) -> Float
             "reproduced": any(again),
             "how": f"copy the run folder, replace its state/ by that of {FOLDER}/, and go on with --resume",
         }
-        checkpoints.write_atomic(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+        files.write_atomic(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     return FloatingPointError(
         f"{trainer.folder}: the loss is {loss} and its gradient's norm {norm} in step {step + 1}; the last checkpoint is "
         f"kept. {folder} has the state before that step, and {REPORT} there its images. Lower --optim.lr"

@@ -9,7 +9,7 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from distillkac import checkpoints, fidelity, inception, plots
+from distillkac import checkpoints, fidelity, files, inception, plots
 from distillkac.commands import accelerator_for, command, device
 from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator, describe
@@ -131,7 +131,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
-    checkpoints.write_json(args.run / "evaluation.json", report)
+    files.write_json(args.run / "evaluation.json", report)
 
 
 def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
@@ -175,7 +175,7 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
         if first:
             rows.append(row | _compared(features, real, args, accelerator.device))
             print(_line(rows[-1], FIDELITY_COLUMNS), flush=True)
-            checkpoints.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
+            files.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
 
 

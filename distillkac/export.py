@@ -14,8 +14,8 @@ import tyro
 from torch import nn
 
 from distillkac import optional
-from distillkac.checkpoints import write_atomic
 from distillkac.commands import command
+from distillkac.files import write_atomic
 from distillkac.options import parse
 from distillkac.outputs import check_file, kind_of
 from distillkac.processes import Gaussian, Planar, Process, Telegraph

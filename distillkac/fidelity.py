@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from distillkac import checkpoints, optional
+from distillkac import checkpoints, files, optional
 from distillkac.progress import Bar
 from distillkac.random import derive_seed, generator
 
@@ -218,7 +218,7 @@ class Reference:
             self.extractor, self.images, len(self.rows), batch_size, accelerator, f"real images ({self.split})"
         )
         if accelerator.is_main_process:
-            checkpoints.write_atomic(path, checkpoints.to_safetensors({"features": made}, {"format": "pt", "key": key}))
+            files.write_atomic(path, checkpoints.to_safetensors({"features": made}, {"format": "pt", "key": key}))
         return made
 
 

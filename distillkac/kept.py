@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from distillkac import checkpoints
+from distillkac import checkpoints, files
 
 KEPT = "checkpoints"
 # In the order they are written: the last one makes it a run folder.
@@ -21,7 +21,7 @@ def keep(folder: Path, step: int, count: int) -> None:
     place = folder / KEPT / f"step-{step:06d}"
     if not (place / checkpoints.CONFIG).exists():
         for name in FILES:
-            checkpoints.write_atomic(place / name, (folder / name).read_bytes())
+            files.write_atomic(place / name, (folder / name).read_bytes())
     for old in kept(folder)[:-count]:
         for name in reversed(FILES):
             (old / name).unlink(missing_ok=True)

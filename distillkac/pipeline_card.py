@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from distillkac import __version__, checkpoints
+from distillkac import __version__, files
 
 MARK = "<!-- written by distillkac; remove this line, and the text stays as you change it -->"
 OF_DIFFUSERS = "This model card has been automatically generated"
@@ -22,7 +22,7 @@ def write(pipeline, folder: Path, name: str | None = None) -> None:
                 stacklevel=3,
             )
         return
-    checkpoints.write_atomic(path, text(pipeline, name or folder.resolve().name).encode())
+    files.write_atomic(path, text(pipeline, name or folder.resolve().name).encode())
 
 
 def text(pipeline, name: str) -> str:

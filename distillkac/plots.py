@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
-from distillkac import checkpoints
+from distillkac import checkpoints, files
 
 CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
 GREY, WHITE = 90, 255  # between images: grey sets off black and white backgrounds, white sets off noise
@@ -36,7 +36,7 @@ def save_png(image: Image.Image, path: Path | str) -> None:
     """Writes a Pillow image; the file appears whole or not at all."""
     content = io.BytesIO()
     image.save(content, "PNG")
-    checkpoints.write_atomic(Path(path), content.getvalue())
+    files.write_atomic(Path(path), content.getvalue())
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | None = None) -> None:
@@ -155,7 +155,7 @@ def save_animation(
 def write_animation(pixels: np.ndarray, path: Path, columns: int = 10, milliseconds: int = 80) -> None:
     """The same from the frames themselves: pixels (n, frames, H, W, C) uint8."""
     pictures = [picture_of(pixels[:, i], columns) for i in range(pixels.shape[1])]
-    with checkpoints.replacing(Path(path)) as file:
+    with files.replacing(Path(path)) as file:
         pictures[0].save(
             file,
             "GIF",

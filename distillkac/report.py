@@ -8,13 +8,13 @@ from pathlib import Path
 
 import tyro
 
-from distillkac import checkpoints
+from distillkac import files
 from distillkac.commands import command
 from distillkac.config import load_config
 from distillkac.evaluate import COLUMNS
 from distillkac.metrics import describe
 from distillkac.options import parse
-from distillkac.outputs import check_file
+from distillkac.outputs import check_file, kind_of
 from distillkac.sampling import students
 
 PROG = "python -m distillkac.report"
@@ -34,15 +34,16 @@ class ReportArgs:
     run: tyro.conf.Positional[Path]
     """Run folder, best after `evaluate` and `diagnose`."""
     out: Path | None = None
-    """The file to write; by default RUN/report.html."""
+    """FILE.html to write; by default RUN/report.html."""
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, PROG)
     out = args.out or args.run / "report.html"
+    kind_of(out, (".html", ".htm"))
     check_file(out)
-    checkpoints.write_atomic(out, page(args.run).encode())
+    files.write_atomic(out, page(args.run).encode())
     print(f"{args.run} -> {out}")
     return 0
 
@@ -80,7 +81,7 @@ def _student_list(run: Path) -> str:
 
 
 def _evaluation(run: Path) -> str:
-    report = checkpoints.read_json(run / "evaluation.json")
+    report = files.read_json(run / "evaluation.json")
     rows = [["network", *(title for title, _, _ in COLUMNS)]]
     for row in report["rows"]:
         rows.append([row["name"], *(format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)])
@@ -96,11 +97,11 @@ def _evaluation(run: Path) -> str:
 def _guidance_evaluator(run: Path) -> list[str]:
     """The evaluator of the diagnosis, and a word if the table above is of another one."""
     path = run / "diagnosis" / "diagnosis.json"
-    found = checkpoints.read_json(path).get("guidance") if path.exists() else None
+    found = files.read_json(path).get("guidance") if path.exists() else None
     if not found:
         return []
     ours, path = found.get("evaluator"), run / "evaluation.json"
-    table = checkpoints.read_json(path).get("evaluator") if path.exists() else ours
+    table = files.read_json(path).get("evaluator") if path.exists() else ours
     other = "" if ours == table else f", not that of the measurements above ({describe(table)}): these do not compare"
     return ["<p>" + html.escape(f"Fréchet distances against guidance: evaluator {describe(ours)}{other}.") + "</p>"]
 

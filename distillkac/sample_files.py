@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distillkac import checkpoints, class_names, plots, run_lock
+from distillkac import checkpoints, class_names, files, plots, run_lock
 from distillkac.outputs import check_folder
 from distillkac.sampling import Drawing
 
@@ -47,7 +47,7 @@ def described(drawing: Drawing, classes: tuple[str, ...]) -> dict:
         "seed": drawing.seed,
         "classes": classes,
     }
-    return checkpoints.as_json(facts)
+    return files.as_json(facts)
 
 
 def claim(folder: Path, facts: dict, out: Path, held: contextlib.ExitStack) -> bool:
@@ -61,7 +61,7 @@ def claim(folder: Path, facts: dict, out: Path, held: contextlib.ExitStack) -> b
     path = folder / RECORD
     if not path.exists():
         return False
-    before = checkpoints.read_json(path)
+    before = files.read_json(path)
     before = before if isinstance(before, dict) else {}
     for name in facts:
         if before.get(name) != facts[name]:
@@ -84,7 +84,7 @@ class SinglePngs:
         try:
             begun = claim(out, facts, out, self.held)
             self._refuse_others(begun)
-            checkpoints.write_json(out / RECORD, facts | {"num": num})
+            files.write_json(out / RECORD, facts | {"num": num})
         except BaseException:
             self.held.close()
             raise
@@ -151,7 +151,7 @@ class OneFile:
             begun = claim(self.folder, facts, out, self.held)
             if not begun:
                 (self.folder / PIXELS).unlink(missing_ok=True)
-                checkpoints.write_json(self.folder / RECORD, facts)
+                files.write_json(self.folder / RECORD, facts)
             self.file = self.held.enter_context((self.folder / PIXELS).open("ab"))
             whole = self.file.tell() // (rows * self._size())
             # What a system wrote last before it died may be length without content.
@@ -193,7 +193,7 @@ def write_npz(out: Path, pixels: np.ndarray, labels: Callable[[int, int], np.nda
     """
     step = max(1, min(1024, 2**22 // pixels[:1].size))  # images at a time
     pieces = range(0, len(pixels), step)
-    with checkpoints.replacing(out) as file, zipfile.ZipFile(file, "w") as archive:
+    with files.replacing(out) as file, zipfile.ZipFile(file, "w") as archive:
         _member(archive, "images", pixels.shape, pixels.dtype, (pixels[i : i + step] for i in pieces))
         parts = (labels(i, min(i + step, len(pixels))) for i in pieces)
         _member(archive, "labels", (len(pixels),), np.dtype(np.int64), parts)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import checkpoints, report, sample, train
+from distillkac import checkpoints, files, report, sample, train
 from distillkac.config import load_config, save_config
 from distillkac.networks import NetworkConfig
 from distillkac.training import build_network, load_network
@@ -177,11 +177,11 @@ def test_a_network_far_larger_than_its_file_is_never_made(run):
     """65536 channels would be terabytes."""
     content = json.loads((run / checkpoints.CONFIG).read_text())
     content["network"]["channels"] = [65536, 65536]
-    checkpoints.write_json(run / checkpoints.CONFIG, content)
+    files.write_json(run / checkpoints.CONFIG, content)
     with pytest.raises(ValueError, match=r"ema\.safetensors: does not fit the network of config\.json"):
         load_network(run, load_config(run))
     content["network"]["layers"] = 10**9
-    checkpoints.write_json(run / checkpoints.CONFIG, content)
+    files.write_json(run / checkpoints.CONFIG, content)
     with pytest.raises(ValueError, match=r"network\.layers must lie in"):
         load_network(run, load_config(run))
 
@@ -228,7 +228,7 @@ STUDENT = {"teacher_steps": 4, "num_steps": 2, "rho": 1.5, "w": 0.0}
 )
 def test_configs_are_refused_by_file_and_field(run, change, sentence):
     path = run / checkpoints.CONFIG
-    checkpoints.write_json(path, json.loads(path.read_text()) | change)
+    files.write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(ValueError, match=rf"config\.json: .*{sentence}"):
         load_config(run)
 
@@ -239,7 +239,7 @@ def test_what_is_no_config_at_all_is_refused(run, content):
     with pytest.raises(ValueError, match=r"config\.json: (cannot be read as JSON|not a config)"):
         load_config(run)
     with open(run / checkpoints.CONFIG, "wb") as file:
-        file.truncate(checkpoints.MAX_JSON + 1)
+        file.truncate(files.MAX_JSON + 1)
     with pytest.raises(ValueError, match=r"config\.json: cannot be read as JSON \(67108865 bytes"):
         load_config(run)
 
@@ -252,12 +252,12 @@ def test_folders_without_a_format_still_load(tmp_path):
     content = json.loads((run / checkpoints.CONFIG).read_text())
     assert content.pop("format") == checkpoints.FORMAT == 3
     del content["optim"]["shard"], content["preview"]
-    checkpoints.write_json(run / checkpoints.CONFIG, content)
+    files.write_json(run / checkpoints.CONFIG, content)
     state = torch.load(run / checkpoints.STATE, weights_only=True)
     del state["format"]
     torch.save(state, run / checkpoints.STATE)
     for name, part in ((checkpoints.MODEL, "model"), (checkpoints.EMA, "ema")):
-        checkpoints.write_atomic(run / name, checkpoints.to_safetensors(state[part], {"format": "pt", "step": "2"}))
+        files.write_atomic(run / name, checkpoints.to_safetensors(state[part], {"format": "pt", "step": "2"}))
     assert load_config(run) == config
     assert same(checkpoints.load_weights(run), expected)
     assert trainer(run, config).step == 2
@@ -304,7 +304,7 @@ def test_links_do_not_lead_reports_out_of_the_folder(run, tmp_path):
 def test_names_of_classes_are_no_paths(run, tmp_path):
     content = json.loads((run / checkpoints.CONFIG).read_text())
     content["class_names"] = ["../../../out", "/tmp/out"]
-    checkpoints.write_json(run / checkpoints.CONFIG, content)
+    files.write_json(run / checkpoints.CONFIG, content)
     out = tmp_path / "images"
     assert sample.main([str(run), "--steps", "1", "--num", "2", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.glob("*.png")) == [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkac import checkpoints
+from distillkac import checkpoints, files
 
 
 class Crash(BaseException):
@@ -67,7 +67,7 @@ def test_a_crash_within_a_write_leaves_the_previous_checkpoint(tmp_path, monkeyp
         opened += mode == "xb"
         return Broken(path, mode) if mode == "xb" and opened == file_number + 1 else builtins.open(path, mode)
 
-    monkeypatch.setattr(checkpoints, "open", broken_open, raising=False)
+    monkeypatch.setattr(files, "open", broken_open, raising=False)
     monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)
     with pytest.raises(Crash):
         save(tmp_path, 7)
@@ -92,7 +92,7 @@ def test_a_crash_at_any_system_call_leaves_a_whole_checkpoint(tmp_path, monkeypa
             raise Crash
         return original(*arguments)
 
-    monkeypatch.setattr(checkpoints.os, name, failing)
+    monkeypatch.setattr(files.os, name, failing)
     if name == "replace" and call >= 3:
         save(tmp_path, 7)  # three files, three renames: no fourth
         monkeypatch.undo()
@@ -108,8 +108,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     events = []
     for name in ("fsync", "replace"):
         original = getattr(os, name)
-        monkeypatch.setattr(checkpoints.os, name, lambda *a, n=name, o=original: (events.append(n), o(*a))[1])
-    checkpoints.write_atomic(tmp_path / "file", b"content")
+        monkeypatch.setattr(files.os, name, lambda *a, n=name, o=original: (events.append(n), o(*a))[1])
+    files.write_atomic(tmp_path / "file", b"content")
     assert events[:2] == ["fsync", "replace"]
 
 
@@ -130,11 +130,11 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 def test_damage_is_told_with_the_name_of_the_file(tmp_path):
-    with pytest.raises(ValueError, match=r"is no run folder: it has no config\.json"):
-        checkpoints.read_json(tmp_path / checkpoints.CONFIG)
+    with pytest.raises(ValueError, match=r"config\.json does not exist"):
+        files.read_json(tmp_path / checkpoints.CONFIG)
     (tmp_path / checkpoints.CONFIG).write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: cannot be read as JSON"):
-        checkpoints.read_json(tmp_path / checkpoints.CONFIG)
+        files.read_json(tmp_path / checkpoints.CONFIG)
     with pytest.raises(ValueError, match=r"has no ema\.safetensors yet"):
         checkpoints.load_weights(tmp_path)
     (tmp_path / checkpoints.EMA).write_bytes(b"\x00" * 50)

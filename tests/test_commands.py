@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, evaluators, plots, report, sample, train
+from distillkac import checkpoints, distill, evaluate, evaluators, files, plots, report, sample, train
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 from tests.toys import TINY_OPTIONS, refusal
@@ -305,10 +305,10 @@ def test_config_round_trip(tmp_path):
     save_config(tmp_path, config)
     assert load_config(tmp_path) == config
     content = json.loads((tmp_path / "config.json").read_text())
-    checkpoints.write_json(tmp_path / "config.json", content | {"flavour": 1})
+    files.write_json(tmp_path / "config.json", content | {"flavour": 1})
     with pytest.raises(ValueError, match=r"config\.json: not a config of this version.*flavour"):
         load_config(tmp_path)
-    checkpoints.write_json(tmp_path / "config.json", [1])
+    files.write_json(tmp_path / "config.json", [1])
     with pytest.raises(ValueError, match="not a config of this version"):
         load_config(tmp_path)
 

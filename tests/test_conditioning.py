@@ -7,7 +7,7 @@ import pytest
 import torch
 import tyro
 
-from distillkac import checkpoints
+from distillkac import checkpoints, files
 from distillkac.config import load_config, save_config
 from distillkac.distillation import DistillConfig, objective, stages, student_config
 from distillkac.guidance import GuidedVelocity
@@ -104,7 +104,7 @@ def written_by(folder, written: int | None, **changes):
     save_config(folder, run_config(**changes))
     content = json.loads((folder / checkpoints.CONFIG).read_text())
     assert content.pop("format") == checkpoints.FORMAT
-    checkpoints.write_json(folder / checkpoints.CONFIG, content | ({} if written is None else {"format": written}))
+    files.write_json(folder / checkpoints.CONFIG, content | ({} if written is None else {"format": written}))
 
 
 WIDE = [

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from distillkac import checkpoints, data, distill, evaluate, fidelity, inception, metrics, train
+from distillkac import data, distill, evaluate, fidelity, files, inception, metrics, train
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.toys import TINY_OPTIONS
 
@@ -238,7 +238,7 @@ ALL = ["--metrics", "fid", "kid", "precision-recall"]
 def test_command_measures_what_was_generated(torchmetrics, run, stand_in, capsys):
     options = [str(run), *ALL, "--num", "70", "--teacher-steps", "3", "--w", "0", "--batch-size", "16", "--seed", "5"]
     assert evaluate.main(options) == 0
-    report = checkpoints.read_json(run / "fidelity.json")
+    report = files.read_json(run / "fidelity.json")
     teacher, student = report["rows"]
     assert (teacher["name"], teacher["steps"], teacher["nfe"], teacher["w"]) == ("teacher", 3, 3, 0)
     assert (student["name"], student["steps"], student["nfe"]) == ("student-2", 2, 2)
@@ -264,7 +264,7 @@ def test_command_measures_what_was_generated(torchmetrics, run, stand_in, capsys
 def test_guided_evaluations_count_twice_and_train_is_asked_for(torchmetrics, run, stand_in):
     options = [str(run), "--metrics", "fid", "--num", "20", "--teacher-steps", "4", "--w", "1.5"]
     assert evaluate.main([*options, "--reference", "train", "--reference-num", "64"]) == 0
-    report = checkpoints.read_json(run / "fidelity.json")
+    report = files.read_json(run / "fidelity.json")
     assert (report["rows"][0]["nfe"], report["rows"][0]["w"]) == (8, 1.5)
     assert "kid" not in report["rows"][0]
     assert not {"kid", "neighbours"} & set(report["protocol"])
@@ -303,7 +303,7 @@ def test_two_processes_measure_as_one(torchmetrics, run, stand_in, tmp_path):
     script.write_text(TWO)
     options = [str(run), *ALL, "--num", "41", "--teacher-steps", "2", "--reference-num", "77"]
     assert evaluate.main(options) == 0
-    one = checkpoints.read_json(run / "fidelity.json")
+    one = files.read_json(run / "fidelity.json")
     (run / "reference-test.safetensors").unlink()
     root = Path(__file__).parents[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
@@ -311,7 +311,7 @@ def test_two_processes_measure_as_one(torchmetrics, run, stand_in, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
     done = subprocess.run(launch, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    two = checkpoints.read_json(run / "fidelity.json")
+    two = files.read_json(run / "fidelity.json")
     assert two["protocol"] == one["protocol"] | {"processes": 2}
     for first, second in zip(one["rows"], two["rows"], strict=True):
         for name in ("fid", "kid", "precision", "recall", "density", "coverage", "nfe"):

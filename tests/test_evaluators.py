@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillkac import checkpoints, classifier, compare, comparison_report, evaluators, report
+from distillkac import classifier, compare, comparison_report, evaluators, files, report
 from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.metrics import Evaluator
 from tests.test_compare import TINY
@@ -244,23 +244,23 @@ def test_comparison_refuses_rows_of_another_evaluator(tmp_path, digits):
     with pytest.raises(ValueError, match="two evaluators cannot stand in one table: digits, shipped"):
         comparison_report.markdown(TINY, rows)
     path = compare.cell_folder(tmp_path, TINY.settings[0], 0) / compare.RESULTS
-    checkpoints.write_json(path, rows[:1])
+    files.write_json(path, rows[:1])
     compare.check_same_evaluator(tmp_path, TINY, digits)
-    checkpoints.write_json(path, rows)
+    files.write_json(path, rows)
     with pytest.raises(ValueError, match=r"results\.json was measured by another evaluator \(of an earlier version"):
         compare.check_same_evaluator(tmp_path, TINY, digits)
 
 
 def test_report_names_two_evaluators(tmp_path):
     one, other = ({"name": "digits, shipped", "digest": letter * 32} for letter in "ab")
-    checkpoints.write_json(tmp_path / "diagnosis" / "diagnosis.json", {"guidance": {"evaluator": one}})
+    files.write_json(tmp_path / "diagnosis" / "diagnosis.json", {"guidance": {"evaluator": one}})
     assert report._guidance_evaluator(tmp_path) == [
         "<p>Fréchet distances against guidance: evaluator digits, shipped, aaaaaaaaaaaa.</p>"
     ]
-    checkpoints.write_json(tmp_path / "evaluation.json", {"evaluator": other})
+    files.write_json(tmp_path / "evaluation.json", {"evaluator": other})
     (line,) = report._guidance_evaluator(tmp_path)
     assert "not that of the measurements above (digits, shipped, bbbbbbbbbbbb): these do not compare" in line
-    checkpoints.write_json(tmp_path / "evaluation.json", {})
+    files.write_json(tmp_path / "evaluation.json", {})
     assert "(of an earlier version, trained on one machine)" in report._guidance_evaluator(tmp_path)[0]
-    checkpoints.write_json(tmp_path / "diagnosis" / "diagnosis.json", {"guidance": None})
+    files.write_json(tmp_path / "diagnosis" / "diagnosis.json", {"guidance": None})
     assert report._guidance_evaluator(tmp_path) == []

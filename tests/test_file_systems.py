@@ -14,7 +14,7 @@ import pytest
 from accelerate import Accelerator
 
 import distillkac
-from distillkac import checkpoints, inception, train
+from distillkac import checkpoints, files, inception, train
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
 from distillkac.run_lock import run_lock
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
-    monkeypatch.setattr(checkpoints, "_told_of_fsync", set())
+    monkeypatch.setattr(files, "_told_of_fsync", set())
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_without_fsync_a_run_goes_on(tmp_path, monkeypatch, number):
 def test_an_fsync_that_fails_is_a_failure(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", refuses(number))
     with pytest.raises(OSError, match="cannot be written"):
-        checkpoints.write_atomic(tmp_path / "file", b"content")
+        files.write_atomic(tmp_path / "file", b"content")
     assert not list(tmp_path.iterdir())
 
 

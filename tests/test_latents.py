@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train, vae
-from distillkac.checkpoints import read_json
 from distillkac.config import load_config
+from distillkac.files import read_json
 from distillkac.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.presets import PRESETS

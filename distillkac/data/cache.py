@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from distillkac import checkpoints
+from distillkac import files
 from distillkac.data.classes import printable
 from distillkac.data.fingerprint import encode
 
@@ -70,7 +70,7 @@ def recall(config, *words: str) -> tuple[Path, dict | None]:
     """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged."""
     path = folder(config) / f"{digest(words)}.json"
     try:
-        content = checkpoints.read_json(path)
+        content = files.read_json(path)
     except ValueError:
         return path, None
     return path, content if isinstance(content, dict) else None
@@ -81,7 +81,7 @@ def remember(path: Path, content: dict) -> None:
     # A name of its own for each process, because all processes of a run may come here at once.
     temporary = path.with_name(f"{path.stem}.{os.getpid()}")
     try:
-        checkpoints.write_json(temporary, content)
+        files.write_json(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
         reason = "there is no home folder" if path.parent == NOWHERE else error

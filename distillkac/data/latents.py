@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac import checkpoints
+from distillkac import files
 from distillkac.data.dataset import DataConfig, ImageDataset, Splits
 from distillkac.data.fingerprint import Fingerprint, of_marks
 
@@ -85,11 +85,11 @@ def write_index(path: Path, space: LatentSpace, data: DataConfig, images: ImageD
     """Last, so that a folder half written is none. images: that the latents were made of, of either split."""
     content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": images.class_names}
     content["fingerprint"] = dataclasses.asdict(images.fingerprint)
-    checkpoints.write_json(path / INDEX, content)
+    files.write_json(path / INDEX, content)
 
 
 def _index(path: Path) -> dict:
-    content = checkpoints.read_json(path / INDEX)
+    content = files.read_json(path / INDEX)
     try:
         space = LatentSpace(**content["space"] | {"shape": tuple(content["space"]["shape"])})
         known = content.get("fingerprint")  # not there in folders of earlier versions

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from distillkac import checkpoints
+from distillkac import files
 
 FOLDER = Path(__file__).parent
 INDEX = "index.json"
@@ -65,4 +65,4 @@ def _index() -> dict[str, dict]:
     path = FOLDER / INDEX
     if not path.exists():
         raise ValueError(f"{path} is missing; it is a part of distillkac: install it again")
-    return checkpoints.read_json(path)
+    return files.read_json(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distillkac import checkpoints, classifier, evaluators
+from distillkac import classifier, evaluators, files
 from distillkac.commands import command
 from distillkac.data import DataConfig, load
 from distillkac.data.builtin import BUILTIN
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         fingerprint = classifier.fingerprint_of(train, test)
         made = classifier.fresh(train, test, fingerprint)
         content = classifier.to_bytes(made, fingerprint)
-        checkpoints.write_atomic(args.out / f"{name}.safetensors", content)
+        files.write_atomic(args.out / f"{name}.safetensors", content)
         index[name] = {
             "digest": made.digest,
             "fingerprint": fingerprint,
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{name}: {made.digest}, {made.accuracy:.2%} of the held-out images right, {len(content)} bytes", flush=True
         )
-    checkpoints.write_json(args.out / evaluators.INDEX, index)
+    files.write_json(args.out / evaluators.INDEX, index)
     return 0
 
 

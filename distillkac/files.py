@@ -1,0 +1,106 @@
+"""Files that are written whole or not at all, and JSON.
+
+Everything the package writes goes through `replacing`: a temporary name, fsync, rename.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
+NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_told_of_fsync: set[int] = set()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replaces the file at `path` by `content`, see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
+
+    Raises OSError saying that what was there is kept: no space, read-only, no permission.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
+            yield file
+            flush_to_disk(file)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+    # The rename itself lives in the folder; some file systems cannot fsync a folder and need not.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def flush_to_disk(file: IO) -> None:
+    """Waits until what was written is on the disk. Some file systems (in user space, of other systems) cannot say when: a
+    crash of the machine, not of the process, may lose it there, and that is told once for each of them."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
+        if (device := os.fstat(file.fileno()).st_dev) not in _told_of_fsync:
+            _told_of_fsync.add(device)
+            warnings.warn(
+                f"the file system of {Path(file.name).absolute().parent} cannot say when a file is on the disk "
+                f"({error.strerror}): a power cut may lose the newest checkpoint; choose a folder (--run, --out) on another",
+                stacklevel=3,
+            )
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """The error to raise where `path` could not be written."""
+    reason = error.strerror or error
+    return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
+
+
+def write_json(path: Path, value) -> None:
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def as_json(value):
+    """The value as it would be read back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def read_json(path: Path):
+    """Raises ValueError naming the file if it is missing or no JSON."""
+    try:
+        check_ordinary(path)
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_JSON}")
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def check_ordinary(path: Path) -> None:
+    """Raises ValueError for a device or a pipe, which would be read for ever. Links are followed: caches of downloaded models
+    are made of them."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
