@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, networks, pipeline_card, plots, progress
+from distillkac import checkpoints, networks, paths, pipeline_card, plots, progress
 from distillkac.class_names import find_all
 from distillkac.config import load_config
 from distillkac.guidance import GuidedVelocity
@@ -93,6 +93,12 @@ class KacPipeline(DiffusionPipeline):
         trained: dict | None = None,
     ):
         super().__init__()
+        for name, part, kinds in (
+            ("unet", getattr(unet, "_orig_mod", unet), KacNet),  # one that torch compiled is inside of another
+            ("scheduler", scheduler, KacScheduler),
+            ("vae", vae, (AutoencoderKL, type(None))),
+        ):
+            _check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         steps = _whole("num_inference_steps", num_inference_steps)
         self.register_to_config(num_inference_steps=steps, trained=trained)
@@ -114,11 +120,17 @@ class KacPipeline(DiffusionPipeline):
         use_safetensors=True, local_files_only, scheduler and vae; others are refused (pipeline_options.py). Raises
         ValueError for an option that is not known, or that the place cannot honour.
         """
-        folder = Path(pretrained_model_name_or_path).expanduser()
+        place = os.fspath(pretrained_model_name_or_path)
+        folder = paths.expanded("pretrained_model_name_or_path", paths.from_text(place))
+        if folder.is_file() or (place.startswith(("/", ".", "~")) and not folder.exists()):
+            raise ValueError(
+                f"{folder} is {'a file' if folder.is_file() else 'not there'}: name a run folder, what save_pretrained wrote, "
+                "or a name on the Hub"
+            )
         if not _is_run(folder):
             steps = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
             with progress.quiet("diffusers"):
-                name = str(folder) if folder.is_dir() else str(pretrained_model_name_or_path)
+                name = str(folder) if folder.is_dir() else place
                 pipeline = super().from_pretrained(name, **steps, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
@@ -211,8 +223,7 @@ class KacPipeline(DiffusionPipeline):
     def _settled(self, steps: int, guidance_scale: float | None) -> float:
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
-        if not isinstance(scheduler, KacScheduler):
-            raise ValueError(f"the scheduler must be a KacScheduler, got {type(scheduler).__name__}")
+        _check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
         w = None if guidance_scale is None else _number(guidance_scale) - 1
         if w is not None and not 0 <= w < math.inf:
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
@@ -247,6 +258,12 @@ def _is_run(folder: Path) -> bool:
     if (folder / KacPipeline.config_name).exists():
         return False
     return (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
+
+
+def _check_kind(name: str, part, kinds: type | tuple[type, ...]) -> None:
+    if not isinstance(part, kinds):
+        wanted = kinds[0] if isinstance(kinds, tuple) else kinds
+        raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")
 
 
 def _number(value) -> float:

@@ -35,7 +35,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
         raise ValueError(
             f"{folder} is the run of {'a teacher' if saved.student is None else 'a student'}: choose another"
         )
-    if changed := list(_changes(saved, config)):
+    if changed := list(all_changes(saved, config)):
         before, now = (" and ".join(words) for words in zip(*changed, strict=True))
         raise ValueError(f"{folder} was trained with {before}, which --resume cannot change to {now}")
     _check_data(folder, saved, config)
@@ -44,7 +44,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     return saved
 
 
-def _changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
+def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
     """Of every option that may not change and did: as it was and as it is, in the words of the command line."""
     for f, option in labelled(RunConfig):
         before, now = getattr(saved, f.name), getattr(config, f.name)

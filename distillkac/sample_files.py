@@ -109,15 +109,22 @@ class SinglePngs:
         """Nothing is left to do: every image is a file."""
 
     def _refuse_others(self, begun: bool) -> None:
-        count, example = 0, None
+        count, example, beyond = 0, None, -1
         with os.scandir(self.out) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or not entry.name.lower().endswith(PICTURES):
                     continue
                 number = re.match(r"([0-9]{5,18})-class-", entry.name)
-                ours = number is not None and int(number[1]) < self.num and entry.name == self.name(int(number[1]))
-                if not (begun and ours):
+                ours = begun and number is not None and entry.name == self.name(int(number[1]))
+                if not ours:
                     count, example = count + 1, min(entry.name, example or entry.name)
+                elif int(number[1]) >= self.num:
+                    beyond = max(beyond, int(number[1]))
+        if beyond >= 0 and not count:
+            raise ValueError(
+                f"{self.out} holds {beyond + 1} images of this sampling already, more than --num {self.num}: give at least as "
+                "many, or choose another folder"
+            )
         if count:
             raise ValueError(
                 f"{self.out} holds {count} images of another sampling, such as {example}, which would be taken for some of "

@@ -3,13 +3,14 @@
 import argparse
 import dataclasses
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, data, paths
+from distillkac import checkpoints, data, paths, resume
 from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.options import parse, with_paths
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     saved = _saved(argv)
     args = parse(TrainArgs, argv, PROG, _defaults(argv, saved))
     process = args.config.noise.build()
+    if saved is not None:
+        _say_if_another_preset(argv, args, saved)
     if args.dry_run and _images_are_to_come(args):
         print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
         print(described(args.config, cost(args.config, device()), device()))
@@ -91,6 +94,18 @@ def _images_are_to_come(args: TrainArgs) -> bool:
         and bool(path := args.config.data.path)
         and not Path(path).exists()
     )
+
+
+def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -> None:
+    """Warns if a preset is named that a run cannot have begun with: its options are those of the run, not of the preset."""
+    if not any(word.split("=")[0] == "--preset" for word in argv):
+        return
+    named = parse(TrainArgs, argv, PROG, TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
+    if words := [f"{before}, not {now}" for before, now in resume.all_changes(saved, named)]:
+        warnings.warn(
+            f"--preset {args.preset} decides nothing of a run that is resumed, whose saved options stay: {'; '.join(words)}",
+            stacklevel=3,
+        )
 
 
 def _early(argv: list[str]) -> argparse.Namespace:

@@ -243,9 +243,15 @@ def test_a_finished_folder_is_left_as_it_is_and_may_grow(run, tmp_path, monkeypa
     assert sample.main([str(run), "--steps", "2", "--num", "5", "--out", str(out)]) == 0
     assert len(content(out)) == 5
     assert content(out).items() >= before.items()
-    assert "holds 2 images of another sampling" in refused(
+    assert "holds 5 images of this sampling already, more than --num 3" in refused(
         sample, [run, "--steps", "2", "--num", "3", "--out", out], capsys
     )
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "report", "page.png"])
+def test_a_report_is_html_by_its_name(run, tmp_path, blind, capsys, name):
+    assert "--out must end in .html or .htm" in refused(report, [run, "--out", tmp_path / name], capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_image_that_was_cut_short_is_drawn_again(run, tmp_path):

@@ -468,3 +468,46 @@ def test_pictures_need_one_or_three_channels():
         pipe("a")
     assert pipe("a", output_type="np").images.shape == (1, 4, 4, 2)
     assert pipeline.OUTPUTS == ("pil", "np", "pt")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scheduler": 5}, "scheduler must be of the class KacScheduler, got int"),
+        ({"vae": "taesd"}, "vae must be of the class AutoencoderKL, got str"),
+        ({"vae": torch.nn.Identity()}, "vae must be of the class AutoencoderKL, got Identity"),
+    ],
+)
+def test_a_part_of_another_class_is_refused_by_name(runs, tmp_path, saved, options, said):
+    place = runs / "teacher"
+    if saved:
+        KacPipeline.from_pretrained(place).save_pretrained(tmp_path)
+        place = tmp_path
+        said = said.split(" must be")[0] if "scheduler" in options else said  # diffusers looks at it first
+    with pytest.raises(ValueError, match=said):
+        KacPipeline.from_pretrained(place, **options)
+
+
+def test_a_pipeline_without_its_network_is_refused(runs, tmp_path):
+    KacPipeline.from_pretrained(runs / "teacher").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="unet must be of the class KacNet, got NoneType"):
+        KacPipeline.from_pretrained(tmp_path, unet=None)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "pretrained_model_name_or_path is empty, which is no path"),
+        ("/nonexistent/demo", "/nonexistent/demo is not there: name a run folder"),
+        ("./demo", "demo is not there"),
+        ("~/no-such-run", "no-such-run is not there"),
+        ("~nobody-of-that-name/demo", "there is no such user"),
+        ("README.md", "README.md is a file"),
+    ],
+)
+def test_a_place_without_a_pipeline_is_told(runs, tmp_path, monkeypatch, place, said):
+    KacPipeline.from_pretrained(runs / "teacher").save_pretrained(tmp_path)  # where an empty string would look
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        KacPipeline.from_pretrained(place)

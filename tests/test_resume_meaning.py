@@ -274,3 +274,15 @@ def test_steps_of_more_digits_come_later(tmp_path):
     assert [path.name for path in kept.kept(tmp_path)] == ["step-000200", "step-999999", "step-1000000"]
     with pytest.raises(ValueError, match=r"optim\.keep must be at least 1"):
         optim(keep=0)
+
+
+def test_a_preset_that_a_resumed_run_did_not_begin_with_is_named(run, tmp_path, recwarn, capsys):
+    assert train.main(["--run", str(run), "--resume", "--preset", "digits"]) == 0
+    said = str(recwarn.pop(UserWarning).message)  # the run began with other widths
+    assert "--preset digits decides nothing of a run that is resumed" in said
+    assert "--network.channels 8, not --network.channels" in said
+    recwarn.clear()
+    assert train.main(["--run", str(run), "--resume", "--preset=digits", *TINY]) == 0  # as it was begun
+    assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
+    assert train.main(["--run", str(tmp_path / "new"), "--resume", "--preset", "digits", "--steps", "2", *TINY]) == 0
+    assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
