@@ -125,10 +125,11 @@ def fit_run(
 
 
 def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
-    """The config of a run without steps left to make: its optimizer is what it was, and options for another are told so."""
+    """The config of a run without steps left to make: its optimizer is what it was. Says so, and names options for another."""
     optim = dataclasses.replace(before.optim, keep=config.optim.keep)
-    if words := [now for _, now in resume.changes(optim, config.optim, "--optim")]:
-        print(f"{folder} has made its {config.steps} steps, where {' and '.join(words)} can change nothing", flush=True)
+    words = " and ".join(now for _, now in resume.changes(optim, config.optim, "--optim"))
+    rest = f", where {words} can change nothing" if words else ": nothing is left to train"
+    print(f"{folder} has made its {config.steps} steps{rest}", flush=True)
     return dataclasses.replace(config, optim=optim)
 
 

@@ -35,6 +35,14 @@ def kept(folder: Path) -> list[Path]:
     return sorted((folder / KEPT).glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
+def keeper(folder: Path) -> Path | None:
+    """The run that keeps this folder as a checkpoint, and removes it in its time; None if it is no such folder."""
+    place = folder.resolve()
+    run = place.parent.parent
+    inside = place.parent.name == KEPT and place.name.startswith("step-")
+    return run if inside and (run / checkpoints.CONFIG).exists() else None
+
+
 def clean(folder: Path) -> None:
     """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
     for run in (folder, *kept(folder)):

@@ -21,6 +21,10 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     Raises ValueError if a new run would overwrite another one's weights, or a resumed one would become another model. A
     resumed run may train longer, with other settings of the optimizer, its data and --data.cache elsewhere; nothing else.
     """
+    if (keeper := kept.keeper(folder)) is not None:
+        raise ValueError(
+            f"{folder} is a checkpoint that {keeper} keeps, and removes in its time: copy it to a new place to train it there"
+        )
     if not (folder / checkpoints.STATE).exists():
         if (folder / checkpoints.EMA).exists() or kept.kept(folder):
             raise ValueError(

@@ -286,3 +286,24 @@ def test_a_preset_that_a_resumed_run_did_not_begin_with_is_named(run, tmp_path, 
     assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
     assert train.main(["--run", str(tmp_path / "new"), "--resume", "--preset", "digits", "--steps", "2", *TINY]) == 0
     assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
+
+
+def test_a_kept_checkpoint_is_not_trained_on_where_it_is_removed(run, tmp_path, monkeypatch, capsys):
+    more = ["--run", str(run), "--resume", "--optim.save-every", "2", "--optim.keep", "2"]
+    assert train.main([*more, "--steps", "8"]) == 0
+    old = run / "checkpoints" / "step-000006"
+    before = weights(old)
+    monkeypatch.chdir(old)
+    for place in (old, "."):
+        assert train.main(["--run", str(place), "--resume", "--steps", "12"]) == 1
+        assert "copy it to a new place to train it there" in capsys.readouterr().err
+    assert weights(old) == before
+    copy = shutil.copytree(old, tmp_path / "checkpoints" / "step-000006")  # of no run here
+    assert train.main(["--run", str(copy), "--resume", "--steps", "12"]) == 0
+
+
+def test_a_finished_run_says_that_nothing_is_left(run, capsys):
+    assert train.main(["--run", str(run), "--resume"]) == 0
+    assert "has made its 4 steps: nothing is left to train" in capsys.readouterr().out
+    assert distill.main([str(run), *CHAIN, "--resume"]) == 0
+    assert capsys.readouterr().out.count("has made its 2 steps: nothing is left to train") == 2
