@@ -121,6 +121,7 @@ def load_state(folder: Path) -> dict | None:
     path = folder / STATE
     if not path.exists():
         return None
+    files.check_readable(path)
     try:
         files.check_ordinary(path)
         with open(path, "rb") as file:
@@ -142,6 +143,7 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
     path = folder / name
     if not path.exists():
         raise ValueError(f"{folder} has no {name} yet: the run has not saved a checkpoint; train it first")
+    files.check_readable(path)
     try:
         files.check_ordinary(path)
         with safe_open(path, framework="pt") as file:

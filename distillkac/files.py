@@ -87,7 +87,8 @@ def as_json(value):
 
 
 def read_json(path: Path):
-    """Raises ValueError naming the file if it is missing or no JSON."""
+    """Raises ValueError naming the file if it is missing or no JSON, OSError if it may not be read."""
+    check_readable(path)
     try:
         check_ordinary(path)
         if path.stat().st_size > MAX_JSON:
@@ -104,3 +105,12 @@ def check_ordinary(path: Path) -> None:
     are made of them."""
     if path.exists() and not path.is_file():
         raise ValueError("it is no ordinary file")
+
+
+def check_readable(path: Path) -> None:
+    """Raises OSError for a file that is there and may not be read: libraries take it for a damaged one."""
+    try:
+        if path.is_file():
+            path.open("rb").close()
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror or error}): ask for permission, or copy it") from None

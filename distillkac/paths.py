@@ -25,6 +25,10 @@ def expanded(option: str, path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
+        if path.parts[0] == "~":
+            raise ValueError(
+                f"{option} {path}: no home folder is known, set HOME or write the path without ~"
+            ) from None
         raise ValueError(f"{option} {path}: there is no such user; write ./{path} for a folder of that name") from None
 
 

@@ -14,7 +14,8 @@ import pytest
 from accelerate import Accelerator
 
 import distillkac
-from distillkac import checkpoints, files, inception, train
+from distillkac import checkpoints, files, inception, paths, train
+from distillkac.config import load_config
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
 from distillkac.run_lock import run_lock
@@ -201,3 +202,30 @@ def test_a_user_unknown_to_the_system_trains(tmp_path, shard):
     assert "MPLCONFIGDIR" in result.stderr  # Matplotlib's own warning
     assert [path.name for path in here.iterdir()] == ["run"]
     assert json.loads((here / "run" / "config.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize("read", ["config", "weights", "state"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, read):
+    names = {"config": checkpoints.CONFIG, "weights": checkpoints.EMA, "state": checkpoints.STATE}
+    readers = {"config": load_config, "weights": checkpoints.load_weights, "state": checkpoints.load_state}
+    path = tmp_path / names[read]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"{}")
+
+    def denied(self, *args, **kwargs):  # the tests may run as root, whom nothing is denied
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(OSError, match=r"cannot be read \(Permission denied\)"):
+        readers[read](tmp_path)
+
+
+def test_a_tilde_without_a_home_names_the_variable(monkeypatch):
+    def unknown(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(ValueError, match="--out ~/x: no home folder is known, set HOME"):
+        paths.expanded("--out", Path("~/x"))
+    with pytest.raises(ValueError, match="there is no such user"):
+        paths.expanded("--out", Path("~nobody/x"))
