@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import struct
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,11 +33,24 @@ def _hidden() -> str:
     return ""
 
 
+def _refuse_cut_short(library: Path) -> None:
+    """Raises OSError if an ELF library ends before its table of sections, its last part, as an interrupted copy does: loading
+    it would end the process by a bus error. What is no such library is left to the loader, which says so."""
+    with library.open("rb") as file:
+        head = file.read(64)
+    if len(head) == 64 and head.startswith(b"\x7fELF\x02"):
+        (table,), (size, count) = struct.unpack_from("<Q", head, 40), struct.unpack_from("<HH", head, 58)
+        if table + size * count > library.stat().st_size:
+            raise OSError(f"{library} is cut short")
+
+
 def _load():
     library = HERE / "_C.so"
     if not library.exists() or not list(HERE.glob("_native*.so")):
         raise ImportError(f"distillkac: the kernels are not built; run: {BUILD_COMMAND}{_hidden()}")
     try:
+        for part in (library, *HERE.glob("_native*.so")):
+            _refuse_cut_short(part)
         torch.ops.load_library(str(library))
         from distillkac import _native
     except (OSError, ImportError) as error:

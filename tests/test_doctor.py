@@ -100,6 +100,21 @@ def test_the_version_needs_no_kernels_and_no_torch(checkout):
         distillkac.opps  # noqa: B018
 
 
+@pytest.mark.parametrize("left", [1000, 100_000])
+def test_kernels_that_were_copied_in_part_are_told(checkout, left):
+    """The loader maps what is not there, and the process would end by a bus error."""
+    for library in (ROOT / "distillkac").glob("_*.so"):
+        shutil.copy(library, checkout / "distillkac")
+    cut = checkout / "distillkac" / "_C.so"
+    cut.write_bytes(cut.read_bytes()[:left])
+    result = run(checkout, "-m", "distillkac.doctor")
+    assert result.returncode == 1, result.returncode
+    assert re.search(
+        r"wrong +distillkac: the kernels do not load .*_C\.so is cut short\); run: pip install", result.stdout
+    )
+    assert "\nthreads" in result.stdout
+
+
 def test_a_folder_that_hides_the_installed_package_says_so(checkout, tmp_path):
     """An unbuilt checkout is the current folder, and the package is installed, with its kernels."""
     site = tmp_path / "site"
