@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +66,9 @@ def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_u
         if not _finite(value):
             raise FloatingPointError(f"{folder}: {name} is not finite at step {step}; the last checkpoint is kept")
     buffer = io.BytesIO()
+    # Equal names are one object, as in a run that was never interrupted: pickle writes such a name once.
+    moments = {n: {sys.intern(name): v for name, v in values.items()} for n, values in optimizer["state"].items()}
+    optimizer = optimizer | {"state": moments}
     state = {"format": FORMAT, "step": step, "model": model, "ema": ema}
     torch.save(state | {"optimizer": optimizer, "ema_updates": ema_updates}, buffer)
     # The state first: should we die before the exports, --resume writes them again.

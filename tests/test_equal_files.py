@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from distillkac import checkpoints
+from distillkac import checkpoints, train
 
 TINY = "['--network.channels', '8', '--network.head-dim', '8', '--optim.batch-size', '16', '--preview', '4']"
 WORK = f"""
@@ -72,3 +73,17 @@ def test_metadata_is_sorted_and_tensors_stay_aligned(tmp_path, count):
         assert file.metadata() == words
         assert set(file.keys()) == set(weights)
         assert all(torch.equal(file.get_tensor(name), value) for name, value in weights.items())
+
+
+def test_a_run_that_was_continued_has_the_checkpoint_of_one_that_was_not(tmp_path):
+    options = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]
+    options += ["--optim.lr-end", "1", "--optim.warmup", "0"]  # a rate that does not depend on the number of steps
+    assert train.main(["--run", str(tmp_path / "whole"), "--steps", "4", *options]) == 0
+    for steps in ("2", "4"):
+        assert train.main(["--run", str(tmp_path / "parts"), "--steps", steps, "--resume", *options]) == 0
+    whole, parts = (zipfile.ZipFile(tmp_path / run / checkpoints.STATE) for run in ("whole", "parts"))
+    with whole, parts:
+        assert whole.read("archive/data.pkl") == parts.read("archive/data.pkl")
+    assert (tmp_path / "whole" / checkpoints.STATE).read_bytes() == (
+        tmp_path / "parts" / checkpoints.STATE
+    ).read_bytes()
