@@ -68,6 +68,7 @@ def test_four_processes_then_two_with_sharded_weights_then_one_go_on_as_one(tmp_
     agree(one, many)
 
 
+@pytest.mark.slow
 @on_a_cpu
 def test_sharded_distillation_is_distillation(tmp_path):
     """The generator and the fake model of inverse distillation, too, spread over two processes."""
