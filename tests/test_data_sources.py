@@ -32,7 +32,7 @@ from tests.toys import TINY_OPTIONS, optim, run_config, trainer
 pytestmark = pytest.mark.usefixtures("alone")
 LIBRARY = {"parquet": "datasets", "saved": "datasets"}
 SOURCES = list(WRITERS)
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "8", "--optim.log-every", "1"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8", "--optim.log-every", "1"]
 
 
 def write(kind, root, made=None):

@@ -17,7 +17,7 @@ from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
 from tests.toys import TINY_OPTIONS, ToyData
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
 
 
 @pytest.fixture(scope="module")

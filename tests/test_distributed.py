@@ -12,7 +12,7 @@ import torch
 from distillkac import checkpoints, distill, train
 from tests.toys import TINY_OPTIONS
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--optim.log-every", "1"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.log-every", "1"]
 DISTIL = ["--stages", "2,1", "--steps", "2", "--backward", "0.5", "--inverse.steps", "2", "--optim.log-every", "1"]
 
 
