@@ -146,6 +146,17 @@ def test_an_archive_of_the_name_of_a_pattern_is_itself(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
+def test_loose_images_beside_splits_are_never_mixed_with_them_in_silence(tmp_path):
+    pictures(tmp_path, "train/a", "Test/a", "train/b", "Test/b")
+    pictures(tmp_path, "", count=1, first=90)
+    said = refused(tmp_path)
+    assert "holds Test, train with loose images beside them, such as 090.png; move the images away" in said
+    assert "unconditional" not in said, "which would learn the test images"
+    data, _, words = told(tmp_path, unconditional=True)
+    assert len(data) == 17
+    assert "holds Test, train with loose images beside them, such as 090.png, so all images are taken together" in words
+
+
 @pytest.mark.parametrize(
     ("names", "used"),
     [

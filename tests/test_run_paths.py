@@ -85,6 +85,31 @@ def test_an_empty_string_is_no_path(tmp_path, module, argv, option, capsys):
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_a_run_inside_the_folder_of_its_images_is_refused(tmp_path, capsys):
+    """Its own pictures would be images of the set when it goes on."""
+    images = write_folder(tmp_path / "set", samples())
+    (tmp_path / "link").symlink_to(images)
+    for run in (images / "run", images / "a" / "b" / "run", tmp_path / "link" / "run"):
+        said = refusal(train, ["--run", str(run), "--data.path", str(images), *TINY], capsys)
+        assert f"--run {run} lies inside the folder of the images, {images}" in said
+        assert not run.exists()
+    for run in (tmp_path / "set-run", images / ".runs" / "x"):
+        assert train.main(["--run", str(run), "--data.path", str(images), "--steps", "1", *TINY]) == 0
+        assert train.main(["--run", str(run), "--resume", "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize("address", ["https://example.org/x.tar", "s3://bucket/set", "HF://owner/name"])
+def test_addresses_are_no_paths(capsys, address):
+    said = refusal(train, ["--data.path", address], capsys)
+    assert f"--data.path {address}: is an address, and only hf://NAME is fetched" in said
+
+
+def test_places_that_the_library_is_given_are_checked_as_those_of_commands():
+    for name in ("path", "cache"):
+        with pytest.raises(ValueError, match=rf"--data\.{name} ~nobody-here/x: there is no such user"):
+            DataConfig(**{name: "~nobody-here/x"})
+
+
 def test_an_unknown_user_is_named(capsys):
     assert "--run ~nobody-here/x: there is no such user" in refusal(train, ["--run", "~nobody-here/x"], capsys)
 

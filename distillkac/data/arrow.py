@@ -109,6 +109,8 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
 
     if str(path).startswith(HUB):
         name, _, revision = str(path).removeprefix(HUB).partition("@")
+        if not name:
+            raise ValueError("it has no name: give hf://NAME or hf://NAME@REVISION")
         if not os.path.isabs(name) and os.path.exists(name):
             raise ValueError(
                 f"a folder of this name is in the current one, and would be read instead; give --data.path {name}, or start "

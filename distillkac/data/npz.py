@@ -183,7 +183,9 @@ def _check_labels(where: str, labels: np.ndarray, key: str, count: int) -> list[
         labels = np.char.decode(labels, "utf-8", "backslashreplace")
     if labels.dtype.kind == "U":
         if not np.char.strip(labels).all():
-            raise ValueError(f"{where}: {key} has empty words, which are no class; write another or remove those images")
+            raise ValueError(
+                f"{where}: {key} has empty words, which are no class; write another or remove those images"
+            )
         return labels.tolist()
     if labels.dtype.kind not in "iubf":
         raise ValueError(f"{where}: {key} must be whole numbers or words, got {labels.dtype}")
