@@ -105,6 +105,21 @@ def test_a_folder_whose_data_are_elsewhere_says_where(tmp_path, name, remedy):
     assert remedy in said
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("set.zip", "another kind: unpack it first"),
+        ("a.png", "give the folder"),
+        ("saved/dataset_info.json", "give the folder"),
+    ],
+)
+def test_a_file_that_is_no_source_has_a_remedy(tmp_path, name, remedy):
+    (tmp_path / "saved").mkdir()
+    for file in ("saved/state.json", name):
+        (tmp_path / file).write_bytes(b"{}")
+    assert remedy in refused(tmp_path / name)
+
+
 def test_data_beside_what_is_read_are_named(tmp_path):
     root = write_tar(tmp_path / "set", samples(), shards=1)
     (root / "more").mkdir()
@@ -114,6 +129,15 @@ def test_data_beside_what_is_read_are_named(tmp_path):
     *_, words = told(root, cache=str(tmp_path / "cache"))
     assert "left out 2 files that are not read, such as labels.csv" in words
     assert "README" not in words
+
+
+def test_parts_of_save_to_disk_are_asked_for_by_their_folder(tmp_path):
+    pytest.importorskip("datasets")
+    for name in ("one", "two"):
+        write_saved(tmp_path / name, samples(4))
+    assert "one/data-00000-of-00001.arrow; give the path of the folder that save_to_disk wrote it to" in refused(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["SET.NPZ", "SET.TAR"])

@@ -1,6 +1,9 @@
 """A path is what the user meant: absolute in a run, `~` a home folder, an empty string none."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
+import distillkac
 from distillkac import demo, diagnose, distill, encode, evaluate, export, report, sample, train
 from distillkac.config import load_config
 from distillkac.data import DataConfig
@@ -172,3 +176,20 @@ def test_a_run_of_an_earlier_version_takes_its_path_from_the_current_folder_with
     with pytest.warns(UserWarning, match="taken from the current folder"):
         said = refusal(train, ["--run", str(run), "--resume", "--steps", "4"], capsys)
     assert "where there is nothing now: say with --data.path where they are" in said
+
+
+def test_a_run_in_a_folder_whose_name_is_no_text(tmp_path):
+    """Nor must it be shown where only ASCII can be: every command in a process of its own prints the folder."""
+    run = os.fsdecode(os.fsencode(tmp_path / "run-caf") + b"\xe9")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(distillkac.__file__).parents[1])}
+    for module, argv in (
+        ("train", ["--run", run, "--steps", "1", *TINY]),
+        ("train", ["--run", run, "--resume", "--steps", "2"]),
+        ("sample", [run, "--steps", "1", "--num", "2"]),
+        ("report", [run]),
+    ):
+        command = [sys.executable, "-m", f"distillkac.{module}", *argv]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "run-caf\\udce9" in done.stdout
+    assert "run-caf\\xe9" in (Path(run) / "report.html").read_text(encoding="utf-8")

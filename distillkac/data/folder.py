@@ -8,7 +8,7 @@ import torch
 
 from distillkac.data.classes import class_name, natural, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
-from distillkac.data.listing import UNLISTED, Tree, is_image
+from distillkac.data.listing import PACKED, UNLISTED, Tree, is_image
 from distillkac.data.records import Files
 from distillkac.data.splits import are_splits, choose_splits, role
 
@@ -163,7 +163,7 @@ def _no_images(where: str, tree: Tree, folder: Path) -> str:
     files = [path for path in tree.files if folder in path.parents]
     for suffixes, remedy in (
         ((".npz", ".tar", ".parquet"), "give its own path to learn from it"),
-        ((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it first"),
+        (PACKED, "unpack it first"),
         ((".arrow",), "give the path of the folder that save_to_disk wrote it to"),
     ):
         if found := [path for path in files if path.suffix.lower() in suffixes]:
