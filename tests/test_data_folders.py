@@ -170,6 +170,24 @@ def test_an_archive_of_the_name_of_a_pattern_is_itself(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train2017", "val2017"), True),
+        (("Training Set", "Test Set"), True),
+        (("train_images", "test_images", "test_2"), True),
+        (("train ", "test "), True),
+        (("train station", "test tube", "cat"), False),
+        (("trains", "contest"), False),
+        (("train a", "train b"), False),
+    ],
+)
+def test_names_that_are_nearly_splits_are_asked_about(tmp_path, names, said):
+    data, _, words = told(pictures(tmp_path, *names))
+    assert data.num_classes == len(names)
+    assert ("are taken for classes; if they are splits call them train and test" in words) == said
+
+
 def test_loose_images_beside_splits_are_never_mixed_with_them_in_silence(tmp_path):
     pictures(tmp_path, "train/a", "Test/a", "train/b", "Test/b")
     pictures(tmp_path, "", count=1, first=90)

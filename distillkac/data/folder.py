@@ -10,7 +10,7 @@ from distillkac.data.classes import class_name, natural, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.listing import PACKED, UNLISTED, Tree, is_image
 from distillkac.data.records import Files
-from distillkac.data.splits import are_splits, choose_splits, role
+from distillkac.data.splits import are_splits, choose_splits, role, words
 
 Part = tuple[list[Path], list[int], tuple[str, ...]]  # files, their classes, the names of the classes
 
@@ -60,6 +60,11 @@ def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfi
     names = [name for name, count in counts.items() if count or name in empty or role(name)]
     splits = sorted(name for name in names if role(name))
     if not splits:
+        if {role(word) for name in names for word in words(name)} == {"train", "test"} and all(map(words, names)):
+            warnings.warn(
+                f"{where}: {_shown(sorted(names))} are taken for classes; if they are splits call them train and test",
+                stacklevel=3,
+            )
         return root, None
     if loose:
         beside = f"{_shown(splits)} with loose images beside them, such as {printable(loose[0].name)}"
