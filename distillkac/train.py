@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import tyro
 from distillkac import checkpoints, data, paths
 from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.data.listing import is_system
 from distillkac.options import parse, with_paths
 from distillkac.presets import PRESETS, cost, described
 from distillkac.run_data import in_current_folder, located
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if saved is not None:
         located(args.run, args.config.data)
+    else:
+        _check_place(args.run, args.config.data.path)
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
     space = getattr(dataset, "space", None)
@@ -91,6 +95,17 @@ def _images_are_to_come(args: TrainArgs) -> bool:
         and bool(path := args.config.data.path)
         and not Path(path).exists()
     )
+
+
+def _check_place(run: Path, images: str | None) -> None:
+    """Raises ValueError if the run's own pictures would come among the images: they would be others when it goes on."""
+    place, folder = (Path(os.path.realpath(path)) for path in (run, images or ""))
+    inside = images and folder.is_dir() and folder in place.parents
+    if inside and not any(map(is_system, place.relative_to(folder).parts)):
+        raise ValueError(
+            f"--run {run} lies inside the folder of the images, {images}, which would then hold the run's own pictures too: "
+            "choose a folder beside it"
+        )
 
 
 def _early(argv: list[str]) -> argparse.Namespace:
