@@ -42,7 +42,7 @@ compare: .venv/built
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built .venv/extras
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 # One run each; a level that this CPU lacks is torch's best below it. CPU_LEVELS=ATEN_CPU_CAPABILITY=default runs that one.
 CPU_LEVELS ?= ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 \
@@ -52,7 +52,7 @@ test-cpus: .venv/built .venv/extras
 		echo "$$level:"; \
 		case $$level in --*) set -- "$$level" OMP_NUM_THREADS=1;; *) set -- "" OMP_NUM_THREADS=1 "$$level";; esac; \
 		option=$$1; shift; \
-		env "$$@" $(BIN)/python -m pytest $$option -n 2 --dist loadfile -m "torch_kernels and not slow" $(ARGS) || exit 1; \
+		env "$$@" $(BIN)/python -m pytest $$option -n 2 --dist loadfile --no-loadscope-reorder -m "torch_kernels and not slow" $(ARGS) || exit 1; \
 	done
 
 # Threads wait as OpenMP lets them wait by default: nothing else should be running.

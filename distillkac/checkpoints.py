@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,7 +101,7 @@ def described(folder: Path) -> tuple[int, str] | None:
     believed, which spares reading it; files of the first format say nothing. Raises ValueError as `load_weights`."""
     if not (folder / EMA).exists():
         return None
-    with contextlib.suppress(SafetensorError, OSError), safe_open(folder / EMA, framework="pt") as file:
+    with contextlib.suppress(SafetensorError, OSError), open_safetensors(folder / EMA) as file:
         metadata = file.metadata() or {}
         if "digest" in metadata and metadata.get("step", "").isdecimal():
             return int(metadata["step"]), metadata["digest"]
@@ -150,7 +151,7 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
     files.check_readable(path)
     try:
         files.check_ordinary(path)
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             weights, step = {key: file.get_tensor(key) for key in file.keys()}, int(metadata.get("step", 0))  # noqa: SIM118
         if "digest" in metadata and metadata["digest"] != _digest(step, weights):
@@ -161,6 +162,19 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
         check_fit(path, weights, expected)
     _check_tensors(path, weights)
     return weights, step
+
+
+@contextlib.contextmanager
+def open_safetensors(path: Path) -> Iterator[safe_open]:
+    """A safetensors file, whatever the folders above it are called: the library takes no name that is not UTF-8. Raises
+    SafetensorError or OSError."""
+    with open(path, "rb") as opened:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            path = f"/dev/fd/{opened.fileno()}"
+        with safe_open(path, framework="pt") as file:
+            yield file
 
 
 def check_fit(path: Path, weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -197,7 +197,7 @@ def _mirror(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _cached(cache: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], float] | None:
     """(weights, accuracy), or None if there is nothing whole of this fingerprint: then we train anew."""
     try:
-        with safe_open(cache / WEIGHTS, framework="pt") as file:
+        with checkpoints.open_safetensors(cache / WEIGHTS) as file:
             about = file.metadata()
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if about["fingerprint"] != fingerprint or about["digest"] != digest_of(fingerprint, weights):

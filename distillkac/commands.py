@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A path or a class that the terminal cannot show is no reason to fail; stderr is so from the start.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(argv)
         except (ValueError, FloatingPointError, OSError) as error:

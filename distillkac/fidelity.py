@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from distillkac import checkpoints, files, optional
@@ -225,7 +225,7 @@ class Reference:
 def _read(path: Path, key: str) -> torch.Tensor | None:
     """The features of the file, None if there is none that can be read or it was made from anything else."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with checkpoints.open_safetensors(path) as file:
             return file.get_tensor("features") if (file.metadata() or {}).get("key") == key else None
     except (OSError, SafetensorError):
         return None

@@ -35,9 +35,18 @@ def expanded(option: str, path: Path) -> Path:
 def absolute(option: str, text: str, kind: str = PATH["path"]) -> str:
     """A text that names data or weights, absolute where it lies on this machine; hf://NAME and other names stay.
 
-    Links are kept: where they lead may change on purpose. Raises ValueError as `expanded` does.
+    Links are kept: where they lead may change on purpose. Raises ValueError as `expanded` does, and for other addresses.
     """
     if text.startswith(HUB):
         return text
     path = expanded(option, from_text(text))
+    if "://" in text and kind == PATH["path"] and not path.exists():
+        raise ValueError(
+            f"{option} {text}: is an address, and only {HUB}NAME is fetched: fetch it first and give its path"
+        )
     return str(path.absolute()) if kind == PATH["path"] or text.startswith("~") or path.exists() else text
+
+
+def encode(word: str) -> bytes:
+    """A name that the system allows need be no text: bytes that are none are kept apart."""
+    return word.encode(errors="surrogatepass")

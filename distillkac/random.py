@@ -10,6 +10,8 @@ import math
 import numpy as np
 import torch
 
+from distillkac.paths import encode
+
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on `seed` and every name; different names give independent streams.
@@ -18,7 +20,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     versions (BLAKE2b of an unambiguous encoding).
     """
     parts = [f"{type(name).__name__}:{name}" for name in (int(seed), *names)]
-    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(encode("\0".join(parts)), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -11,6 +11,7 @@ import tyro
 from distillkac import files
 from distillkac.commands import command
 from distillkac.config import load_config
+from distillkac.data.classes import printable
 from distillkac.evaluate import COLUMNS
 from distillkac.metrics import describe
 from distillkac.options import parse
@@ -55,7 +56,7 @@ def page(run: Path) -> str:
     law = f"σ = {noise.sigma:g}" if noise.process == "gaussian" else f"a = {noise.a:g}, c = {noise.c:g}"
     shape = "×".join(map(str, config.shape))
     parts = [
-        f"<h1>{html.escape(run.resolve().name)}</h1>",
+        f"<h1>{html.escape(printable(run.resolve().name))}</h1>",
         f"<p>{html.escape(noise.process)} ({law}), {'latents' if config.latent else 'images'} {shape}, "
         f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, "
         f"seed {config.seed}; students: {_student_list(run)}.</p>",
@@ -68,7 +69,7 @@ def page(run: Path) -> str:
     if pictures := _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png"))):
         parts += pictures + _guidance_evaluator(run)
     parts += ["<h2>Settings</h2>", _table([["setting", "value"], *_flat(asdict(config))])]
-    title = html.escape(f"distillkac: {run.resolve().name}")
+    title = html.escape(printable(f"distillkac: {run.resolve().name}"))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         + "\n".join(parts)
@@ -77,7 +78,7 @@ def page(run: Path) -> str:
 
 
 def _student_list(run: Path) -> str:
-    return html.escape(", ".join(path.name for path in students(run)) or "none")
+    return html.escape(printable(", ".join(path.name for path in students(run))) or "none")
 
 
 def _evaluation(run: Path) -> str:

@@ -73,7 +73,8 @@ def located(run: Path, config: DataConfig) -> DataConfig:
         path = Path(config.path)
         if not path.exists() and "{" not in config.path:
             raise ValueError(
-                f"{run} was trained on the images at {path}, where there is nothing now: say with --data.path where they are"
+                f"the images that {run} was trained on should be at {path}, where there is nothing now: say with --data.path "
+                "where they are"
             )
     return config
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import tyro
 from distillkac import checkpoints, data, paths, resume
 from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.data.listing import is_system
 from distillkac.options import parse, with_paths
 from distillkac.presets import PRESETS, cost, described
 from distillkac.run_data import in_current_folder, located
@@ -55,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if saved is not None:
         located(args.run, args.config.data)
+    else:
+        _check_place(args.run, args.config.data.path)
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
     space = getattr(dataset, "space", None)
@@ -105,6 +109,17 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
         warnings.warn(
             f"--preset {args.preset} decides nothing of a run that is resumed, whose saved options stay: {'; '.join(words)}",
             stacklevel=3,
+        )
+
+
+def _check_place(run: Path, images: str | None) -> None:
+    """Raises ValueError if the run's own pictures would come among the images: they would be others when it goes on."""
+    place, folder = (Path(os.path.realpath(path)) for path in (run, images or ""))
+    inside = images and folder.is_dir() and folder in place.parents
+    if inside and not any(map(is_system, place.relative_to(folder).parts)):
+        raise ValueError(
+            f"--run {run} lies inside the folder of the images, {images}, which would then hold the run's own pictures too: "
+            "choose a folder beside it"
         )
 
 

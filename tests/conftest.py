@@ -19,14 +19,21 @@ from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_
 TORCH_KERNELS = {
     "test_alignment",
     "test_commands",
+    "test_compare",
     "test_conditioning",
     "test_continuity",
+    "test_crashes",
+    "test_demo",
+    "test_demo_server",
     "test_determinism",
+    "test_diagnose",
     "test_diffusers",
     "test_distillation",
     "test_distributed",
     "test_divergence",
+    "test_equal_files",
     "test_eval_metrics",
+    "test_evaluators",
     "test_exact_flow",
     "test_export",
     "test_guidance",
@@ -36,17 +43,42 @@ TORCH_KERNELS = {
     "test_methods",
     "test_metrics",
     "test_networks",
+    "test_outputs",
+    "test_pipeline_checks",
     "test_processes",
+    "test_resume_meaning",
     "test_sharding",
     "test_training",
     "test_training_determinism",
 }
 
 
+# Files that take longest, begun first so that no worker is left with one of them at the end.
+LONGEST = (
+    "test_distributed",
+    "test_training_determinism",
+    "test_export",
+    "test_sanitizers",
+    "test_commands",
+    "test_evaluators",
+    "test_instruction_counts",
+    "test_compare",
+    "test_crashes",
+    "test_resume_meaning",
+    "test_diagnose",
+    "test_demo_server",
+    "test_equal_files",
+    "test_cuda_resources",
+    "test_eval_metrics",
+)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in TORCH_KERNELS:
             item.add_marker(pytest.mark.torch_kernels)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.toys import TINY_OPTIONS
 
 CPU = torch.device("cpu")
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
 
 
 def tiny_runs(folder: Path) -> tuple[Path, Path]:

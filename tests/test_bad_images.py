@@ -17,7 +17,7 @@ from tests.image_sets import WRITERS, encoded, pixels, samples, write_folder, wr
 from tests.toys import TINY_OPTIONS
 
 SOURCES = ["folder", "tar", "parquet", "saved"]
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "8"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8"]
 
 
 def bomb(width, height):

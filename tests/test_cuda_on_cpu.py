@@ -156,6 +156,7 @@ def run_sanitized(library, *selection):
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SANITIZED in os.environ, reason="this is the sanitized run")
 def test_no_access_outside_the_arrays(tmp_path):
     """The tests above under AddressSanitizer and UndefinedBehaviorSanitizer; a store without its bounds check is found."""

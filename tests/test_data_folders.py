@@ -105,6 +105,21 @@ def test_a_folder_whose_data_are_elsewhere_says_where(tmp_path, name, remedy):
     assert remedy in said
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("set.zip", "another kind: unpack it first"),
+        ("a.png", "give the folder"),
+        ("saved/dataset_info.json", "give the folder"),
+    ],
+)
+def test_a_file_that_is_no_source_has_a_remedy(tmp_path, name, remedy):
+    (tmp_path / "saved").mkdir()
+    for file in ("saved/state.json", name):
+        (tmp_path / file).write_bytes(b"{}")
+    assert remedy in refused(tmp_path / name)
+
+
 def test_data_beside_what_is_read_are_named(tmp_path):
     root = write_tar(tmp_path / "set", samples(), shards=1)
     (root / "more").mkdir()
@@ -114,6 +129,15 @@ def test_data_beside_what_is_read_are_named(tmp_path):
     *_, words = told(root, cache=str(tmp_path / "cache"))
     assert "left out 2 files that are not read, such as labels.csv" in words
     assert "README" not in words
+
+
+def test_parts_of_save_to_disk_are_asked_for_by_their_folder(tmp_path):
+    pytest.importorskip("datasets")
+    for name in ("one", "two"):
+        write_saved(tmp_path / name, samples(4))
+    assert "one/data-00000-of-00001.arrow; give the path of the folder that save_to_disk wrote it to" in refused(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["SET.NPZ", "SET.TAR"])
@@ -144,6 +168,35 @@ def test_an_archive_of_the_name_of_a_pattern_is_itself(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train2017", "val2017"), True),
+        (("Training Set", "Test Set"), True),
+        (("train_images", "test_images", "test_2"), True),
+        (("train ", "test "), True),
+        (("train station", "test tube", "cat"), False),
+        (("trains", "contest"), False),
+        (("train a", "train b"), False),
+    ],
+)
+def test_names_that_are_nearly_splits_are_asked_about(tmp_path, names, said):
+    data, _, words = told(pictures(tmp_path, *names))
+    assert data.num_classes == len(names)
+    assert ("are taken for classes; if they are splits call them train and test" in words) == said
+
+
+def test_loose_images_beside_splits_are_never_mixed_with_them_in_silence(tmp_path):
+    pictures(tmp_path, "train/a", "Test/a", "train/b", "Test/b")
+    pictures(tmp_path, "", count=1, first=90)
+    said = refused(tmp_path)
+    assert "holds Test, train with loose images beside them, such as 090.png; move the images away" in said
+    assert "unconditional" not in said, "which would learn the test images"
+    data, _, words = told(tmp_path, unconditional=True)
+    assert len(data) == 17
+    assert "holds Test, train with loose images beside them, such as 090.png, so all images are taken together" in words
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def test_labels_in_any_type_that_means_classes(tmp_path, labels, names):
         (LABELS[None], r"\(20,\), one per image, got \(1, 20\)"),
         (LABELS.astype("datetime64[s]"), "whole numbers or words, got datetime64"),
         (LABELS - 1, r"from 0, got -1.*--data\.unconditional"),
+        (np.array(["ant", ""])[LABELS], "labels has empty words"),
+        (np.array([b" ", b"ant"])[LABELS], "labels has empty words"),
     ],
 )
 def test_labels_that_mean_no_classes_are_refused_unless_none_are_wanted(tmp_path, labels, message):
@@ -63,6 +65,13 @@ def test_labels_that_mean_no_classes_are_refused_unless_none_are_wanted(tmp_path
         load_npz(tmp_path, images=IMAGES, labels=labels)
     data, got, words = load_npz(tmp_path, options={"unconditional": True}, images=IMAGES, labels=labels)
     assert (data.class_names, set(got), words) == (("all",), {0}, "")
+
+
+def test_an_npy_that_was_renamed_is_no_npz(tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES)
+    path = (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"x\.npz: cannot be read as an \.npz .*it is an \.npy"):
+        load(DataConfig(path=str(path)), "train")
 
 
 def test_pickled_labels_do_not_stop_who_asks_for_none(tmp_path):
@@ -97,6 +106,8 @@ def test_arrays_that_are_not_read_are_named(tmp_path):
     assert "left out 2 arrays that are not read: weights, masks" in words
     *_, words = load_npz(tmp_path, images=IMAGES, labels=LABELS)
     assert words == ""
+    *_, words = load_npz(tmp_path, x_train=IMAGES, label=LABELS)
+    assert "not read: label; labels would be called y_train, so there are no classes" in words
 
 
 @pytest.mark.parametrize(

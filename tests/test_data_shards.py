@@ -51,7 +51,8 @@ def which(settings, tmp_path, split="train"):
 @pytest.mark.filterwarnings("error")
 def test_images_whose_names_have_dots_are_read(tmp_path, names):
     members = {name: i for i, name in enumerate(names)}
-    assert which(config(write(tmp_path / "x.tar", members), tmp_path), tmp_path) == [0, 1, 2, 3]
+    plain = write(tmp_path / "x.tar", members)
+    assert which(config(plain, tmp_path, unconditional=True), tmp_path) == [0, 1, 2, 3]
     members |= {f"{name.rpartition('.')[0]}.cls": str(i % 2).encode() for i, name in enumerate(names)}
     data = load(config(write(tmp_path / "y.tar", members), tmp_path), "train")
     assert (data.class_names, data.labels.tolist()) == (("0", "1"), [0, 1, 0, 1])
@@ -220,6 +221,18 @@ def test_classes_of_words_are_sorted_as_people_count_and_in_one_unicode_form(tmp
     data = load(config(path, tmp_path), "train")
     assert data.class_names == ("n1", "n9", "n10", "\u00e9")
     assert data.labels.tolist() == [2, 1, 0, 3, 3]
+
+
+def test_folders_inside_archives_are_no_classes_in_silence(tmp_path):
+    path = write(
+        tmp_path / "x.tar", {"pets/cat/a.png": 0, "pets/cat/b.png": 1, "pets/dog/a.png": 2, "pets/dog/b.png": 3}
+    )
+    with pytest.warns(UserWarning, match=r"no classes to learn; if the folders inside \(cat, dog\) are .* unpack"):
+        assert load(config(path, tmp_path), "train").class_names == ("all",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(config(path, tmp_path, unconditional=True), "train").class_names == ("all",)
+        assert len(load(config(write(tmp_path / "y.tar", {"d/a.png": 0, "d/b.png": 1}), tmp_path), "train")) == 2
 
 
 def test_whether_classes_are_wanted_is_part_of_what_is_remembered(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from tests.toys import TINY_OPTIONS, optim, run_config, trainer
 pytestmark = pytest.mark.usefixtures("alone")
 LIBRARY = {"parquet": "datasets", "saved": "datasets"}
 SOURCES = list(WRITERS)
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "8", "--optim.log-every", "1"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8", "--optim.log-every", "1"]
 
 
 def write(kind, root, made=None):
@@ -369,6 +369,24 @@ def test_splits_of_a_table(tmp_path):
         load(config(tmp_path / "set", tmp_path, test_split="dev"), "train")
     with pytest.raises(ValueError, match="both 'train'"):
         load(config(tmp_path / "set", tmp_path, test_split="train"), "train")
+
+
+def test_a_split_without_rows_is_no_split_to_measure_with(tmp_path):
+    """As a filter leaves it: save_to_disk writes no file for it."""
+    datasets = pytest.importorskip("datasets")
+    made = table(samples())
+    datasets.DatasetDict({"train": made, "test": made.select([])}).save_to_disk(tmp_path / "set")
+    settings = config(tmp_path / "set", tmp_path, held_out=0.2)
+    assert len(load(settings, "train")) + len(load(settings, "test")) == 20
+    with pytest.raises(ValueError, match="the split 'test' is empty"):
+        load(config(tmp_path / "set", tmp_path, test_split="test"), "train")
+
+
+@pytest.mark.parametrize("name", ["hf://", "hf://@main"])
+def test_a_data_set_of_the_hub_has_a_name(tmp_path, name):
+    pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match=r"it has no name: give hf://NAME"):
+        load(DataConfig(path=name, cache=str(tmp_path)), "train")
 
 
 def test_test_files_of_parquet_are_the_split(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distillkac import checkpoints, distill, encode, evaluate, train
+from distillkac import checkpoints, classifier, distill, encode, evaluate, train
 from distillkac.data import DataConfig, load, load_training, read
 from distillkac.data.stream import WindowOrder
 from tests.image_sets import CLASSES, encoded, pixels, samples, table, write_table
@@ -157,7 +157,7 @@ def test_a_test_split_is_the_one_to_measure_against(tmp_path):
     assert (x.dtype, y.tolist()) == (torch.float32, [1, 0])
 
 
-def test_commands_with_a_stream(tmp_path, capsys):
+def test_commands_with_a_stream(tmp_path, monkeypatch, capsys):
     """By name as well: a repository that lies in a folder."""
     write_shards(tmp_path / "repository" / "data")
     run, cache = str(tmp_path / "run"), ["--data.cache", str(tmp_path / "cache")]
@@ -166,7 +166,8 @@ def test_commands_with_a_stream(tmp_path, capsys):
     # As on another machine.
     assert train.main(["--run", run, "--resume", "--steps", "3", "--data.cache", str(tmp_path / "elsewhere")]) == 0
     assert [line["step"] for line in checkpoints.MetricsLog.read(tmp_path / "run")] == [1, 2, 3]
-    assert distill.main([run, "--steps", "1", "1", "1", "1", "--optim.batch-size", "4"]) == 0
+    assert distill.main([run, "--stages", "2,1", "--steps", "1", "--optim.batch-size", "4"]) == 0
+    monkeypatch.setattr(classifier, "STEPS", 5)
     assert evaluate.main([run, "--num", "8", "--teacher-steps", "2"]) == 0
     capsys.readouterr()
     assert "encode reads every image once" in refusal(

@@ -206,6 +206,7 @@ def test_classes_of_a_pandas_category(tmp_path):
         ([0.0, float("nan"), 1.0, 0.0], r"row 1 .*nan is no class"),
         ([0, 1, None, 0], r"says nothing for 1 images, such as row 2 of the training split; .*unconditional"),
         (["a", " ", "b", "b"], r"row 1 .*it is empty"),
+        ([0, -1, 1, 1], r"numbered from 0, got -1; .*unconditional"),
         ([[0], [1], [0], [1]], r"column 'label' must hold classes as whole numbers or words"),
     ],
 )
@@ -215,6 +216,25 @@ def test_what_is_no_class_is_refused_by_name(tmp_path, labels, message):
         load(config(path, tmp_path), "train")
     data = load(config(path, tmp_path, unconditional=True), "train")
     assert (data.class_names, data.labels.tolist()) == (("all",), [0] * 4)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("names", [("label", "class"), ("Label", "label"), ("kind", "labels")])
+def test_of_two_columns_that_may_be_the_classes_none_is_chosen_in_silence(tmp_path, names, streaming):
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [{"bytes": content, "path": None} for _, content, _ in samples(4)]}
+    columns |= {name: [i % 2, 0, 1, 1] for i, name in enumerate(names)}
+    kinds = {name: datasets.ClassLabel(names=["a", "b"]) for name in names if name != "class"}
+    features = datasets.Features({"image": datasets.Image(), "class": datasets.Value("int64")} | kinds)
+    features = datasets.Features({name: features[name] for name in columns})
+    if names[0] == "kind":
+        features["labels"] = datasets.Value("int64")
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "x.parquet")
+    options = {"streaming": True, "eval_images": 1} if streaming else {}
+    with pytest.raises(ValueError, match=rf"several columns of classes.*label-column: {', '.join(names)}"):
+        load_training(config(tmp_path / "x.parquet", tmp_path, **options))
+    chosen = load(config(tmp_path / "x.parquet", tmp_path, label_column=names[0]), "train")
+    assert chosen.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_no_column_of_classes_is_needed_or_found_in_silence(tmp_path):

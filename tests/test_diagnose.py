@@ -18,7 +18,7 @@ from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--steps", "2"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--steps", "2"]
 FEW = ["--num", "12", "--reference-num", "8", "--guidance-num", "20"]
 LABELS = torch.arange(24) % 2
 PROCESSES = [Telegraph(), Planar(), Gaussian()]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import EntryNotFoundError
 
 from distillkac import distill, train
 from distillkac.config import ProcessConfig
@@ -16,7 +17,7 @@ from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
 from tests.toys import TINY_OPTIONS, ToyData
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,11 @@ def test_what_is_pushed_to_the_hub_loads_again(run, tmp_path, monkeypatch):
     def upload(repo_id, *, folder_path, **_):
         shutil.copytree(folder_path, tmp_path / repo_id)
 
+    def none_yet(*_, **__):
+        raise EntryNotFoundError("a new repository has no card")
+
     repo = SimpleNamespace(repo_id="someone/kac")
+    monkeypatch.setattr("diffusers.utils.hub_utils.ModelCard.load", none_yet)  # would ask the network five times
     monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda *_, **__: repo)
     monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)
     pipeline = KacPipeline.from_pretrained(run, num_inference_steps=2)

@@ -12,7 +12,7 @@ import torch
 from distillkac import checkpoints, distill, train
 from tests.toys import TINY_OPTIONS
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--optim.log-every", "1"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.log-every", "1"]
 DISTIL = ["--stages", "2,1", "--steps", "2", "--backward", "0.5", "--inverse.steps", "2", "--optim.log-every", "1"]
 
 
@@ -68,6 +68,7 @@ def test_four_processes_then_two_with_sharded_weights_then_one_go_on_as_one(tmp_
     agree(one, many)
 
 
+@pytest.mark.slow
 @on_a_cpu
 def test_sharded_distillation_is_distillation(tmp_path):
     """The generator and the fake model of inverse distillation, too, spread over two processes."""

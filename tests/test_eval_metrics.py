@@ -17,7 +17,7 @@ from distillkac import data, distill, evaluate, fidelity, files, inception, metr
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.toys import TINY_OPTIONS
 
-TINY = [*TINY_OPTIONS, "--optim.batch-size", "16"]
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
 
 
 class Stand(nn.Module):

@@ -48,6 +48,7 @@ def test_within_budget(driver, case):
     assert problem is None, problem
 
 
+@pytest.mark.slow
 def test_one_more_philox_round_is_noticed(tmp_path):
     """The guard sees what it should: eleven rounds instead of ten are 2% to 10% more instructions."""
 

@@ -174,10 +174,10 @@ def test_moved_images_are_named_by_every_command_and_found_by_an_option(trained,
     commands = ((distill, [str(run), *chain]), (evaluate, [str(run), *quick]), (diagnose, [str(run), *less]))
     for module, argv in commands:
         said = refusal(module, argv, capsys)
-        assert f"{run} was trained on the images at {before}, where there is nothing now" in said
+        assert f"the images that {run} was trained on should be at {before}, where there is nothing now" in said
         assert "--data.path" in said
     said = refusal(train, ["--run", str(run), "--resume", "--steps", "4"], capsys)
-    assert f"{run} was trained on the images at {before}, where there is nothing now" in said
+    assert f"the images that {run} was trained on should be at {before}, where there is nothing now" in said
     monkeypatch.setattr(classifier, "STEPS", 5)
     for module, argv in commands[:2]:
         assert module.main([*argv, "--data.path", str(now)]) == 0

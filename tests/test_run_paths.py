@@ -1,6 +1,9 @@
 """A path is what the user meant: absolute in a run, `~` a home folder, an empty string none."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
+import distillkac
 from distillkac import demo, diagnose, distill, encode, evaluate, export, report, sample, train
 from distillkac.config import load_config
 from distillkac.data import DataConfig
@@ -85,6 +89,31 @@ def test_an_empty_string_is_no_path(tmp_path, module, argv, option, capsys):
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_a_run_inside_the_folder_of_its_images_is_refused(tmp_path, capsys):
+    """Its own pictures would be images of the set when it goes on."""
+    images = write_folder(tmp_path / "set", samples())
+    (tmp_path / "link").symlink_to(images)
+    for run in (images / "run", images / "a" / "b" / "run", tmp_path / "link" / "run"):
+        said = refusal(train, ["--run", str(run), "--data.path", str(images), *TINY], capsys)
+        assert f"--run {run} lies inside the folder of the images, {images}" in said
+        assert not run.exists()
+    for run in (tmp_path / "set-run", images / ".runs" / "x"):
+        assert train.main(["--run", str(run), "--data.path", str(images), "--steps", "1", *TINY]) == 0
+        assert train.main(["--run", str(run), "--resume", "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize("address", ["https://example.org/x.tar", "s3://bucket/set", "HF://owner/name"])
+def test_addresses_are_no_paths(capsys, address):
+    said = refusal(train, ["--data.path", address], capsys)
+    assert f"--data.path {address}: is an address, and only hf://NAME is fetched" in said
+
+
+def test_places_that_the_library_is_given_are_checked_as_those_of_commands():
+    for name in ("path", "cache"):
+        with pytest.raises(ValueError, match=rf"--data\.{name} ~nobody-here/x: there is no such user"):
+            DataConfig(**{name: "~nobody-here/x"})
+
+
 def test_an_unknown_user_is_named(capsys):
     assert "--run ~nobody-here/x: there is no such user" in refusal(train, ["--run", "~nobody-here/x"], capsys)
 
@@ -147,3 +176,20 @@ def test_a_run_of_an_earlier_version_takes_its_path_from_the_current_folder_with
     with pytest.warns(UserWarning, match="taken from the current folder"):
         said = refusal(train, ["--run", str(run), "--resume", "--steps", "4"], capsys)
     assert "where there is nothing now: say with --data.path where they are" in said
+
+
+def test_a_run_in_a_folder_whose_name_is_no_text(tmp_path):
+    """Nor must it be shown where only ASCII can be: every command in a process of its own prints the folder."""
+    run = os.fsdecode(os.fsencode(tmp_path / "run-caf") + b"\xe9")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(distillkac.__file__).parents[1])}
+    for module, argv in (
+        ("train", ["--run", run, "--steps", "1", *TINY]),
+        ("train", ["--run", run, "--resume", "--steps", "2"]),
+        ("sample", [run, "--steps", "1", "--num", "2"]),
+        ("report", [run]),
+    ):
+        command = [sys.executable, "-m", f"distillkac.{module}", *argv]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "run-caf\\udce9" in done.stdout
+    assert "run-caf\\xe9" in (Path(run) / "report.html").read_text(encoding="utf-8")

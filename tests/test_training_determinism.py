@@ -51,16 +51,16 @@ def test_fifty_steps_are_the_same_for_any_number_of_threads(forked, tmp_path, pr
 
 
 @on_a_cpu
-def test_processes_train_and_distil_as_one_to_the_bit(forked, tmp_path):
-    """50 steps on one, two and four processes; students too, with the two networks of inverse distillation."""
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_and_distil_as_one_to_the_bit(forked, tmp_path, count):
+    """50 steps on one process and on several; students too, with the two networks of inverse distillation."""
     answer = forked(command="train", argv=["--run", str(tmp_path / "1"), *OPTIONS, *EXACT], threads=2)
     assert answer["code"] == 0, answer["output"]
-    for count in (2, 4):
-        processes(count, "distillkac.train", "--run", str(tmp_path / str(count)), *OPTIONS, *EXACT)
-        equal(tmp_path / "1", tmp_path / str(count))
+    processes(count, "distillkac.train", "--run", str(tmp_path / str(count)), *OPTIONS, *EXACT)
+    equal(tmp_path / "1", tmp_path / str(count))
     answer = forked(command="distill", argv=[str(tmp_path / "1"), *DISTIL, *EXACT], threads=1)
     assert answer["code"] == 0, answer["output"]
-    processes(2, "distillkac.distill", str(tmp_path / "1"), *DISTIL, *EXACT, "--out", str(tmp_path / "students"))
+    processes(count, "distillkac.distill", str(tmp_path / "1"), *DISTIL, *EXACT, "--out", str(tmp_path / "students"))
     for student in STUDENTS:
         equal(tmp_path / "1" / student, tmp_path / "students" / student)
 

@@ -109,6 +109,8 @@ def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
 
     if str(path).startswith(HUB):
         name, _, revision = str(path).removeprefix(HUB).partition("@")
+        if not name:
+            raise ValueError("it has no name: give hf://NAME or hf://NAME@REVISION")
         if not os.path.isabs(name) and os.path.exists(name):
             raise ValueError(
                 f"a folder of this name is in the current one, and would be read instead; give --data.path {name}, or start "
@@ -155,12 +157,15 @@ def _label_column(where: str, features: dict, image: str, config: DataConfig) ->
         if config.label_column not in features:
             raise ValueError(f"{where}: has no column {config.label_column!r}, only {_columns(features)}")
         return config.label_column
-    found = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    found = [
+        name
+        for name, kind in features.items()
+        if name != image and (isinstance(kind, datasets.ClassLabel) or name.casefold() in LABELS)
+    ]
     if len(found) > 1:
         raise ValueError(
             f"{where}: has several columns of classes; choose one with --data.label-column: {', '.join(found)}"
         )
-    found += [name for known in LABELS for name in features if name.casefold() == known]
     if found:
         return found[0]
     if others := {name: kind for name, kind in features.items() if name != image}:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distillkac import files
 from distillkac.data.classes import printable
-from distillkac.data.fingerprint import encode
+from distillkac.paths import encode
 
 NOWHERE = Path(os.devnull) / "distillkac"
 """Where a user without a home folder keeps things: what is looked for is not there, and writing fails with a warning."""

@@ -42,11 +42,18 @@ def number_classes(
     """(numbers of `values`, numbers of `test`, names) of classes given as whole numbers or as words.
 
     Whole numbers are numbered anew where they have gaps or do not begin at 0, with a warning; their names stay what they
-    were. Words are sorted naturally. Raises ValueError if both kinds are mixed, or a class is in `test` alone.
+    were. Words are sorted naturally. Raises ValueError if both kinds are mixed, a number is below 0, or a class is in `test`
+    alone.
     """
     words = {isinstance(value, str) for value in (*values, *test)}
     if len(words) > 1:
         raise ValueError(f"{where}: some classes are words and some are numbers; write all of them one way")
+    # Which stands for an image without a class in many sets.
+    if words == {False} and (least := min((*values, *test))) < 0:
+        raise ValueError(
+            f"{where}: classes are numbered from 0, got {least}; remove images without a class, or learn without classes "
+            "with --data.unconditional"
+        )
     if words == {True}:
         values, test = [class_name(value) for value in values], [class_name(value) for value in test]
     found = sorted(set(values), key=natural) if words == {True} else sorted(set(values))

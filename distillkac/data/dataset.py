@@ -12,7 +12,7 @@ import torch
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
-from distillkac.paths import PATH
+from distillkac.paths import PATH, encode, expanded, from_text
 from distillkac.random import SampleOrder
 
 SPLITS = ("train", "test")
@@ -72,8 +72,8 @@ class DataConfig:
 
     def __post_init__(self):
         for name in ("path", "cache"):
-            if getattr(self, name) == "":
-                raise ValueError(f"--data.{name} is empty, which is no path; name a place or leave it out")
+            if (text := getattr(self, name)) is not None:
+                expanded(f"--data.{name}", from_text(text))
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"data.image_size must be at least 1, got {self.image_size}")
         if self.channels not in (None, 1, 3):
@@ -232,7 +232,7 @@ def content_key(content: bytes) -> str:
 
 def _draw(key: str) -> float:
     """A number in [0, 1) that is a function of the key."""
-    digest = hashlib.blake2b(fingerprint.encode(f"{SPLIT_SEED} {key}"), digest_size=8).digest()
+    digest = hashlib.blake2b(encode(f"{SPLIT_SEED} {key}"), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53  # exact, and below 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.listing import scan
-from distillkac.data.splits import role
+from distillkac.data.splits import role, words
 
 SHARD = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}")  # as the hub's files are called: extra-00000-of-00002.parquet
 NAMED = 3
@@ -59,8 +59,7 @@ def say_unread(where: Path | str, what: str, paths: Sequence[Path | str]) -> Non
 def _split_name(path: Path) -> str | None:
     """The name of a split in a path, None if there is none. A folder is called so; a file has it as one of its words."""
     folders = [part for part in path.parent.parts if role(part)]
-    words = [word for word in re.split(r"[\W\d_]+", path.name.removesuffix(path.suffix)) if role(word)]
-    found = [*folders, *words]
+    found = [*folders, *words(path.name.removesuffix(path.suffix))]
     if odd := next((name for name in found if role(name) != role(found[0])), None):
         raise ValueError(
             printable(f"{path}: its name says {found[0]!r} and {odd!r}, which are different splits; rename it")

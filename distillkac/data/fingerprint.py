@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from distillkac.paths import encode
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -86,11 +88,6 @@ def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, name
         ]
         parts.append(f"as many images, but others {' and '.join(others)}, by their names, sizes, classes or order")
     return ", ".join(parts)
-
-
-def encode(word: str) -> bytes:
-    """A name that the system allows need be no text: bytes that are none are kept apart."""
-    return word.encode(errors="surrogatepass")
 
 
 def _told(names: list[str], what: str) -> list[str]:

@@ -8,9 +8,9 @@ import torch
 
 from distillkac.data.classes import class_name, natural, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
-from distillkac.data.listing import UNLISTED, Tree, is_image
+from distillkac.data.listing import PACKED, UNLISTED, Tree, is_image
 from distillkac.data.records import Files
-from distillkac.data.splits import are_splits, choose_splits, role
+from distillkac.data.splits import are_splits, choose_splits, role, words
 
 Part = tuple[list[Path], list[int], tuple[str, ...]]  # files, their classes, the names of the classes
 
@@ -48,18 +48,32 @@ def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfi
     """(what to learn from, what to measure with or None): the root and None where there are no split folders."""
     root = tree.root
     counts = dict.fromkeys((path.name for path in tree.folders if path.parent == root), 0)
-    loose = 0
+    loose = []
     for path in images:
         first, *rest = tree.inside(path)
         if rest:
             counts[first] += 1
         else:
-            loose += 1
+            loose.append(path)
     # A folder of notes beside train and test is no class; one that is empty may be a class whose images are missing.
     empty = [name for name, count in counts.items() if not count and not any(_holds(tree, name))]
     names = [name for name, count in counts.items() if count or name in empty or role(name)]
     splits = sorted(name for name in names if role(name))
-    if loose or not splits:
+    if not splits:
+        if {role(word) for name in names for word in words(name)} == {"train", "test"} and all(map(words, names)):
+            warnings.warn(
+                f"{where}: {_shown(sorted(names))} are taken for classes; if they are splits call them train and test",
+                stacklevel=3,
+            )
+        return root, None
+    if loose:
+        beside = f"{_shown(splits)} with loose images beside them, such as {printable(loose[0].name)}"
+        if config.unconditional:
+            warnings.warn(
+                f"{where}: holds {beside}, so all images are taken together and none for a split", stacklevel=3
+            )
+        elif are_splits(names):
+            raise ValueError(f"{where}: holds {beside}; move the images away to have splits")
         return root, None
     if are_splits(names):
         train, test, unread = choose_splits(where, names)
@@ -154,7 +168,8 @@ def _no_images(where: str, tree: Tree, folder: Path) -> str:
     files = [path for path in tree.files if folder in path.parents]
     for suffixes, remedy in (
         ((".npz", ".tar", ".parquet"), "give its own path to learn from it"),
-        ((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it first"),
+        (PACKED, "unpack it first"),
+        ((".arrow",), "give the path of the folder that save_to_disk wrote it to"),
     ):
         if found := [path for path in files if path.suffix.lower() in suffixes]:
             return f"{where}: holds no images but {tree.name(found[0])}; {remedy}"

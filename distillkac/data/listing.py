@@ -17,6 +17,7 @@ SYSTEM = {
 }  # fmt: skip
 
 
+PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 UNLISTED = "folders that cannot be listed"
 
 

@@ -24,9 +24,13 @@ TEST = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "va
 def npz(path: Path, config: DataConfig) -> Splits:
     where = printable(str(path))
     arrays, parts, unread = _read_npz(where, path, config)
-    if unread:
-        warnings.warn(f"{where}: left out {len(unread)} arrays that are not read: {', '.join(unread)}", stacklevel=2)
     (key, label_key), (test_key, test_label_key) = parts
+    if unread:
+        wanted = label_key or config.unconditional
+        classes = "" if wanted else f"; labels would be called {dict(TRAIN)[key]}, so there are no classes to learn"
+        warnings.warn(
+            f"{where}: left out {len(unread)} arrays that are not read: {', '.join(unread)}{classes}", stacklevel=2
+        )
     images, bad = _check_images(where, arrays[key], key, config)
     test_images, test_bad = None, {}
     if test_key is not None:
@@ -78,9 +82,10 @@ def _read_npz(
     """(the arrays that are read, their names for training and test, the names of the others). Pickled ones are refused:
     they could run code."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError("it holds a single array")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it is an .npy, a single array without a name")
+        with file:
             parts = _choose(where, file.files, config)
             used = [name for part in parts for name in part if name is not None]
             arrays = {name: file[name] for name in used}
@@ -164,7 +169,7 @@ def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) 
 
 
 def _check_labels(where: str, labels: np.ndarray, key: str, count: int) -> list[int] | list[str]:
-    """A class per image: whole numbers of at least 0 in any type of number, or words."""
+    """A class per image: whole numbers in any type of number, or words."""
     shape = labels.shape
     if labels.ndim == 2 and shape[1] > 1 and shape[0] == count:
         raise ValueError(
@@ -177,15 +182,13 @@ def _check_labels(where: str, labels: np.ndarray, key: str, count: int) -> list[
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "backslashreplace")
     if labels.dtype.kind == "U":
+        if not np.char.strip(labels).all():
+            raise ValueError(
+                f"{where}: {key} has empty words, which are no class; write another or remove those images"
+            )
         return labels.tolist()
     if labels.dtype.kind not in "iubf":
         raise ValueError(f"{where}: {key} must be whole numbers or words, got {labels.dtype}")
     if labels.dtype.kind == "f" and (odd := labels[~(np.abs(labels) < 2**53) | (labels != np.trunc(labels))]).size:
         raise ValueError(f"{where}: {key} must be whole numbers, got {odd[0]:g}; number the classes from 0")
-    values = [int(value) for value in labels.tolist()]
-    if min(values) < 0:
-        raise ValueError(
-            f"{where}: {key} must number the classes from 0, got {min(values)}; remove images without a class, or add "
-            "--data.unconditional to learn without classes"
-        )
-    return values
+    return [int(value) for value in labels.tolist()]

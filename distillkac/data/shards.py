@@ -9,7 +9,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import torch
@@ -68,7 +68,7 @@ def expand(pattern: str) -> list[Path]:
     paths = [root / name for name in webdataset.shardlists.expand_urls(str(Path(pattern).relative_to(root)))]
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path}: is missing, but data.path {pattern} names it")
+            raise ValueError(printable(f"{path}: is missing, but data.path {pattern} names it"))
     return paths
 
 
@@ -95,12 +95,12 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
     if not train or (test_paths and not test):
         empty = (train_paths if not train else test_paths)[0]
         raise ValueError(
-            f"{empty}: holds no images; members must be called KEY.jpg (png, webp, ...) and KEY.cls or .json"
+            f"{printable(str(empty))}: holds no images; members must be called KEY.jpg (png, webp, ...) and KEY.cls or .json"
         )
     labels, names = _classes(train, test, any(part.texts for part, _ in found.values()), config)
     first_test = len(train) if test else None
     records = Shards(train + test, [*train_paths, *test_paths])
-    return read_splits(config.path, records, torch.tensor(labels), names, first_test, config, lost)
+    return read_splits(printable(config.path), records, torch.tensor(labels), names, first_test, config, lost)
 
 
 def _parts(paths: list[Path], root: Path, config: DataConfig) -> tuple[list[Path], list[Path]]:
@@ -108,11 +108,11 @@ def _parts(paths: list[Path], root: Path, config: DataConfig) -> tuple[list[Path
     if [str(path) for path in paths] == [str(Path(config.path).expanduser())]:
         return paths, []
     splits = split_files(root, sorted(paths))
-    train, test, unread = choose_splits(config.path, list(splits))
+    train, test, unread = choose_splits(printable(config.path), list(splits))
     if train is None:
         warnings.warn(
-            f"{config.path}: all shards are called {' or '.join(splits)}, so they are what is learned from; add shards to "
-            "learn from to keep these for evaluation",
+            f"{printable(config.path)}: all shards are called {' or '.join(splits)}, so they are what is learned from; add "
+            "shards to learn from to keep these for evaluation",
             stacklevel=3,
         )
         return sorted(paths), []
@@ -150,17 +150,25 @@ def _say_left_out(found: dict[Path, Index], config: DataConfig) -> None:
 def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[list[int], tuple[str, ...]]:
     """(numbers of train and test, names). texts: whether there was any .json."""
     unlabelled = [(path, member) for path, member in train + test if member.label is None]
-    entry = config.label_column
+    entry, where = config.label_column, printable(config.path)
     if len(unlabelled) == len(train + test):
         if entry is not None:
             raise ValueError(
-                f"{config.path}: no .json of these shards has an entry {entry!r}; correct --data.label-column, or learn "
+                f"{where}: no .json of these shards has an entry {entry!r}; correct --data.label-column, or learn "
                 "without classes with --data.unconditional"
             )
         if texts:
             warnings.warn(
-                f"{config.path}: no .json of these shards has an entry 'label', so there are no classes to learn; choose "
+                f"{where}: no .json of these shards has an entry 'label', so there are no classes to learn; choose "
                 "another entry with --data.label-column, or say --data.unconditional",
+                stacklevel=3,
+            )
+        folders = sorted({PurePosixPath(member.key).parent.name for _, member in unlabelled} - {""})
+        if len(folders) > 1 and not texts and not config.unconditional:
+            warnings.warn(
+                f"{where}: no .cls or .json says a class, so there are no classes to learn; if the folders inside "
+                f"({', '.join(folders[:3])}{', ...' if len(folders) > 3 else ''}) are the classes unpack the archives, "
+                "else say --data.unconditional",
                 stacklevel=3,
             )
         return [0] * len(unlabelled), ("all",)
@@ -169,6 +177,6 @@ def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[
         wanted = f"an entry {entry!r} to its .json" if entry else "KEY.cls, or a label to its .json"
         raise ValueError(printable(f"{path}: {member.key} has no class but others have; add {wanted}"))
     numbers, test_numbers, names = number_classes(
-        str(config.path), [member.label for _, member in train], [member.label for _, member in test]
+        where, [member.label for _, member in train], [member.label for _, member in test]
     )
     return numbers + test_numbers, names

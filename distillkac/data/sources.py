@@ -10,7 +10,7 @@ from distillkac.data.cifar import find_batches
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
 from distillkac.data.latents import INDEX, is_latents
-from distillkac.data.listing import Tree, is_image, scan
+from distillkac.data.listing import PACKED, Tree, is_image, scan
 from distillkac.data.shards import expand
 from distillkac.data.splits import role
 from distillkac.data.tables import is_saved
@@ -49,7 +49,7 @@ STREAMED = {"parquet": STREAM, "hub": STREAM | {"subset"}}
 NO_OPTIONS = ("path", "builtin", "cache")
 
 # Data in these lie beside what is read now and then; unlike a README they are worth a word.
-DATA = (".tar", ".parquet", ".npz", ".arrow", ".zip", ".gz", ".tgz", ".zst", ".csv", ".h5", ".lmdb")
+DATA = (".tar", ".parquet", ".npz", ".arrow", ".csv", ".h5", ".lmdb", *PACKED)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,11 @@ def _find(config: DataConfig) -> Source:
         return Source("shards", Path(os.path.commonpath([path.parent for path in paths])), tuple(paths))
     found = "where there is nothing"
     if path.exists():
-        found = "which is a file of another kind" + (": give the folder it lies in" if is_image(path) else "")
+        found = "which is a file of another kind"
+        if is_image(path) or is_saved(path.parent):
+            found += ": give the folder it lies in"
+        elif kind in PACKED:
+            found += ": unpack it first"
     raise ValueError(
         "data.path must be a folder of images, CIFAR-10's folder, an .npz file, a Hugging Face data set (hf://NAME, .parquet, "
         f"a folder of save_to_disk) or WebDataset shards (.tar), got {printable(str(path))}, {found}"

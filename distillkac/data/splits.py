@@ -1,5 +1,6 @@
 """Which parts of a data set are learned from and which are measured against: one set of names for every source."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ def role(name: str) -> str | None:
     """ "train" or "test" for a name that means a split, whatever its case; None for any other name."""
     name = name.casefold()
     return "train" if name in TRAIN else "test" if name in TEST else None
+
+
+def words(name: str) -> list[str]:
+    """The words of a name that mean a split: of train2017 or my-test_1 the one, of contest none."""
+    return [word for word in re.split(r"[\W\d_]+", name) if role(word)]
 
 
 def choose_splits(where: Path | str, names: Sequence[str]) -> tuple[str | None, str | None, list[str]]:

@@ -50,7 +50,9 @@ def _map(paths: list[Path], info):
 
     # As bytes, which need not be UTF-8.
     files = [pyarrow.memory_map(os.fsencode(path)) for path in paths]
-    table = pyarrow.concat_tables([pyarrow.ipc.open_stream(file).read_all() for file in files])
+    tables = [pyarrow.ipc.open_stream(file).read_all() for file in files]
+    # Of a split without rows no file is written.
+    table = pyarrow.concat_tables(tables or [info.features.arrow_schema.empty_table()])
     fingerprint = cache.digest(map(file_identity, paths))
     return datasets.Dataset(datasets.table.InMemoryTable(table), info, fingerprint=fingerprint)
 
