@@ -114,7 +114,11 @@ def check(found: dict, wanted: dict) -> None:
             assert found[name][key] == pytest.approx(value, rel=bar), f"{name}: {key}"
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level["ATEN_CPU_CAPABILITY"])
+@pytest.mark.parametrize(
+    "level",
+    [LEVELS[0], *(pytest.param(level, marks=pytest.mark.slow) for level in LEVELS[1:])],
+    ids=lambda level: level["ATEN_CPU_CAPABILITY"],
+)
 def test_figures_are_those_of_any_processor(here, level, tmp_path):
     images, wanted = here
     torch.save(images, tmp_path / "images.pt")

@@ -21,8 +21,15 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize(
+    ("steps", "suffix"),
+    [
+        (2, ".onnx"),
+        (3, ".pt2"),
+        pytest.param(2, ".pt2", marks=pytest.mark.slow),
+        pytest.param(3, ".onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_graph_gives_the_images_of_the_network(run, tmp_path, capsys, suffix, steps):
     if suffix == ".onnx":
         pytest.importorskip("onnxscript")

@@ -112,7 +112,7 @@ def test_dry_run_of_a_distillation_prints_stages_and_cost_and_writes_nothing(run
     network = build_network(trainer_config)
     from distillkac import checkpoints
 
-    checkpoints.save(tmp_path / "digits", 1, network.state_dict(), network.state_dict(), {}, 1)
+    checkpoints.save(tmp_path / "digits", 1, network.state_dict(), network.state_dict(), {"state": {}}, 1)
     before = sorted(tmp_path.rglob("*"))
     options = ["--stages", "8,2,1", "--steps", "3", "5", "--optim.batch-size", "4", "--inverse.steps", "2"]
     assert distill.main([str(tmp_path / "digits"), *options, "--dry-run"]) == 0

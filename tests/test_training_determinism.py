@@ -22,7 +22,7 @@ def equal(first, second):
     assert losses(first) == losses(second)
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.parametrize("process", ["telegraph", pytest.param("planar", marks=pytest.mark.slow)])
 @pytest.mark.one_alignment
 def test_fifty_steps_are_the_same_in_any_process(forked, tmp_path, threads, process):
     def options(name):
@@ -39,7 +39,7 @@ def test_fifty_steps_are_the_same_in_any_process(forked, tmp_path, threads, proc
     assert len(losses(tmp_path / "here")) == 50
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.parametrize("process", ["telegraph", pytest.param("planar", marks=pytest.mark.slow)])
 def test_fifty_steps_are_the_same_for_any_number_of_threads(forked, tmp_path, process):
     options = ["--process", process, *OPTIONS, *EXACT]
     for count in (1, 2, 4):
