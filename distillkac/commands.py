@@ -23,14 +23,26 @@ from distillkac.training import Fit, Objective, Trainer, learning_rate
 INTERRUPTED = 130
 
 
+_source_and_all = warnings.formatwarning
+
+
+def told(message, category, filename, lineno, line=None) -> str:
+    """A warning as a command shows it: our own as one sentence, without the place in the code that users do not look for."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return _source_and_all(message, category, filename, lineno, line)
+
+
 def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
-    """Wraps an entry point: mistakes of the user and of the disk are told in one sentence and exit code 1."""
+    """Wraps an entry point: warnings, and mistakes of the user and of the disk, are told in one sentence; a mistake is exit
+    code 1."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A path or a class that the terminal cannot show is no reason to fail; stderr is so from the start.
             sys.stdout.reconfigure(errors="backslashreplace")
+        warnings.formatwarning = told
         try:
             return main(argv)
         except (ValueError, FloatingPointError, OSError) as error:
@@ -39,6 +51,8 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
+        finally:
+            warnings.formatwarning = _source_and_all
 
     return wrapped
 
