@@ -179,17 +179,19 @@ def test_a_run_of_an_earlier_version_takes_its_path_from_the_current_folder_with
 
 
 def test_a_run_in_a_folder_whose_name_is_no_text(tmp_path):
-    """Nor must it be shown where only ASCII can be: every command in a process of its own prints the folder."""
+    """Nor must it be shown where only ASCII can be: the commands, in a process of their own, print the folder."""
     run = os.fsdecode(os.fsencode(tmp_path / "run-caf") + b"\xe9")
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(distillkac.__file__).parents[1])}
-    for module, argv in (
+    commands = [
         ("train", ["--run", run, "--steps", "1", *TINY]),
         ("train", ["--run", run, "--resume", "--steps", "2"]),
         ("sample", [run, "--steps", "1", "--num", "2"]),
         ("report", [run]),
-    ):
-        command = [sys.executable, "-m", f"distillkac.{module}", *argv]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    ]
+    each = "import importlib\n" + "".join(
+        f"assert importlib.import_module('distillkac.{module}').main({argv!a}) == 0\n" for module, argv in commands
+    )
+    done = subprocess.run([sys.executable, "-c", each], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert "run-caf\\udce9" in done.stdout
     assert "run-caf\\xe9" in (Path(run) / "report.html").read_text(encoding="utf-8")
