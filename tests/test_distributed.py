@@ -54,12 +54,13 @@ def test_two_processes_train_and_distil_as_one(tmp_path):
 
 
 @on_a_cpu
-def test_four_processes_then_two_with_sharded_weights_then_one_go_on_as_one(tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_then_two_with_sharded_weights_then_one_go_on_as_one(tmp_path, count):
     """Micro-batches, the number of processes and sharding change nothing, and each goes on with the others' checkpoint."""
     one, many = tmp_path / "one", tmp_path / "many"
     for steps in ("2", "4", "5"):
         assert train.main(["--run", str(one), "--steps", steps, *TINY, "--resume"][: None if steps > "2" else -1]) == 0
-    processes(4, "distillkac.train", "--run", str(many), "--steps", "2", *TINY, "--optim.accumulate", "2")
+    processes(count, "distillkac.train", "--run", str(many), "--steps", "2", *TINY, "--optim.accumulate", "2")
     processes(2, "distillkac.train", "--run", str(many), "--resume", "--steps", "4", "--optim.shard")
     state = checkpoints.load_state(many)
     assert {type(v) for v in state["model"].values()} == {torch.Tensor}
