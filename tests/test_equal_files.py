@@ -75,6 +75,7 @@ def test_metadata_is_sorted_and_tensors_stay_aligned(tmp_path, count):
         assert all(torch.equal(file.get_tensor(name), value) for name, value in weights.items())
 
 
+@pytest.mark.one_alignment
 def test_a_run_that_was_continued_has_the_checkpoint_of_one_that_was_not(tmp_path):
     options = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]
     options += ["--optim.lr-end", "1", "--optim.warmup", "0"]  # a rate that does not depend on the number of steps
