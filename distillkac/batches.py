@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from distillkac.base.random import generator
 from distillkac.data import to_unit
 from distillkac.data.ahead import read_ahead
-from distillkac.random import generator
 
 
 @dataclass(frozen=True)

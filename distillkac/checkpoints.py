@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_safetensors
 
-from distillkac import files
+from distillkac.base import files
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from distillkac import checkpoints, evaluators, files
+from distillkac import checkpoints, evaluators
+from distillkac.base import files
 from distillkac.data import ImageDataset, read
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"

@@ -1,11 +1,7 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
 import dataclasses
-import functools
-import io
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,49 +9,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import checkpoints, kept, launch_settings, optional, plots, resume
+from distillkac import checkpoints, kept, plots, resume
 from distillkac._kernels import native
+from distillkac.base import launch_settings, optional
 from distillkac.config import OptimConfig, RunConfig, save_config
 from distillkac.run_lock import run_lock
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate
 from distillkac.training import Fit, Objective, Trainer, learning_rate
-
-INTERRUPTED = 130
-
-
-_source_and_all = warnings.formatwarning
-
-
-def told(message, category, filename, lineno, line=None) -> str:
-    """A warning as a command shows it: our own as one sentence, without the place in the code that users do not look for."""
-    if Path(filename).is_relative_to(Path(__file__).parent):
-        return f"warning: {message}\n"
-    return _source_and_all(message, category, filename, lineno, line)
-
-
-def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
-    """Wraps an entry point: warnings, and mistakes of the user and of the disk, are told in one sentence; a mistake is exit
-    code 1."""
-
-    @functools.wraps(main)
-    def wrapped(argv: list[str] | None = None) -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A path or a class that the terminal cannot show is no reason to fail; stderr is so from the start.
-            sys.stdout.reconfigure(errors="backslashreplace")
-        warnings.formatwarning = told
-        try:
-            return main(argv)
-        except (ValueError, FloatingPointError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
-        finally:
-            warnings.formatwarning = _source_and_all
-
-    return wrapped
-
 
 Tracker = Literal["tensorboard", "wandb"]
 

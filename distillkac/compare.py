@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from distillkac import checkpoints, comparison_report, data, distill, files, train
-from distillkac.commands import command
+from distillkac import checkpoints, comparison_report, data, distill, train
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder
+from distillkac.base.progress import Bar
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
 from distillkac.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder
-from distillkac.progress import Bar
 from distillkac.run_data import RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 

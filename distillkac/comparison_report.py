@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from distillkac import plots
+from distillkac.base.files import write_atomic
 from distillkac.comparison import Plan
-from distillkac.files import write_atomic
 from distillkac.metrics import describe
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, files, networks, processes
+from distillkac import checkpoints, networks, processes
+from distillkac.base import files
 from distillkac.data import DataConfig
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.latents import LatentSpace

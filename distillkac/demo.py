@@ -13,9 +13,10 @@ import tyro
 from PIL import Image
 
 from distillkac import plots
-from distillkac.commands import command, device
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.commands import device
 from distillkac.config import RunConfig, load_config
-from distillkac.options import parse
 from distillkac.sampling import Run, SamplerConfig, choose, class_labels, field_of, generate, open_run
 
 PROG = "python -m distillkac.demo"

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from distillkac import optional
+from distillkac.base import optional
 from distillkac.demo import MAX_W, MODELS, STEPS, Choice, Demo
 
 WAITING = 32  # requests in the queue; more are told to come later

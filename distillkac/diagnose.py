@@ -7,16 +7,18 @@ from pathlib import Path
 import torch
 import tyro
 
-from distillkac import data, diagnose_plots, diagnostics, files
-from distillkac.commands import command, device
+from distillkac import data, diagnose_plots, diagnostics
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_folder
+from distillkac.base.random import generator
+from distillkac.commands import device
 from distillkac.config import load_config
 from distillkac.distillation import DistillConfig
 from distillkac.exact_start import class_means
 from distillkac.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
-from distillkac.options import parse
-from distillkac.outputs import check_folder
-from distillkac.random import generator
 from distillkac.run_data import DataPlace, RunData
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from distillkac import reference
+from distillkac.base.random import derive_seed, normal_rows
 from distillkac.exact_start import ExactStart
 from distillkac.integrators import integrate
 from distillkac.processes import Gaussian, Process
-from distillkac.random import derive_seed, normal_rows
 from distillkac.sampling import CPU_PIXELS, Run, SamplerConfig, field_of, generate
 from distillkac.schedules import f_schedule, g_schedule
 

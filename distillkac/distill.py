@@ -12,7 +12,9 @@ import tyro
 from torch import nn
 
 from distillkac import checkpoints, distill_plan
-from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
+from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.options import parse
+from distillkac.commands import accelerator_for, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import (
     RECIPES,
@@ -26,7 +28,6 @@ from distillkac.distillation import (
 )
 from distillkac.exact_start import class_means
 from distillkac.inverse import GeneratorAndFake
-from distillkac.options import parse
 from distillkac.run_data import DataPlace, RunData
 from distillkac.training import build_network, load_network
 

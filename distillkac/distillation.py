@@ -13,6 +13,7 @@ import torch
 import tyro
 from torch import nn
 
+from distillkac.base.random import derive_seed
 from distillkac.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.exact_start import ExactStart
@@ -20,7 +21,6 @@ from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import METHODS, time_grid
 from distillkac.inverse import InverseConfig, RealUID
 from distillkac.processes import Process
-from distillkac.random import derive_seed
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.training import Objective
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from distillkac import ops
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate
 from distillkac.processes import Process
-from distillkac.random import derive_seed
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from distillkac import checkpoints, fidelity, files, inception, plots
-from distillkac.commands import accelerator_for, command, device
+from distillkac import checkpoints, fidelity, inception, plots
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder
+from distillkac.base.paths import PATH_OR_NAME
+from distillkac.commands import accelerator_for, device
 from distillkac.config import RunConfig, load_config
 from distillkac.metrics import Evaluator, describe
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder
-from distillkac.paths import PATH_OR_NAME
 from distillkac.run_data import DataPlace, RunData
 from distillkac.sampler import Trained
 from distillkac.sampling import (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
-from distillkac.random import derive_seed
 
 if TYPE_CHECKING:
     from distillkac.training import Trainer

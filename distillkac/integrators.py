@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from distillkac import ops
-from distillkac.random import derive_seed, uniform_rows
+from distillkac.base.random import derive_seed, uniform_rows
 
 METHODS = ("euler", "heun", "ab2")
 

@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.guidance import GuidedVelocity
 from distillkac.processes import Process
-from distillkac.random import derive_seed
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from distillkac.base.random import generator
 from distillkac.classifier import CHUNK, FEATURES, batches, classifier_of
 from distillkac.data import ImageDataset, read
-from distillkac.random import generator
 
 DISTANCE_IMAGES, FLOOR_IMAGES = 2000, 5000
 UNNAMED = "of an earlier version, trained on one machine"

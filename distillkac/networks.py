@@ -1,6 +1,5 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
-import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,18 +89,6 @@ def check_format(config: NetworkConfig, found: int) -> None:
             f"network.channels {config.channels} was trained by an earlier version, whose networks with fewer than "
             f"{8 * MIN_GROUP} channels ignored time and class; its weights do not fit today's network: train it anew"
         )
-
-
-def in_own_memory(network: nn.Module) -> nn.Module:
-    """The network itself, its weights moved to where torch puts new ones: at multiples of 64 bytes.
-
-    Weights that are mapped from a file lie anywhere, and torch's kernels round differently there: of two networks with
-    equal weights on one CPU, one would give other bits.
-    """
-    for tensor in itertools.chain(network.parameters(), network.buffers()):
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
-    return network
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:

@@ -17,7 +17,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, networks, paths, pipeline_card, plots, progress
+from distillkac import checkpoints, networks, pipeline_card, plots
+from distillkac.base import memory, paths, progress
 from distillkac.class_names import find_all
 from distillkac.config import load_config
 from distillkac.guidance import GuidedVelocity
@@ -134,7 +135,7 @@ class KacPipeline(DiffusionPipeline):
                 pipeline = super().from_pretrained(name, **steps, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
-                    networks.in_own_memory(part)
+                    memory.in_own_memory(part)
             return pipeline
         given = Options.of_run(options)
         steps = None if num_inference_steps is None else _whole("num_inference_steps", num_inference_steps)

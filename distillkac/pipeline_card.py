@@ -4,7 +4,8 @@ import json
 import warnings
 from pathlib import Path
 
-from distillkac import __version__, files
+from distillkac import __version__
+from distillkac.base import files
 
 MARK = "<!-- written by distillkac; remove this line, and the text stays as you change it -->"
 OF_DIFFUSERS = "This model card has been automatically generated"

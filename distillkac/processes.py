@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from distillkac import ops
-from distillkac.random import normal_rows
+from distillkac.base.random import normal_rows
 from distillkac.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
 
 

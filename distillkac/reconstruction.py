@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from distillkac import ops
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.endpoint import StudentStates, with_drawn_w
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, time_grid
-from distillkac.random import derive_seed
 from distillkac.schedules import f_schedule, g_schedule
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distillkac import data
+from distillkac.base.paths import HUB, PATH, absolute
 from distillkac.config import RunConfig
 from distillkac.data import DataConfig, ImageDataset, Stream
 from distillkac.data.fingerprint import Fingerprint, difference
 from distillkac.data.latents import is_latents, source
-from distillkac.paths import HUB, PATH, absolute
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import torch
 import tyro
 
 from distillkac import plots
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder, kind_of
+from distillkac.base.progress import Bar
 from distillkac.class_names import find_all
-from distillkac.commands import command, device
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder, kind_of
-from distillkac.progress import Bar
+from distillkac.commands import device
 from distillkac.sample_files import OneFile, SinglePngs, described, write_npz
 from distillkac.sampling import Drawing, SamplerConfig, choose, open_run
 

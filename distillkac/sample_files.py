@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distillkac import checkpoints, class_names, files, plots, run_lock
-from distillkac.outputs import check_folder
+from distillkac import checkpoints, class_names, plots, run_lock
+from distillkac.base import files
+from distillkac.base.outputs import check_folder
 from distillkac.sampling import Drawing
 
 RECORD, PIXELS = ".sampling.json", "pixels.raw"

@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, data, paths, resume
-from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
+from distillkac import checkpoints, data, resume
+from distillkac.base import paths
+from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.options import parse, with_paths
+from distillkac.commands import Tracker, accelerator_for, device, fit_run
 from distillkac.config import RunConfig, load_config
 from distillkac.data.listing import is_system
-from distillkac.options import parse, with_paths
 from distillkac.presets import PRESETS, cost, described
 from distillkac.run_data import in_current_folder, located
 from distillkac.training import FlowMatching, build_network

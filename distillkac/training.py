@@ -17,13 +17,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac import checkpoints, divergence, exact_sums, progress, resume, sharding
+from distillkac import checkpoints, divergence, exact_sums, resume, sharding
+from distillkac.base import progress
+from distillkac.base.memory import in_own_memory
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch, read_batches
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.ema import EMA
-from distillkac.networks import VelocityNet, in_own_memory
+from distillkac.networks import VelocityNet
 from distillkac.processes import Process
-from distillkac.random import derive_seed
 from distillkac.stop_signal import StopSignal
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]

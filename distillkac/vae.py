@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distillkac.base.memory import in_own_memory
 from distillkac.data.latents import LatentSpace
-from distillkac.networks import in_own_memory
 
 
 def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> nn.Module:

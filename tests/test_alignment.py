@@ -6,8 +6,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from distillkac.base.memory import in_own_memory
 from distillkac.config import save_config
-from distillkac.networks import NetworkConfig, in_own_memory
+from distillkac.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.scheduler import KacScheduler
 from distillkac.training import build_network, load_network

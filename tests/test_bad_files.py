@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import checkpoints, files, report, sample, train
+from distillkac import checkpoints, report, sample, train
+from distillkac.base import files
 from distillkac.config import load_config, save_config
 from distillkac.networks import NetworkConfig
 from distillkac.training import build_network, load_network

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, evaluators, files, plots, report, sample, train
+from distillkac import checkpoints, distill, evaluate, evaluators, plots, report, sample, train
+from distillkac.base import files
 from distillkac.config import RunConfig, load_config, save_config
 from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
 from tests.toys import TINY_OPTIONS, refusal

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from distillkac import diagnose, diagnostics, distill, evaluators, reference, train
+from distillkac.base.random import generator
 from distillkac.exact_start import ExactStart
 from distillkac.integrators import time_grid
 from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import generator
 from distillkac.sampling import Run, SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac import distillation
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.distillation import DistillConfig, stages, student_config
@@ -15,7 +16,6 @@ from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import time_grid
 from distillkac.processes import Planar, Telegraph
-from distillkac.random import derive_seed
 from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData
 

@@ -9,11 +9,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac import checkpoints, divergence, ops
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, time_grid
 from distillkac.processes import Telegraph
-from distillkac.random import derive_seed
 from distillkac.training import FlowMatching
 from tests.toys import ToyData, optim, run_config, trainer
 

@@ -22,7 +22,8 @@ import tyro
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import classifier, distill, options, train
+from distillkac import classifier, distill, train
+from distillkac.base import options
 from tests.toys import TINY_OPTIONS
 
 ROOT = Path(__file__).parents[1]

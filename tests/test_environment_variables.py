@@ -13,7 +13,8 @@ from accelerate.commands import launch
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from distillkac import checkpoints, commands, launch_settings, train
+from distillkac import checkpoints, commands, train
+from distillkac.base import launch_settings
 from distillkac.config import OptimConfig
 from tests.toys import refusal
 

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from distillkac import data, distill, evaluate, fidelity, files, inception, metrics, train
+from distillkac import data, distill, evaluate, fidelity, inception, metrics, train
+from distillkac.base import files
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.toys import TINY_OPTIONS
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillkac import classifier, compare, comparison_report, evaluators, files, report
+from distillkac import classifier, compare, comparison_report, evaluators, report
+from distillkac.base import files
 from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.metrics import Evaluator
 from tests.test_compare import TINY

@@ -14,7 +14,8 @@ import pytest
 from accelerate import Accelerator
 
 import distillkac
-from distillkac import checkpoints, files, inception, paths, train
+from distillkac import checkpoints, inception, train
+from distillkac.base import files, paths
 from distillkac.config import load_config
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig

@@ -12,12 +12,12 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train, vae
+from distillkac.base.files import read_json
+from distillkac.base.random import derive_seed
 from distillkac.config import load_config
-from distillkac.files import read_json
 from distillkac.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.presets import PRESETS
-from distillkac.random import derive_seed
 from distillkac.run_data import DataPlace, RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from tests.closeness import assert_same

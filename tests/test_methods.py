@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.exact_start import ExactStart, class_means
@@ -15,7 +16,6 @@ from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, restart_chain, time_grid
 from distillkac.inverse import GeneratorAndFake, InverseConfig, RealUID
 from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import derive_seed
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData, optim

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from distillkac.base.random import generator
 from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.random import generator
 
 DIGITS = (1, 8, 8)
 

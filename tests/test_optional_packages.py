@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distillkac import commands, optional, train
+from distillkac import commands, train
+from distillkac.base import optional
 from distillkac.config import OptimConfig
 from tests.toys import refusal
 

@@ -8,10 +8,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac import compare, diagnose, distill, evaluate, export, report, sample, train
+from distillkac.base.files import write_json
 from distillkac.config import load_config, save_config
 from distillkac.distill_plan import costs
 from distillkac.distillation import DistillConfig, InverseConfig
-from distillkac.files import write_json
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
 from distillkac.training import build_network
 from tests.toys import run_config, trainer

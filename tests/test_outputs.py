@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import compare, diagnose, encode, evaluate, export, outputs, plots, report, sample, sampling
+from distillkac import compare, diagnose, encode, evaluate, export, plots, report, sample, sampling
+from distillkac.base import outputs
 from distillkac.config import save_config
 from tests.toys import run_config, trainer
 

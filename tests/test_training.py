@@ -11,11 +11,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from distillkac import checkpoints
+from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.ema import EMA
 from distillkac.networks import NetworkConfig
 from distillkac.processes import Telegraph
-from distillkac.random import derive_seed
 from distillkac.stop_signal import StopSignal
 from distillkac.training import FlowMatching, build_network, learning_rate, load_network
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer

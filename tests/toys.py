@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from distillkac.base.random import SampleOrder, generator
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.networks import NetworkConfig
-from distillkac.random import SampleOrder, generator
 from distillkac.training import FlowMatching, Trainer, build_network
 
 SHAPE = (1, 4, 4)

@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
+from distillkac.base.paths import PATH, encode, expanded, from_text
+from distillkac.base.random import SampleOrder
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
-from distillkac.paths import PATH, encode, expanded, from_text
-from distillkac.random import SampleOrder
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from distillkac import files
+from distillkac.base import files
 
 FOLDER = Path(__file__).parent
 INDEX = "index.json"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from distillkac import classifier, evaluators, files
-from distillkac.commands import command
+from distillkac import classifier, evaluators
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
 from distillkac.data import DataConfig, load
 from distillkac.data.builtin import BUILTIN
-from distillkac.options import parse
 
 
 @dataclass(frozen=True)

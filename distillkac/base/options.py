@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import tyro
 
-from distillkac import paths
+from distillkac.base import paths
 
 Args = TypeVar("Args")
 

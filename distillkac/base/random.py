@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from distillkac.paths import encode
+from distillkac.base.paths import encode
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
