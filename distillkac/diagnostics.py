@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillkac import reference
 from distillkac.base.random import derive_seed, normal_rows
 from distillkac.exact_start import ExactStart
 from distillkac.integrators import integrate
+from distillkac.ops import reference
+from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.processes import Gaussian, Process
 from distillkac.sampling import CPU_PIXELS, Run, SamplerConfig, field_of, generate
-from distillkac.schedules import f_schedule, g_schedule
 
 FINE_STEPS = 100  # the teacher's path, at least as fine as this
 REFERENCE_STEPS, STEP_COUNTS = 400, (5, 10, 20, 40, 80)

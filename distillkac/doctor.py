@@ -96,8 +96,9 @@ def self_test(device) -> list[str]:
     """What is wrong on this torch.device, in words; empty if nothing."""
     import torch
 
-    from distillkac import ops, reference
+    from distillkac import ops
     from distillkac._kernels import native
+    from distillkac.ops import reference
     from distillkac.processes import Planar, Telegraph
 
     failures = []

@@ -8,8 +8,8 @@ import torch
 
 from distillkac.data import read
 from distillkac.guidance import GuidedVelocity
+from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.processes import Process
-from distillkac.schedules import f_schedule, g_schedule
 
 
 def class_means(dataset, chunk: int = 1024) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from distillkac import ops
 from distillkac.base.random import normal_rows
-from distillkac.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
+from distillkac.ops.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
 
 
 def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from distillkac.batches import Batch
 from distillkac.endpoint import StudentStates, with_drawn_w
 from distillkac.guidance import GuidedVelocity
 from distillkac.integrators import integrate, time_grid
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac.ops.schedules import f_schedule, g_schedule
 
 
 @dataclass(frozen=True)

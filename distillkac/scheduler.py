@@ -23,8 +23,8 @@ from diffusers.utils import BaseOutput
 from distillkac import checkpoints, ops
 from distillkac.config import ProcessConfig, load_config
 from distillkac.integrators import time_grid
+from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.processes import Process
-from distillkac.schedules import f_schedule, g_schedule
 
 INTEGRATORS = ("euler", "ab2")
 Generators = torch.Generator | list[torch.Generator] | None

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import diagnose, diagnostics, distill, evaluators, reference, train
+from distillkac import diagnose, diagnostics, distill, evaluators, train
 from distillkac.base.random import generator
 from distillkac.exact_start import ExactStart
 from distillkac.integrators import time_grid
+from distillkac.ops import reference
 from distillkac.processes import Gaussian, Planar, Telegraph
 from distillkac.sampling import Run, SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config

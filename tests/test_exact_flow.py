@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import integrators, reference
+from distillkac import integrators
 from distillkac.base.random import generator
 from distillkac.exact_flow import ExactFlow, conditional_law, push, sampling_floor, sliced_wasserstein
 from distillkac.integrators import integrate, time_grid
+from distillkac.ops import reference
 from distillkac.processes import Gaussian, Planar, Telegraph
 
 SPEC = importlib.util.spec_from_file_location("toy2d", Path(__file__).parents[1] / "examples" / "toy2d.py")

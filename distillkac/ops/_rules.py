@@ -2,7 +2,7 @@
 
 import torch
 
-from distillkac.schedules import f_schedule
+from distillkac.ops.schedules import f_schedule
 
 NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
 OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.out", "endpoint_loss.out")

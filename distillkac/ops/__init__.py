@@ -16,12 +16,12 @@ Common to all:
 
 import torch
 
-from distillkac import _op_arguments as given
-from distillkac import _op_rules
 from distillkac._kernels import native as _native
+from distillkac.ops import _arguments as given
+from distillkac.ops import _rules
 
 _lib = torch.ops.distillkac
-_op_rules.register(with_cuda=bool(_native.build_info()["cuda"]))
+_rules.register(with_cuda=bool(_native.build_info()["cuda"]))
 
 Seed = int | torch.Tensor | torch.Generator
 

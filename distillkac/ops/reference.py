@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac.ops.schedules import f_schedule, g_schedule
 
 
 def rows(value, like: torch.Tensor) -> torch.Tensor:
