@@ -18,10 +18,10 @@ from benchmarks import baselines
 from benchmarks.problems import RATES, W, public_table
 from distillkac import distillation, ops
 from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
-from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.processes import Telegraph
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.processes import Telegraph
 from distillkac.training import Objective
 
 A, C = RATES[1]

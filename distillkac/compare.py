@@ -22,7 +22,7 @@ from distillkac.base.progress import Bar
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.config import ProcessConfig, load_config
 from distillkac.distillation import DistillConfig, student_folder
-from distillkac.guidance import GuidedVelocity
+from distillkac.flow.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.run_data import RunData
 from distillkac.sampling import SamplerConfig, class_labels, generate, open_run

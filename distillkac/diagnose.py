@@ -15,9 +15,9 @@ from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
 from distillkac.commands import device
 from distillkac.config import load_config
+from distillkac.data import class_means
 from distillkac.distillation import DistillConfig
-from distillkac.exact_start import class_means
-from distillkac.integrators import time_grid
+from distillkac.flow.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
 from distillkac.run_data import DataPlace, RunData
 from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students

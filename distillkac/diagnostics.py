@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed, normal_rows
-from distillkac.exact_start import ExactStart
-from distillkac.integrators import integrate
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.integrators import integrate
+from distillkac.flow.processes import Gaussian, Process
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
-from distillkac.processes import Gaussian, Process
 from distillkac.sampling import CPU_PIXELS, Run, SamplerConfig, field_of, generate
 
 FINE_STEPS = 100  # the teacher's path, at least as fine as this

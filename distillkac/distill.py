@@ -16,6 +16,7 @@ from distillkac.base.commands import INTERRUPTED, command
 from distillkac.base.options import parse
 from distillkac.commands import accelerator_for, fit_run
 from distillkac.config import RunConfig, load_config
+from distillkac.data import class_means
 from distillkac.distillation import (
     RECIPES,
     DistillConfig,
@@ -26,7 +27,6 @@ from distillkac.distillation import (
     student_config,
     student_folder,
 )
-from distillkac.exact_start import class_means
 from distillkac.inverse import GeneratorAndFake
 from distillkac.run_data import DataPlace, RunData
 from distillkac.training import build_network, load_network

@@ -16,11 +16,11 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.endpoint import EndpointDistillation, StudentStates
-from distillkac.exact_start import ExactStart
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import METHODS, time_grid
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import METHODS, time_grid
+from distillkac.flow.processes import Process
 from distillkac.inverse import InverseConfig, RealUID
-from distillkac.processes import Process
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.training import Objective
 

@@ -98,8 +98,8 @@ def self_test(device) -> list[str]:
 
     from distillkac import ops
     from distillkac._kernels import native
+    from distillkac.flow.processes import Planar, Telegraph
     from distillkac.ops import reference
-    from distillkac.processes import Planar, Telegraph
 
     failures = []
 

@@ -18,9 +18,9 @@ from torch import nn
 from distillkac import ops
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate
-from distillkac.processes import Process
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate
+from distillkac.flow.processes import Process
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from distillkac.base.commands import command
 from distillkac.base.files import write_atomic
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
-from distillkac.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
 
 PROG = "python -m distillkac.export"

@@ -22,8 +22,8 @@ from torch import nn
 
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.processes import Process
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.processes import Process
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, networks, pipeline_card, plots
+from distillkac import checkpoints, pipeline_card, plots
 from distillkac.base import memory, paths, progress
 from distillkac.class_names import find_all
 from distillkac.config import load_config
-from distillkac.guidance import GuidedVelocity
-from distillkac.networks import NetworkConfig, VelocityNet
+from distillkac.flow import networks
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.pipeline_options import Options
 from distillkac.sampler import SamplerConfig, Trained
 from distillkac.sampling import DECODED_PIXELS, choose, students

@@ -7,7 +7,7 @@ import torch
 from distillkac.batches import Batch
 from distillkac.config import OptimConfig, ProcessConfig, RunConfig
 from distillkac.data import DataConfig
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.training import FlowMatching, Objective, build_network
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -24,8 +24,8 @@ from distillkac import ops
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.endpoint import StudentStates, with_drawn_w
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
 from distillkac.ops.schedules import f_schedule, g_schedule
 
 

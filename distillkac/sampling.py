@@ -13,9 +13,9 @@ from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
 from distillkac.config import RunConfig, load_config
 from distillkac.distillation import student_folder
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, restart_chain, time_grid
-from distillkac.processes import Process
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.processes import Process
 from distillkac.sampler import SamplerConfig, Trained
 from distillkac.training import load_network
 

@@ -22,9 +22,9 @@ from diffusers.utils import BaseOutput
 
 from distillkac import checkpoints, ops
 from distillkac.config import ProcessConfig, load_config
-from distillkac.integrators import time_grid
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
-from distillkac.processes import Process
 
 INTEGRATORS = ("euler", "ab2")
 Generators = torch.Generator | list[torch.Generator] | None

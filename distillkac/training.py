@@ -24,8 +24,8 @@ from distillkac.base.random import derive_seed
 from distillkac.batches import Batch, read_batches
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.ema import EMA
-from distillkac.networks import VelocityNet
-from distillkac.processes import Process
+from distillkac.flow.networks import VelocityNet
+from distillkac.flow.processes import Process
 from distillkac.stop_signal import StopSignal
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 
 from distillkac.base.memory import in_own_memory
 from distillkac.config import save_config
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.scheduler import KacScheduler
 from distillkac.training import build_network, load_network

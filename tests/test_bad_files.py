@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from distillkac import checkpoints, report, sample, train
 from distillkac.base import files
 from distillkac.config import load_config, save_config
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.training import build_network, load_network
 from tests.toys import TINY_OPTIONS, optim, run_config, trainer
 

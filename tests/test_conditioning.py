@@ -12,8 +12,8 @@ from distillkac.base import files
 from distillkac.base.random import generator
 from distillkac.config import load_config, save_config
 from distillkac.distillation import DistillConfig, objective, stages, student_config
-from distillkac.guidance import GuidedVelocity
-from distillkac.networks import NetworkConfig, VelocityNet, norm_groups
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.sampling import Run, SamplerConfig, generate, open_run
 from tests.toys import SHAPE, TINY, TINY_OPTIONS, optim, run_config, trainer

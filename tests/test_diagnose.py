@@ -12,10 +12,10 @@ from PIL import Image
 
 from distillkac import diagnose, diagnostics, distill, evaluators, train
 from distillkac.base.random import generator
-from distillkac.exact_start import ExactStart
-from distillkac.integrators import time_grid
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.ops import reference
-from distillkac.processes import Gaussian, Planar, Telegraph
 from distillkac.sampling import Run, SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 

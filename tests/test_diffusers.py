@@ -10,8 +10,8 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from distillkac import distill, train
 from distillkac.config import ProcessConfig
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
 from distillkac.pipeline import KacPipeline
 from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same

@@ -13,9 +13,9 @@ from distillkac.batches import Batch
 from distillkac.config import OptimConfig, RunConfig
 from distillkac.distillation import DistillConfig, stages, student_config
 from distillkac.endpoint import EndpointDistillation, StudentStates
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import time_grid
-from distillkac.processes import Planar, Telegraph
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Planar, Telegraph
 from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData
 

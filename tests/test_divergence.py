@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState
 from distillkac import checkpoints, divergence, ops
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
-from distillkac.processes import Telegraph
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.processes import Telegraph
 from distillkac.training import FlowMatching
 from tests.toys import ToyData, optim, run_config, trainer
 

@@ -15,7 +15,7 @@ from distillkac import data, diagnose, distill, encode, evaluate, inception, plo
 from distillkac.base.files import read_json
 from distillkac.base.random import derive_seed
 from distillkac.config import load_config
-from distillkac.networks import VelocityNet
+from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.presets import PRESETS
 from distillkac.run_data import DataPlace, RunData

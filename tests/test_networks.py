@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillkac.base.random import generator
-from distillkac.networks import NetworkConfig, VelocityNet
+from distillkac.flow.networks import NetworkConfig, VelocityNet
 
 DIGITS = (1, 8, 8)
 

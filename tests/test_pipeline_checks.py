@@ -16,7 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from distillkac import export, pipeline, sample
 from distillkac.config import StudentConfig, save_config
 from distillkac.demo import Demo
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.pipeline_options import KNOWN
 from distillkac.sampler import SamplerConfig, Trained

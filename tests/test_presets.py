@@ -5,7 +5,7 @@ import torch
 
 from distillkac import train
 from distillkac.config import RunConfig, load_config
-from distillkac.networks import NetworkConfig, VelocityNet
+from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.presets import PRESETS, cost
 from tests.toys import TINY_OPTIONS
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from distillkac import train
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.sharding import blocks, local, shard
 from distillkac.training import build_network
 from tests.toys import TINY, run_config

@@ -14,8 +14,8 @@ from distillkac import checkpoints
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.ema import EMA
-from distillkac.networks import NetworkConfig
-from distillkac.processes import Telegraph
+from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.processes import Telegraph
 from distillkac.stop_signal import StopSignal
 from distillkac.training import FlowMatching, build_network, learning_rate, load_network
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer

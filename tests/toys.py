@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from distillkac.base.random import SampleOrder, generator
 from distillkac.config import OptimConfig, RunConfig
-from distillkac.networks import NetworkConfig
+from distillkac.flow.networks import NetworkConfig
 from distillkac.training import FlowMatching, Trainer, build_network
 
 SHAPE = (1, 4, 4)

@@ -151,6 +151,18 @@ def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return to_unit(x), y
 
 
+def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
+    """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
+    sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
+    counts = torch.zeros(len(sums), dtype=torch.float64)
+    for first in range(0, len(dataset), chunk):
+        x, y = read(dataset, list(range(first, min(first + chunk, len(dataset)))))
+        sums.index_add_(0, y, x.double())
+        counts += torch.bincount(y, minlength=len(counts))
+    sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()
+    return (sums / counts.clamp(min=1).view(-1, 1, 1, 1)).float()
+
+
 Splits = dict[str, ImageDataset | None]
 
 

@@ -22,10 +22,10 @@ import math
 import torch
 
 from distillkac.base.random import generator
-from distillkac.integrators import integrate
+from distillkac.flow.integrators import integrate
+from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
-from distillkac.processes import Gaussian, Planar, Process, Telegraph
 
 CHUNK = 2**19  # numbers of an array that is worked on at once: 4 MiB
 

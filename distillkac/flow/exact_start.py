@@ -6,28 +6,16 @@ all that is unknown is the mean image of each class (after Imagine Flash, Kohler
 
 import torch
 
-from distillkac.data import read
-from distillkac.guidance import GuidedVelocity
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
-from distillkac.processes import Process
-
-
-def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
-    """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
-    sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
-    counts = torch.zeros(len(sums), dtype=torch.float64)
-    for first in range(0, len(dataset), chunk):
-        x, y = read(dataset, list(range(first, min(first + chunk, len(dataset)))))
-        sums.index_add_(0, y, x.double())
-        counts += torch.bincount(y, minlength=len(counts))
-    sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()
-    return (sums / counts.clamp(min=1).view(-1, 1, 1, 1)).float()
 
 
 class ExactStart(GuidedVelocity):
     """A GuidedVelocity that answers at t = 1 with the exact marginal velocity, there without an evaluation.
 
-    process: with f(1) = 0. means: (num_classes + 1, C, H, W), the last for "no class". options: w, interval, max_speed.
+    process: with f(1) = 0. means: of data.class_means, (num_classes + 1, C, H, W), the last for
+    "no class". options: w, interval, max_speed.
     """
 
     def __init__(self, network, process: Process, means: torch.Tensor, **options):
