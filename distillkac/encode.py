@@ -17,8 +17,8 @@ from distillkac.base.progress import Bar
 from distillkac.commands import device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
+from distillkac.data.vae import encode, load_vae, space_of
 from distillkac.run_lock import LOCK, take
-from distillkac.vae import encode, load_vae, space_of
 
 ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 

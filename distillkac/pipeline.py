@@ -21,6 +21,7 @@ from distillkac import checkpoints, pipeline_card, plots
 from distillkac.base import memory, paths, progress
 from distillkac.class_names import find_all
 from distillkac.config import load_config
+from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet
@@ -29,7 +30,6 @@ from distillkac.sampler import SamplerConfig, Trained
 from distillkac.sampling import DECODED_PIXELS, choose, students
 from distillkac.scheduler import KacScheduler
 from distillkac.training import load_network
-from distillkac.vae import load_decoder
 
 OUTPUTS = ("pil", "np", "pt")
 

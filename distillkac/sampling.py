@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac import checkpoints, class_names, vae
+from distillkac import checkpoints, class_names
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
 from distillkac.config import RunConfig, load_config
+from distillkac.data import vae
 from distillkac.distillation import student_folder
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid

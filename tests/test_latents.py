@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train, vae
+from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train
 from distillkac.base.files import read_json
 from distillkac.base.random import derive_seed
 from distillkac.config import load_config
+from distillkac.data import vae
 from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.presets import PRESETS
