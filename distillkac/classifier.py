@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from distillkac import checkpoints, evaluators
+from distillkac import evaluators
 from distillkac.base import files
 from distillkac.data import ImageDataset, read
+from distillkac.runs import checkpoints
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"
 RECIPE = "3"  # raise it whenever Classifier or train_classifier changes, and make the shipped ones again (evaluators/)

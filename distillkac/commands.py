@@ -1,7 +1,6 @@
 """What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +8,14 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import checkpoints, kept, plots, resume
-from distillkac._kernels import native
+from distillkac import resume
 from distillkac.base import launch_settings, optional
-from distillkac.config import OptimConfig, RunConfig, save_config
-from distillkac.run_lock import run_lock
-from distillkac.sampling import Run, SamplerConfig, class_labels, generate
+from distillkac.runs import checkpoints, kept, pictures
+from distillkac.runs.config import OptimConfig, RunConfig, save_config
+from distillkac.runs.device import device
+from distillkac.runs.lock import run_lock
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from distillkac.training import Fit, Objective, Trainer, learning_rate
 
 Tracker = Literal["tensorboard", "wandb"]
@@ -65,12 +66,12 @@ def fit_run(
     """
 
     def draw(average: torch.nn.Module, step: int) -> None:
-        plots.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
+        pictures.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
         if config.preview and (config.shape[0] in (1, 3) or config.latent):
             run = Run(folder, config, config.noise.build(), average, accelerator.device)
             sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
             images = generate(run, class_labels(config, config.preview), sampler).images
-            plots.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
+            pictures.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
 
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)
@@ -123,22 +124,3 @@ def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:
         f"goes on at step {step} of {config.steps} (before: of {before.steps}): its learning rate was {last:.3g} and begins "
         f"anew at {now:.3g}, on the way down from {config.optim.lr:g} over all {config.steps} steps"
     )
-
-
-def device() -> torch.device:
-    """The GPU, if torch can use one, there are kernels for it, and the launcher was not told to leave it (ACCELERATE_USE_CPU).
-
-    Warns where only the kernels are missing.
-    """
-    if launch_settings.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
-        return torch.device("cpu")
-    build = native.build_info()
-    if build["cuda"]:
-        return torch.device("cuda")
-    why = build["cuda_problem"] or "it was built without"
-    warnings.warn(
-        f"torch can use a GPU, but distillkac has no CUDA kernels ({why}): computing on the CPU; docs/install.md says how to "
-        "build them",
-        stacklevel=2,
-    )
-    return torch.device("cpu")

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from distillkac.config import ProcessConfig
 from distillkac.distillation import RECIPES, DistillConfig, stages
 from distillkac.inverse import InverseConfig
+from distillkac.runs.config import ProcessConfig
 
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
 

@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from distillkac import plots
 from distillkac.base.files import write_atomic
 from distillkac.comparison import Plan
 from distillkac.metrics import describe
+from distillkac.runs import pictures
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
 HEAD = "# Processes and methods compared\n\nWritten by `python -m distillkac.compare`.\n\n"
@@ -39,7 +39,7 @@ def write(out: Path, plan: Plan, rows: list[dict]) -> str:
     text = markdown(plan, rows)
     write_atomic(out / "comparison.md", f"{HEAD}{text}{PICTURES}".encode())
     write_atomic(out / "comparison.csv", _csv(rows).encode())
-    plots.save_figure(_figure(plan, rows), out / "frechet.png")
+    pictures.save_figure(_figure(plan, rows), out / "frechet.png")
     save_sample_sheet(out, plan)
     return text
 
@@ -190,10 +190,10 @@ def _figure(plan: Plan, rows: list[dict]) -> Figure:
             if panel is panels[1] and one is not None:
                 panel.plot([1], [one[0]], marker="*", ms=11, color=color, ls="none")
         panel.set(xscale="log", xlabel="network evaluations an image", ylabel="Fréchet distance, held-out", title=title)
-        panel.grid(color=plots.LIGHT)
+        panel.grid(color=pictures.LIGHT)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yscale("log")
-    panels[1].plot([], [], marker="*", ms=11, color=plots.INK, ls="none", label="1 step, inverse distillation")
+    panels[1].plot([], [], marker="*", ms=11, color=pictures.INK, ls="none", label="1 step, inverse distillation")
     panels[1].legend(frameon=False, fontsize=8)
     return figure
 
@@ -226,11 +226,11 @@ def save_sample_sheet(out: Path, plan: Plan) -> None:
     if not strips:
         return
     columns = len(strips[0])
-    sheet = plots.grid_image(torch.cat(strips), columns)
+    sheet = pictures.grid_image(torch.cat(strips), columns)
     margin, height = 300, sheet.height / len(strips)
     page = Image.new("RGB", (sheet.width + margin, sheet.height), "white")
     page.paste(sheet, (margin, 0))
     draw = ImageDraw.Draw(page)
     for i, title in enumerate(titles):
-        draw.text((8, (i + 0.5) * height), title.replace("σ", "sigma"), fill=plots.INK, anchor="lm")
-    plots.save_png(page, out / "samples.png")
+        draw.text((8, (i + 0.5) * height), title.replace("σ", "sigma"), fill=pictures.INK, anchor="lm")
+    pictures.save_png(page, out / "samples.png")

@@ -12,12 +12,13 @@ import torch
 import tyro
 from PIL import Image
 
-from distillkac import plots
 from distillkac.base.commands import command
 from distillkac.base.options import parse
-from distillkac.commands import device
-from distillkac.config import RunConfig, load_config
-from distillkac.sampling import Run, SamplerConfig, choose, class_labels, field_of, generate, open_run
+from distillkac.runs import pictures
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import device
+from distillkac.runs.run import Run, open_run
+from distillkac.runs.sampling import SamplerConfig, choose, class_labels, field_of, generate
 
 PROG = "python -m distillkac.demo"
 STEPS = (1, 2, 4, 20, 100)
@@ -136,8 +137,8 @@ class Demo:
             return Choice(sampler.steps, error=str(error).replace(str(folder), folder.resolve().name))
         kept = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long()
         columns = math.ceil(math.sqrt(len(labels)))
-        pictures = tuple(plots.grid_image(state, columns) for state in samples.path[kept])
-        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, pictures, tuple(grid[kept].tolist()))
+        grids = tuple(pictures.grid_image(state, columns) for state in samples.path[kept])
+        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(grid[kept].tolist()))
 
     def _open(self, title: str, sampler: SamplerConfig) -> Run:
         folder = choose(self.runs[title], sampler)

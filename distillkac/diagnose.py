@@ -13,14 +13,15 @@ from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
-from distillkac.commands import device
-from distillkac.config import load_config
 from distillkac.data import class_means
 from distillkac.distillation import DistillConfig
 from distillkac.flow.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
-from distillkac.run_data import DataPlace, RunData
-from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students
+from distillkac.runs.config import load_config
+from distillkac.runs.device import device
+from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
+from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
 

@@ -17,7 +17,8 @@ from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Gaussian, Process
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
-from distillkac.sampling import CPU_PIXELS, Run, SamplerConfig, field_of, generate
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import CPU_PIXELS, SamplerConfig, field_of, generate
 
 FINE_STEPS = 100  # the teacher's path, at least as fine as this
 REFERENCE_STEPS, STEP_COUNTS = 400, (5, 10, 20, 40, 80)

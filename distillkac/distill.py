@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from distillkac import checkpoints, distill_plan
+from distillkac import distill_plan
 from distillkac.base.commands import INTERRUPTED, command
 from distillkac.base.options import parse
 from distillkac.commands import accelerator_for, fit_run
-from distillkac.config import RunConfig, load_config
 from distillkac.data import class_means
 from distillkac.distillation import (
     RECIPES,
@@ -25,11 +24,12 @@ from distillkac.distillation import (
     objective,
     stages,
     student_config,
-    student_folder,
 )
 from distillkac.inverse import GeneratorAndFake
-from distillkac.run_data import DataPlace, RunData
-from distillkac.training import build_network, load_network
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.run import build_network, load_network, student_folder
+from distillkac.runs.run_data import DataPlace, RunData
 
 PROG = "python -m distillkac.distill"
 

@@ -6,21 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac import checkpoints
 from distillkac.batches import Batch
-from distillkac.config import RunConfig
-from distillkac.distillation import (
-    DistillConfig,
-    inverse_config,
-    inverse_objective,
-    objective,
-    stages,
-    student_config,
-    student_folder,
-)
+from distillkac.cost_of_training import COUNTED_ROWS, seconds_per_image
+from distillkac.distillation import DistillConfig, inverse_config, inverse_objective, objective, stages, student_config
 from distillkac.inverse import GeneratorAndFake
-from distillkac.presets import COUNTED_ROWS, seconds_per_image
-from distillkac.training import Objective, build_network
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig
+from distillkac.runs.run import build_network, student_folder
+from distillkac.training import Objective
 
 
 @dataclass(frozen=True)

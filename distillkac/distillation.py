@@ -6,7 +6,6 @@ guidance weight is folded in at the first stage. Inverse distillation of the 1-s
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +13,6 @@ import tyro
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
@@ -22,6 +20,7 @@ from distillkac.flow.integrators import METHODS, time_grid
 from distillkac.flow.processes import Process
 from distillkac.inverse import InverseConfig, RealUID
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
+from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.training import Objective
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
@@ -202,8 +201,3 @@ def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig
     if means is not None:
         return ExactStart(teacher, process, means, w=config.w)
     return GuidedVelocity(teacher, config.w, process=process.speed_norm)
-
-
-def student_folder(run: Path, num_steps: int, method: str = "endpoint") -> Path:
-    """Where a student of a run lives: student-4, student-4-reconstruction, student-1-inverse."""
-    return run / (f"student-{num_steps}" + ("" if method == "endpoint" else f"-{method}"))

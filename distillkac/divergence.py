@@ -8,8 +8,8 @@ runs up to the step again: on one CPU to the bit, on a GPU up to rounding.
 import json
 from typing import TYPE_CHECKING
 
-from distillkac import checkpoints
 from distillkac.base import files
+from distillkac.runs import checkpoints
 
 if TYPE_CHECKING:
     from distillkac.training import Trainer

@@ -14,11 +14,11 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.base.progress import Bar
-from distillkac.commands import device
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
 from distillkac.data.vae import encode, load_vae, space_of
-from distillkac.run_lock import LOCK, take
+from distillkac.runs.device import device
+from distillkac.runs.lock import LOCK, take
 
 ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from distillkac import checkpoints
 from distillkac.base import files, optional
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed, generator
+from distillkac.runs import checkpoints
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 CHUNK = 512  # rows of a distance matrix at a time

@@ -17,19 +17,20 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, pipeline_card, plots
+from distillkac import pipeline_card
 from distillkac.base import memory, paths, progress
-from distillkac.class_names import find_all
-from distillkac.config import load_config
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.pipeline_options import Options
-from distillkac.sampler import SamplerConfig, Trained
-from distillkac.sampling import DECODED_PIXELS, choose, students
+from distillkac.runs import checkpoints, pictures
+from distillkac.runs.class_names import find_all
+from distillkac.runs.config import load_config
+from distillkac.runs.run import load_network, students
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import DECODED_PIXELS, choose
 from distillkac.scheduler import KacScheduler
-from distillkac.training import load_network
 
 OUTPUTS = ("pil", "np", "pt")
 
@@ -219,7 +220,7 @@ class KacPipeline(DiffusionPipeline):
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         elif output_type == "pil":
-            images = [plots.to_pil(image) for image in plots.to_uint8(images)]
+            images = [pictures.to_pil(image) for image in pictures.to_uint8(images)]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _settled(self, steps: int, guidance_scale: float | None) -> float:

@@ -12,11 +12,11 @@ from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
-from distillkac.config import load_config
 from distillkac.data.classes import printable
 from distillkac.evaluate import COLUMNS
 from distillkac.metrics import describe
-from distillkac.sampling import students
+from distillkac.runs.config import load_config
+from distillkac.runs.run import students
 
 PROG = "python -m distillkac.report"
 STYLE = """

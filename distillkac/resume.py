@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from distillkac import checkpoints, kept
 from distillkac.base.options import labelled
-from distillkac.config import RunConfig, StudentConfig, load_config
 from distillkac.data.fingerprint import difference
+from distillkac.runs import checkpoints, kept
+from distillkac.runs.config import RunConfig, StudentConfig, load_config
 
 FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
 

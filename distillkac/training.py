@@ -17,15 +17,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac import checkpoints, divergence, exact_sums, resume, sharding
+from distillkac import divergence, exact_sums, resume, sharding
 from distillkac.base import progress
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch, read_batches
-from distillkac.config import OptimConfig, RunConfig
 from distillkac.ema import EMA
-from distillkac.flow.networks import VelocityNet
 from distillkac.flow.processes import Process
+from distillkac.runs import checkpoints
+from distillkac.runs.config import OptimConfig
 from distillkac.stop_signal import StopSignal
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]
@@ -58,23 +58,6 @@ class Fit:
     network: nn.Module
     step: int
     finished: bool
-
-
-def build_network(config: RunConfig) -> VelocityNet:
-    """A freshly initialised network; its weights depend on config.seed only."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        return VelocityNet(config.network, config.shape, len(config.class_names))
-
-
-def load_network(folder: Path, config: RunConfig) -> VelocityNet:
-    """The averaged network of a run folder, in eval mode. Raises ValueError if there is none or it does not fit."""
-    with torch.device("meta"):  # the file is checked before a network of what size so ever is made
-        expected = build_network(config).state_dict()
-    weights, _ = checkpoints.load_weights(folder, expected=expected)
-    network = build_network(config)
-    network.load_state_dict(weights)
-    return in_own_memory(network.eval().requires_grad_(False))
 
 
 def parts_of_process(optim: OptimConfig, processes: int) -> int:

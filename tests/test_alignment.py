@@ -7,12 +7,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac.base.memory import in_own_memory
-from distillkac.config import save_config
 from distillkac.data.vae import load_vae
 from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
+from distillkac.runs.config import save_config
+from distillkac.runs.run import build_network, load_network
 from distillkac.scheduler import KacScheduler
-from distillkac.training import build_network, load_network
 from tests.closeness import assert_same
 from tests.misaligned import VECTOR, Misalignment, misaligned
 from tests.toys import SHAPE, TINY, optim, run_config, trainer

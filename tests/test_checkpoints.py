@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkac import checkpoints
 from distillkac.base import files
+from distillkac.runs import checkpoints
 
 
 class Crash(BaseException):

@@ -7,15 +7,16 @@ import pytest
 import torch
 import tyro
 
-from distillkac import checkpoints
 from distillkac.base import files
 from distillkac.base.random import generator
-from distillkac.config import load_config, save_config
 from distillkac.distillation import DistillConfig, objective, stages, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet, KacPipeline
-from distillkac.sampling import Run, SamplerConfig, generate, open_run
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config, save_config
+from distillkac.runs.run import Run, open_run
+from distillkac.runs.sampling import SamplerConfig, generate
 from tests.toys import SHAPE, TINY, TINY_OPTIONS, optim, run_config, trainer
 
 DIGITS = (1, 8, 8)

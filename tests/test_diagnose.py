@@ -16,7 +16,8 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.ops import reference
-from distillkac.sampling import Run, SamplerConfig, generate
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--steps", "2"]

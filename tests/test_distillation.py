@@ -10,12 +10,12 @@ from torch import nn
 from distillkac import distillation
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
-from distillkac.config import OptimConfig, RunConfig
 from distillkac.distillation import DistillConfig, stages, student_config
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
+from distillkac.runs.config import OptimConfig, RunConfig
 from distillkac.training import Trainer
 from tests.toys import SHAPE, ToyData
 

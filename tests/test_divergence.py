@@ -8,12 +8,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import checkpoints, divergence, ops
+from distillkac import divergence, ops
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.processes import Telegraph
+from distillkac.runs import checkpoints
 from distillkac.training import FlowMatching
 from tests.toys import ToyData, optim, run_config, trainer
 

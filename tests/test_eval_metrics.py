@@ -15,7 +15,8 @@ from torch import nn
 
 from distillkac import data, distill, evaluate, fidelity, inception, metrics, train
 from distillkac.base import files
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac.runs.run import open_run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.toys import TINY_OPTIONS
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]

@@ -8,7 +8,7 @@ import torch
 
 from distillkac import distill, export, train
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
-from distillkac.sampling import open_run
+from distillkac.runs.run import open_run
 
 TINY = ["--network.channels", "8", "16", "--network.head-dim", "8", "--optim.batch-size", "16"]
 

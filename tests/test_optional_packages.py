@@ -11,7 +11,7 @@ import pytest
 
 from distillkac import commands, train
 from distillkac.base import optional
-from distillkac.config import OptimConfig
+from distillkac.runs.config import OptimConfig
 from tests.toys import refusal
 
 ROOT = Path(__file__).parents[1]

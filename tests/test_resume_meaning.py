@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 
-from distillkac import checkpoints, classifier, distill, evaluate, kept, sample, train
+from distillkac import classifier, distill, evaluate, sample, train
 from distillkac.commands import new_schedule
-from distillkac.config import load_config
-from distillkac.sampling import SamplerConfig, choose
+from distillkac.runs import checkpoints, kept
+from distillkac.runs.config import load_config
+from distillkac.runs.sampling import SamplerConfig, choose
 from distillkac.training import learning_rate
 from tests.toys import optim, refusal, run_config
 

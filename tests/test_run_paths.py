@@ -15,8 +15,8 @@ import distillkac
 from distillkac import demo, diagnose, distill, encode, evaluate, export, report, sample, train
 from distillkac.base.options import parse, with_paths
 from distillkac.base.paths import PATH, PATH_OR_NAME
-from distillkac.config import load_config
 from distillkac.data import DataConfig
+from distillkac.runs.config import load_config
 from tests.image_sets import samples, write_folder
 from tests.toys import refusal
 

@@ -10,14 +10,15 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import checkpoints
 from distillkac.base.random import derive_seed
 from distillkac.batches import Batch
 from distillkac.ema import EMA
 from distillkac.flow.networks import NetworkConfig
 from distillkac.flow.processes import Telegraph
+from distillkac.runs import checkpoints
+from distillkac.runs.run import build_network, load_network
 from distillkac.stop_signal import StopSignal
-from distillkac.training import FlowMatching, build_network, learning_rate, load_network
+from distillkac.training import FlowMatching, learning_rate
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
 
 

@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from distillkac.base.random import SampleOrder, generator
-from distillkac.config import OptimConfig, RunConfig
 from distillkac.flow.networks import NetworkConfig
-from distillkac.training import FlowMatching, Trainer, build_network
+from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.run import build_network
+from distillkac.training import FlowMatching, Trainer
 
 SHAPE = (1, 4, 4)
 TINY = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
-from distillkac import checkpoints
 from distillkac.base import files
+from distillkac.runs import checkpoints
 
 CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
 GREY, WHITE = 90, 255  # between images: grey sets off black and white backgrounds, white sets off noise

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distillkac.config import RunConfig
+from distillkac.runs.config import RunConfig
 
 TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distillkac import checkpoints, class_names, plots, run_lock
 from distillkac.base import files
 from distillkac.base.outputs import check_folder
-from distillkac.sampling import Drawing
+from distillkac.runs import checkpoints, class_names, lock, pictures
+from distillkac.runs.sampling import Drawing
 
 RECORD, PIXELS = ".sampling.json", "pixels.raw"
 PNG_END = b"IEND\xaeB`\x82"
@@ -56,9 +56,9 @@ def claim(folder: Path, facts: dict, out: Path, held: contextlib.ExitStack) -> b
 
     Raises ValueError if another sampling has, naming what differs, or another process is at it now.
     """
-    if (problem := run_lock.take(folder, held, "images are being sampled to")) is not None:
+    if (problem := lock.take(folder, held, "images are being sampled to")) is not None:
         raise ValueError(problem)
-    held.callback((folder / run_lock.LOCK).unlink, missing_ok=True)
+    held.callback((folder / lock.LOCK).unlink, missing_ok=True)
     path = folder / RECORD
     if not path.exists():
         return False
@@ -104,7 +104,7 @@ class SinglePngs:
     def put(self, first: int, pixels: np.ndarray) -> None:
         """Writes (n, H, W, C) uint8 as the images first, first + 1, ..."""
         for i, image in enumerate(pixels, first):
-            plots.save_png(plots.to_pil(image), self.path(i))
+            pictures.save_png(pictures.to_pil(image), self.path(i))
 
     def finish(self) -> None:
         """Nothing is left to do: every image is a file."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from distillkac import data
 from distillkac.base.paths import HUB, PATH, absolute
-from distillkac.config import RunConfig
 from distillkac.data import DataConfig, ImageDataset, Stream
 from distillkac.data.fingerprint import Fingerprint, difference
 from distillkac.data.latents import is_latents, source
+from distillkac.runs.config import RunConfig
 
 
 @dataclass(frozen=True)

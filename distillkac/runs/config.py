@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints
 from distillkac.base import files
 from distillkac.data import DataConfig
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.latents import LatentSpace
 from distillkac.flow import networks, processes
 from distillkac.flow.networks import NetworkConfig
+from distillkac.runs import checkpoints
 
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake or an attack on the memory
 

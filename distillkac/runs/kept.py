@@ -3,8 +3,8 @@
 import contextlib
 from pathlib import Path
 
-from distillkac import checkpoints
 from distillkac.base import files
+from distillkac.runs import checkpoints
 
 KEPT = "checkpoints"
 # In the order they are written: the last one makes it a run folder.

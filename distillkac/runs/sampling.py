@@ -1,44 +1,24 @@
 """From a run folder to images: which network to use for how many steps, and the batched sampler."""
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from distillkac import checkpoints, class_names
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
-from distillkac.config import RunConfig, load_config
 from distillkac.data import vae
-from distillkac.distillation import student_folder
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
-from distillkac.flow.processes import Process
-from distillkac.sampler import SamplerConfig, Trained
-from distillkac.training import load_network
+from distillkac.runs import class_names
+from distillkac.runs.config import RunConfig
+from distillkac.runs.run import Run, say_if_another_teacher, students
+from distillkac.runs.sampler import SamplerConfig, Trained
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
 DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
-PREFERRED = ("inverse", "endpoint", "reconstruction")  # of students with as many steps
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained network ready to sample. config.student is None for a teacher."""
-
-    folder: Path
-    config: RunConfig
-    process: Process
-    network: nn.Module
-    device: torch.device
-
-    @property
-    def name(self) -> str:
-        student = self.config.student
-        return "teacher" if student is None else student_folder(Path(), student.num_steps, student.method).name
 
 
 @dataclass(frozen=True)
@@ -51,23 +31,6 @@ class Samples:
     nfe: int
     seconds: float
     path: torch.Tensor | None = None
-
-
-def open_run(folder: Path, device: torch.device) -> Run:
-    """Loads the averaged network of a run folder. Raises ValueError saying what is missing or damaged."""
-    config = load_config(folder)
-    return Run(folder, config, config.noise.build(), load_network(folder, config).to(device), device)
-
-
-def students(folder: Path) -> list[Path]:
-    """Folders of the students of a run that have a checkpoint: most steps first, and of as many the preferred first."""
-    found = []
-    for weights in folder.glob(f"student-*/{checkpoints.EMA}"):
-        _, steps, *method = weights.parent.name.split("-")
-        method = method[0] if method else "endpoint"
-        if steps.isdigit() and method in PREFERRED:
-            found.append((-int(steps), PREFERRED.index(method), weights.parent))
-    return [path for _, _, path in sorted(found)]
 
 
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
@@ -84,19 +47,6 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     chosen = available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
     say_if_another_teacher(chosen)
     return chosen
-
-
-def say_if_another_teacher(folder: Path) -> None:
-    """Warns if a student lies in a run of other weights than it was distilled from."""
-    if not all((place / checkpoints.CONFIG).exists() for place in (folder, folder.parent)):
-        return
-    student, there = load_config(folder).student, checkpoints.described(folder.parent)
-    if student is not None and None not in (student.teacher, there) and student.teacher != there[1]:
-        warnings.warn(
-            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since: "
-            "it is a student of what its teacher was; remove it and distil again for one of what it is",
-            stacklevel=2,
-        )
 
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
