@@ -17,12 +17,12 @@ from torch import nn
 from benchmarks import baselines
 from benchmarks.problems import RATES, W, public_table
 from distillkac import distillation, ops
-from distillkac.batches import Batch
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Telegraph
-from distillkac.training import Objective
+from distillkac.training.batches import Batch
+from distillkac.training.objective import Objective
 
 A, C = RATES[1]
 CLASSES = 10

@@ -14,7 +14,6 @@ from torch import nn
 from distillkac import distill_plan
 from distillkac.base.commands import INTERRUPTED, command
 from distillkac.base.options import parse
-from distillkac.commands import accelerator_for, fit_run
 from distillkac.data import class_means
 from distillkac.distillation import (
     RECIPES,
@@ -30,6 +29,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import build_network, load_network, student_folder
 from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.training.fit import accelerator_for, fit_run
 
 PROG = "python -m distillkac.distill"
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.batches import Batch
-from distillkac.cost_of_training import COUNTED_ROWS, seconds_per_image
 from distillkac.distillation import DistillConfig, inverse_config, inverse_objective, objective, stages, student_config
 from distillkac.inverse import GeneratorAndFake
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
-from distillkac.training import Objective
+from distillkac.training.batches import Batch
+from distillkac.training.cost import COUNTED_ROWS, seconds_per_image
+from distillkac.training.objective import Objective
 
 
 @dataclass(frozen=True)

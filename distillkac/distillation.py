@@ -21,7 +21,7 @@ from distillkac.flow.processes import Process
 from distillkac.inverse import InverseConfig, RealUID
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
-from distillkac.training import Objective
+from distillkac.training.objective import Objective
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
 StepCounts = Annotated[

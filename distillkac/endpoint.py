@@ -17,10 +17,10 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Process
+from distillkac.training.batches import Batch
 
 
 @dataclass(frozen=True)

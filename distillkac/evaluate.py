@@ -15,7 +15,6 @@ from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
-from distillkac.commands import accelerator_for
 from distillkac.metrics import Evaluator, describe
 from distillkac.runs import checkpoints, pictures
 from distillkac.runs.config import RunConfig, load_config
@@ -24,6 +23,7 @@ from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import DataPlace, RunData
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import SamplerConfig, class_labels, field_of, generate
+from distillkac.training.fit import accelerator_for
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
+from distillkac.training.batches import Batch
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
 from distillkac.endpoint import StudentStates, with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.ops.schedules import f_schedule, g_schedule
+from distillkac.training.batches import Batch
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import data, resume
+from distillkac import data
 from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command
 from distillkac.base.options import parse, with_paths
-from distillkac.commands import Tracker, accelerator_for, fit_run
-from distillkac.cost_of_training import cost, described
 from distillkac.data.listing import is_system
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
@@ -24,7 +22,10 @@ from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import build_network
 from distillkac.runs.run_data import in_current_folder, located
-from distillkac.training import FlowMatching
+from distillkac.training import resume
+from distillkac.training.cost import cost, described
+from distillkac.training.fit import Tracker, accelerator_for, fit_run
+from distillkac.training.objective import FlowMatching
 
 PROG = "python -m distillkac.train"
 

@@ -9,14 +9,14 @@ from torch import nn
 
 from distillkac import distillation
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
 from distillkac.distillation import DistillConfig, stages, student_config
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
 from distillkac.runs.config import OptimConfig, RunConfig
-from distillkac.training import Trainer
+from distillkac.training.batches import Batch
+from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData
 
 DATA = ToyData()

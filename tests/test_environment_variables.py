@@ -13,10 +13,11 @@ from accelerate.commands import launch
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from distillkac import commands, train
+from distillkac import train
 from distillkac.base import launch_settings
 from distillkac.runs import checkpoints, device
 from distillkac.runs.config import OptimConfig
+from distillkac.training import fit as commands
 from tests.toys import refusal
 
 SMALL = ["--network.channels", "16", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]

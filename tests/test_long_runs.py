@@ -11,7 +11,7 @@ from torch import nn
 
 from distillkac import distill, evaluate, train
 from distillkac.runs import checkpoints
-from distillkac.training import Trainer
+from distillkac.training.loop import Trainer
 from tests.toys import ToyData, optim, run_config
 
 

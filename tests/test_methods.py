@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
 from distillkac.data import class_means
 from distillkac.endpoint import EndpointDistillation, StudentStates
 from distillkac.flow.exact_start import ExactStart
@@ -18,7 +17,8 @@ from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.inverse import GeneratorAndFake, InverseConfig, RealUID
 from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
-from distillkac.training import Trainer
+from distillkac.training.batches import Batch
+from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData, optim
 
 DATA = ToyData()

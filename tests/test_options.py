@@ -104,7 +104,7 @@ def test_comparison_tells_what_is_measured_and_what_is_left(tmp_path, monkeypatc
 
 def test_dry_run_of_a_distillation_prints_stages_and_cost_and_writes_nothing(run, tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setattr("distillkac.cost_of_training.ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr("distillkac.training.cost.ENOUGH_SECONDS", 0.0)
     config = load_config(run)
     save_config(tmp_path / "digits", run_config(shape=(1, 8, 8), class_names=tuple("0123456789")))
     assert config.shape == (1, 4, 4)
@@ -130,7 +130,7 @@ def test_dry_run_of_a_distillation_prints_stages_and_cost_and_writes_nothing(run
 
 def test_cost_of_a_distillation_follows_the_evaluations(run, tmp_path, monkeypatch):
     """An image costs N/M evaluations of the teacher and three of the student, doubled for a guided teacher."""
-    monkeypatch.setattr("distillkac.cost_of_training.ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr("distillkac.training.cost.ENOUGH_SECONDS", 0.0)
     loaded = open_run(run, torch.device("cpu"))
 
     def flops(**changes):

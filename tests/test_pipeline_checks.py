@@ -23,7 +23,7 @@ from distillkac.runs.run import open_run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import field_of, generate
 from distillkac.scheduler import KacScheduler
-from distillkac.training import FlowMatching
+from distillkac.training.objective import FlowMatching
 from tests.toys import run_config, trainer
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from distillkac.base.random import SampleOrder, generator
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import OptimConfig, RunConfig
 from distillkac.runs.run import build_network
-from distillkac.training import FlowMatching, Trainer
+from distillkac.training.loop import Trainer
+from distillkac.training.objective import FlowMatching
 
 SHAPE = (1, 4, 4)
 TINY = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False)

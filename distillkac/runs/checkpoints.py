@@ -6,8 +6,8 @@
     state/training.pt    the whole checkpoint in one file: weights, average, optimizer, step; what --resume reads
     metrics.jsonl        one JSON object a line
 
-    .lock                held by the process that trains (run_lock.py)
-    failure/             the state before a step whose loss was not finite (divergence.py)
+    .lock                held by the process that trains (lock.py)
+    failure/             the state before a step whose loss was not finite (training/failure.py)
     checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own (kept.py)
 
 Every file is written whole or not at all (files.py). A checkpoint is one file, so weights and optimizer of different steps

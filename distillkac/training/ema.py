@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from distillkac.sharding import like, local
+from distillkac.training.sharding import like, local
 
 
 class EMA:

@@ -17,38 +17,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac import divergence, exact_sums, resume, sharding
 from distillkac.base import progress
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch, read_batches
-from distillkac.ema import EMA
-from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import OptimConfig
-from distillkac.stop_signal import StopSignal
-
-Objective = Callable[[nn.Module, Batch], torch.Tensor]
-"""(network, batch) -> scalar loss. An objective with an attribute `updates` makes that many optimizer updates a step, each
-on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
-`lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py)."""
-
-
-@dataclass(frozen=True)
-class FlowMatching:
-    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped."""
-
-    process: Process
-    null_class: int
-    label_drop: float
-    seed: int
-
-    def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        t = batch.stratified(self.seed, "time")
-        x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
-        dropped = batch.uniform(self.seed, "label") < self.label_drop
-        y = torch.where(dropped, self.null_class, batch.y)
-        return nn.functional.mse_loss(network(x_t, t, y), u)
+from distillkac.training import exact_sums, failure, resume, sharding
+from distillkac.training.batches import Batch, read_batches
+from distillkac.training.ema import EMA
+from distillkac.training.objective import Objective
+from distillkac.training.stop_signal import StopSignal
 
 
 @dataclass(frozen=True)
@@ -138,7 +116,7 @@ class Trainer:
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
 
-        Raises FloatingPointError if the loss or its gradient is not finite, see divergence.py.
+        Raises FloatingPointError if the loss or its gradient is not finite, see failure.py.
         """
         main = self.accelerator.is_main_process
         log = checkpoints.MetricsLog(self.folder, self.step) if main and self.step < self.steps else None
@@ -179,6 +157,22 @@ class Trainer:
         """Back to the last checkpoint, or to the start if there is none."""
         self._take_up(resume.checkpoint(self.folder, self.raw, self.followed) or self.start)
 
+    def _recorded(self, update: int, loss: float, norm: float) -> FloatingPointError:
+        """Runs up to the step of optimizer update `update` again and keeps the state before it, see failure.py.
+
+        loss, norm: of that update on this process. All processes must call it. Returns the error to raise.
+        """
+        folder, step = self.folder / failure.FOLDER, update // self.updates
+        self.rewind()
+        batches = self.batches()
+        while self.step < step:
+            self.advance(batches)
+        self.save(folder)
+        again = self.failed(self.advance(batches))
+        if self.accelerator.is_main_process:
+            failure.write(folder, step + 1, update, loss, norm, self.seed, self.indices(update), reproduced=any(again))
+        return FloatingPointError(failure.sentence(folder, step + 1, loss, norm))
+
     def _average(self) -> nn.Module:
         self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
         return self.averaged.to(self.accelerator.device)
@@ -203,7 +197,15 @@ class Trainer:
 
     def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.optim.exact_parts is not None:
-            loss = exact_sums.gradient(self, batches)
+            loss = exact_sums.gradient(
+                self.network,
+                self.objective,
+                batches,
+                self.accelerator,
+                seed=self.seed,
+                parts=self.parts,
+                total=self.optim.exact_parts,
+            )
         else:
             loss = 0.0
             for _ in range(self.parts):
@@ -237,7 +239,7 @@ class Trainer:
         if any(failed):
             first = failed.index(True)
             update = self.step * self.updates - len(failed) + first
-            raise divergence.recorded(self, update, *(sharding.local(value).item() for value in updates[first]))
+            raise self._recorded(update, *(sharding.local(value).item() for value in updates[first]))
         losses = torch.stack([loss for loss, _ in updates[self.updates - 1 :: self.updates]])
         loss = self.accelerator.reduce(losses.mean(), "mean").item()
         if log is not None:

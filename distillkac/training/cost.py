@@ -4,10 +4,10 @@ import time
 
 import torch
 
-from distillkac.batches import Batch
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network
-from distillkac.training import FlowMatching, Objective
+from distillkac.training.batches import Batch
+from distillkac.training.objective import FlowMatching, Objective
 
 COUNTED_ROWS, ENOUGH_SECONDS = 1, 0.5
 

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac import resume
 from distillkac.base import launch_settings, optional
 from distillkac.runs import checkpoints, kept, pictures
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
@@ -16,7 +15,9 @@ from distillkac.runs.device import device
 from distillkac.runs.lock import run_lock
 from distillkac.runs.run import Run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
-from distillkac.training import Fit, Objective, Trainer, learning_rate
+from distillkac.training import resume
+from distillkac.training.loop import Fit, Trainer, learning_rate
+from distillkac.training.objective import Objective
 
 Tracker = Literal["tensorboard", "wandb"]
 

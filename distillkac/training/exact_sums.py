@@ -7,16 +7,14 @@ gradient of each, and they are added as a binary tree over the parts. A process 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-from torch import distributed
+from accelerate import Accelerator
+from torch import distributed, nn
 
 from distillkac.base.random import derive_seed
-from distillkac.batches import Batch
-
-if TYPE_CHECKING:
-    from distillkac.training import Trainer
+from distillkac.training.batches import Batch
+from distillkac.training.objective import Objective
 
 
 @contextmanager
@@ -50,25 +48,34 @@ class PairwiseSum:
         return total
 
 
-def gradient(trainer: "Trainer", batches: Iterator[Batch]) -> torch.Tensor:
+def gradient(
+    network: nn.Module,
+    objective: Objective,
+    batches: Iterator[Batch],
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    parts: int,
+    total: int,
+) -> torch.Tensor:
     """The gradient of the next update over all processes, left in the parameters' .grad; returns its loss.
 
-    What is random inside the network follows from the part, not from the process that has it.
+    parts: how many of the `total` parts of a batch this process has, the next ones of `batches`. What is random inside the
+    network follows from the seed and the part, not from the process that has it.
     """
-    accelerator, network = trainer.accelerator, trainer.network
     parameters = list(network.parameters())
-    first, sums = accelerator.process_index * trainer.parts, PairwiseSum()
-    for part in range(first, first + trainer.parts):
+    first, sums = accelerator.process_index * parts, PairwiseSum()
+    for part in range(first, first + parts):
         batch = next(batches)
-        torch.manual_seed(derive_seed(trainer.seed, "network", batch.step, part))
-        loss = trainer.objective(network, batch)
+        torch.manual_seed(derive_seed(seed, "network", batch.step, part))
+        loss = objective(network, batch)
         accelerator.backward(loss)
         # Which parameters have a gradient is the same for all parts of an update.
         found = [p for p in parameters if p.grad is not None]
         sums.add(torch.cat([loss.detach().float().reshape(1), *(p.grad.flatten() for p in found)]))
         for p in found:
             p.grad = None
-    mean = _over_processes(sums.total, accelerator.num_processes) / trainer.optim.exact_parts
+    mean = _over_processes(sums.total, accelerator.num_processes) / total
     loss, *values = mean.split([1, *(p.numel() for p in found)])
     for p, value in zip(found, values, strict=True):
         p.grad = value.view_as(p)
