@@ -20,7 +20,7 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
 from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
-from distillkac.distillation import DistillConfig
+from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.runs import checkpoints

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from distillkac.distillation import RECIPES, DistillConfig, stages
-from distillkac.inverse import InverseConfig
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.runs.config import ProcessConfig
 
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
@@ -61,7 +61,7 @@ SETTINGS = (
 
 def equal_compute(config: DistillConfig, teacher_steps: int) -> DistillConfig:
     """One stage from `teacher_steps` to 1 with as many network evaluations as the stages of `config`."""
-    total = sum(s.steps * (s.teacher_steps // s.num_steps + EVALUATIONS_PER_UPDATE) for s in stages(config))
+    total = sum(s.steps * (s.teacher_steps // s.num_steps + EVALUATIONS_PER_UPDATE) for s in stages_of(config))
     steps = max(1, round(total / (teacher_steps + EVALUATIONS_PER_UPDATE)))
     return replace(config, stages=(teacher_steps, 1), steps=(steps,))
 

@@ -14,7 +14,7 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
 from distillkac.data import class_means
-from distillkac.distillation import DistillConfig
+from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.integrators import time_grid
 from distillkac.metrics import Evaluator, describe
 from distillkac.runs.config import load_config

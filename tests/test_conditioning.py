@@ -9,7 +9,7 @@ import tyro
 
 from distillkac.base import files
 from distillkac.base.random import generator
-from distillkac.distillation import DistillConfig, objective, stages, student_config
+from distillkac.distillation.stages import DistillConfig, objective, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet, KacPipeline
@@ -168,7 +168,7 @@ def trained(folder) -> Run:
 def distilled(folder, teacher: Run) -> Run:
     """A student in one step that takes w as an input."""
     plan = DistillConfig(stages=(2, 1), steps=(60,), w_max=4.0, optim=optim(lr=2e-2, ema=0.9))
-    config, stage = student_config(teacher.config, stages(plan)[0], plan), stages(plan)[0]
+    config, stage = student_config(teacher.config, stages_of(plan)[0], plan), stages_of(plan)[0]
     learns = objective(teacher.network, teacher.network, teacher.process, stage, plan)
     job = trainer(folder, config, learns)
     job.network.load_state_dict(teacher.network.state_dict(), strict=False)

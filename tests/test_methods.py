@@ -10,13 +10,13 @@ from torch import nn
 
 from distillkac.base.random import derive_seed
 from distillkac.data import class_means
-from distillkac.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import GeneratorAndFake, InverseConfig, RealUID
+from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
-from distillkac.inverse import GeneratorAndFake, InverseConfig, RealUID
-from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData, optim

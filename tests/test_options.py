@@ -9,8 +9,9 @@ from accelerate.state import AcceleratorState
 
 from distillkac import compare, diagnose, distill, evaluate, export, report, sample, train
 from distillkac.base.files import write_json
-from distillkac.distill_plan import costs
-from distillkac.distillation import DistillConfig, InverseConfig
+from distillkac.distillation.cost import costs
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import DistillConfig
 from distillkac.runs.config import load_config, save_config
 from distillkac.runs.run import build_network, open_run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate

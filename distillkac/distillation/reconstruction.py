@@ -22,7 +22,7 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.endpoint import StudentStates, with_drawn_w
+from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.ops.schedules import f_schedule, g_schedule

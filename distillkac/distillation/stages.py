@@ -13,13 +13,13 @@ import tyro
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import InverseConfig, RealUID
+from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import METHODS, time_grid
 from distillkac.flow.processes import Process
-from distillkac.inverse import InverseConfig, RealUID
-from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.training.objective import Objective
 
@@ -114,7 +114,7 @@ class Stage:
     first: bool
 
 
-def stages(config: DistillConfig) -> list[Stage]:
+def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
     return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]

@@ -6,8 +6,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.distillation import DistillConfig, inverse_config, inverse_objective, objective, stages, student_config
-from distillkac.inverse import GeneratorAndFake
+from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.stages import (
+    DistillConfig,
+    inverse_config,
+    inverse_objective,
+    objective,
+    stages_of,
+    student_config,
+)
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
@@ -34,7 +41,7 @@ def costs(
     """Of every stage in order. teacher: the network of `run`, whose device is where time is measured."""
     device, process = next(teacher.parameters()).device, run.noise.build()
     found, before = [], teacher
-    for stage in stages(config):
+    for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()
         learns = objective(before, teacher, process, stage, config, means)
         title, folder = (
