@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from distillkac import comparison_report, data, distill, train
+from distillkac import data, distill, train
 from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
-from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.distillation.stages import DistillConfig
+from distillkac.evaluation import comparison_report
+from distillkac.evaluation.comparison import Method, Plan, Setting, full_plan, quick_plan
+from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
 from distillkac.runs.run import open_run, student_folder

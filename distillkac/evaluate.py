@@ -9,13 +9,13 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from distillkac import fidelity, inception
 from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
-from distillkac.metrics import Evaluator, describe
+from distillkac.evaluation import fidelity, inception
+from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
 from distillkac.runs import checkpoints, pictures
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
@@ -234,19 +234,6 @@ def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     folded = student is not None and student.w_max is None
     w = student.w if folded else sampler.w or 0.0
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
-
-
-COLUMNS = (
-    ("steps", "steps", "d"),
-    ("NFE", "nfe", "d"),
-    ("Fréchet", "frechet", ".3f"),
-    ("(train)", "frechet_train", ".3f"),
-    ("accuracy", "accuracy", ".3f"),
-    ("worst", "worst_class_accuracy", ".3f"),
-    ("diversity", "diversity", ".3f"),
-    ("nn ratio", "nn_ratio", ".3f"),
-    ("images/s", "images_per_second", ".0f"),
-)
 
 
 FIDELITY_COLUMNS = (

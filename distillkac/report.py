@@ -13,8 +13,7 @@ from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.data.classes import printable
-from distillkac.evaluate import COLUMNS
-from distillkac.metrics import describe
+from distillkac.evaluation.metrics import COLUMNS, describe
 from distillkac.runs.config import load_config
 from distillkac.runs.run import students
 

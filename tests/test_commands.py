@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import distill, evaluate, evaluators, report, sample, train
+from distillkac import distill, evaluate, report, sample, train
 from distillkac.base import files
+from distillkac.evaluation import evaluators
 from distillkac.runs import checkpoints, pictures
 from distillkac.runs.config import RunConfig, load_config, save_config
 from distillkac.runs.run import open_run, students

@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from distillkac import compare, comparison_report
-from distillkac.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
+from distillkac import compare
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
+from distillkac.evaluation import comparison_report
+from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
 
 TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
 TINY = Plan(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import diagnose, diagnostics, distill, evaluators, train
+from distillkac import diagnose, distill, train
 from distillkac.base.random import generator
+from distillkac.evaluation import diagnostics, evaluators
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Gaussian, Planar, Telegraph

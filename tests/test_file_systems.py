@@ -14,10 +14,11 @@ import pytest
 from accelerate import Accelerator
 
 import distillkac
-from distillkac import inception, train
+from distillkac import train
 from distillkac.base import files, paths
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
+from distillkac.evaluation import inception
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.lock import run_lock

@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from distillkac import data, diagnose, distill, encode, evaluate, inception, sample, train
+from distillkac import data, diagnose, distill, encode, evaluate, sample, train
 from distillkac.base.files import read_json
 from distillkac.base.random import derive_seed
 from distillkac.data import vae
+from distillkac.evaluation import inception
 from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import lock

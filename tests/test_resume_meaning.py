@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from distillkac import classifier, distill, evaluate, sample, train
+from distillkac import distill, evaluate, sample, train
+from distillkac.evaluation import classifier
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import load_config
 from distillkac.runs.sampling import SamplerConfig, choose

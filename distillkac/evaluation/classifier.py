@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from distillkac import evaluators
 from distillkac.base import files
 from distillkac.data import ImageDataset, read
+from distillkac.evaluation import evaluators
 from distillkac.runs import checkpoints
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"

@@ -1,6 +1,6 @@
 """The classifiers of the built-in images, as they are shipped: NAME.safetensors, and index.json, which says what they are.
 
-`python -m distillkac.evaluators.make` makes them again; needed whenever the images, their split or the recipe of
+`python -m distillkac.evaluation.evaluators.make` makes them again; needed whenever the images, their split or the recipe of
 classifier.py change.
 """
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from distillkac.base.files import write_atomic
-from distillkac.comparison import Plan
-from distillkac.metrics import describe
+from distillkac.evaluation.comparison import Plan
+from distillkac.evaluation.metrics import describe
 from distillkac.runs import pictures
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"

@@ -25,11 +25,24 @@ import torch
 from torch.nn import functional as F
 
 from distillkac.base.random import generator
-from distillkac.classifier import CHUNK, FEATURES, batches, classifier_of
 from distillkac.data import ImageDataset, read
+from distillkac.evaluation.classifier import CHUNK, FEATURES, batches, classifier_of
 
 DISTANCE_IMAGES, FLOOR_IMAGES = 2000, 5000
 UNNAMED = "of an earlier version, trained on one machine"
+
+# Of a table of networks: title, key of a row, format.
+COLUMNS = (
+    ("steps", "steps", "d"),
+    ("NFE", "nfe", "d"),
+    ("Fréchet", "frechet", ".3f"),
+    ("(train)", "frechet_train", ".3f"),
+    ("accuracy", "accuracy", ".3f"),
+    ("worst", "worst_class_accuracy", ".3f"),
+    ("diversity", "diversity", ".3f"),
+    ("nn ratio", "nn_ratio", ".3f"),
+    ("images/s", "images_per_second", ".0f"),
+)
 
 
 class Moments:

@@ -1,4 +1,4 @@
-"""Trains the classifiers of the built-in images again: `python -m distillkac.evaluators.make`."""
+"""Trains the classifiers of the built-in images again: `python -m distillkac.evaluation.evaluators.make`."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from distillkac import classifier, evaluators
 from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.data import DataConfig, load
 from distillkac.data.builtin import BUILTIN
+from distillkac.evaluation import classifier, evaluators
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MakeArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(MakeArgs, argv, "python -m distillkac.evaluators.make")
+    args = parse(MakeArgs, argv, "python -m distillkac.evaluation.evaluators.make")
     index = {}
     for name in BUILTIN:
         train, test = (load(DataConfig(builtin=name), split) for split in ("train", "test"))

@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from distillkac.diagnostics import PathErrors
-from distillkac.metrics import describe
+from distillkac.evaluation.diagnostics import PathErrors
+from distillkac.evaluation.metrics import describe
 from distillkac.runs.pictures import INK, LIGHT, LINE, save_figure
 
 COLORS = (LINE, "#d1495b", "#2a9d8f", "#e9a03b", "#7d5ba6", "#5c6770", "#8c564b", "#17becf")
