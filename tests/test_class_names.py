@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from distillkac import sample
-from distillkac.demo import Demo
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import class_names
 from distillkac.runs.class_names import file_names, find, find_all
 from distillkac.runs.config import RunConfig, save_config
 from distillkac.runs.run import open_run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.web.engine import Demo
 from tests.toys import run_config, trainer
 
 NUMBERS = ("0", "1", "10", "2")  # place 2 is the class called 10

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from distillkac import demo
-from distillkac.demo import Demo
 from distillkac.runs import pictures
 from distillkac.runs.run import open_run
+from distillkac.web.engine import Demo
 from tests.demo_tools import CPU, GOOD, MISTAKES, direct, tiny_runs
 
 

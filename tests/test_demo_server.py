@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from distillkac import demo
-from distillkac.demo import Demo
 from distillkac.runs import checkpoints, pictures
+from distillkac.web.engine import Demo
 from tests.demo_tools import CPU, GOOD, MISTAKES, ask, direct, fetch, join, pictures_of, tiny_runs
 
 pytest.importorskip("gradio")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(runs, tmp_path_factory):
     """A running page and the folder into which gradio would write files."""
-    from distillkac import demo_page
+    from distillkac.web import page as demo_page
 
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,7 @@ def test_only_this_machine_is_served(served):
 
 
 def test_queue_and_unread_answers_are_bounded(runs):
-    from distillkac import demo_page
+    from distillkac.web import page as demo_page
 
     go = threading.Event()
 

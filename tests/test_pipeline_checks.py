@@ -14,7 +14,6 @@ from diffusers import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from distillkac import export, pipeline, sample
-from distillkac.demo import Demo
 from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.pipeline_options import KNOWN
@@ -24,6 +23,7 @@ from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import field_of, generate
 from distillkac.scheduler import KacScheduler
 from distillkac.training.objective import FlowMatching
+from distillkac.web.engine import Demo
 from tests.toys import run_config, trainer
 
 CPU = torch.device("cpu")

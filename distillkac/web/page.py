@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from distillkac.base import optional
-from distillkac.demo import MAX_W, MODELS, STEPS, Choice, Demo
+from distillkac.web.engine import MAX_W, MODELS, STEPS, Choice, Demo
 
 WAITING = 32  # requests in the queue; more are told to come later
 UNREAD = 128  # sessions whose answers are kept until their browser fetches them
