@@ -33,13 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 1 .. 65535, got {args.port}")
     demo = Demo(args.runs, device())
-    from distillkac.web import (
-        page as demo_page,  # needs the extra, which is asked for only after the runs were found good
-    )
+    from distillkac.web import page  # needs the extra, which is asked for only after the runs were found good
 
-    page = demo_page.serve(demo, args.host, args.port)
-    print(f"{', '.join(demo.runs)}: {page.local_url} (Ctrl-C stops it)", flush=True)
-    if not demo_page.is_loopback(args.host):
+    server = page.serve(demo, args.host, args.port)
+    print(f"{', '.join(demo.runs)}: {server.local_url} (Ctrl-C stops it)", flush=True)
+    if not page.is_loopback(args.host):
         print(f"everybody who can reach {args.host} can use it: there is no password", flush=True)
     server.block_thread()
     return 0

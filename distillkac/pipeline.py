@@ -17,13 +17,13 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import pipeline_card
+from distillkac import _pipeline_card
+from distillkac._pipeline_options import Options
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.pipeline_options import Options
 from distillkac.runs import checkpoints, pictures
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
@@ -120,7 +120,7 @@ class KacPipeline(DiffusionPipeline):
 
         num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher.
         options: those of diffusers. A run folder takes torch_dtype (dtype), device_map with the name of a device,
-        use_safetensors=True, local_files_only, scheduler and vae; others are refused (pipeline_options.py). Raises
+        use_safetensors=True, local_files_only, scheduler and vae; others are refused (_pipeline_options.py). Raises
         ValueError for an option that is not known, or that the place cannot honour.
         """
         place = os.fspath(pretrained_model_name_or_path)
@@ -161,11 +161,11 @@ class KacPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory, *args, **options):
         """As diffusers does it, with a README.md that says how to load it; one that somebody wrote is kept."""
         result = super().save_pretrained(os.fspath(save_directory), *args, **options)
-        pipeline_card.write(self, Path(save_directory))
+        _pipeline_card.write(self, Path(save_directory))
         return result
 
     def _upload_folder(self, working_dir, repo_id, *args, **options):
-        pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
+        _pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
         return super()._upload_folder(working_dir, repo_id, *args, **options)
 
     def progress_bar(self, iterable=None, total=None):

@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from distillkac import export, pipeline, sample
+from distillkac._pipeline_options import KNOWN
 from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
-from distillkac.pipeline_options import KNOWN
 from distillkac.runs.config import StudentConfig, save_config
 from distillkac.runs.run import open_run
 from distillkac.runs.sampler import SamplerConfig, Trained
