@@ -8,14 +8,14 @@ and says what to do. docs/data.md is the manual.
 
 from typing import Literal
 
-from distillkac.data.arrow import arrow
+from distillkac.data.arrow import read_arrow
 from distillkac.data.builtin import BUILTIN
-from distillkac.data.cifar import cifar
+from distillkac.data.cifar import read_cifar
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_unit
-from distillkac.data.folder import folder
-from distillkac.data.latents import latents
-from distillkac.data.npz import npz
-from distillkac.data.shards import shards
+from distillkac.data.folder import read_folder
+from distillkac.data.latents import read_latents
+from distillkac.data.npz import read_npz
+from distillkac.data.shards import read_shards
 from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
@@ -24,14 +24,14 @@ __all__ = ["DataConfig", "ImageDataset", "Stream", "class_means", "load", "load_
 
 READERS = {
     "builtin": lambda found, config: BUILTIN[config.builtin](config),
-    "folder": lambda found, config: folder(found.tree, config),
-    "npz": lambda found, config: npz(found.path, config),
-    "cifar": lambda found, config: cifar(found.path, config),
-    "latents": lambda found, config: latents(found.path, config),
-    "shards": lambda found, config: shards(list(found.files), found.path, config),
-    "saved": lambda found, config: arrow(found.path, config),
-    "parquet": lambda found, config: arrow(found.path, config),
-    "hub": lambda found, config: arrow(found.path, config),
+    "folder": lambda found, config: read_folder(found.tree, config),
+    "npz": lambda found, config: read_npz(found.path, config),
+    "cifar": lambda found, config: read_cifar(found.path, config),
+    "latents": lambda found, config: read_latents(found.path, config),
+    "shards": lambda found, config: read_shards(list(found.files), found.path, config),
+    "saved": lambda found, config: read_arrow(found.path, config),
+    "parquet": lambda found, config: read_arrow(found.path, config),
+    "hub": lambda found, config: read_arrow(found.path, config),
 }
 
 

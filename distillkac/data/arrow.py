@@ -27,7 +27,7 @@ from distillkac.data.tables import ParquetSplit, is_saved, open_parquet, open_sa
 LABELS = ("label", "labels", "class", "cls")
 
 
-def arrow(path: str | Path, config: DataConfig) -> Splits:
+def read_arrow(path: str | Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the data set: damaged, without images, of unclear columns, unknown split."""
     where, train, test = printable(str(path)), *open_splits(path, config)
     column, label = find_columns(where, train, test, config)

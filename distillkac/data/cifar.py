@@ -25,7 +25,7 @@ def find_batches(root: Path) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def cifar(folder: Path, config: DataConfig) -> Splits:
+def read_cifar(folder: Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the file that is missing, cut short or of another kind."""
     if config.image_size not in (None, 32) or config.channels not in (None, 3):
         raise ValueError(f"{folder}: CIFAR-10 is 32 x 32 in colour: leave --data.image-size and --data.channels away")

@@ -187,7 +187,7 @@ def make_splits(
     }
 
 
-def held_out(
+def hold_out(
     key: Callable[[int], str], labels: torch.Tensor, names: tuple[str, ...], fraction: float, path: Path | str
 ) -> tuple[list, list]:
     """(train, test) indices: every image is held out with this chance, which is drawn from its own key alone.
@@ -236,7 +236,7 @@ def check_own_test(where: str, config: DataConfig) -> None:
 
 
 def content_key(content: bytes) -> str:
-    """A key for `held_out` of what has no name. Of large ones the two ends are read, which differ wherever images do."""
+    """A key for `hold_out` of what has no name. Of large ones the two ends are read, which differ wherever images do."""
     if len(content) > 2 * KEY_BYTES:
         content = len(content).to_bytes(8, "little") + content[:KEY_BYTES] + content[-KEY_BYTES:]
     return hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -264,7 +264,7 @@ def read_splits(
     read. Raises ValueError naming the image, or the class of which none is left.
     """
     if first_test is None:
-        train, test = held_out(records.key, labels, names, config.held_out, where)
+        train, test = hold_out(records.key, labels, names, config.held_out, where)
     else:
         check_own_test(str(where), config)
         train, test = list(range(first_test)), list(range(first_test, len(labels)))

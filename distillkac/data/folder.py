@@ -15,7 +15,7 @@ from distillkac.data.splits import are_splits, choose_splits, role, words
 Part = tuple[list[Path], list[int], tuple[str, ...]]  # files, their classes, the names of the classes
 
 
-def folder(tree: Tree, config: DataConfig) -> Splits:
+def read_folder(tree: Tree, config: DataConfig) -> Splits:
     """Raises ValueError naming the folder whose images, classes or splits are missing or can be taken in two ways."""
     where, images = printable(str(tree.root)), [path for path in tree.files if is_image(path)]
     for path in tree.files:

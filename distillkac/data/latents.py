@@ -65,7 +65,7 @@ def is_latents(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def latents(path: Path, config: DataConfig) -> Splits:
+def read_latents(path: Path, config: DataConfig) -> Splits:
     """Both splits of a folder of latents. Raises ValueError naming the file that is missing or damaged."""
     index = _index(path)
     parts = {split: _split(path, split, index, config.unconditional) for split in ("train", "test")}

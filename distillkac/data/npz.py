@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from distillkac.data.classes import number_classes, printable
-from distillkac.data.dataset import DataConfig, Splits, check_own_test, content_key, held_out, make_splits
+from distillkac.data.dataset import DataConfig, Splits, check_own_test, content_key, hold_out, make_splits
 from distillkac.data.image_files import to_array
 from distillkac.data.records import say_left_out, say_narrow
 
@@ -21,9 +21,9 @@ TRAIN = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_l
 TEST = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
 
 
-def npz(path: Path, config: DataConfig) -> Splits:
+def read_npz(path: Path, config: DataConfig) -> Splits:
     where = printable(str(path))
-    arrays, parts, unread = _read_npz(where, path, config)
+    arrays, parts, unread = _read_arrays(where, path, config)
     (key, label_key), (test_key, test_label_key) = parts
     if unread:
         wanted = label_key or config.unconditional
@@ -55,7 +55,7 @@ def npz(path: Path, config: DataConfig) -> Splits:
         images, labels = _without(images, labels, range(len(labels)), bad)
     else:
         raw = arrays[key]
-        rows, test_rows = held_out(lambda row: content_key(raw[row].tobytes()), labels, names, config.held_out, path)
+        rows, test_rows = hold_out(lambda row: content_key(raw[row].tobytes()), labels, names, config.held_out, path)
         test = _without(images, labels, test_rows, bad)
         images, labels = _without(images, labels, rows, bad)
     left_out = (*bad.values(), *test_bad.values())
@@ -76,7 +76,7 @@ def _without(images, labels, rows: Sequence[int], bad: dict) -> tuple[torch.Tens
 Names = tuple[str | None, str | None]  # of images and labels; None if there are none
 
 
-def _read_npz(
+def _read_arrays(
     where: str, path: Path, config: DataConfig
 ) -> tuple[dict[str, np.ndarray], tuple[Names, Names], list[str]]:
     """(the arrays that are read, their names for training and test, the names of the others). Pickled ones are refused:

@@ -25,7 +25,7 @@ from distillkac.data.tar_index import NAMED, Index, Member, index
 
 
 @dataclass(frozen=True)
-class Shards:
+class TarImages:
     """Images in tar archives. members: each with its archive."""
 
     members: list[tuple[Path, Member]]
@@ -72,7 +72,7 @@ def expand(pattern: str) -> list[Path]:
     return paths
 
 
-def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
+def read_shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
     """paths: of the archives below root, whose names say which are the test part, see `split_files`.
 
     Raises ValueError naming the archive or the member.
@@ -99,7 +99,7 @@ def shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
         )
     labels, names = _classes(train, test, any(part.texts for part, _ in found.values()), config)
     first_test = len(train) if test else None
-    records = Shards(train + test, [*train_paths, *test_paths])
+    records = TarImages(train + test, [*train_paths, *test_paths])
     return read_splits(printable(config.path), records, torch.tensor(labels), names, first_test, config, lost)
 
 

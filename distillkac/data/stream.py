@@ -25,7 +25,7 @@ from distillkac.data.dataset import SPLIT_SEED, DataConfig
 from distillkac.data.file_splits import find_files
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import NAMED, file_identity, say_narrow
-from distillkac.data.stream_shards import Record, Shards, held_out, open_shards, stream_fingerprint
+from distillkac.data.stream_shards import Record, StreamedSplit, held_per_shard, open_shards, stream_fingerprint
 
 PROBED = 64  # images whose channels decide between grey and colour
 
@@ -54,7 +54,7 @@ class Stream:
 
     readers = most_readers = 1  # the batches follow the stream; decoding has threads of its own
 
-    def __init__(self, shards: Shards, held: dict[int, int], config: DataConfig, fingerprint: Fingerprint):
+    def __init__(self, shards: StreamedSplit, held: dict[int, int], config: DataConfig, fingerprint: Fingerprint):
         self.shards, self.held, self.config, self.fingerprint = shards, held, config, fingerprint
         self.class_names = shards.names
         self.shape = self._shape()
@@ -228,9 +228,9 @@ class Stream:
 
 
 def open_stream(path: str, config: DataConfig) -> Stream:
-    """The training split, without an end. Raises ValueError naming the data set, see `arrow`."""
+    """The training split, without an end. Raises ValueError naming the data set, see `read_arrow`."""
     train, test = open_shards(path, config)
-    held = held_out(train, test, config)
+    held = held_per_shard(train, test, config)
     stream = Stream(train, held, config, stream_fingerprint(path, config, train, test))
     train.check_classes(config.eval_images, held)  # now rather than when the run is evaluated
     return stream

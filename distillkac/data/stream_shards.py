@@ -69,7 +69,7 @@ class Sample:
         return (f"{record.name} {zlib.crc32(repr(record.cell).encode())}" for record in self.records)
 
 
-class Shards:
+class StreamedSplit:
     """One split: `len` shards, each read from the front."""
 
     def __init__(self, where: str, part, split: str, column: str, label: str | None, names: tuple[str, ...]):
@@ -135,8 +135,8 @@ class Shards:
         return value
 
 
-def open_shards(path: str, config: DataConfig) -> tuple[Shards, Shards | None]:
-    """(training split, test split or None). Raises ValueError naming the data set, see `arrow`."""
+def open_shards(path: str, config: DataConfig) -> tuple[StreamedSplit, StreamedSplit | None]:
+    """(training split, test split or None). Raises ValueError naming the data set, see `read_arrow`."""
     train, test = open_splits(path, config, streaming=True)
     if train.features is None:
         raise ValueError(f"{path}: does not say what its columns are; learn from it without --data.streaming")
@@ -144,8 +144,8 @@ def open_shards(path: str, config: DataConfig) -> tuple[Shards, Shards | None]:
     if label is not None:
         check_same_names(path, train, test, label)
     names = _class_names(path, train.features, label, config)
-    shards = Shards(path, train, config.split, column, label, names)
-    return shards, None if test is None else Shards(path, test, "test", column, label, names)
+    shards = StreamedSplit(path, train, config.split, column, label, names)
+    return shards, None if test is None else StreamedSplit(path, test, "test", column, label, names)
 
 
 def _class_names(path: str, features: dict, label: str | None, config: DataConfig) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def _class_names(path: str, features: dict, label: str | None, config: DataConfi
     return tuple(map(str, range(config.num_classes)))
 
 
-def held_out(train: Shards, test: Shards | None, config: DataConfig) -> dict[int, int]:
+def held_per_shard(train: StreamedSplit, test: StreamedSplit | None, config: DataConfig) -> dict[int, int]:
     """How many records at the front of each training shard are kept for evaluation."""
     held: dict[int, int] = {}
     for shard, _ in [] if test is not None else train.first(config.eval_images):
@@ -186,7 +186,7 @@ def held_out(train: Shards, test: Shards | None, config: DataConfig) -> dict[int
     return held
 
 
-def stream_fingerprint(path: str, config: DataConfig, train: Shards, test: Shards | None) -> Fingerprint:
+def stream_fingerprint(path: str, config: DataConfig, train: StreamedSplit, test: StreamedSplit | None) -> Fingerprint:
     """Of what can be known before a stream is read: the sizes of its files, if they are here, or how many shards it has."""
     place = Path(path).expanduser()
     files = find_files(place, ".parquet", config) if place.exists() else []
@@ -199,7 +199,7 @@ def sample_stream(path: str, config: DataConfig) -> Splits:
     """config.eval_images images of each split in memory, to measure against; the training images are some of those that
     are learned, the others never are."""
     train, test = open_shards(path, config)
-    held = held_out(train, test, config)
+    held = held_per_shard(train, test, config)
     learned = [record for _, record in train.first(config.eval_images, held)]
     others = [record for _, record in (test or train).first(config.eval_images)]
     labels = torch.tensor([record.label for record in learned + others])

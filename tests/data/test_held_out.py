@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from distillkac.data import DataConfig, load, read
-from distillkac.data.dataset import content_key, held_out
+from distillkac.data.dataset import content_key, hold_out
 from tests.image_sets import encoded, write_folder, write_npz, write_saved, write_tar
 
 CLASSES = ("0", "1")
@@ -60,7 +60,7 @@ def test_the_fraction_is_kept_on_the_average_and_nested():
     labels = torch.arange(20_000) % 2
     before = set()
     for fraction in (0.05, 0.1, 0.3, 0.8):
-        train, test = held_out(str, labels, CLASSES, fraction, "x")
+        train, test = hold_out(str, labels, CLASSES, fraction, "x")
         assert sorted(train + test) == list(range(20_000))
         assert abs(len(test) - 20_000 * fraction) < 5 * (20_000 * fraction * (1 - fraction)) ** 0.5
         assert before < set(test), "a larger fraction holds out the same images and more"
@@ -70,17 +70,17 @@ def test_the_fraction_is_kept_on_the_average_and_nested():
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
 def test_at_least_one_and_never_all_of_a_class(fraction):
     labels = torch.tensor([0] * 5 + [1] * 2)
-    train, test = held_out(str, labels, CLASSES, fraction, "x")
+    train, test = hold_out(str, labels, CLASSES, fraction, "x")
     for label in (0, 1):
         assert any(labels[row] == label for row in train)
         assert any(labels[row] == label for row in test)
-    same = held_out(lambda row: "one key for all", labels, CLASSES, fraction, "x")
+    same = hold_out(lambda row: "one key for all", labels, CLASSES, fraction, "x")
     assert sorted(same[0] + same[1]) == list(range(7))
-    assert held_out(str, labels, CLASSES, 0.0, "x") == (list(range(7)), [])
+    assert hold_out(str, labels, CLASSES, 0.0, "x") == (list(range(7)), [])
 
 
 def test_names_that_are_no_text_and_both_unicode_forms(tmp_path):
-    assert held_out(lambda row: f"caf\udce9{row}", torch.arange(20) % 2, CLASSES, 0.3, "x")[1]
+    assert hold_out(lambda row: f"caf\udce9{row}", torch.arange(20) % 2, CLASSES, 0.3, "x")[1]
     composed, decomposed = "\u00e9", "e\u0301"
     one, other = (
         splits(write_folder(tmp_path / form, [(letter + name, *rest) for name, *rest in many(60)]), tmp_path)

@@ -78,3 +78,20 @@ def test_the_list_names_rooms_that_are_there():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= LEVEL.keys(), (
         "a room that has no place in the order"
     )
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_room_hides_none_of_its_modules(path):
+    """Else `from distillkac.data import folder` is a function, and the module of that name has no address."""
+    modules = {other.stem for other in path.parent.glob("*.py")} | {
+        other.name for other in path.parent.iterdir() if other.is_dir()
+    }
+    bound = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module != ".".join(path.relative_to(PACKAGE.parent).parts[:-1]):
+            bound |= {name.asname or name.name for name in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.Assign):
+            bound |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    assert not bound & modules, f"{path}: {sorted(bound & modules)} are names of modules too"
