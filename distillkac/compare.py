@@ -23,12 +23,12 @@ from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import comparison_report
 from distillkac.evaluation.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
-from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
 from distillkac.runs.run import open_run, student_folder
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.training.cost import flops_per_image
 
 RESULTS = "results.json"
 GRID_IMAGES = 40
@@ -241,7 +241,9 @@ class Measurements:
         sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator if method == "teacher" else None)
         samples = generate(run, labels, sampler)
         row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
-        row |= {"flops_per_image": samples.nfe * flops(run)} | self.evaluator(samples.images, labels)
+        row |= {"flops_per_image": samples.nfe * flops_per_image(run.network, run.config.shape)} | self.evaluator(
+            samples.images, labels
+        )
         if reference is not None:
             ours = Moments(self.evaluator.features(samples.images))
             row["frechet_guided_teacher"] = frechet_distance(ours, self._teacher_moments(reference, labels))
@@ -266,16 +268,6 @@ class Measurements:
             samples = generate(teacher, labels, SamplerConfig(steps=20, w=w, model="teacher"), seed=1)
             self._guided[w] = Moments(self.evaluator.features(samples.images))
         return self._guided[w]
-
-
-def flops(run) -> int:
-    """Floating-point operations of one evaluation for one image, a multiply-add counted as two."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    x, one = torch.zeros(1, *run.config.shape), torch.ones(1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        GuidedVelocity(run.network)(x, one, torch.zeros(1, dtype=torch.int64))
-    return counter.get_total_flops()
 
 
 def _one_thread() -> None:

@@ -18,8 +18,7 @@ from distillkac.distillation.stages import (
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
-from distillkac.training.batches import Batch
-from distillkac.training.cost import COUNTED_ROWS, seconds_per_image
+from distillkac.training.cost import blank_batch, flops, seconds_per_image
 from distillkac.training.objective import Objective
 
 
@@ -61,20 +60,13 @@ def costs(
 def _cost(
     title: str, folder: Path, steps: int, batch_size: int, network: nn.Module, learns: Objective, shape: tuple
 ) -> StageCost:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    updates, rows = getattr(learns, "updates", 1), min(COUNTED_ROWS, batch_size)
-    device = next(network.parameters()).device
-    x0, y = torch.zeros(rows, *shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+    updates, device = getattr(learns, "updates", 1), next(network.parameters()).device
     # The updates of a step may differ: those of the fake model and of the generator do.
-    batches = [Batch(x0, y, update, 0, rows) for update in range(updates)]
-    with FlopCounterMode(display=False) as counter:
-        for batch in batches:
-            learns(network, batch).backward()
+    batches = [blank_batch(shape, device, update) for update in range(updates)]
+    counted = sum(flops(lambda batch=batch: learns(network, batch).backward()) for batch in batches)
     seconds = sum(seconds_per_image(learns, network, batch, batch_size) for batch in batches)
     images = steps * updates * batch_size
-    flops = counter.get_total_flops() / (rows * updates) * images
-    return StageCost(title, folder, steps, images, flops, seconds * steps * batch_size)
+    return StageCost(title, folder, steps, images, counted / updates * images, seconds * steps * batch_size)
 
 
 def described(stage_costs: list[StageCost], device: torch.device) -> str:

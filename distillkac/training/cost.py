@@ -1,15 +1,44 @@
-"""What a run will cost before it is begun: counted where it can be, else measured on a few images."""
+"""What a run will cost before it is begun: counted where it can be, else measured on a few images.
+
+`flops`, `flops_per_image` and `seconds_per_image` are the only meters of the package.
+"""
 
 import time
+from collections.abc import Callable
 
 import torch
 
+from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network
 from distillkac.training.batches import Batch
 from distillkac.training.objective import FlowMatching, Objective
 
-COUNTED_ROWS, ENOUGH_SECONDS = 1, 0.5
+ENOUGH_SECONDS = 0.5
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of what `work` computes, a multiply-add counted as two; matrix products and convolutions
+    alone are counted."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def flops_per_image(network: torch.nn.Module, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of one evaluation of a network (forward(x, t, y)) for one image of this shape."""
+    batch = blank_batch(shape, next(network.parameters()).device)
+    time = torch.ones(1, device=batch.x0.device)
+    with torch.no_grad():
+        return flops(lambda: GuidedVelocity(network)(batch.x0, time, batch.y))
+
+
+def blank_batch(shape: tuple[int, ...], device: torch.device, update: int = 0) -> Batch:
+    """A batch of one image of zeros, of class 0, to measure with. update: its number, for objectives that ask for it."""
+    x0, y = torch.zeros(1, *shape, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    return Batch(x0, y, update, 0, 1)
 
 
 def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
@@ -19,14 +48,10 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and hours of the run:
     forward and backward, the best of three or the only one of over half a second, with as many images as that allows.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     network = build_network(config).to(device).train()
     parameters = sum(p.numel() for p in network.parameters())
     objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
-    rows = min(COUNTED_ROWS, config.optim.batch_size)
-    x0, y = torch.zeros(rows, *config.shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
-    batch = Batch(x0, y, 0, 0, rows)
+    batch = blank_batch(config.shape, device)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
 
     def keep(tensor):
@@ -40,14 +65,12 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = objective(network, batch)
     loss.backward()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        objective(network, batch)
     step = seconds_per_image(objective, network, batch, config.optim.batch_size) * config.optim.batch_size
     return {
         "parameters": parameters,
-        "flops_per_image": counter.get_total_flops() / rows,
+        "flops_per_image": flops_per_image(network, config.shape),
         "weight_bytes": 20 * parameters,
-        "activation_bytes": saved / rows * config.optim.batch_size / config.optim.accumulate,
+        "activation_bytes": saved * config.optim.batch_size / config.optim.accumulate,
         "seconds_per_step": step,
         "hours": step * config.steps / 3600,
     }
