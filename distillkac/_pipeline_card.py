@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distillkac import __version__
 from distillkac.base import files
+from distillkac.runs.config import law
 
 MARK = "<!-- written by distillkac; remove this line, and the text stays as you change it -->"
 OF_DIFFUSERS = "This model card has been automatically generated"
@@ -29,8 +30,6 @@ def write(pipeline, folder: Path, name: str | None = None) -> None:
 def text(pipeline, name: str) -> str:
     """The card, with the lines of metadata that the Hub reads."""
     names, shape = list(pipeline.unet.config.class_names), tuple(pipeline.unet.config.shape)
-    noise = pipeline.scheduler.config
-    law = f"sigma = {noise.sigma:g}" if noise.process == "gaussian" else f"a = {noise.a:g}, c = {noise.c:g}"
     kind = "images" if pipeline.vae is None else "latents, which the autoencoder beside it decodes"
     listed = ", ".join(f"`{name}`" for name in names[:20]) + (", ..." if len(names) > 20 else "")
     steps = pipeline.config.num_inference_steps
@@ -57,7 +56,7 @@ images = pipeline(class_labels=[{json.dumps(names[0])}], generator=torch.Generat
 images[0].save("image.png")
 ```
 
-- Process: {noise.process} ({law}); {kind} of {" x ".join(map(str, shape))} (channels, height, width).
+- Process: {law(pipeline.scheduler.config)}; {kind} of {" x ".join(map(str, shape))} (channels, height, width).
 - Steps: {steps}. {_abilities(pipeline.config.trained)}
 - Classes ({len(names)}): {listed}.
 - Samples are in [-1, 1] with `output_type="pt"`, in [0, 1] with "np".

@@ -14,7 +14,7 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.data.classes import printable
 from distillkac.evaluation.metrics import COLUMNS, describe
-from distillkac.runs.config import load_config
+from distillkac.runs.config import law, load_config
 from distillkac.runs.run import students
 
 PROG = "python -m distillkac.report"
@@ -51,12 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 def page(run: Path) -> str:
     """The HTML of a run folder; what the folder does not hold is left out. Raises ValueError if it is no run."""
     config = load_config(run)
-    noise = config.noise
-    law = f"σ = {noise.sigma:g}" if noise.process == "gaussian" else f"a = {noise.a:g}, c = {noise.c:g}"
     shape = "×".join(map(str, config.shape))
     parts = [
         f"<h1>{html.escape(printable(run.resolve().name))}</h1>",
-        f"<p>{html.escape(noise.process)} ({law}), {'latents' if config.latent else 'images'} {shape}, "
+        f"<p>{html.escape(law(config.noise))}, {'latents' if config.latent else 'images'} {shape}, "
         f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, "
         f"seed {config.seed}; students: {_student_list(run)}.</p>",
     ]

@@ -11,7 +11,7 @@ from typing import Literal
 from distillkac.data.arrow import read_arrow
 from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import read_cifar
-from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_unit
+from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_bytes, to_unit
 from distillkac.data.folder import read_folder
 from distillkac.data.latents import read_latents
 from distillkac.data.npz import read_npz
@@ -20,7 +20,17 @@ from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
 
-__all__ = ["DataConfig", "ImageDataset", "Stream", "class_means", "load", "load_training", "read", "to_unit"]
+__all__ = [
+    "DataConfig",
+    "ImageDataset",
+    "Stream",
+    "class_means",
+    "load",
+    "load_training",
+    "read",
+    "to_bytes",
+    "to_unit",
+]
 
 READERS = {
     "builtin": lambda found, config: BUILTIN[config.builtin](config),

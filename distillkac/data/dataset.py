@@ -145,6 +145,11 @@ def to_unit(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(torch.full((), 127.5, device=x.device)).sub_(1)
 
 
+def to_bytes(x: torch.Tensor) -> torch.Tensor:
+    """Floats in [-1, 1], clamped -> bytes 0..255, on the device they are on: what a picture of them holds."""
+    return ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)

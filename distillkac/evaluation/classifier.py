@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -198,12 +197,10 @@ def _mirror(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _cached(cache: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], float] | None:
     """(weights, accuracy), or None if there is nothing whole of this fingerprint: then we train anew."""
+    if (found := checkpoints.read_cached(cache / WEIGHTS, fingerprint=fingerprint)) is None:
+        return None
+    weights, about = found
     try:
-        with checkpoints.open_safetensors(cache / WEIGHTS) as file:
-            about = file.metadata()
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if about["fingerprint"] != fingerprint or about["digest"] != digest_of(fingerprint, weights):
-            return None
-        return weights, float(about["accuracy"])
-    except (ValueError, KeyError, TypeError, OSError, SafetensorError):
+        return (weights, float(about["accuracy"])) if about["digest"] == digest_of(fingerprint, weights) else None
+    except (ValueError, KeyError, TypeError):
         return None

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import nn
 
 from distillkac.base import files, optional
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed, generator
+from distillkac.data import to_bytes
 from distillkac.runs import checkpoints
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
@@ -141,7 +141,7 @@ def to_rgb8(images: torch.Tensor) -> torch.Tensor:
         bad = int((~images.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise ValueError(f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged")
-        images = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        images = to_bytes(images)
     return images.expand(-1, 3, -1, -1)
 
 
@@ -212,24 +212,15 @@ class Reference:
         """(n, d) float32, from FOLDER/reference-SPLIT.safetensors if its key is this one's, else computed and written."""
         path = folder / f"reference-{self.split}.safetensors"
         key = self.key() if accelerator.is_main_process else ""
-        found = _read(path, key) if accelerator.is_main_process else None
+        found = checkpoints.read_cached(path, key=key) if accelerator.is_main_process else None
         if _agreed(found is not None, accelerator):
-            return found if found is not None else torch.empty(0, self.extractor.num_features)
+            return found[0]["features"] if found is not None else torch.empty(0, self.extractor.num_features)
         made = collect(
             self.extractor, self.images, len(self.rows), batch_size, accelerator, f"real images ({self.split})"
         )
         if accelerator.is_main_process:
             files.write_atomic(path, checkpoints.to_safetensors({"features": made}, {"format": "pt", "key": key}))
         return made
-
-
-def _read(path: Path, key: str) -> torch.Tensor | None:
-    """The features of the file, None if there is none that can be read or it was made from anything else."""
-    try:
-        with checkpoints.open_safetensors(path) as file:
-            return file.get_tensor("features") if (file.metadata() or {}).get("key") == key else None
-    except (OSError, SafetensorError):
-        return None
 
 
 def _agreed(mine: bool, accelerator: Accelerator) -> bool:

@@ -151,9 +151,8 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
     files.check_readable(path)
     try:
         files.check_ordinary(path)
-        with open_safetensors(path) as file:
-            metadata = file.metadata() or {}
-            weights, step = {key: file.get_tensor(key) for key in file.keys()}, int(metadata.get("step", 0))  # noqa: SIM118
+        weights, metadata = read_safetensors(path)
+        step = int(metadata.get("step", 0))
         if "digest" in metadata and metadata["digest"] != _digest(step, weights):
             raise ValueError("its digest is another than when it was written")
     except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -162,6 +161,21 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
         check_fit(path, weights, expected)
     _check_tensors(path, weights)
     return weights, step
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file. Raises SafetensorError or OSError."""
+    with open_safetensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_cached(path: Path, **about: str) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
+    """The same of a file that only spares work; None unless it is whole and its metadata say what `about` says."""
+    try:
+        tensors, metadata = read_safetensors(path)
+    except (OSError, SafetensorError):
+        return None
+    return (tensors, metadata) if about.items() <= metadata.items() else None
 
 
 @contextlib.contextmanager

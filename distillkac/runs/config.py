@@ -46,6 +46,12 @@ class ProcessConfig:
         return processes.PROCESSES[self.process](a=self.a, c=self.c, f=self.f, g=self.g)
 
 
+def law(noise) -> str:
+    """The law of a process for people: telegraph (a 25, c 2). noise: a ProcessConfig, or the config of a KacScheduler."""
+    gaussian = noise.process == "gaussian"
+    return f"{noise.process} ({f'sigma {noise.sigma:g}' if gaussian else f'a {noise.a:g}, c {noise.c:g}'})"
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """How weights are fitted, for teachers and students alike."""

@@ -12,6 +12,7 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from distillkac.base import files
+from distillkac.data import to_bytes
 from distillkac.runs import checkpoints
 
 CELL = 48  # pixels that an image is enlarged to at least, so that 8 x 8 digits can be read
@@ -24,8 +25,7 @@ INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """(n, C, H, W) in [-1, 1], clamped -> (n, H, W, C) uint8."""
-    levels = (images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return to_bytes(images.cpu()).permute(0, 2, 3, 1).numpy()
 
 
 def to_pil(image: np.ndarray) -> Image.Image:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.runs.config import RunConfig
+from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
 from distillkac.training.batches import Batch
 from distillkac.training.objective import FlowMatching, Objective
@@ -78,12 +78,10 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
 
 def described(config: RunConfig, figures: dict[str, float], device: torch.device) -> str:
     """A paragraph for people."""
-    noise = config.noise
-    law = f"sigma {noise.sigma:g}" if noise.process == "gaussian" else f"a {noise.a:g}, c {noise.c:g}"
     kind = "images" if config.shape[0] in (1, 3) else "latents"
     return "\n".join(
         (
-            f"{noise.process} ({law}) on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
+            f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
             f"network      {config.network.backbone} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
             f"training     {config.steps} steps of {config.optim.batch_size} images: "

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
 
 from distillkac.base import files
+from distillkac.runs import checkpoints
 
 FOLDER = Path(__file__).parent
 INDEX = "index.json"
@@ -36,7 +36,7 @@ def shipped(fingerprint: str) -> Shipped | None:
         if entry["fingerprint"] == fingerprint:
             path = FOLDER / f"{name}.safetensors"
             try:
-                weights = load(path.read_bytes())
+                weights, _ = checkpoints.read_safetensors(path)
             except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"{path} is missing or damaged ({error}); it is a part of distillkac: install it again"
