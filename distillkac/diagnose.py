@@ -76,47 +76,15 @@ def main(argv: list[str] | None = None) -> int:
     made = [open_run(path, device()) for path in students(args.run)]
     for run in made:
         say_if_another_teacher(run.folder)
-    rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
-    x0, y = data.read(train, rows)
-    labels, seed = class_labels(config, args.num), args.seed
-    paths = _Paths(teacher, labels, seed, args.batch_size)
-    report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
-
-    rho = DistillConfig().rho
-    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0), time_grid(diagnostics.FINE_STEPS, rho)
-    report["speeds"] = diagnostics.speeds(teacher, path, grid, x0, seed)
-    _print_speeds(report["speeds"])
-    report["near_data"] = diagnostics.near_data(teacher, x0, y, seed)
-    _print_near_data(report["near_data"])
-    diagnostics_plots.save_speeds(report["speeds"], report["near_data"], out / "speeds.png")
-
+    labels = class_labels(config, args.num)
+    paths = _Paths(teacher, labels, args.seed, args.batch_size)
+    report = {"num": args.num, "seed": args.seed, "process": teacher.process.to_dict()}
+    report |= _speed_sections(args, paths, train, out)
     errors = {run.name: _student_errors(paths, run) for run in made}
-    report["students"] = {name: found.summary() for name, found in errors.items()}
-    _print_students(report["students"])
-    if errors:
-        diagnostics_plots.save_students(errors, out / "students.png")
-
-    report["steps"] = diagnostics.step_errors(teacher, labels[: args.reference_num], seed)
-    _print_steps(report["steps"])
-    endpoint = [run for run in made if run.config.student.method == "endpoint"]
-    chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
-    diagnostics_plots.save_steps(report["steps"], chain, out / "steps.png")
-
-    ratios = {run.name: diagnostics.sensitivity(run, labels, seed) for run in [teacher, *made]}
-    report["sensitivity"] = {name: _statistics(values) for name, values in ratios.items()}
-    _print_sensitivity(report["sensitivity"])
-    diagnostics_plots.save_sensitivity(ratios, out / "sensitivity.png")
-
-    report["start"] = diagnostics.start_error(teacher, class_means(train), labels, seed)
-    _print_start(report["start"])
-    report["diffusion_limit"] = diagnostics.diffusion_limit()
-    _print_limit(report["diffusion_limit"])
-    diagnostics_plots.save_limit(report["diffusion_limit"], out / "diffusion-limit.png")
-
-    report["guidance"] = _guidance(args, teacher, train)
-    _print_guidance(report["guidance"])
-    if report["guidance"] is not None:
-        diagnostics_plots.save_guidance(report["guidance"], out / "guidance.png")
+    report |= _error_sections(args, paths, made, errors, out)
+    report |= _sensitivity_section(paths, made, out)
+    report |= _start_sections(paths, train, out)
+    report |= _guidance_section(args, teacher, train, out)
     files.write_json(out / "diagnosis.json", report)
     print(f"written to {out}")
     return 0
@@ -142,6 +110,66 @@ class _Paths:
 
     def of(self, run, sampler):
         return generate(run, self.labels, sampler, self.seed, self.batch_size, path=True).path
+
+
+# Each section is measured, printed and drawn; it returns its part of diagnosis.json.
+
+
+def _speed_sections(args: DiagnoseArgs, paths: _Paths, train, out: Path) -> dict:
+    """Speeds and their bound on the way, and velocities near the data."""
+    rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
+    x0, y = data.read(train, rows)
+    teacher, rho = paths.teacher, DistillConfig().rho
+    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0), time_grid(diagnostics.FINE_STEPS, rho)
+    speeds = diagnostics.speeds(teacher, path, grid, x0, args.seed)
+    _print_speeds(speeds)
+    near_data = diagnostics.near_data(teacher, x0, y, args.seed)
+    _print_near_data(near_data)
+    diagnostics_plots.save_speeds(speeds, near_data, out / "speeds.png")
+    return {"speeds": speeds, "near_data": near_data}
+
+
+def _error_sections(
+    args: DiagnoseArgs, paths: _Paths, made: list[Run], errors: dict[str, diagnostics.PathErrors], out: Path
+) -> dict:
+    """Errors of the students on the way, and the teacher's error against its number of steps."""
+    students = {name: found.summary() for name, found in errors.items()}
+    _print_students(students)
+    if errors:
+        diagnostics_plots.save_students(errors, out / "students.png")
+    steps = diagnostics.step_errors(paths.teacher, paths.labels[: args.reference_num], args.seed)
+    _print_steps(steps)
+    endpoint = [run for run in made if run.config.student.method == "endpoint"]
+    chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
+    diagnostics_plots.save_steps(steps, chain, out / "steps.png")
+    return {"students": students, "steps": steps}
+
+
+def _sensitivity_section(paths: _Paths, made: list[Run], out: Path) -> dict:
+    """How far an image moves with its noise."""
+    ratios = {run.name: diagnostics.sensitivity(run, paths.labels, paths.seed) for run in [paths.teacher, *made]}
+    found = {name: _statistics(values) for name, values in ratios.items()}
+    _print_sensitivity(found)
+    diagnostics_plots.save_sensitivity(ratios, out / "sensitivity.png")
+    return {"sensitivity": found}
+
+
+def _start_sections(paths: _Paths, train, out: Path) -> dict:
+    """The network at t = 1 against the exact velocity there, and the processes against Brownian motion."""
+    start = diagnostics.start_error(paths.teacher, class_means(train), paths.labels, paths.seed)
+    _print_start(start)
+    limit = diagnostics.diffusion_limit()
+    _print_limit(limit)
+    diagnostics_plots.save_limit(limit, out / "diffusion-limit.png")
+    return {"start": start, "diffusion_limit": limit}
+
+
+def _guidance_section(args: DiagnoseArgs, teacher: Run, train, out: Path) -> dict:
+    found = _guidance(args, teacher, train)
+    _print_guidance(found)
+    if found is not None:
+        diagnostics_plots.save_guidance(found, out / "guidance.png")
+    return {"guidance": found}
 
 
 def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:

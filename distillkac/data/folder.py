@@ -46,52 +46,77 @@ def read_folder(tree: Tree, config: DataConfig) -> Splits:
 
 def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfig) -> tuple[Path, Path | None]:
     """(what to learn from, what to measure with or None): the root and None where there are no split folders."""
-    root = tree.root
-    counts = dict.fromkeys((path.name for path in tree.folders if path.parent == root), 0)
-    loose = []
+    counts, loose = _count(tree, images)
+    # A folder of notes beside train and test is no class; one that is empty may be a class whose images are missing.
+    empty = [name for name, count in counts.items() if not count and not any(_holds(tree, name))]
+    names = [name for name, count in counts.items() if count or name in empty or role(name)]
+    splits = sorted(name for name in names if role(name))
+    if not splits:
+        _warn_if_named_like_splits(where, names)
+    elif loose:
+        _check_loose(where, names, splits, loose, config)
+    elif are_splits(names):
+        return _chosen_folders(where, tree.root, counts, names, config)
+    elif all(map(role, names)):
+        raise ValueError(
+            f"{where}: holds {_shown(splits)} but no train; add the images to learn from as {tree.root.name}/train, or "
+            f"give the path of {splits[0]} to learn from it"
+        )
+    else:
+        _check_others(where, tree, images, names, splits, config)
+    return tree.root, None
+
+
+def _count(tree: Tree, images: list[Path]) -> tuple[dict[str, int], list[Path]]:
+    """(images below each folder of the root, images loose in the root)."""
+    counts, loose = dict.fromkeys((path.name for path in tree.folders if path.parent == tree.root), 0), []
     for path in images:
         first, *rest = tree.inside(path)
         if rest:
             counts[first] += 1
         else:
             loose.append(path)
-    # A folder of notes beside train and test is no class; one that is empty may be a class whose images are missing.
-    empty = [name for name, count in counts.items() if not count and not any(_holds(tree, name))]
-    names = [name for name, count in counts.items() if count or name in empty or role(name)]
-    splits = sorted(name for name in names if role(name))
-    if not splits:
-        if {role(word) for name in names for word in words(name)} == {"train", "test"} and all(map(words, names)):
-            warnings.warn(
-                f"{where}: {_shown(sorted(names))} are taken for classes; if they are splits call them train and test",
-                stacklevel=3,
-            )
-        return root, None
-    if loose:
-        beside = f"{_shown(splits)} with loose images beside them, such as {printable(loose[0].name)}"
-        if config.unconditional:
-            warnings.warn(
-                f"{where}: holds {beside}, so all images are taken together and none for a split", stacklevel=3
-            )
-        elif are_splits(names):
-            raise ValueError(f"{where}: holds {beside}; move the images away to have splits")
-        return root, None
-    if are_splits(names):
-        train, test, unread = choose_splits(where, names)
-        if unread:
-            warnings.warn(
-                f"{where}: {_shown(f'{name} ({counts[name]} images)' for name in unread)} is not read, {test} is the test "
-                f"part; its images could join those of {train}",
-                stacklevel=3,
-            )
-        if test is None:
-            what = f"{config.held_out:g} of each class in it is held out" if config.held_out else "nothing is held out"
-            warnings.warn(f"{where}: {train} has no test folder beside it, so {what} to measure with", stacklevel=3)
-        return root / train, None if test is None else root / test
-    if all(map(role, names)):
-        raise ValueError(
-            f"{where}: holds {_shown(splits)} but no train; add the images to learn from as {root.name}/train, or give "
-            f"the path of {splits[0]} to learn from it"
+    return counts, loose
+
+
+def _warn_if_named_like_splits(where: str, names: list[str]) -> None:
+    if {role(word) for name in names for word in words(name)} == {"train", "test"} and all(map(words, names)):
+        warnings.warn(
+            f"{where}: {_shown(sorted(names))} are taken for classes; if they are splits call them train and test",
+            stacklevel=4,
         )
+
+
+def _check_loose(where: str, names: list[str], splits: list[str], loose: list[Path], config: DataConfig) -> None:
+    """Folders that may be splits, and images beside them. Raises ValueError if the splits would be lost."""
+    beside = f"{_shown(splits)} with loose images beside them, such as {printable(loose[0].name)}"
+    if config.unconditional:
+        warnings.warn(f"{where}: holds {beside}, so all images are taken together and none for a split", stacklevel=4)
+    elif are_splits(names):
+        raise ValueError(f"{where}: holds {beside}; move the images away to have splits")
+
+
+def _chosen_folders(
+    where: str, root: Path, counts: dict[str, int], names: list[str], config: DataConfig
+) -> tuple[Path, Path | None]:
+    """All folders are splits: (the one to learn from, the one to measure with or None); says what is not read."""
+    train, test, unread = choose_splits(where, names)
+    if unread:
+        warnings.warn(
+            f"{where}: {_shown(f'{name} ({counts[name]} images)' for name in unread)} is not read, {test} is the test "
+            f"part; its images could join those of {train}",
+            stacklevel=4,
+        )
+    if test is None:
+        what = f"{config.held_out:g} of each class in it is held out" if config.held_out else "nothing is held out"
+        warnings.warn(f"{where}: {train} has no test folder beside it, so {what} to measure with", stacklevel=4)
+    return root / train, None if test is None else root / test
+
+
+def _check_others(
+    where: str, tree: Tree, images: list[Path], names: list[str], splits: list[str], config: DataConfig
+) -> None:
+    """Folders that may be splits, and others beside them. Raises ValueError if they can be taken in two ways."""
     others = [name for name in names if not role(name)]
     deeper = [name for name in splits if any(len(tree.inside(path)) > 2 for path in _below(tree, images, name))]
     beside = f"{_shown(splits)} with {_shown(others)} beside them"
@@ -100,8 +125,7 @@ def _split_folders(where: str, tree: Tree, images: list[Path], config: DataConfi
             f"{where}: holds {beside}: if they are splits move {_shown(others)} away, and if all of them are classes put "
             f"the images of {deeper[0]} directly into it"
         )
-    warnings.warn(f"{where}: holds {beside}, so all of them are taken for classes and none for a split", stacklevel=3)
-    return root, None
+    warnings.warn(f"{where}: holds {beside}, so all of them are taken for classes and none for a split", stacklevel=4)
 
 
 def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig) -> Part:

@@ -121,49 +121,88 @@ def read_images(
     C is config.channels, by default 1 if every image is grey and 3 otherwise. Raises ValueError naming the first image
     that cannot be read (unless skipped) or has another size than the first one.
     """
-    size, depth, kept, rows, bad = None, config.channels or 1, [], [], {}
-    low, high = 255, 0
     key, known = _known(records, config)
     if known is None:
-        threads = min(32, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter lock
-        with ThreadPoolExecutor(threads) as pool, Bar(order, title="reading images", unit="image") as bar:
-            todo = iter(bar)
-            # A few at a time: one map over all would decode far ahead of what is looked at here.
-            while some := list(islice(todo, 8 * threads)):
-                decoded = pool.map(lambda row: _attempt(records, row, config), some)
-                for row, image in zip(some, decoded, strict=True):
-                    if isinstance(image, ValueError):
-                        bad[row] = str(image)
-                        continue
-                    size = size or image.shape[1:]
-                    if image.shape[1:] != size:
-                        raise ValueError(
-                            f"{records.name(row)}: is {_size(image.shape[1:])} but {records.name(rows[0])} is "
-                            f"{_size(size)}; give --data.image-size to bring all images to one size"
-                        )
-                    depth, low, high = max(depth, len(image)), min(low, int(image.min())), max(high, int(image.max()))
-                    kept.append(image)
-                    rows.append(row)
-                if size and math.prod((len(order), depth, *size)) > MEMORY_LIMIT:
-                    kept.clear()
-        if not rows:
-            raise ValueError(f"{records.name(order[0])} and all other images cannot be read; look at one of them")
-        shape, large = (len(rows), depth, *size), math.prod((len(order), depth, *size)) > MEMORY_LIMIT
-        if large:
-            words = {str(row): text for row, text in bad.items()}
-            cache.remember(key, {"shape": [depth, *size], "bad": words, "limits": [low, high]})
+        found = _look(records, order, config)
+        if found.large:
+            words = {str(row): text for row, text in found.bad.items()}
+            cache.remember(key, {"shape": [found.depth, *found.size], "bad": words, "limits": [found.low, found.high]})
     else:
-        bad = {int(row): text for row, text in known["bad"].items()}
-        if bad and config.bad_images == "refuse":
-            raise ValueError(next(iter(bad.values())))
-        rows, large = [row for row in order if row not in bad], True
-        shape, (low, high) = (len(rows), *known["shape"]), known["limits"]
-    if large:
-        return ImageFiles(records, torch.tensor(rows), shape, config.image_size), rows, list(bad.values()), (low, high)
+        found = _recalled(known, order, config)
+    shape, left_out, limits = (
+        (len(found.rows), found.depth, *found.size),
+        list(found.bad.values()),
+        (found.low, found.high),
+    )
+    if found.large:
+        return ImageFiles(records, torch.tensor(found.rows), shape, config.image_size), found.rows, left_out, limits
     images = torch.empty(shape, dtype=torch.uint8)
-    for image, array in zip(images, kept, strict=True):
+    for image, array in zip(images, found.kept, strict=True):
         image.copy_(torch.from_numpy(array))  # a grey image among coloured ones is broadcast over the channels
-    return images, rows, list(bad.values()), (low, high)
+    return images, found.rows, left_out, limits
+
+
+@dataclass
+class _Found:
+    """What is known of images: which can be read, what is wrong with the others, their common size, channels and limits."""
+
+    count: int  # of the images that were asked for
+    depth: int
+    size: tuple[int, int] | None = None
+    rows: list[int] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
+    low: int = 255
+    high: int = 0
+    kept: list[np.ndarray] = field(default_factory=list)  # those of `rows`, unless they are too large together
+    recalled: bool = False  # from an earlier look: nothing is kept
+
+    @property
+    def large(self) -> bool:
+        return self.recalled or (bool(self.size) and math.prod((self.count, self.depth, *self.size)) > MEMORY_LIMIT)
+
+    def add(self, records: Records, row: int, image: np.ndarray) -> None:
+        """Raises ValueError if it is of another size than the first."""
+        self.size = self.size or image.shape[1:]
+        if image.shape[1:] != self.size:
+            raise ValueError(
+                f"{records.name(row)}: is {_size(image.shape[1:])} but {records.name(self.rows[0])} is "
+                f"{_size(self.size)}; give --data.image-size to bring all images to one size"
+            )
+        self.depth = max(self.depth, len(image))
+        self.low, self.high = min(self.low, int(image.min())), max(self.high, int(image.max()))
+        self.kept.append(image)
+        self.rows.append(row)
+
+
+def _look(records: Records, order: Sequence[int], config) -> _Found:
+    """Decodes all images. Raises ValueError as `read_images`."""
+    found = _Found(len(order), config.channels or 1)
+    threads = min(32, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter lock
+    with ThreadPoolExecutor(threads) as pool, Bar(order, title="reading images", unit="image") as bar:
+        todo = iter(bar)
+        # A few at a time: one map over all would decode far ahead of what is looked at here.
+        while some := list(islice(todo, 8 * threads)):
+            decoded = pool.map(lambda row: _attempt(records, row, config), some)
+            for row, image in zip(some, decoded, strict=True):
+                if isinstance(image, ValueError):
+                    found.bad[row] = str(image)
+                else:
+                    found.add(records, row, image)
+            if found.large:
+                found.kept.clear()
+    if not found.rows:
+        raise ValueError(f"{records.name(order[0])} and all other images cannot be read; look at one of them")
+    return found
+
+
+def _recalled(known: dict, order: Sequence[int], config) -> _Found:
+    """What an earlier `_look` at images too large for memory found. Raises ValueError if one was bad and none is skipped."""
+    bad = {int(row): text for row, text in known["bad"].items()}
+    if bad and config.bad_images == "refuse":
+        raise ValueError(next(iter(bad.values())))
+    depth, *size = known["shape"]
+    rows = [row for row in order if row not in bad]
+    return _Found(len(order), depth, tuple(size), rows, bad, *known["limits"], recalled=True)
 
 
 def say_narrow(where: str, low: float, high: float, full: tuple[float, float]) -> None:

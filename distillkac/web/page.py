@@ -70,39 +70,19 @@ def build(demo: Demo):
     async def sample(*request):
         return await asyncio.get_running_loop().run_in_executor(worker, answer, request)
 
-    titles = list(demo.runs)
-    most = max(map(demo.max_images, titles))
     with gr.Blocks(title="distillkac", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# distillkac\nThe same noise carried to images in few steps and in many.")
         with gr.Row():
             with gr.Column(scale=1, min_width=380):
-                run = gr.Radio(titles, value=titles[0], label="Process")
-                steps = gr.CheckboxGroup(list(STEPS), value=[1, 4, 20], label="Steps")
-                model = gr.Radio(
-                    list(MODELS),
-                    value="auto",
-                    label="Network",
-                    info="auto: the student of so many steps, or the teacher",
-                )
-                w = gr.Textbox(
-                    label="Guidance w",
-                    info=f"0 (none) to {MAX_W:g}",
-                    placeholder="what each network was made for",
-                    max_lines=1,
-                )
-                classes = gr.Dropdown(demo.class_names, multiselect=True, label="Classes", info="None chosen: all")
-                num = gr.Slider(1, most, min(16, most), step=1, label="Images")
-                seed = gr.Textbox("0", label="Seed", max_lines=1)
-                button = gr.Button("Generate", variant="primary")
+                inputs, button, typed = _form(gr, demo)
             with gr.Column(scale=3):
                 results = gr.HTML(EMPTY, elem_id="results")
                 scrubber = gr.Slider(
                     0, 1, 1, step=0.01, label="From noise (0) to image (1)", elem_id="scrubber", buttons=[]
                 )
-        inputs = [run, steps, w, classes, num, seed, model]
         # preprocess=False: gradio's own checks would stand in front of those of Demo, and look into file names.
         gr.on(
-            [button.click, seed.submit, w.submit],
+            [button.click, *(field.submit for field in typed)],
             sample,
             inputs,
             [results, scrubber],
@@ -117,6 +97,28 @@ def build(demo: Demo):
     page._queue.pending_messages_per_session = type(unread)(UNREAD)  # gradio's 2000 could hold gigabytes
     page._queue.pending_event_ids_session = Pending()
     return page
+
+
+def _form(gr, demo: Demo) -> tuple[list, object, list]:
+    """(the widgets in the order of `Demo.generate`'s arguments, the button, the fields that Enter sends off)."""
+    titles = list(demo.runs)
+    most = max(map(demo.max_images, titles))
+    run = gr.Radio(titles, value=titles[0], label="Process")
+    steps = gr.CheckboxGroup(list(STEPS), value=[1, 4, 20], label="Steps")
+    model = gr.Radio(
+        list(MODELS), value="auto", label="Network", info="auto: the student of so many steps, or the teacher"
+    )
+    w = gr.Textbox(
+        label="Guidance w",
+        info=f"0 (none) to {MAX_W:g}",
+        placeholder="what each network was made for",
+        max_lines=1,
+    )
+    classes = gr.Dropdown(demo.class_names, multiselect=True, label="Classes", info="None chosen: all")
+    num = gr.Slider(1, most, min(16, most), step=1, label="Images")
+    seed = gr.Textbox("0", label="Seed", max_lines=1)
+    button = gr.Button("Generate", variant="primary")
+    return [run, steps, w, classes, num, seed, model], button, [seed, w]
 
 
 class Pending(dict):
