@@ -68,53 +68,13 @@ def planar_p_values(sampler, lam, batches=1, shape=(32, 65536), seed=0):
     """p-values of a planar sampler; sampler(lam, shape, seed) -> (k, v) float32 with a = lam and c = t = 1."""
     law = planar_law(lam)
     sums, p = Sums(), {}
-    speeds, radii = torch.from_numpy(law.speed_squares).float(), torch.from_numpy(law.radii)
     for batch in range(batches):
         previous = None
         for step in (0, 1):
             k, v = sampler(lam, shape, seed + 2 * batch + step)
-            (x, y), (vx, vy) = (w.unflatten(-1, (-1, 2)).unbind(-1) for w in (k, v))
-            speed2, radius = vx.square() + vy.square(), torch.hypot(x.double(), y.double())
-            atom = speed2 > 1 - 5e-7  # 2.5e-7 of the radius range: no count beside the true atoms' noise
-            fine = torch.bucketize(speed2, speeds, out_int32=True)
-            sums.add("counts", torch.bincount(fine[~atom], minlength=law.EDGES))
-            sums.add("atoms", int(atom.sum()))
-            sums.add(
-                "atoms off the circle", int(((radius[atom] - 1).abs() > 3e-7).sum()) + int((radius > 1 + 3e-7).sum())
-            )
-            sums.add("radii", torch.bincount(torch.bucketize(radius, radii).reshape(-1), minlength=len(radii) + 1))
-            cell = torch.where(atom, law.CELLS, fine // (law.EDGES // law.CELLS)).long()
-            turn = torch.remainder(torch.atan2(y, x) / (2 * math.pi), 1.0)
-            angle = (turn * law.ANGLES).long().clamp(max=law.ANGLES - 1)
-            joint = cell * law.ANGLES + angle
-            sums.add("joint", torch.bincount(joint.reshape(-1), minlength=(law.CELLS + 1) * law.ANGLES))
-            sums.add("angles", torch.bincount((turn * 256).long().clamp(max=255).reshape(-1), minlength=256))
-            for tail in law.tails:
-                sums.add(f"tail {tail:.1e}", int((radius > law.tail_radius(tail)).sum()))
-            for name, coordinate in (("x", x), ("y", y)):
-                square = (coordinate.double() * law.unit) ** 2
-                power = torch.ones_like(square)
-                for order in (1, 2, 3, 4):
-                    power *= square
-                    sums.add(f"{name} moment {2 * order}", float(power.sum()))
-            norm = radius.clamp(min=1e-30)
-            values = {
-                "of radii": (cell - law.rank_mean).float() / law.rank_sd,
-                "of cosines": (math.sqrt(2) * x / norm).float(),
-                "of sines": (math.sqrt(2) * y / norm).float(),
-            }
-            for name, value in values.items():
-                add_pairs(sums, name, value, previous[name] if previous else None)
-            quadrant = angle // (law.ANGLES // 4)
-            add_table(sums, cell * 4 + quadrant, 4 * (law.CELLS + 1))
-            products = (values["of cosines"] * values["of sines"]).sum(
-                dtype=torch.float64
-            )  # variance 1/2 * 1/2 * 4 / 2
-            sums.add("cos sin", [float(products), x.numel()])
             if batch == step == 0:
                 p["velocity"] = float(planar_velocity_error(k[:2], v[:2]) <= 1)
-            previous = values
-
+            previous = _add_planar(sums, law, k, v, previous)
     n = int(sums["counts"].sum() + sums["atoms"])
     p["atom mass"] = binomial_p(int(sums["atoms"]), n, law.atom)
     p["atoms on the circle"] = float(sums["atoms off the circle"] == 0)
@@ -129,6 +89,51 @@ def planar_p_values(sampler, lam, batches=1, shape=(32, 65536), seed=0):
         for order, moments in zip((1, 2, 3, 4), law.moments, strict=True):
             p[f"{name} moment {2 * order}"] = sum_p(float(sums[f"{name} moment {2 * order}"]), n, moments)
     return p | pair_p_values(sums, np.outer(law.cells, np.full(4, 0.25)).ravel())
+
+
+def _add_planar(sums, law, k, v, previous):
+    """Adds one draw; previous: what this returned for the draw of the seed before, None for the first."""
+    (x, y), (vx, vy) = (w.unflatten(-1, (-1, 2)).unbind(-1) for w in (k, v))
+    speed2, radius = vx.square() + vy.square(), torch.hypot(x.double(), y.double())
+    cell = _add_speeds_and_radii(sums, law, speed2, radius)
+    turn = torch.remainder(torch.atan2(y, x) / (2 * math.pi), 1.0)
+    angle = (turn * law.ANGLES).long().clamp(max=law.ANGLES - 1)
+    joint = cell * law.ANGLES + angle
+    sums.add("joint", torch.bincount(joint.reshape(-1), minlength=(law.CELLS + 1) * law.ANGLES))
+    sums.add("angles", torch.bincount((turn * 256).long().clamp(max=255).reshape(-1), minlength=256))
+    for name, coordinate in (("x", x), ("y", y)):
+        square = (coordinate.double() * law.unit) ** 2
+        power = torch.ones_like(square)
+        for order in (1, 2, 3, 4):
+            power *= square
+            sums.add(f"{name} moment {2 * order}", float(power.sum()))
+    norm = radius.clamp(min=1e-30)
+    values = {
+        "of radii": (cell - law.rank_mean).float() / law.rank_sd,
+        "of cosines": (math.sqrt(2) * x / norm).float(),
+        "of sines": (math.sqrt(2) * y / norm).float(),
+    }
+    for name, value in values.items():
+        add_pairs(sums, name, value, previous[name] if previous else None)
+    add_table(sums, cell * 4 + angle // (law.ANGLES // 4), 4 * (law.CELLS + 1))
+    # Variance 1/2 * 1/2 * 4 / 2.
+    products = (values["of cosines"] * values["of sines"]).sum(dtype=torch.float64)
+    sums.add("cos sin", [float(products), x.numel()])
+    return values
+
+
+def _add_speeds_and_radii(sums, law, speed2, radius):
+    """Returns the cell of each pair: 0 <= cell < CELLS by its speed, CELLS for the atom."""
+    speeds, radii = torch.from_numpy(law.speed_squares).float(), torch.from_numpy(law.radii)
+    atom = speed2 > 1 - 5e-7  # 2.5e-7 of the radius range: no count beside the true atoms' noise
+    fine = torch.bucketize(speed2, speeds, out_int32=True)
+    sums.add("counts", torch.bincount(fine[~atom], minlength=law.EDGES))
+    sums.add("atoms", int(atom.sum()))
+    sums.add("atoms off the circle", int(((radius[atom] - 1).abs() > 3e-7).sum()) + int((radius > 1 + 3e-7).sum()))
+    sums.add("radii", torch.bincount(torch.bucketize(radius, radii).reshape(-1), minlength=len(radii) + 1))
+    for tail in law.tails:
+        sums.add(f"tail {tail:.1e}", int((radius > law.tail_radius(tail)).sum()))
+    return torch.where(atom, law.CELLS, fine // (law.EDGES // law.CELLS)).long()
 
 
 def planar_velocity_error(k, v):

@@ -190,39 +190,14 @@ def telegraph_p_values(sampler, lam, batches=1, shape=(32, 65536), seed=0):
     """
     law = telegraph_law(lam)
     sums, p = Sums(), {}
-    edges = torch.from_numpy(law.edges).float()
     side = law.CELLS + 1
     for batch in range(batches):
-        previous_sign = previous_rank = None
+        previous = (None, None)
         for step in (0, 1):
             k, v = sampler(lam, shape, seed + 2 * batch + step)
-            size, atom, negative = k.abs(), v.abs() == 1, torch.signbit(k)
-            fine = torch.bucketize(size, edges, out_int32=True)  # cell i: edges[i - 1] < |k| <= edges[i]
-            counts = torch.bincount(fine[~atom], minlength=law.EDGES)
-            sums.add("counts", counts)
-            sums.add("atoms", int(atom.sum()))
-            sums.add("atoms off the cone", int((size[atom] != 1).sum()) + int((size > 1).sum()))
-            cell = torch.where(atom, law.CELLS, fine // (law.EDGES // law.CELLS))
-            signed = (cell + side * negative).long()
-            sums.add("signed", torch.bincount(signed.reshape(-1), minlength=2 * side))
-            moved = size[~atom]
-            for tail, edge in zip(law.TAILS, law.tails, strict=True):
-                sums.add(f"tail {tail:.1e}", int((moved > edge).sum()))
-            square = (moved.clamp(max=law.cut).double() * law.unit) ** 2
-            power = torch.ones_like(square)
-            for order in MOMENTS:
-                power *= square
-                sums.add(f"moment {2 * order}", float(power.sum()))
-            sign = 1 - 2 * negative.float()
-            rank = (cell - law.rank_mean).float() / law.rank_sd
-            add_pairs(sums, "of signs", sign, previous_sign)
-            add_table(sums, signed, 2 * side)
-            add_pairs(sums, "of sizes", rank, previous_rank)
-            add_pairs(sums, "of values", sign * cell / math.sqrt(law.rank_square), None)
             if batch == step == 0:
                 p["velocity"] = float(telegraph_velocity_error(k[:2], v[:2], lam) <= 5e-7)
-            previous_sign, previous_rank = sign, rank
-
+            previous = _add_telegraph(sums, law, k, v, *previous)
     turned = int(sums["counts"].sum())
     n = turned + int(sums["atoms"])
     p["atom mass"] = binomial_p(int(sums["atoms"]), n, law.atom)
@@ -235,6 +210,34 @@ def telegraph_p_values(sampler, lam, batches=1, shape=(32, 65536), seed=0):
     for order, moments in zip(MOMENTS, law.moments, strict=True):
         p[f"moment {2 * order}"] = sum_p(float(sums[f"moment {2 * order}"]), turned, moments)
     return p | pair_p_values(sums, law.cells)
+
+
+def _add_telegraph(sums, law, k, v, previous_sign, previous_rank):
+    """Adds one draw; returns its signs and ranks, which are what the draw of the next seed takes as `previous_...`."""
+    edges, side = torch.from_numpy(law.edges).float(), law.CELLS + 1
+    size, atom, negative = k.abs(), v.abs() == 1, torch.signbit(k)
+    fine = torch.bucketize(size, edges, out_int32=True)  # cell i: edges[i - 1] < |k| <= edges[i]
+    sums.add("counts", torch.bincount(fine[~atom], minlength=law.EDGES))
+    sums.add("atoms", int(atom.sum()))
+    sums.add("atoms off the cone", int((size[atom] != 1).sum()) + int((size > 1).sum()))
+    cell = torch.where(atom, law.CELLS, fine // (law.EDGES // law.CELLS))
+    signed = (cell + side * negative).long()
+    sums.add("signed", torch.bincount(signed.reshape(-1), minlength=2 * side))
+    moved = size[~atom]
+    for tail, edge in zip(law.TAILS, law.tails, strict=True):
+        sums.add(f"tail {tail:.1e}", int((moved > edge).sum()))
+    square = (moved.clamp(max=law.cut).double() * law.unit) ** 2
+    power = torch.ones_like(square)
+    for order in MOMENTS:
+        power *= square
+        sums.add(f"moment {2 * order}", float(power.sum()))
+    sign = 1 - 2 * negative.float()
+    rank = (cell - law.rank_mean).float() / law.rank_sd
+    add_pairs(sums, "of signs", sign, previous_sign)
+    add_table(sums, signed, 2 * side)
+    add_pairs(sums, "of sizes", rank, previous_rank)
+    add_pairs(sums, "of values", sign * cell / math.sqrt(law.rank_square), None)
+    return sign, rank
 
 
 def telegraph_velocity_error(k, v, lam):

@@ -86,39 +86,56 @@ def right_arguments(draw, op):
     tensors = {
         name: layout(draw(some.sampled_from(LAYOUTS)), values(draw, shape, dtype, scale)) for name in TENSORS[op]
     }
-    row = lambda low, high: per_row(draw, shape[0], low, high)  # noqa: E731
-    scalar_or_row = lambda low, high: row(low, high) if draw(some.booleans()) else draw(some.floats(low, high))  # noqa: E731
     if op in ("kac_noise", "kac_velocity", "kac_pair"):
-        a = draw(some.floats(0.1, 50)) if plain else 10.0 ** draw(some.floats(-20, 20))
-        c = draw(some.floats(0.1, 9)) if plain else 10.0 ** draw(some.floats(-20, 20))
-        last = min(1e8 / a, 1e29 / c, 1e15)
-        times = row(1e-3, 1.0) if plain and last > 1 else row(last * 1e-12, last)
-        if draw(some.integers(0, 4)) == 0:
-            times = times * 0
-        common = {"t": times, "process": process, "a": a, "c": c}
-        seeds = some.one_of(some.integers(-(2**63), 2**63 - 1), some.just("tensor"))
-        seed = draw(seeds)
-        seed = torch.tensor(draw(some.integers(-(2**63), 2**63 - 1))) if seed == "tensor" else seed
-        random = {"seed": seed, "offset": draw(some.sampled_from([0, 1, 2**32 - 3, 2**62]))}
-        if op == "kac_noise":
-            return {**common, "size": shape[1:], **random, "dtype": dtype}
-        if op == "kac_velocity":
-            if dtype == torch.float16 and float((times.double() * c).max() if len(times) else 0) > 6e4:
-                times = times * 0
-            # Inside the cone by enough for rounding to the dtype; planar pairs by sqrt(2) more.
-            inside = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1.3 - 0.65
-            radius = times.double() * c
-            least = 1e-3 if dtype == torch.float16 else 1e-36  # below, rounding a displacement may bring it outside
-            radius = torch.where(radius < least, 0.0, radius)
-            k = (inside * radius.reshape(-1, *[1] * (len(shape) - 1))).to(dtype)
-            kind = draw(some.sampled_from([kind for kind in LAYOUTS if kind not in ("expanded", "windows")]))
-            return {"k": layout(kind, k), **common, "t": times}
-        if float(times.double().square().max() if len(times) else 0) * max(a / 1e9, c / 1e30) > 0.9:
-            schedule = "linear"  # g = t^2 would leave the range
-        else:
-            schedule = draw(some.sampled_from(G_NAMES))
-        f = draw(some.sampled_from(F_NAMES))
-        return {**tensors, **common, "f": f, "g": schedule, "kappa": draw(some.floats(1e-3, 1e3)), **random}
+        return _noise_arguments(draw, op, process, shape, dtype, plain, tensors)
+    return _field_arguments(draw, op, process, shape, plain, tensors)
+
+
+def _noise_arguments(draw, op, process, shape, dtype, plain, tensors):
+    a = draw(some.floats(0.1, 50)) if plain else 10.0 ** draw(some.floats(-20, 20))
+    c = draw(some.floats(0.1, 9)) if plain else 10.0 ** draw(some.floats(-20, 20))
+    last = min(1e8 / a, 1e29 / c, 1e15)
+    times = per_row(draw, shape[0], 1e-3, 1.0) if plain and last > 1 else per_row(draw, shape[0], last * 1e-12, last)
+    if draw(some.integers(0, 4)) == 0:
+        times = times * 0
+    common = {"t": times, "process": process, "a": a, "c": c}
+    seeds = some.one_of(some.integers(-(2**63), 2**63 - 1), some.just("tensor"))
+    seed = draw(seeds)
+    seed = torch.tensor(draw(some.integers(-(2**63), 2**63 - 1))) if seed == "tensor" else seed
+    random = {"seed": seed, "offset": draw(some.sampled_from([0, 1, 2**32 - 3, 2**62]))}
+    if op == "kac_noise":
+        return {**common, "size": shape[1:], **random, "dtype": dtype}
+    if op == "kac_velocity":
+        return {**common, **_displacement(draw, times, c, shape, dtype)}
+    if float(times.double().square().max() if len(times) else 0) * max(a / 1e9, c / 1e30) > 0.9:
+        schedule = "linear"  # g = t^2 would leave the range
+    else:
+        schedule = draw(some.sampled_from(G_NAMES))
+    f = draw(some.sampled_from(F_NAMES))
+    return {**tensors, **common, "f": f, "g": schedule, "kappa": draw(some.floats(1e-3, 1e3)), **random}
+
+
+def _displacement(draw, times, c, shape, dtype):
+    """k that lies inside the cone |k| <= c t, and t."""
+    if dtype == torch.float16 and float((times.double() * c).max() if len(times) else 0) > 6e4:
+        times = times * 0
+    # Inside the cone by enough for rounding to the dtype; planar pairs by sqrt(2) more.
+    inside = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1.3 - 0.65
+    radius = times.double() * c
+    least = 1e-3 if dtype == torch.float16 else 1e-36  # below, rounding a displacement may bring it outside
+    radius = torch.where(radius < least, 0.0, radius)
+    k = (inside * radius.reshape(-1, *[1] * (len(shape) - 1))).to(dtype)
+    kind = draw(some.sampled_from([kind for kind in LAYOUTS if kind not in ("expanded", "windows")]))
+    return {"k": layout(kind, k), "t": times}
+
+
+def _field_arguments(draw, op, process, shape, plain, tensors):
+    def row(low, high):
+        return per_row(draw, shape[0], low, high)
+
+    def scalar_or_row(low, high):
+        return row(low, high) if draw(some.booleans()) else draw(some.floats(low, high))
+
     max_speed = draw(some.one_of(some.none(), some.floats(0, 4), some.just(math.inf)))
     w = scalar_or_row(1e-3, 16) if plain else scalar_or_row(1e-10, 1e10)
     if op == "guided_velocity":
