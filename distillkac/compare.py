@@ -271,7 +271,7 @@ class Measurements:
 
 
 def _one_thread() -> None:
-    """Prepares a worker: one thread, and no life beyond the command's own (a cell may take half an hour)."""
+    """Prepares a worker: one thread, and it ends when the command does (a cell may take half an hour)."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

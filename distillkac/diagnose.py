@@ -44,7 +44,7 @@ class DiagnoseArgs:
     reference_num: int = 64
     """Images of the error against steps, which takes 400 steps as the truth."""
     guidance_num: int = 1000
-    """Images per guidance weight; 0 leaves guidance out."""
+    """Images per guidance weight; 0 does not measure guidance."""
     max_speed: float | None = None
     """Speed limit tried with guidance; by default the largest speed of a target (none for gaussian)."""
     seed: int = 0

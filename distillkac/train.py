@@ -40,7 +40,9 @@ class TrainArgs:
     run: Path = Path("runs/demo")
     """Run folder: config, weights, checkpoint, metrics."""
     resume: bool = False
-    """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin."""
+    """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
+    change: --steps, --optim.*, --preview, --track, and where the data lie (--data.path, --data.cache). What decides what is
+    learned may not: process, network, images, label_drop, seed."""
     preset: Literal[tuple(PRESETS)] = "digits"
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()

@@ -44,7 +44,7 @@ def load(name: str, purpose: str) -> ModuleType:
         sys.modules.pop(name, None)  # a notebook that installs the package and asks again finds it
         folder = next(iter(getattr(module, "__path__", [])), "a folder")
         raise ValueError(
-            f"{purpose} needs the package {name}, which is not installed (the folder {folder} has its name but is none): "
+            f"{purpose} needs the package {name}, which is not installed (the folder {folder} has its name but is no package): "
             f"{install}"
         )
     place = Path(module.__file__)

@@ -21,7 +21,7 @@ def from_text(text: str) -> Path:
 def expanded(option: str, path: Path) -> Path:
     """The path with `~` replaced. Raises ValueError naming the option if it is empty or of an unknown user."""
     if path == EMPTY:
-        raise ValueError(f"{option} is empty, which is no path: name a file or folder, or leave it out")
+        raise ValueError(f"{option} is empty, which is no path: name a file or folder, or omit the option")
     try:
         return path.expanduser()
     except RuntimeError:

@@ -27,7 +27,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator at the start of the stream `derive_seed(seed, *names)`.
 
-    torch's CPU generator starts from the low 32 bits of its seed: of n streams, about n^2/2^33 pairs are the same. Right
+    torch's CPU generator starts from the low 32 bits of its seed: of n streams, about n^2/2^33 pairs are the same. Enough
     for one stream a step or an epoch, too few for one a row (hence `normal_rows`).
     """
     return torch.Generator().manual_seed(derive_seed(seed, *names))

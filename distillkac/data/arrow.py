@@ -104,7 +104,7 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 @progress.quiet("datasets")
 def _load(path: str | Path, config: DataConfig, streaming: bool) -> dict:
-    """Its splits by name, not all of them ready."""
+    """Its splits by name; those of parquet files are converted later, by `_ready`."""
     import datasets
 
     if str(path).startswith(HUB):
@@ -131,7 +131,7 @@ def _ready(part, config: DataConfig, streaming: bool):
 
 
 def _image_column(where: str, features: dict, config: DataConfig) -> str:
-    """By type: images, or what they are without the library's own notes: structs with bytes, then plain bytes."""
+    """By type: images, or, in files that `datasets` did not write, structs with bytes, then plain bytes."""
     import datasets
 
     by_type = (
@@ -228,7 +228,7 @@ def _values(where: str, part, label: str, split: str) -> list[int | str]:
     if column.null_count:
         row = next(i for i, value in enumerate(column) if not value.is_valid)
         raise ValueError(
-            f"{where}: column {label!r} says nothing for {column.null_count} images, such as row {row} of the {split} split; "
+            f"{where}: column {label!r} is empty for {column.null_count} images, such as row {row} of the {split} split; "
             "fill or remove them, or learn without classes with --data.unconditional"
         )
     values = []

@@ -16,7 +16,7 @@ def digits(config: DataConfig) -> Splits:
     """8 x 8 grey, classes 0-9, 1297 train and 500 held out, always the same; pixels 0..16 become [-1, 1]."""
     if config.image_size not in (None, 8) or config.channels not in (None, 1):
         raise ValueError(
-            "the digits of scikit-learn are 8 x 8 and grey: leave --data.image-size and --data.channels away, or give "
+            "the digits of scikit-learn are 8 x 8 and grey: omit --data.image-size and --data.channels, or give "
             "--data.path"
         )
     check_own_test("the built-in digits", config)

@@ -28,7 +28,7 @@ def find_batches(root: Path) -> list[Path]:
 def read_cifar(folder: Path, config: DataConfig) -> Splits:
     """Raises ValueError naming the file that is missing, cut short or of another kind."""
     if config.image_size not in (None, 32) or config.channels not in (None, 3):
-        raise ValueError(f"{folder}: CIFAR-10 is 32 x 32 in colour: leave --data.image-size and --data.channels away")
+        raise ValueError(f"{folder}: CIFAR-10 is 32 x 32 in colour: omit --data.image-size and --data.channels")
     check_own_test(str(folder), config)
     (images, labels), (test_images, test_labels) = (_read_all(folder, names) for names in (TRAIN, TEST))
     labels, test_labels, names = without_classes(config, labels, test_labels, CLASSES)

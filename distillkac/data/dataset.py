@@ -42,7 +42,7 @@ class DataConfig:
     """Fraction of the images kept for evaluation: each has this chance, drawn from its own name or content. Only where the
     data has no test part of its own."""
     bad_images: Literal["refuse", "skip"] = "refuse"
-    """What to do with images that cannot be read: stop at the first, or leave them out and say how many and which."""
+    """What to do with images that cannot be read: stop at the first, or skip them and say how many and which."""
     image_column: str | None = None
     """Hugging Face data: the column of images, if there are several."""
     label_column: str | None = None
@@ -230,13 +230,13 @@ def without_classes(
 
 
 def check_own_test(where: str, config: DataConfig) -> None:
-    """Raises ValueError if images are to be held out of data that have a test part: they would not be.
+    """Raises ValueError if --data.held-out was given for data that have a test part, of which nothing is held out.
 
-    0 holds none out, which is so; the default cannot be told from no choice.
+    0 is accepted, since it says the same; the default is, since it cannot be told from an option that was not given.
     """
     if config.held_out not in (0, DataConfig.held_out):
         raise ValueError(
-            f"{where}: has a test part of its own, so --data.held-out {config.held_out:g} holds nothing out; leave it out"
+            f"{where}: has a test part of its own, so --data.held-out {config.held_out:g} holds nothing out; omit it"
         )
 
 

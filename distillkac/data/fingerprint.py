@@ -17,7 +17,7 @@ from distillkac.base.paths import encode
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of both parts of a data set. The counts are images of each class; of a stream nobody knows them, and they are empty."""
+    """What is known of both splits of a data set. The counts are images of each class; empty for a stream."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
@@ -56,7 +56,7 @@ def of_words(words: Iterable[str]) -> Fingerprint:
 
 
 def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, names_now: Sequence[str]) -> str | None:
-    """By what the data of now are others than those of before, in words; None if they are the same.
+    """How the data differ from what they were, in words; None if they are the same.
 
     names, names_now: of the classes.
     """

@@ -76,13 +76,13 @@ def read_latents(path: Path, config: DataConfig) -> Splits:
 
 
 def source(path: Path) -> tuple[DataConfig, Fingerprint | None, tuple[str, ...]]:
-    """The images that the latents were made of: how to load them, what tells them again if it is known, their classes."""
+    """The images that the latents were made of: how to load them, their fingerprint if it is known, their classes."""
     index = _index(path)
     return index["data"], index["fingerprint"], index["class_names"]
 
 
 def write_index(path: Path, space: LatentSpace, data: DataConfig, images: ImageDataset) -> None:
-    """Last, so that a folder half written is none. images: that the latents were made of, of either split."""
+    """Written last: a folder without it is not complete. images: that the latents were made of, of either split."""
     content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": images.class_names}
     content["fingerprint"] = dataclasses.asdict(images.fingerprint)
     files.write_json(path / INDEX, content)

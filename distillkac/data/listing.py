@@ -22,7 +22,7 @@ UNLISTED = "folders that cannot be listed"
 
 
 def is_image(path: Path) -> bool:
-    """By its suffix; what it really is, decoding finds out."""
+    """Whether its suffix is that of an image; decoding finds out whether it is one."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     return kind in Image.OPEN
 

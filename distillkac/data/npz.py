@@ -148,8 +148,8 @@ def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) 
     elif images.dtype.kind == "f":
         if not fits:
             raise ValueError(
-                f"{where}: {key} are {images.shape[1:]}; floating-point images are not resized or converted, so leave "
-                "--data.image-size and --data.channels away, or store them as uint8"
+                f"{where}: {key} are {images.shape[1:]}; floating-point images are not resized or converted, so omit "
+                "--data.image-size and --data.channels, or store them as uint8"
             )
         images = images.astype(np.float32)
         finite = np.isfinite(images).all(axis=(1, 2, 3))

@@ -22,7 +22,7 @@ JPEG_SCAN = 0xDA
 
 
 def pixels_only(source: Path | BinaryIO) -> BinaryIO | None:
-    """The image without what is no pixel; None for kinds of file in which one cannot be told from the other.
+    """The image file with its pixels alone; None for kinds of file in which they cannot be told from the rest.
 
     Never more than the file has. A file that is damaged elsewhere stays damaged.
     """

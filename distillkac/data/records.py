@@ -36,7 +36,7 @@ class Records(Protocol):
         """What errors call the image."""
 
     def open(self, row: int) -> Path | BinaryIO:
-        """The encoded image. Raises OSError or ValueError if it cannot be had."""
+        """The encoded image. Raises OSError or ValueError if it cannot be read."""
 
     def identity(self) -> Iterable[str]:
         """Words that change when the images do; cheap, without reading them."""

@@ -1,7 +1,7 @@
 """WebDataset shards: tar archives whose members `KEY.jpg` and `KEY.cls` (or `KEY.json`) are an image and its class.
 
 The archives are indexed once (where each image lies), so that images are read in any order by position: data order,
-resuming and many processes work as for files. Nothing is unpacked; members that are links or devices are left alone.
+resuming and many processes work as for files. Nothing is unpacked; members that are links or devices are ignored.
 """
 
 import io

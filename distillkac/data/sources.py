@@ -159,13 +159,11 @@ def _check_options(source: Source, config: DataConfig) -> None:
             f"other's default is --data.path None or --data.builtin {DataConfig.builtin})"
         )
     if config.unconditional and (config.label_column is not None or (config.num_classes or 1) > 1):
-        raise ValueError(
-            "data.unconditional learns without classes: leave --data.label-column and --data.num-classes out"
-        )
+        raise ValueError("data.unconditional learns without classes: omit --data.label-column and --data.num-classes")
     if config.streaming and source.kind not in STREAMED:
         raise ValueError(
             "--data.streaming is for Hugging Face data sets that are read while they arrive: --data.path hf://NAME, a "
-            f".parquet file or a folder of them, got {config.path or 'the built-in images'}; leave it out for other data"
+            f".parquet file or a folder of them, got {config.path or 'the built-in images'}; omit it for other data"
         )
     understood = (STREAMED if config.streaming else UNDERSTOOD)[source.kind]
     for option in dataclasses.fields(config):
@@ -182,5 +180,5 @@ def _check_options(source: Source, config: DataConfig) -> None:
         elif config.streaming:
             others = " while it is streamed"
         raise ValueError(
-            f"{where}: {WORDS[source.kind]} cannot use {name} {value}{others}; leave it out (default: {option.default})"
+            f"{where}: {WORDS[source.kind]} cannot use {name} {value}{others}; omit it (default: {option.default})"
         )

@@ -40,6 +40,6 @@ def choose_splits(where: Path | str, names: Sequence[str]) -> tuple[str | None, 
 def are_splits(names: Sequence[str]) -> bool:
     """Whether folders of these names, all that stand beside each other, are splits: a train split and nothing but splits.
 
-    Beside anything else "train" and "test" are classes like the others: somebody may well learn pictures of trains.
+    Beside other folders "train" and "test" are classes: they may well hold pictures of trains.
     """
     return any(role(name) == "train" for name in names) and all(role(name) is not None for name in names)

@@ -80,7 +80,7 @@ class StreamedSplit:
         return self.part.num_shards
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Its records from row `start` on. Raises ValueError if they do not come, or have no class."""
+        """Its records from row `start` on. Raises ValueError if they cannot be read, or have no class."""
         rows = None
         for number in range(start, 1 << 62):
             name = printable(f"{self.where}: row {number} of shard {shard} of the {self.split} split")
@@ -91,9 +91,7 @@ class StreamedSplit:
                 return
             # Network, file systems, Arrow, decompression: they fail in many ways.
             except Exception as error:
-                raise ValueError(
-                    f"{name}: does not come ({error}); once it can be had again, go on with --resume"
-                ) from None
+                raise ValueError(f"{name}: cannot be read ({error}); once it can be, go on with --resume") from None
             yield Record(name, row[self.column], self._class(row, name))
 
     def first(self, count: int, after: dict[int, int] | None = None) -> list[tuple[int, Record]]:
@@ -111,7 +109,7 @@ class StreamedSplit:
         try:
             shown = [row[self.label] for row in islice(rows, count)]
         except Exception as error:
-            raise ValueError(f"{self.where}: the classes do not come ({error})") from None
+            raise ValueError(f"{self.where}: the classes cannot be read ({error})") from None
         shown = {self._class({self.label: value}, f"{self.where}: one of the first {count} rows") for value in shown}
         if absent := sorted(set(range(len(self.names))) - shown):
             raise ValueError(
@@ -149,26 +147,27 @@ def open_shards(path: str, config: DataConfig) -> tuple[StreamedSplit, StreamedS
 
 
 def _class_names(path: str, features: dict, label: str | None, config: DataConfig) -> tuple[str, ...]:
-    """As they are without streaming, or an error: a stream is not read to find out what its classes are."""
+    """The names that the data give, or the numbers below --data.num-classes. Raises ValueError if neither is known: a stream is
+    not read to find out."""
     if config.num_classes == 1:
-        raise ValueError(f"{path}: one class is none; learn without classes with --data.unconditional")
+        raise ValueError(
+            f"{path}: --data.num-classes 1 tells nothing apart; learn without classes with --data.unconditional"
+        )
     if label is None:
         if config.num_classes is not None:
-            raise ValueError(
-                f"{path}: has no column of classes, so that --data.num-classes cannot be used; leave it out"
-            )
+            raise ValueError(f"{path}: has no column of classes, so that --data.num-classes cannot be used; omit it")
         return ("all",)
     check_label_kind(path, features, label)
     if (names := class_names(path, features, label)) is not None:
         if config.num_classes not in (None, len(names)):
             raise ValueError(
-                f"{path}: column {label!r} has {len(names)} classes, not {config.num_classes}; leave out --data.num-classes"
+                f"{path}: column {label!r} has {len(names)} classes, not {config.num_classes}; omit --data.num-classes"
             )
         return names
     if "string" in str(getattr(features[label], "dtype", "")):
         raise ValueError(
-            f"{path}: column {label!r} holds words, and a stream is not read to find out which classes there are; leave "
-            "out --data.streaming, or learn without classes with --data.unconditional"
+            f"{path}: column {label!r} holds words, and a stream is not read to find out which classes there are; omit "
+            "--data.streaming, or learn without classes with --data.unconditional"
         )
     if config.num_classes is None:
         raise ValueError(
@@ -187,7 +186,7 @@ def held_per_shard(train: StreamedSplit, test: StreamedSplit | None, config: Dat
 
 
 def stream_fingerprint(path: str, config: DataConfig, train: StreamedSplit, test: StreamedSplit | None) -> Fingerprint:
-    """Of what can be known before a stream is read: the sizes of its files, if they are here, or how many shards it has."""
+    """The fingerprint of what is known before a stream is read: the sizes of local files, else the number of shards."""
     place = Path(path).expanduser()
     files = find_files(place, ".parquet", config) if place.exists() else []
     # The name of a single file is that of the data set, which may have another in another place.

@@ -31,7 +31,7 @@ class InverseConfig:
     """Fine-tunes the 1-step student by inverse distillation after the last stage."""
 
     steps: int = 0
-    """Updates of the generator; 0 leaves inverse distillation out."""
+    """Updates of the generator; 0: no inverse distillation."""
     alpha: float = 0.98
     """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
     beta: float = 0.94

@@ -88,7 +88,7 @@ class DistillConfig:
         if self.w_max is not None and (self.w_max <= 0 or self.w):
             raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
         if self.inverse.steps and self.w_max is not None:
-            raise ValueError("inverse distillation makes a generator without w as an input; leave w_max away")
+            raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
         if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
             raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
 

@@ -2,7 +2,7 @@
 
 f says how much of the data is left at time t, g how old the Kac noise is. Each name maps to the value and
 the derivative, in plain torch; the kernels have their own copy in `csrc/ops/schedules.h`.
-csrc/README.md lists what else a new name needs.
+A new one is added here and at the places that csrc/README.md lists ("Add a schedule").
 """
 
 import math

@@ -281,7 +281,7 @@ class MetricsLog:
 
     @staticmethod
     def read(folder: Path) -> list[dict]:
-        """The lines so far; what is no line of ours is left out, such as a last line cut short by a crash."""
+        """The lines so far, without any that is damaged, such as a last line cut short by a crash."""
         path, lines = folder / METRICS, []
         for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             with contextlib.suppress(json.JSONDecodeError):

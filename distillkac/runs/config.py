@@ -19,7 +19,7 @@ from distillkac.flow import networks, processes
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
 
-MAX_SIZE = 2**16  # of an image: larger ones are a mistake or an attack on the memory
+MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class OptimConfig:
                     f"optim.batch_size {self.batch_size} is not a multiple of exact_parts {self.exact_parts}"
                 )
             if self.shard or self.accumulate != 1:
-                raise ValueError("optim.exact_parts cuts the batch itself: leave out optim.accumulate and optim.shard")
+                raise ValueError("optim.exact_parts cuts the batch itself: omit optim.accumulate and optim.shard")
         if self.batch_size % self.accumulate:
             raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 
@@ -137,7 +137,7 @@ class StudentConfig:
     w_max: float | None = None
     """If set, w is an input of the student, trained on [0, w_max]."""
     method: Literal["endpoint", "reconstruction", "inverse"] = "endpoint"
-    """What it was made by."""
+    """The distillation method that made it."""
     options: tuple[str, ...] = ()
     """The other options of the distillation that decide its weights, as on the command line."""
     teacher: str | None = None
@@ -176,7 +176,7 @@ class RunConfig:
     class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Names of the classes, found in the data."""
     fingerprint: tyro.conf.Suppress[Fingerprint | None] = None
-    """What tells the images again, found in the data."""
+    """Fingerprint of the images, by which --resume knows them again; found in the data."""
     latent: tyro.conf.Suppress[LatentSpace | None] = None
     """How samples become images, where the data are latents; found in the data."""
     student: tyro.conf.Suppress[StudentConfig | None] = None

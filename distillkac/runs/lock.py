@@ -21,9 +21,9 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Holds FOLDER/.lock for the processes of one launch. Raises ValueError, in all of them, if another run holds it.
 
     The lock is a POSIX record lock of the main process: the system releases it when that process ends, however it ends, and
-    processes that it forked do not inherit it. The file itself stays and means nothing. Over NFS the lock holds between
-    machines where the server keeps locks (NFSv4, or v3 with lockd); mounted with nolock or local_lock it holds on one machine
-    only. Threads of one process are not kept apart. A file system without locks is warned of.
+    processes that it forked do not inherit it. The file stays after that; only the lock on it counts. Over NFS the lock
+    holds between machines where the server keeps locks (NFSv4, or v3 with lockd); mounted with nolock or local_lock it holds
+    on one machine only. Threads of one process are not kept apart. A file system without locks is warned of.
     """
     with contextlib.ExitStack() as held:
         problem = [take(folder, held) if accelerator.is_main_process else None]
@@ -35,7 +35,7 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def take(folder: Path, held: contextlib.ExitStack, busy: str = "another run is training in") -> str | None:
-    """Holds FOLDER/.lock, in a folder that may be new, until `held` is closed; returns what is wrong if it cannot be had."""
+    """Holds FOLDER/.lock, in a folder that may be new, until `held` is closed; returns what is wrong if it cannot be locked."""
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)

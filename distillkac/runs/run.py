@@ -48,7 +48,9 @@ def build_network(config: RunConfig) -> VelocityNet:
 
 def load_network(folder: Path, config: RunConfig) -> VelocityNet:
     """The averaged network of a run folder, in eval mode. Raises ValueError if there is none or it does not fit."""
-    with torch.device("meta"):  # the file is checked before a network of what size so ever is made
+    with torch.device(
+        "meta"
+    ):  # no memory yet: a config may ask for a network of any size, and the file is checked first
         expected = build_network(config).state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config)
@@ -80,6 +82,6 @@ def say_if_another_teacher(folder: Path) -> None:
     if student is not None and None not in (student.teacher, there) and student.teacher != there[1]:
         warnings.warn(
             f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since: "
-            "it is a student of what its teacher was; remove it and distil again for one of what it is",
+            "it does not follow the teacher as it is now; remove it and distil again",
             stacklevel=2,
         )

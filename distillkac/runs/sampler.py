@@ -11,7 +11,7 @@ TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How samples are drawn. What is None follows the network: a student knows its grid and its weight w."""
+    """How samples are drawn. An option that is None is chosen by the network: a student knows its grid and its weight w."""
 
     steps: int = 20
     """Integration steps; a student of that many is used if the run has one, one of inverse distillation before others."""
@@ -29,7 +29,8 @@ class SamplerConfig:
     """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
     student (give its own folder) can take any number of steps."""
     model: Literal["auto", "teacher", "student"] = "auto"
-    """Which network. Auto: the student of that many steps if there is one and nothing asked for excludes it."""
+    """Which network. Auto: a student of that many steps if there is one that can do all that is asked (w, integrator, rho),
+    else the teacher; a warning says so where the run has students of as many steps or more."""
 
     def __post_init__(self):
         if self.steps < 1:

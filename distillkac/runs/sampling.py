@@ -1,6 +1,7 @@
 """From a run folder to images: which network to use for how many steps, and the batched sampler."""
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.runs import class_names
-from distillkac.runs.config import RunConfig
+from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import Run, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
@@ -34,17 +35,34 @@ class Samples:
 
 
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
-    """The folder whose network serves `sampler`: a student's, or the teacher's. Raises ValueError if there is none."""
+    """The folder whose network serves `sampler`: a student's, or the teacher's.
+
+    With model "auto" a student of so many steps that can do all that is asked, else the teacher; where a student was to be
+    expected, a warning says why it is the teacher. Raises ValueError if a student is asked for and none can.
+    """
+    if sampler.model == "teacher":
+        return _told(folder)
     available = students(folder)
     steps = [int(path.name.split("-")[1]) for path in available]
-    fits = sampler.steps in steps and sampler.integrator in (None, "euler") and sampler.rho is None
-    if sampler.model == "student" and not fits:
-        have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
-        raise ValueError(
-            f"{folder} has no student for {sampler.steps} steps with these options (students: {have}; they take "
-            "Euler steps on their own grid, so omit --integrator and --rho)"
-        )
-    chosen = available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
+    problems = []
+    for path in (path for path, number in zip(available, steps, strict=True) if number == sampler.steps):
+        trained = Trained.of(load_config(path))
+        try:
+            trained.settle(sampler, str(path))
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            return _told(path)
+    have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
+    problem = problems[0] if problems else f"{folder} has no student for {sampler.steps} steps (students: {have})"
+    if sampler.model == "student":
+        raise ValueError(problem)
+    if sampler.steps <= max(steps, default=0):
+        warnings.warn(f"the teacher is sampled in {sampler.steps} steps: {problem}", stacklevel=2)
+    return _told(folder)
+
+
+def _told(chosen: Path) -> Path:
     say_if_another_teacher(chosen)
     return chosen
 

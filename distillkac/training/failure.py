@@ -39,7 +39,7 @@ def write(
 
 
 def sentence(folder: Path, step: int, loss: float, norm: float) -> str:
-    """What the user is told."""
+    """The message of the FloatingPointError that ends the run."""
     return (
         f"{folder.parent}: the loss is {loss} and its gradient's norm {norm} in step {step}; the last checkpoint is "
         f"kept. {folder} has the state before that step, and {REPORT} there its images. Lower --optim.lr"

@@ -1,4 +1,4 @@
-"""What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
+"""The one way to train a run, which `train` and `distill` share."""
 
 import dataclasses
 from pathlib import Path

@@ -19,7 +19,8 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     """The saved config of the run that is continued, None if one begins.
 
     Raises ValueError if a new run would overwrite another one's weights, or a resumed one would become another model. A
-    resumed run may train longer, with other settings of the optimizer, its data and --data.cache elsewhere; nothing else.
+    resumed run may train longer, with other settings of the optimizer and another preview, its data and --data.cache
+    elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
     """
     if (keeper := kept.keeper(folder)) is not None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish, not a blow."""
+"""Ctrl-C and SIGTERM: the step in progress is finished and saved before the run ends."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""The page of demo.py: gradio's widgets in front of a `Demo`, and what keeps the server closed.
+"""The page of demo.py: gradio's widgets in front of a `Demo`, and the checks of what the server answers.
 
 Pictures travel inside the answers, so that no file is written or served; what a browser sends is checked by `Demo`
 alone; every address the page does not need answers 404.

@@ -89,7 +89,7 @@ def test_tracking_is_not_switched_off_by_a_folder(first_on_the_path, monkeypatch
     (first_on_the_path / "wandb" / "run-20260101").mkdir(parents=True)
     hidden(monkeypatch, "wandb")
     told = refusal(train, ["--run", str(tmp_path / "run"), "--steps", "1", "--track", "wandb"], capsys)
-    assert "has its name but is none" in told
+    assert "has its name but is no package" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_folder_where_a_command_starts(tmp_path):
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         "error: --track wandb needs the package wandb, which is not installed (the folder "
-        f"{tmp_path / 'wandb'} has its name but is none): pip install wandb"
+        f"{tmp_path / 'wandb'} has its name but is no package): pip install wandb"
     )
 
 

@@ -1,9 +1,11 @@
 """Every command end to end on a tiny run, and the sentence that each mistake of a user gets."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +163,43 @@ def test_restarts_take_any_number_of_steps_and_change_the_images(run, tmp_path):
     assert (chain != half).any()
     assert (half != three).any()
     assert (few == three[:3]).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "network", "said"),
+    [
+        ({"steps": 2}, "student-2", None),
+        ({"steps": 2, "rho": 1.0}, "student-2", None),  # the student's own
+        ({"steps": 2, "w": 0.0}, "student-2", None),
+        ({"steps": 2, "w": 1.0}, "teacher", "in 2 steps: .*student-2 was distilled with w = 0.0"),
+        (
+            {"steps": 2, "integrator": "heun"},
+            "teacher",
+            "in 2 steps: .*student-2 is a student, which takes Euler steps",
+        ),
+        ({"steps": 2, "rho": 3.0}, "teacher", "in 2 steps: .*got rho = 3"),
+        ({"steps": 3}, "teacher", None),  # more than any student
+    ],
+)
+def test_auto_takes_what_can_do_all_that_is_asked_and_says_so(run, asked, network, said):
+    rho = load_config(run / "student-2").student.rho
+    asked = asked | ({"rho": rho} if asked.get("rho") == 1.0 else {})
+    with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext():
+        folder = choose(run, SamplerConfig(**asked))
+    assert folder == (run if network == "teacher" else run / network)
+    if network == "teacher":
+        with pytest.raises(ValueError, match="has no student for 3 steps" if asked["steps"] == 3 else "student-2"):
+            choose(run, SamplerConfig(**asked, model="student"))
+    assert choose(run, SamplerConfig(**asked, model="teacher")) == run
+
+
+def test_auto_says_where_a_run_has_students_of_more_steps(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "student-1")
+    with pytest.warns(
+        UserWarning, match=r"the teacher is sampled in 1 steps: .* no student for 1 steps \(students: 2\)"
+    ):
+        assert choose(tmp_path / "run", SamplerConfig(steps=1)) == tmp_path / "run"
 
 
 def test_students_start_from_their_teacher(run):
@@ -344,7 +383,7 @@ def test_labels_cycle_through_the_classes():
         (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with --w 0"),
         (distill, ["RUN/student-1"], "is itself a student"),
         (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
-        (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "leave w_max away"),
+        (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "omit w_max"),
         (distill, ["RUN", "--stages", "4,2", "--steps", "3", "--inverse.steps", "2"], "end stages with 1"),
         (distill, ["RUN", "--backward", "2"], "fraction of the training states"),
         (sample, ["RUN", "--restart", "2"], "restart is the share"),
@@ -356,7 +395,7 @@ def test_labels_cycle_through_the_classes():
         (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),
         (sample, ["RUN", "--out", "TMP/x.jpg"], "must end in .png, .gif or .npz"),
         (sample, ["RUN", "--steps", "3", "--model", "student"], "has no student for 3 steps"),
-        (sample, ["RUN", "--steps", "1", "--w", "2"], "was distilled with w = 0.0 folded in"),
+        (sample, ["RUN", "--steps", "1", "--w", "2", "--model", "student"], "was distilled with w = 0.0 folded in"),
         (sample, ["RUN/student-1", "--steps", "7"], "is a student of 1 Euler steps"),
         (sample, ["RUN", "--steps", "4", "--w", "-1"], "w must be finite and at least 0"),
         (evaluate, ["TMP"], "is no run folder"),

@@ -98,7 +98,7 @@ def test_what_a_source_cannot_use_is_refused_by_name(tmp_path, kind, option):
     for read_it in (lambda: load(settings, "train"), lambda: load_training(settings)):
         with pytest.raises(ValueError, match=f"--data.{option.replace('_', '-')}") as error:
             read_it()
-        assert "leave it out" in str(error.value)
+        assert "omit it" in str(error.value)
 
 
 @pytest.mark.parametrize("option", ["held_out", "subset"])

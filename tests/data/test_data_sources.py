@@ -342,7 +342,7 @@ def test_parquet_of_other_writers(tmp_path):
     ("change", "message"),
     [
         ({"image": None}, "no column of images"),
-        ({"label": [None, *[1] * 19]}, "says nothing for 1 images"),
+        ({"label": [None, *[1] * 19]}, "is empty for 1 images"),
         ({"label": [0.5] * 20}, "row 0 of the training split: column 'label': 0.5 is no class"),
     ],
 )

@@ -247,7 +247,7 @@ def test_a_stream_that_breaks_off_says_where_and_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(data.shards, "part", Breaking())
     with pytest.raises(
-        ValueError, match=r"row 0 of shard \d of the train split: does not come \(no route\); .*--resume"
+        ValueError, match=r"row 0 of shard \d of the train split: cannot be read \(no route\); .*--resume"
     ):
         data.__getitems__(range(COUNT))
     monkeypatch.setattr(data.shards, "part", original)

@@ -204,7 +204,7 @@ def test_classes_of_a_pandas_category(tmp_path):
     [
         ([0.0, 1.5, 1.0, 0.0], r"row 1 of the training split: column 'label': 1\.5 is no class"),
         ([0.0, float("nan"), 1.0, 0.0], r"row 1 .*nan is no class"),
-        ([0, 1, None, 0], r"says nothing for 1 images, such as row 2 of the training split; .*unconditional"),
+        ([0, 1, None, 0], r"is empty for 1 images, such as row 2 of the training split; .*unconditional"),
         (["a", " ", "b", "b"], r"row 1 .*it is empty"),
         ([0, -1, 1, 1], r"numbered from 0, got -1; .*unconditional"),
         ([[0], [1], [0], [1]], r"column 'label' must hold classes as whole numbers or words"),
@@ -276,7 +276,7 @@ def test_names_of_a_class_label_keep_their_order_in_one_unicode_form(tmp_path):
         ([0, 2], {"num_classes": 3}, "show 2 of 3 classes, not '1'"),
         ([0, 1], {"num_classes": 1}, r"learn without classes with --data\.unconditional"),
         ([0.5, 1.0], {"num_classes": 2}, r"0\.5 is no class"),
-        ([0, 1], {"num_classes": 2, "unconditional": True}, r"leave .*--data\.num-classes out"),
+        ([0, 1], {"num_classes": 2, "unconditional": True}, r"omit .*--data\.num-classes"),
     ],
 )
 def test_streams_number_classes_as_other_sources_or_not_at_all(tmp_path, labels, options, message):

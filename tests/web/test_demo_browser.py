@@ -123,11 +123,12 @@ def test_mistakes_are_shown_in_place(page):
     generate(page, **{"Guidance w": "2"})
     assert page.get_by_role("alert").count() == 0
     cards = page.locator(".kac-card")
-    assert "was distilled with w = 0.0 folded in" in cards.nth(1).inner_text()
+    assert "NFE 4" in cards.nth(1).inner_text(), "auto takes the teacher where the student cannot be guided"
     assert "NFE 8" in cards.nth(2).inner_text()
     page.get_by_label("student", exact=True).check()
     generate(page)
     assert "has no student for 1 steps" in cards.nth(0).inner_text()
+    assert "was distilled with w = 0.0 folded in" in cards.nth(1).inner_text()
     generate(page, **{"Guidance w": ""})
     assert "NFE 2" in cards.nth(1).inner_text()
 
