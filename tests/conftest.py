@@ -1,4 +1,5 @@
-"""Shared by all tests: what a test changed is put back (SIMD level, threads, the world outside); forked commands."""
+"""Shared by all tests: what a test changed is put back (SIMD level, threads, the world outside); forked commands; runs that
+are only read, trained once."""
 
 import json
 import os
@@ -18,6 +19,8 @@ from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
     "test_alignment",
+    "test_classifier",
+    "test_command_mistakes",
     "test_commands",
     "test_compare",
     "test_conditioning",
@@ -27,26 +30,34 @@ TORCH_KERNELS = {
     "test_demo_server",
     "test_determinism",
     "test_diagnose",
-    "test_pipeline",
     "test_distillation",
     "test_distributed",
-    "test_failure",
     "test_equal_files",
-    "test_fidelity",
     "test_evaluators",
     "test_exact_flow",
+    "test_exact_transport",
     "test_export",
+    "test_failure",
+    "test_fidelity",
+    "test_fidelity_command",
     "test_guidance",
     "test_inception",
     "test_integrators",
+    "test_inverse",
+    "test_kept_checkpoints",
     "test_latents",
     "test_methods",
     "test_metrics",
     "test_networks",
     "test_outputs",
+    "test_pipeline",
     "test_pipeline_checks",
+    "test_pipeline_loading",
+    "test_pipeline_precision",
     "test_processes",
     "test_resume_meaning",
+    "test_sample",
+    "test_sample_files",
     "test_sharding",
     "test_training",
     "test_training_determinism",
@@ -60,6 +71,7 @@ LONGEST = (
     "test_export",
     "test_sanitizers",
     "test_commands",
+    "test_sample",
     "test_evaluators",
     "test_instruction_counts",
     "test_compare",
@@ -69,7 +81,7 @@ LONGEST = (
     "test_demo_server",
     "test_equal_files",
     "test_cuda_resources",
-    "test_fidelity",
+    "test_fidelity_command",
 )
 
 
@@ -114,6 +126,32 @@ def forked():
 
         yield ask
         server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """A teacher of toy images after two steps, the only run beside it. It is only read: copy it to change it."""
+    from distillkac.runs.config import save_config
+    from tests.toys import run_config, trainer
+
+    folder, config = tmp_path_factory.mktemp("toy") / "demo", run_config(steps=2)
+    trainer(folder, config).fit()
+    save_config(folder, config)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A teacher of the digits that has learned a little, with a student of 2 steps. It is only read and measured."""
+    from distillkac import distill, train
+    from tests.toys import TINY_OPTIONS
+
+    folder = tmp_path_factory.mktemp("digits") / "tiny"
+    options = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
+    assert train.main(["--run", str(folder), "--steps", "40", "--optim.lr", "0.01", *options]) == 0
+    assert distill.main([str(folder), "--stages", "4,2", "--steps", "3", "--optim.batch-size", "16"]) == 0
+    return folder
 
 
 @pytest.fixture

@@ -76,3 +76,12 @@ def refusal(module, argv: list[str], capsys) -> str:
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", streams.err + streams.out).split())
     assert "Traceback" not in text
     return text
+
+
+def refused(module, argv, capsys) -> str:
+    """What a command says of a mistake, which must be one line."""
+    assert module.main([str(word) for word in argv]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    return error

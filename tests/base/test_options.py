@@ -15,18 +15,14 @@ from distillkac.distillation.stages import DistillConfig
 from distillkac.runs.config import load_config, save_config
 from distillkac.runs.run import build_network, open_run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
-from tests.toys import run_config, trainer
+from tests.toys import run_config
 
 COMMANDS = (train, distill, sample, evaluate, compare, diagnose, export, report)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A teacher of two steps' training, in a folder with an ordinary name."""
-    folder, config = tmp_path_factory.mktemp("runs") / "demo", run_config(steps=2)
-    trainer(folder, config).fit()
-    save_config(folder, config)
-    return folder
+@pytest.fixture
+def run(toy_run):
+    return toy_run
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from distillkac.runs.run import open_run
 from distillkac.runs.run_data import DataPlace, RunData
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.closeness import assert_same
-from tests.evaluation.test_fidelity import Stand
+from tests.evaluation.stand_in import Stand
 from tests.toys import TINY_OPTIONS
 
 TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--steps", "2"]

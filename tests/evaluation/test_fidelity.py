@@ -1,43 +1,16 @@
 """FID, KID, precision and recall against closed forms and brute force; references are reused only where they fit."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from torch import nn
 
-from distillkac import data, distill, evaluate, train
-from distillkac.base import files
-from distillkac.evaluation import fidelity, inception, metrics
-from distillkac.runs.run import open_run
-from distillkac.runs.sampling import SamplerConfig, class_labels, generate
-from tests.places import ROOT
-from tests.toys import TINY_OPTIONS
-
-TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
-
-
-class Stand(nn.Module):
-    """An extractor of 6 features: means of the image's thirds in two channels, of 8-bit pixels."""
-
-    name, resize, num_features = "stand-in", "none", 6
-
-    def __init__(self, sha256: str = "0"):
-        super().__init__()
-        self.sha256, self.calls, self.images = sha256, 0, 0
-
-    def forward(self, images):
-        assert images.dtype == torch.uint8
-        assert images.shape[1] == 3
-        self.calls, self.images = self.calls + 1, self.images + len(images)
-        return nn.functional.adaptive_avg_pool2d(images[:, :2].float() / 64, (3, 1)).flatten(1)
+from distillkac import data
+from distillkac.evaluation import fidelity, metrics
+from tests.evaluation.stand_in import Stand
 
 
 def normal(rows: int, mean, root, seed: int) -> torch.Tensor:
@@ -46,11 +19,6 @@ def normal(rows: int, mean, root, seed: int) -> torch.Tensor:
     x = x - x.mean(0)
     x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
     return torch.as_tensor(mean, dtype=torch.float64) + x @ torch.as_tensor(root, dtype=torch.float64).T
-
-
-@pytest.fixture
-def torchmetrics():
-    return pytest.importorskip("torchmetrics")
 
 
 def test_fid_of_gaussians_is_the_closed_form(torchmetrics):
@@ -90,12 +58,6 @@ def test_fid_and_kid_of_few_rows_warn(torchmetrics):
             fidelity.fid(*pair)
         with pytest.warns(UserWarning, match="no error bar"):
             fidelity.kid(*pair)
-
-
-def test_the_command_warns_before_it_generates(torchmetrics, run, stand_in, monkeypatch):
-    monkeypatch.setattr(evaluate, "generate", lambda *a, **k: (_ for _ in ()).throw(ValueError("generated")))
-    with pytest.warns(UserWarning, match="FID of 5 generated and 500 real images: fewer than 6"):
-        assert evaluate.main([str(run), "--metrics", "fid", "--num", "5", "--teacher-steps", "1"]) == 1
 
 
 def test_kid_is_the_formula(torchmetrics):
@@ -218,105 +180,3 @@ def test_the_whole_split_is_the_reference_and_no_mirror_images():
     config = data.DataConfig(builtin="patches", flip=True)
     rows = reference(Stand(), "train", 10**6, config).rows
     assert rows.tolist() == list(range(6100))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert train.main(["--run", str(folder), "--steps", "40", "--optim.lr", "0.01", *TINY]) == 0
-    assert distill.main([str(folder), "--stages", "4,2", "--steps", "2", "--optim.batch-size", "16"]) == 0
-    return folder
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    extractor = Stand("abc")
-    monkeypatch.setattr(inception, "find_weights", lambda choice: Path("weights.pth"))
-    monkeypatch.setattr(inception, "load_inception", lambda path: extractor)
-    return extractor
-
-
-ALL = ["--metrics", "fid", "kid", "precision-recall"]
-
-
-def test_command_measures_what_was_generated(torchmetrics, run, stand_in, capsys):
-    options = [str(run), *ALL, "--num", "70", "--teacher-steps", "3", "--w", "0", "--batch-size", "16", "--seed", "5"]
-    assert evaluate.main(options) == 0
-    report = files.read_json(run / "fidelity.json")
-    teacher, student = report["rows"]
-    assert (teacher["name"], teacher["steps"], teacher["nfe"], teacher["w"]) == ("teacher", 3, 3, 0)
-    assert (student["name"], student["steps"], student["nfe"]) == ("student-2", 2, 2)
-    protocol = report["protocol"]
-    assert protocol["extractor_sha256"] == "abc"
-    assert "500 images of the test split" in protocol["reference"]
-    assert (protocol["seed"], protocol["batch_size"], protocol["neighbours"]) == (5, 16, 3)
-    text = capsys.readouterr().out
-    for value in protocol.values():
-        assert str(value) in text
-    assert "FID" in text
-    # The same by hand, all images at once.
-    loaded = open_run(run, torch.device("cpu"))
-    images = generate(loaded, class_labels(loaded.config, 70), SamplerConfig(steps=3), 5).images
-    test = data.load(loaded.config.data, "test")
-    real, generated = (Stand()(fidelity.to_rgb8(x)) for x in (test.__getitems__(range(500))[0], images))
-    assert teacher["fid"] == pytest.approx(fidelity.fid(generated, real), rel=1e-4)
-    assert teacher["kid"] == pytest.approx(fidelity.kid(generated, real, 5)[0], rel=1e-3)
-    assert teacher["recall"] == fidelity.precision_recall(generated, real)["recall"]
-    assert not (run / "evaluation.json").exists()
-
-
-def test_guided_evaluations_count_twice_and_train_is_asked_for(torchmetrics, run, stand_in):
-    options = [str(run), "--metrics", "fid", "--num", "20", "--teacher-steps", "4", "--w", "1.5"]
-    assert evaluate.main([*options, "--reference", "train", "--reference-num", "64"]) == 0
-    report = files.read_json(run / "fidelity.json")
-    assert (report["rows"][0]["nfe"], report["rows"][0]["w"]) == (8, 1.5)
-    assert "kid" not in report["rows"][0]
-    assert not {"kid", "neighbours"} & set(report["protocol"])
-    assert "64 images of the train split" in report["protocol"]["reference"]
-
-
-def test_mistakes_are_explained(run, stand_in, monkeypatch, capsys):
-    pytest.importorskip("torchmetrics")
-    for options, message in (
-        (["--num", "3", *ALL], "k must lie in [1, 2]"),
-        (["--metrics"], "metrics must name at least one of classifier, fid"),
-        (["--reference-num", "1", *ALL], "reference_num must be at least 2"),
-    ):
-        assert evaluate.main([str(run), *options]) == 1
-        assert message in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    monkeypatch.setitem(sys.modules, "torchmetrics.image", None)
-    assert evaluate.main([str(run), *ALL]) == 1
-    assert "pip install 'distillkac[eval]'" in capsys.readouterr().err
-
-
-TWO = """
-import sys
-from pathlib import Path
-from distillkac import evaluate
-from distillkac.evaluation import inception
-from tests.evaluation.test_fidelity import Stand
-inception.find_weights = lambda choice: Path("weights.pth")
-inception.load_inception = lambda path: Stand("abc")
-sys.exit(evaluate.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on a CPU")
-def test_two_processes_measure_as_one(torchmetrics, run, stand_in, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    options = [str(run), *ALL, "--num", "41", "--teacher-steps", "2", "--reference-num", "77"]
-    assert evaluate.main(options) == 0
-    one = files.read_json(run / "fidelity.json")
-    (run / "reference-test.safetensors").unlink()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--", str(script), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(launch, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    two = files.read_json(run / "fidelity.json")
-    assert two["protocol"] == one["protocol"] | {"processes": 2}
-    for first, second in zip(one["rows"], two["rows"], strict=True):
-        for name in ("fid", "kid", "precision", "recall", "density", "coverage", "nfe"):
-            assert second[name] == pytest.approx(first[name], rel=1e-3, abs=1e-6), name

@@ -1,6 +1,6 @@
 """The same bits whatever the threads, the process, the SIMD level and the split of a batch: every op.
 
-More of it: SIMD levels and threads on large rows in tests/ops/test_ops.py, CUDA against CPU in
+More of it: SIMD levels and threads on large rows in tests/ops/test_op_bits.py, CUDA against CPU in
 tests/kernels/test_cuda_on_cpu.py and tests/gpu, training runs in tests/training/test_training.py.
 """
 

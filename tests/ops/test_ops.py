@@ -1,4 +1,4 @@
-"""Every op against the reference, and against itself over strides, dtypes, threads, SIMD levels, splits and seeds."""
+"""Every op against the reference, and against itself over strides, dtypes and places of the result."""
 
 import pytest
 import torch
@@ -9,18 +9,11 @@ from distillkac import ops
 from distillkac.ops import reference
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 from tests.ops.op_cases import CASES, PROCESSES, A, C, expected, pair, rows, run, step, tensors
+from tests.ops.op_parameters import ROUNDING, even, every_process
 
-LEVELS = ops._native.simd_levels()
-# Unit roundoff of the result, on top of float32 arithmetic; the float16 term is half its smallest subnormal.
-ROUNDING = {torch.float32: (0, 0), torch.bfloat16: (2**-8, 0), torch.float16: (2**-11, 2**-25)}
 # Largest error in float32; measured on values up to 3: velocity 6e-8, pair 2.3e-7, guided_velocity 9e-8, step 4e-7.
 TOLERANCE = {"kac_noise": 0, "kac_velocity": 4e-7, "kac_pair": 4e-7, "guided_velocity": 4e-7, "guided_step": 1e-6}
 every_op = pytest.mark.parametrize("name", CASES)
-every_process = pytest.mark.parametrize("process", PROCESSES)
-
-
-def even(width, process):
-    return width + width % 2 if process == "planar" else width
 
 
 def assert_close(name, got, truth, inputs, process, dtype):
@@ -179,128 +172,6 @@ def test_any_shape_and_order_of_dimensions(name, process, shape, last, order):
     flat = run(name, [x.reshape(len(x), -1) for x in inputs], process)
     for got, want in zip(run(name, views, process), flat, strict=True):
         assert torch.equal(got, want.reshape(got.shape))
-
-
-def all_results(process, dtype=torch.float32, width=100_003):
-    """Every bit of every op, the loss's gradient included."""
-    inputs = tensors((3, even(width, process)), dtype)
-    results = [(name, result) for name in CASES for result in run(name, inputs, process)]
-    gradient = torch.ops.distillkac.endpoint_loss(*inputs[:3], rows(3, 9, 0.1, 1), None)[1]
-    return [*results, ("grad", gradient)]
-
-
-def assert_same_bits(first, second):
-    for (name, a), (_, b) in zip(first, second, strict=True):
-        assert a.dtype == b.dtype
-        kind = torch.int32 if a.dtype == torch.float32 else torch.int16
-        assert torch.equal(a.reshape(-1).view(kind), b.reshape(-1).view(kind)), name
-
-
-@every_process
-@pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("width", [75, 100_003])
-def test_simd_levels_give_the_same_bits(process, dtype, width, simd_level):
-    simd_level(LEVELS[0])
-    first = all_results(process, dtype, width)
-    for level in LEVELS[1:]:
-        simd_level(level)
-        assert ops._native.simd_level() == level
-        assert_same_bits(first, all_results(process, dtype, width))
-
-
-@every_process
-def test_simd_levels_draw_the_same_at_every_lambda(process, simd_level):
-    """Rows where hardly any particle turned have a way of their own: enough draws that some did."""
-    t = torch.tensor([1e-5, 3e-5, 1.1e-4, 1e-3, 1e-2, 0.1, 3.0, 100.0, 1e5], dtype=torch.float64)
-    drawn = []
-    for level in LEVELS:
-        simd_level(level)
-        drawn.append(ops.kac_noise(t, (1 << 19,), process, a=9.0, c=3.0, seed=5))
-    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
-    if process == "telegraph":
-        turned = (drawn[0].abs() < (3.0 * t).float()[:, None]).sum(1)
-        assert turned[0] > 20
-
-
-@every_process
-def test_threads_give_the_same_bits(process, threads):
-    threads(1)
-    first = all_results(process)
-    for count in (2, 4):
-        threads(count)
-        assert_same_bits(first, all_results(process))
-
-
-@every_process
-@pytest.mark.parametrize("offset", [0, 2**40 + 1])
-def test_noise_does_not_depend_on_the_split(process, offset):
-    t, x0 = rows(7), tensors((7, 200))[0]
-    noise = ops.kac_noise(t, (200,), process, A, C, 5, offset)
-    pairs = ops.kac_pair(x0, t, process, A, C, seed=5, offset=offset)
-    for cut in (1, 3, 6):
-        for part, at in ((slice(None, cut), offset), (slice(cut, None), offset + cut)):
-            assert torch.equal(ops.kac_noise(t[part], (200,), process, A, C, 5, at), noise[part])
-            split = ops.kac_pair(x0[part], t[part], process, A, C, seed=5, offset=at)
-            assert torch.equal(split[0], pairs[0][part])
-            assert torch.equal(split[1], pairs[1][part])
-    # Element i of a row is the same in rows of another size and shape; other seeds and rows are other noise.
-    assert torch.equal(ops.kac_noise(t, (66,), process, A, C, 5, offset), noise[:, :66])
-    assert torch.equal(ops.kac_noise(t, (2, 10, 10), process, A, C, 5, offset).flatten(1), noise)
-    for other in (
-        ops.kac_noise(t, (200,), process, A, C, 6, offset),
-        ops.kac_noise(t, (200,), process, A, C, 5, offset + 1),
-    ):
-        assert (other != noise).float().mean() > 0.3  # atoms may coincide up to their sign
-
-
-@every_process
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("offset", [0, 2**32 - 70, 2**40 + 1])
-def test_short_rows_are_the_beginning_of_long_ones(process, level, offset, simd_level):
-    """Rows of up to 16 elements are drawn side by side, one on each lane: the same draws and velocities."""
-    simd_level(level)
-    count = 203  # not whole vectors; with the second offset, row numbers pass 2^32
-    t = torch.rand(count, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    t[:6] = torch.tensor([0.0, 1e-6, 3e-5, 1.0, 40.0, 4e6])  # atoms, small rows, the last nodes of the table
-    x0 = tensors((count, 64))[0]
-    noise = ops.kac_noise(t, (64,), process, A, C, 5, offset)
-    pairs = ops.kac_pair(x0, t, process, A, C, seed=5, offset=offset)
-    for width in (2, 6, 16, 18) if process == "planar" else (1, 2, 7, 15, 16, 17):
-        assert torch.equal(ops.kac_noise(t, (width,), process, A, C, 5, offset), noise[:, :width])
-        short = ops.kac_pair(x0[:, :width], t, process, A, C, seed=5, offset=offset)
-        assert torch.equal(short[0], pairs[0][:, :width])
-        assert torch.equal(short[1], pairs[1][:, :width])
-        assert torch.equal(
-            ops.kac_noise(t, (width,), process, A, C, 5, offset, dtype=torch.bfloat16), noise[:, :width].bfloat16()
-        )
-
-
-def test_rare_words_of_short_rows():
-    """Enough rows of one element for words of the deep tail, which are drawn one by one."""
-    t = torch.full((1 << 18,), 0.4)
-    long = ops.kac_noise(t, (17,), "telegraph", A, C, 3)[:, :16]
-    assert torch.equal(ops.kac_noise(t, (16,), "telegraph", A, C, 3), long)
-    x0 = torch.zeros_like(long)
-    longer = ops.kac_pair(torch.zeros(1 << 18, 17), t, "telegraph", A, C, seed=3)
-    assert torch.equal(ops.kac_pair(x0, t, "telegraph", A, C, seed=3)[1], longer[1][:, :16])
-
-
-@every_process
-def test_seed_may_be_a_tensor_or_a_generator(process):
-    t, x0 = rows(3), torch.zeros(3, 64)
-    for seed in (0, 5, -1, 2**63 - 1, -(2**63)):
-        noise, pairs = ops.kac_noise(t, (64,), process, A, C, seed), ops.kac_pair(x0, t, process, A, C, seed=seed)
-        for tensor in (torch.tensor(seed), torch.tensor([seed])):
-            assert torch.equal(ops.kac_noise(t, (64,), process, A, C, tensor), noise)
-            assert all(map(torch.equal, ops.kac_pair(x0, t, process, A, C, seed=tensor), pairs))
-            assert int(tensor) == seed
-    first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    drawn = ops.kac_noise(t, (64,), process, A, C, first)
-    assert torch.equal(ops.kac_noise(t, (64,), process, A, C, second), drawn)
-    assert not torch.equal(ops.kac_noise(t, (64,), process, A, C, first), drawn)  # the generator went on
-    # Other seeds differing in one bit anywhere are other noise.
-    noises = {tuple(ops.kac_noise(t, (64,), process, A, C, 1 << bit).flatten().tolist()) for bit in range(63)}
-    assert len(noises) == 63
 
 
 @every_process

@@ -8,24 +8,18 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import EntryNotFoundError
 
-from distillkac import distill, train
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.pipeline import KacPipeline
 from distillkac.runs.config import ProcessConfig
 from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
-from tests.toys import TINY_OPTIONS, ToyData
-
-TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
+from tests.toys import ToyData
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert train.main(["--run", str(folder), "--steps", "30", "--optim.lr", "0.01", *TINY]) == 0
-    assert distill.main([str(folder), "--stages", "4,2", "--steps", "3", "--optim.batch-size", "16"]) == 0
-    return folder
+@pytest.fixture
+def run(digits_run):
+    return digits_run
 
 
 @pytest.mark.parametrize("steps", [5, 2])

@@ -54,7 +54,7 @@ SLOW = ("diagnose", "export", "distill", "evaluate")  # the last two run in test
 IN_FILES = ("README.md", "recipes.md")
 ONLY_READ = {  # part of a command: why it is not carried out
     "cifar10": "its images are not here; tests/runs/test_presets.py tries presets",
-    "--inception download": "needs the network; tests/evaluation/test_fidelity.py measures with a stand-in",
+    "--inception download": "needs the network; tests/evaluation/test_fidelity_command.py measures with a stand-in",
 }
 OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
 

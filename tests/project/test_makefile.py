@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
 from tests.places import ROOT
 
 # Stands for Python: notes its arguments, makes "environments" that hold a copy of itself, and has pip if the file pip is there.
@@ -147,3 +148,9 @@ def test_a_demo_stops_where_it_fails(tree):
 def test_nothing_is_run_through_a_script_that_names_its_folder():
     """Scripts of an environment hold its path; of one that was moved, they run another Python or none."""
     assert set(re.findall(r"\$\(BIN\)/[\w-]+", (ROOT / "Makefile").read_text())) == {"$(BIN)/python"}
+
+
+def test_lists_of_test_files_name_files_that_are_there():
+    """A file that is renamed would leave `make test-cpus` without a word."""
+    stems = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert conftest.TORCH_KERNELS | set(conftest.LONGEST) <= stems

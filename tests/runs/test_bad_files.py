@@ -1,8 +1,7 @@
-"""Damaged, foreign and hostile run folders: refused by the name of file and entry, before anything is allocated or written."""
+"""Damaged, foreign and hostile checkpoints: refused by the name of file and entry, before anything is allocated or written."""
 
 import io
 import json
-import os
 import random
 import shutil
 import struct
@@ -10,50 +9,15 @@ import zipfile
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
-from distillkac import report, sample, train
+from distillkac import train
 from distillkac.base import files
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
-from distillkac.runs.config import load_config, save_config
+from distillkac.runs.config import load_config
 from distillkac.runs.run import build_network, load_network
-from tests.toys import TINY_OPTIONS, optim, run_config, trainer
-
-FILES = {
-    str(checkpoints.STATE): checkpoints.load_state,
-    checkpoints.MODEL: lambda folder: checkpoints.load_weights(folder, checkpoints.MODEL),
-    checkpoints.EMA: checkpoints.load_weights,
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A toy run of two steps."""
-    return made(tmp_path_factory.mktemp("bad") / "run")
-
-
-def made(folder, **changes):
-    config = run_config(steps=2, optim=optim(batch_size=4), **changes)
-    trainer(folder, config).fit()
-    save_config(folder, config)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return folder
-
-
-@pytest.fixture
-def run(whole, tmp_path):
-    """A copy that may be spoilt."""
-    yield shutil.copytree(whole, tmp_path / "run")
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def same(one, two) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+from tests.runs.toy_runs import FILES, same
+from tests.toys import TINY_OPTIONS, run_config, trainer
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -193,128 +157,6 @@ def test_a_transformer_is_checked_too(tmp_path):
     weights = build_network(config).state_dict()
     checkpoints.export(tmp_path, 1, weights, weights)
     assert same(dict(load_network(tmp_path, config).state_dict()), dict(weights))
-
-
-STUDENT = {"teacher_steps": 4, "num_steps": 2, "rho": 1.5, "w": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"flavour": 1}, "RunConfig has no field flavour"),
-        ({"format": 4}, "has format 4, of a later version of distillkac"),
-        ({"format": True}, "format must be a whole number"),
-        ({"steps": "7"}, "steps must be of type int, got '7'"),
-        ({"steps": True}, "steps must be of type int, got True"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"label_drop": float("nan")}, "label_drop must be finite, got nan"),
-        ({"label_drop": 10**400}, "label_drop must be finite"),
-        ({"data": {"path": 5}}, r"data\.path must be of type str, got 5"),
-        ({"data": {"builtin": "/etc"}}, r"data\.builtin must be one of 'digits', 'patches', got '/etc'"),
-        ({"data": {"channels": True}}, r"data\.channels must be one of 1, 3, got True"),
-        ({"data": []}, r"data must be an object"),
-        ({"noise": {"a": "25"}}, r"noise\.a must be of type float"),
-        ({"network": {"channels": 32}}, r"network\.channels must be a list"),
-        ({"network": {"channels": [32, "64"]}}, r"network\.channels\[1\] must be of type int"),
-        ({"network": {"depth": 3}}, r"network has no field depth"),
-        ({"optim": {"lr": float("inf")}}, r"optim\.lr must be finite"),
-        ({"optim": {"lr": -1}}, r"optim\.lr must be positive"),
-        ({"shape": [1, 4]}, r"shape must be a list of 3"),
-        ({"shape": [1, 4, 10**9]}, "shape must be three numbers from 1 to 65536"),
-        ({"class_names": ["a", None]}, r"class_names\[1\] must be of type str"),
-        ({"student": STUDENT | {"method": "../../../etc"}}, r"student\.method must be one of"),
-        ({"student": STUDENT | {"num_steps": 0}}, r"student\.num_steps must be at least 1"),
-        ({"student": STUDENT | {"rho": -1.0}}, r"student\.rho must be positive"),
-        ({"student": {"w": 1.0}}, r"student lacks num_steps, rho, teacher_steps"),
-    ],
-)
-def test_configs_are_refused_by_file_and_field(run, change, sentence):
-    path = run / checkpoints.CONFIG
-    files.write_json(path, json.loads(path.read_text()) | change)
-    with pytest.raises(ValueError, match=rf"config\.json: .*{sentence}"):
-        load_config(run)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "[" * 100_000, "9" * 5000, "\ud800"])
-def test_what_is_no_config_at_all_is_refused(run, content):
-    (run / checkpoints.CONFIG).write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ValueError, match=r"config\.json: (cannot be read as JSON|not a config)"):
-        load_config(run)
-    with open(run / checkpoints.CONFIG, "wb") as file:
-        file.truncate(files.MAX_JSON + 1)
-    with pytest.raises(ValueError, match=r"config\.json: cannot be read as JSON \(67108865 bytes"):
-        load_config(run)
-
-
-def test_folders_without_a_format_still_load(tmp_path):
-    """Format 1: no number in config.json and checkpoint, no digest in the exports, fewer fields. (Narrow networks of that
-    time do not: test_conditioning.py.)"""
-    run = made(tmp_path / "run", network=NetworkConfig(channels=(32,), head_dim=8))
-    expected, config = checkpoints.load_weights(run), load_config(run)
-    content = json.loads((run / checkpoints.CONFIG).read_text())
-    assert content.pop("format") == checkpoints.FORMAT == 3
-    del content["optim"]["shard"], content["preview"]
-    files.write_json(run / checkpoints.CONFIG, content)
-    state = torch.load(run / checkpoints.STATE, weights_only=True)
-    del state["format"]
-    torch.save(state, run / checkpoints.STATE)
-    for name, part in ((checkpoints.MODEL, "model"), (checkpoints.EMA, "ema")):
-        files.write_atomic(run / name, checkpoints.to_safetensors(state[part], {"format": "pt", "step": "2"}))
-    assert load_config(run) == config
-    assert same(checkpoints.load_weights(run), expected)
-    assert trainer(run, config).step == 2
-
-
-@pytest.mark.parametrize("name", [checkpoints.CONFIG, *FILES])
-def test_pipes_and_devices_are_not_read(run, name):
-    path = run / name
-    path.unlink()
-    os.mkfifo(path)
-    load = FILES.get(name, load_config)
-    with pytest.raises(ValueError, match="it is no ordinary file"):
-        load(run)
-    path.unlink()
-    path.symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match="it is no ordinary file"):
-        load(run)
-
-
-def test_links_do_not_lead_writes_out_of_the_folder(run, tmp_path):
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    for name in (checkpoints.EMA, f".{checkpoints.EMA}.tmp", checkpoints.METRICS):
-        (run / name).unlink(missing_ok=True)
-        (run / name).symlink_to(precious)
-    checkpoints.export(run, 1, *(checkpoints.load_state(run)[part] for part in ("model", "ema")))
-    checkpoints.MetricsLog(run).append({"step": 1})
-    assert precious.read_text() == "mine"
-    assert not (run / checkpoints.EMA).is_symlink()
-    (run / ".lock").unlink(missing_ok=True)
-    (run / ".lock").symlink_to(precious)
-    assert train.main(["--run", str(run), "--resume"]) == 1
-    assert precious.read_text() == "mine"
-
-
-def test_links_do_not_lead_reports_out_of_the_folder(run, tmp_path):
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"key")
-    (run / "samples").mkdir(exist_ok=True)
-    (run / "samples" / "a.png").symlink_to(secret)
-    assert "a2V5" not in report.page(run)  # its base64
-
-
-def test_names_of_classes_are_no_paths(run, tmp_path):
-    content = json.loads((run / checkpoints.CONFIG).read_text())
-    content["class_names"] = ["../../../out", "/tmp/out"]
-    files.write_json(run / checkpoints.CONFIG, content)
-    out = tmp_path / "images"
-    assert sample.main([str(run), "--steps", "1", "--num", "2", "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.glob("*.png")) == [
-        "00000-class-..-..-..-out.png",
-        "00001-class--tmp-out.png",
-    ]
-    assert sorted(path.name for path in tmp_path.iterdir() if path != run) == ["images"]
-    assert "<script>" not in report.page(run)
 
 
 def test_a_refused_checkpoint_is_left_as_it_was(tmp_path, capsys):

@@ -1,42 +1,19 @@
 """What going on means: with nothing to go on from, with another teacher, with another schedule, from an earlier checkpoint."""
 
 import json
-import os
 import shutil
 
 import pytest
-import torch
 
 from distillkac import distill, evaluate, sample, train
 from distillkac.evaluation import classifier
-from distillkac.runs import checkpoints, kept
+from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.sampling import SamplerConfig, choose
 from distillkac.training.fit import new_schedule
 from distillkac.training.loop import learning_rate
 from tests.toys import optim, refusal, run_config
-
-TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--preview", "0"]
-CHAIN = ["--stages", "4,2,1", "--steps", "2", "2", "--optim.batch-size", "16"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A teacher of the digits with students of 2 and 1 steps."""
-    folder = tmp_path_factory.mktemp("resume") / "demo"
-    assert train.main(["--run", str(folder), "--steps", "4", *TINY]) == 0
-    assert distill.main([str(folder), *CHAIN]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "demo")
-
-
-def weights(folder):
-    return (folder / checkpoints.EMA).read_bytes()
-
+from tests.training.resume_options import CHAIN, TINY, weights
 
 # ---------------------------------------------------------------------------------------------- nothing to go on from
 
@@ -204,80 +181,6 @@ def test_which_changes_are_told():
     assert "at step 100 of 200" in told(100, steps=200)
 
 
-# ---------------------------------------------------------------------------------------------- earlier checkpoints
-
-
-def test_the_last_checkpoints_are_kept_as_runs(tmp_path, monkeypatch):
-    options = ["--steps", "7", "--optim.save-every", "2", "--optim.keep", "3", *TINY]
-    assert train.main(["--run", str(tmp_path / "run"), *options]) == 0
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["step-000004", "step-000006", "step-000007"]
-    plain = ["--steps", "7", "--optim.save-every", "2", *TINY]
-    assert train.main(["--run", str(tmp_path / "plain"), *plain]) == 0
-    assert not (tmp_path / "plain" / "checkpoints").exists()
-    assert weights(tmp_path / "run") == weights(tmp_path / "plain") == weights(tmp_path / "run/checkpoints/step-000007")
-    middle = tmp_path / "run" / "checkpoints" / "step-000004"
-    assert sample.main([str(middle), "--steps", "2", "--num", "2", "--out", str(tmp_path / "x.png")]) == 0
-    monkeypatch.setattr(classifier, "STEPS", 5)
-    assert evaluate.main([str(middle), "--num", "8", "--teacher-steps", "1"]) == 0
-    assert distill.main([str(middle), *CHAIN, "--out", str(tmp_path / "students")]) == 0
-    # Taken up from there, it is the run that it was.
-    shutil.copytree(middle, tmp_path / "again")
-    assert train.main(["--run", str(tmp_path / "again"), "--resume", "--optim.keep", "1"]) == 0
-    ends = [checkpoints.load_weights(tmp_path / name)[0] for name in ("again", "run")]
-    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    # What was measured there stays when the checkpoint goes.
-    assert train.main(["--run", str(tmp_path / "run"), "--resume", "--steps", "10", "--optim.keep", "2"]) == 0
-    assert [path.name for path in kept.kept(tmp_path / "run")] == ["step-000004", "step-000008", "step-000010"]
-    assert not (middle / checkpoints.CONFIG).exists()
-    assert (middle / "evaluation.json").exists()
-
-
-def test_a_checkpoint_that_was_not_kept_for_want_of_time_is_kept_on_resume(tmp_path):
-    run = tmp_path / "run"
-    options = ["--optim.save-every", "2", "--optim.keep", "2", *TINY]
-    assert train.main(["--run", str(run), "--steps", "4", *options]) == 0
-    last = run / "checkpoints" / "step-000004"
-    expected = {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()}
-    (last / checkpoints.CONFIG).unlink()  # as a crash leaves it
-    (last / checkpoints.STATE).with_name(".training.pt.tmp").write_bytes(b"half")
-    assert train.main(["--run", str(run), "--resume"]) == 0
-    assert {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()} == expected
-
-
-def test_a_checkpoint_that_is_kept_is_whole_or_no_run(trained, tmp_path, monkeypatch):
-    """The disk says no at each file in turn: the run itself is untouched, and the next attempt makes up for it."""
-    run, replace = shutil.copytree(trained, tmp_path / "run"), os.replace
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    place = run / "checkpoints" / "step-000004"
-    for number in range(4):
-        left = [number]
-
-        def failing(source, target, left=left):
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError(28, "No space left on device")
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", failing)
-        with pytest.raises(OSError, match="No space left"):
-            kept.keep(run, 4, 2)
-        assert not (place / checkpoints.CONFIG).exists()
-        assert all(path.read_bytes() == content for path, content in before.items())
-    monkeypatch.setattr(os, "replace", replace)
-    kept.keep(run, 4, 2)
-    for name in (checkpoints.CONFIG, checkpoints.EMA, checkpoints.MODEL, checkpoints.STATE):
-        assert (place / name).read_bytes() == (run / name).read_bytes()
-
-
-def test_steps_of_more_digits_come_later(tmp_path):
-    for name in ("step-999999", "step-1000000", "step-000200"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert [path.name for path in kept.kept(tmp_path)] == ["step-000200", "step-999999", "step-1000000"]
-    with pytest.raises(ValueError, match=r"optim\.keep must be at least 1"):
-        optim(keep=0)
-
-
 def test_a_preset_that_a_resumed_run_did_not_begin_with_is_named(run, tmp_path, recwarn, capsys):
     assert train.main(["--run", str(run), "--resume", "--preset", "digits"]) == 0
     said = str(recwarn.pop(UserWarning).message)  # the run began with other widths
@@ -288,20 +191,6 @@ def test_a_preset_that_a_resumed_run_did_not_begin_with_is_named(run, tmp_path, 
     assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
     assert train.main(["--run", str(tmp_path / "new"), "--resume", "--preset", "digits", "--steps", "2", *TINY]) == 0
     assert not [str(warning.message) for warning in recwarn if "preset" in str(warning.message)]
-
-
-def test_a_kept_checkpoint_is_not_trained_on_where_it_is_removed(run, tmp_path, monkeypatch, capsys):
-    more = ["--run", str(run), "--resume", "--optim.save-every", "2", "--optim.keep", "2"]
-    assert train.main([*more, "--steps", "8"]) == 0
-    old = run / "checkpoints" / "step-000006"
-    before = weights(old)
-    monkeypatch.chdir(old)
-    for place in (old, "."):
-        assert train.main(["--run", str(place), "--resume", "--steps", "12"]) == 1
-        assert "copy it to a new place to train it there" in capsys.readouterr().err
-    assert weights(old) == before
-    copy = shutil.copytree(old, tmp_path / "checkpoints" / "step-000006")  # of no run here
-    assert train.main(["--run", str(copy), "--resume", "--steps", "12"]) == 0
 
 
 def test_a_finished_run_says_that_nothing_is_left(run, capsys):

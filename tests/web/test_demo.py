@@ -10,12 +10,7 @@ from distillkac import demo
 from distillkac.runs import pictures
 from distillkac.runs.run import open_run
 from distillkac.web.engine import Demo
-from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct, tiny_runs
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tiny_runs(tmp_path_factory.mktemp("runs"))
+from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct
 
 
 @pytest.mark.one_alignment

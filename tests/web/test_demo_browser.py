@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from distillkac.web.engine import Demo
-from tests.web.demo_tools import CPU, tiny_runs
+from tests.web.demo_tools import CPU
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -19,11 +19,11 @@ PICTURE = ".kac-card img:visible"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(runs):
     """The page of a telegraph run with a student of 2 steps and of a planar teacher."""
     from distillkac.web import page as demo_page
 
-    page = demo_page.serve(Demo(tiny_runs(tmp_path_factory.mktemp("runs")), CPU))
+    page = demo_page.serve(Demo(runs, CPU))
     yield page
     page.close(verbose=False)
 

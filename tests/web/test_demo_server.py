@@ -20,14 +20,9 @@ import pytest
 from distillkac import demo
 from distillkac.runs import checkpoints, pictures
 from distillkac.web.engine import Demo
-from tests.web.demo_tools import CPU, GOOD, MISTAKES, ask, direct, fetch, join, pictures_of, tiny_runs
+from tests.web.demo_tools import CPU, GOOD, MISTAKES, ask, direct, fetch, join, pictures_of
 
 pytest.importorskip("gradio")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tiny_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,65 @@
+"""The sentence that each mistake of a user gets."""
+
+import re
+
+import pytest
+
+from distillkac import distill, evaluate, sample, train
+from tests.commands.tiny import CHAIN
+from tests.toys import refusal
+
+
+@pytest.mark.parametrize("module", [train, distill, sample, evaluate], ids=lambda m: m.__name__)
+def test_help_reads_well(module, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"python -m {module.__name__}" in text
+    # Every option is explained: a line with nothing but a default would show a missing docstring.
+    assert not re.search(r"│ --\S+[^│]*│\n│\s+\(default", text)
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "sentence"),
+    [
+        (train, ["--run", "RUN", "--steps", "6"], "already holds a checkpoint: add --resume"),
+        (
+            train,
+            ["--run", "RUN", "--resume", "--seed", "1"],
+            "was trained with --seed 0, which --resume cannot change to --seed 1",
+        ),
+        (train, ["--run", "RUN", "--resume", "--process", "planar"], "was trained with --process telegraph"),
+        (train, ["--run", "TMP", "--a", "-1"], "telegraph: a must be positive"),
+        (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
+        (train, ["--run", "TMP", "--label-drop", "1.5"], "label_drop must lie in"),
+        (train, ["--run", "TMP", "--network.channels", "12"], "multiples of 8"),
+        (train, ["--run", "TMP", "--data.path", "TMP/nothing"], "nothing"),
+        (train, ["--run", "TMP", "--optim.lr", "0"], "optim.lr must be positive"),
+        (distill, ["TMP"], "is no run folder"),
+        (distill, ["RUN", *CHAIN], "already holds a checkpoint"),
+        (distill, ["RUN", *CHAIN, "--resume", "--w", "1"], "was trained with --w 0"),
+        (distill, ["RUN/student-1"], "is itself a student"),
+        (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
+        (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "omit w_max"),
+        (distill, ["RUN", "--stages", "4,2", "--steps", "3", "--inverse.steps", "2"], "end stages with 1"),
+        (distill, ["RUN", "--backward", "2"], "fraction of the training states"),
+        (sample, ["RUN", "--restart", "2"], "restart is the share"),
+        (sample, ["RUN", "--restart", "0.5", "--integrator", "ab2"], "restarts take Euler steps"),
+        (sample, ["TMP"], "is no run folder"),
+        (sample, ["RUN", "--steps", "0"], "steps must be at least 1"),
+        (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),
+        (sample, ["RUN", "--num", "0"], "num must be at least 1"),
+        (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),
+        (sample, ["RUN", "--out", "TMP/x.jpg"], "must end in .png, .gif or .npz"),
+        (sample, ["RUN", "--steps", "3", "--model", "student"], "has no student for 3 steps"),
+        (sample, ["RUN", "--steps", "1", "--w", "2", "--model", "student"], "was distilled with w = 0.0 folded in"),
+        (sample, ["RUN/student-1", "--steps", "7"], "is a student of 1 Euler steps"),
+        (sample, ["RUN", "--steps", "4", "--w", "-1"], "w must be finite and at least 0"),
+        (evaluate, ["TMP"], "is no run folder"),
+        (evaluate, ["RUN", "--num", "1"], "num must be at least 2"),
+    ],
+)
+def test_mistakes_get_one_sentence(run, tmp_path, capsys, module, argv, sentence):
+    argv = [word.replace("RUN", str(run)).replace("TMP", str(tmp_path)) for word in argv]
+    assert sentence in refusal(module, argv, capsys)
