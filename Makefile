@@ -1,7 +1,8 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
-# make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
+# make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (two hours)
+# make bench   the benchmarks: results, tables of docs/speed.md and README, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make package an sdist, the wheel it makes, and that wheel at work in a new environment
 # make docs    the documentation as a site: build/docs/index.html
@@ -37,8 +38,8 @@ demo: .venv/built
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
 
 compare: .venv/built
-	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)
-	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.* runs/compare/frechet.png runs/compare/samples.png docs/comparison)
+	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--pages docs/results.md README.md)
+	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.csv runs/compare/frechet.png runs/compare/samples.png docs/comparison)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built .venv/extras
