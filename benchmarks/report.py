@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks import plots, tables
-from distillkac import files
+from distillkac.base import files
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL, SHORT = "speed", "speed-short"  # marks of the pages

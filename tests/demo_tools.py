@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from distillkac import distill, train
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac.runs.run import open_run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.toys import TINY_OPTIONS
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def direct(folder, steps, num, seed, classes=(), **options):
     return generate(run, class_labels(run.config, num, classes), SamplerConfig(steps, **options), seed, path=True)
 
 
-def pictures(page):
+def pictures_of(page):
     """The frames of each card of an answer, as arrays."""
     cards = re.findall(r"<figure.*?</figure>", page)
     found = [re.findall(r'src="data:image/png;base64,([^"]+)"', card) for card in cards]
@@ -103,4 +104,4 @@ def ask(port, **change):
     if len(done) != 1 or not done[0]["success"]:
         return answer
     page = done[0]["output"]["data"][0]
-    return "sentence" if 'role="alert"' in page else "picture" if pictures(page)[0] else page
+    return "sentence" if 'role="alert"' in page else "picture" if pictures_of(page)[0] else page

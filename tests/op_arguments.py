@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as some
 
-from distillkac.schedules import F_NAMES, G_NAMES
+from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Which arguments each op has, by kind.

@@ -2,7 +2,8 @@
 
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 
 PROCESSES = ("telegraph", "planar")
 A, C = 9.0, 1.0

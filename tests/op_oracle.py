@@ -2,8 +2,9 @@
 
 import torch
 
-from distillkac import ops, reference
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac import ops
+from distillkac.ops import reference
+from distillkac.ops.schedules import f_schedule, g_schedule
 
 # Unit roundoff of the element type, and its absolute part (half the smallest subnormal).
 ROUNDING = {torch.float32: (2**-24, 1e-37), torch.bfloat16: (2**-8, 1e-37), torch.float16: (2**-11, 2**-24)}

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from distillkac import reference
+from distillkac.ops import reference
 from tests.statistics_tools import (
     Sums,
     add_pairs,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from distillkac import reference
+from distillkac.ops import reference
 
 LEVEL = 1e-4
 MOMENTS = range(1, 9)  # of order 2, 4, ..., 16

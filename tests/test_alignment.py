@@ -6,12 +6,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac.config import save_config
-from distillkac.networks import NetworkConfig, in_own_memory
+from distillkac.base.memory import in_own_memory
+from distillkac.data.vae import load_vae
+from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
+from distillkac.runs.config import save_config
+from distillkac.runs.run import build_network, load_network
 from distillkac.scheduler import KacScheduler
-from distillkac.training import build_network, load_network
-from distillkac.vae import load_vae
 from tests.closeness import assert_same
 from tests.misaligned import VECTOR, Misalignment, misaligned
 from tests.toys import SHAPE, TINY, optim, run_config, trainer

@@ -12,10 +12,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import checkpoints, files, report, sample, train
-from distillkac.config import load_config, save_config
-from distillkac.networks import NetworkConfig
-from distillkac.training import build_network, load_network
+from distillkac import report, sample, train
+from distillkac.base import files
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config, save_config
+from distillkac.runs.run import build_network, load_network
 from tests.toys import TINY_OPTIONS, optim, run_config, trainer
 
 FILES = {

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkac import checkpoints, files
+from distillkac.base import files
+from distillkac.runs import checkpoints
 
 
 class Crash(BaseException):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import class_names, sample
-from distillkac.class_names import file_names, find, find_all
-from distillkac.config import RunConfig, save_config
-from distillkac.demo import Demo
+from distillkac import sample
 from distillkac.pipeline import KacPipeline
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac.runs import class_names
+from distillkac.runs.class_names import file_names, find, find_all
+from distillkac.runs.config import RunConfig, save_config
+from distillkac.runs.run import open_run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.web.engine import Demo
 from tests.toys import run_config, trainer
 
 NUMBERS = ("0", "1", "10", "2")  # place 2 is the class called 10

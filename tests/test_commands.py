@@ -14,9 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import checkpoints, distill, evaluate, evaluators, files, plots, report, sample, train
-from distillkac.config import RunConfig, load_config, save_config
-from distillkac.sampling import SamplerConfig, choose, class_labels, generate, open_run, students
+from distillkac import distill, evaluate, report, sample, train
+from distillkac.base import files
+from distillkac.evaluation import evaluators
+from distillkac.runs import checkpoints, pictures
+from distillkac.runs.config import RunConfig, load_config, save_config
+from distillkac.runs.run import open_run, students
+from distillkac.runs.sampling import SamplerConfig, choose, class_labels, generate
 from tests.toys import TINY_OPTIONS, refusal
 
 TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--optim.log-every", "2"]
@@ -62,7 +66,7 @@ def test_every_checkpoint_leaves_samples_of_the_averaged_network(tmp_path):
     grids = sorted((tmp_path / "run" / "samples").iterdir())
     assert [path.name for path in grids] == ["step-000002.png", "step-000004.png"]
     run = open_run(tmp_path / "run", torch.device("cpu"))
-    expected = plots.grid_image(generate(run, class_labels(run.config, 12), SamplerConfig(steps=20)).images)
+    expected = pictures.grid_image(generate(run, class_labels(run.config, 12), SamplerConfig(steps=20)).images)
     with Image.open(grids[1]) as drawn:
         assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     assert train.main(["--run", str(tmp_path / "blind"), "--preview", "0", *options]) == 0

@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 
-from distillkac import compare, comparison_report, files
-from distillkac.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
-from distillkac.distillation import DistillConfig, stages
-from distillkac.inverse import InverseConfig
+from distillkac import compare
+from distillkac.base import files
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import DistillConfig, stages_of
+from distillkac.evaluation import comparison_report
+from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
 
 TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
 TINY = Plan(
@@ -53,9 +55,9 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
 
 def test_single_stages_get_as_many_evaluations_as_the_chain():
     chain = DistillConfig()
-    evaluations = sum(s.steps * (s.teacher_steps // s.num_steps + 3) for s in stages(chain))
+    evaluations = sum(s.steps * (s.teacher_steps // s.num_steps + 3) for s in stages_of(chain))
     for steps in (20, 100):
-        (stage,) = stages(equal_compute(chain, steps))
+        (stage,) = stages_of(equal_compute(chain, steps))
         assert stage.num_steps == 1
         assert stage.steps * (steps + 3) == pytest.approx(evaluations, rel=0.02)
 

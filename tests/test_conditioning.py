@@ -7,14 +7,16 @@ import pytest
 import torch
 import tyro
 
-from distillkac import checkpoints, files
-from distillkac.config import load_config, save_config
-from distillkac.distillation import DistillConfig, objective, stages, student_config
-from distillkac.guidance import GuidedVelocity
-from distillkac.networks import NetworkConfig, VelocityNet, norm_groups
+from distillkac.base import files
+from distillkac.base.random import generator
+from distillkac.distillation.stages import DistillConfig, objective, stages_of, student_config
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet, KacPipeline
-from distillkac.random import generator
-from distillkac.sampling import Run, SamplerConfig, generate, open_run
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config, save_config
+from distillkac.runs.run import Run, open_run
+from distillkac.runs.sampling import SamplerConfig, generate
 from tests.toys import SHAPE, TINY, TINY_OPTIONS, optim, run_config, trainer
 
 DIGITS = (1, 8, 8)
@@ -166,7 +168,7 @@ def trained(folder) -> Run:
 def distilled(folder, teacher: Run) -> Run:
     """A student in one step that takes w as an input."""
     plan = DistillConfig(stages=(2, 1), steps=(60,), w_max=4.0, optim=optim(lr=2e-2, ema=0.9))
-    config, stage = student_config(teacher.config, stages(plan)[0], plan), stages(plan)[0]
+    config, stage = student_config(teacher.config, stages_of(plan)[0], plan), stages_of(plan)[0]
     learns = objective(teacher.network, teacher.network, teacher.process, stage, plan)
     job = trainer(folder, config, learns)
     job.network.load_state_dict(teacher.network.state_dict(), strict=False)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 from tests import statistics_tools as st
 from tests.planar_statistics import planar_law
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from distillkac import checkpoints
-from distillkac.run_lock import run_lock
+from distillkac.runs import checkpoints
+from distillkac.runs.lock import run_lock
 from tests.forked_commands import DIED, contents
 from tests.toys import TINY_OPTIONS
 

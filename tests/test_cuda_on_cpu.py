@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 from tests.cuda_on_cpu.build import build, translate
 from tests.cuda_on_cpu.emulated import Emulated
 

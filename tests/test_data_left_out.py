@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distillkac import checkpoints, train
-from distillkac.config import load_config, save_config
+from distillkac import train
 from distillkac.data import records
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config, save_config
 from tests.image_folders import picture, pictures, refused, sizes, told
 from tests.image_sets import samples, write_tar
 from tests.toys import refusal

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from distillkac import encode, train
-from distillkac.config import RunConfig
 from distillkac.data import DataConfig, load, load_training, read
 from distillkac.data.latents import LatentSpace, write_index
 from distillkac.data.sources import STREAMED, UNDERSTOOD, WORDS
-from distillkac.run_data import RunData
+from distillkac.runs.config import RunConfig
+from distillkac.runs.run_data import RunData
 from tests.image_sets import WRITERS, samples, write_npz, write_tar
 from tests.test_cifar_and_patches import write_binary
 from tests.toys import refusal
@@ -234,7 +234,7 @@ def test_contradictions_about_classes_are_refused(tmp_path):
 
 
 def test_the_command_learns_without_classes(tmp_path):
-    from distillkac.config import load_config
+    from distillkac.runs.config import load_config
 
     options = ["--run", str(tmp_path / "run"), "--steps", "1", "--network.head-dim", "8", "--optim.batch-size", "4"]
     assert train.main([*options, "--data.unconditional"]) == 0

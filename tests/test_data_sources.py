@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import checkpoints, train
-from distillkac.config import load_config
+from distillkac import train
 from distillkac.data import DataConfig, load, read, records, to_unit
 from distillkac.data.ahead import read_ahead
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config
 from tests.image_sets import (
     CLASSES,
     WRITERS,

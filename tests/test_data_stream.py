@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distillkac import checkpoints, classifier, distill, encode, evaluate, train
+from distillkac import distill, encode, evaluate, train
 from distillkac.data import DataConfig, load, load_training, read
 from distillkac.data.stream import WindowOrder
+from distillkac.evaluation import classifier
+from distillkac.runs import checkpoints
 from tests.image_sets import CLASSES, encoded, pixels, samples, table, write_table
 from tests.test_data_sources import TINY, batches
 from tests.toys import optim, refusal, run_config, trainer

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from distillkac import demo, plots
-from distillkac.demo import Demo
-from distillkac.sampling import open_run
+from distillkac import demo
+from distillkac.runs import pictures
+from distillkac.runs.run import open_run
+from distillkac.web.engine import Demo
 from tests.demo_tools import CPU, GOOD, MISTAKES, direct, tiny_runs
 
 
@@ -25,12 +26,12 @@ def test_choices_are_what_the_sampler_gives(runs):
     for answer in answers:
         folder = runs[0] / "student-2" if answer.steps == 2 else runs[0]
         samples = direct(folder, answer.steps, 5, 8, ("3", "7"))
-        assert answer.frames[0] == plots.grid_image(samples.path[0], 3)
-        assert answer.frames[-1] == plots.grid_image(samples.images, 3)
+        assert answer.frames[0] == pictures.grid_image(samples.path[0], 3)
+        assert answer.frames[-1] == pictures.grid_image(samples.images, 3)
         assert answer.times[0] == 1
         assert answer.times[-1] == 0
         assert answer.seconds > 0
-    assert answers[2].frames[1] == plots.grid_image(samples.path[5], 3)  # every fifth of a hundred
+    assert answers[2].frames[1] == pictures.grid_image(samples.path[5], 3)  # every fifth of a hundred
 
 
 def test_a_choice_that_cannot_be_says_so_and_the_others_are_made(runs):

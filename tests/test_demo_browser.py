@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkac.demo import Demo
+from distillkac.web.engine import Demo
 from tests.demo_tools import CPU, tiny_runs
 
 pytest.importorskip("gradio")
@@ -21,7 +21,7 @@ PICTURE = ".kac-card img:visible"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The page of a telegraph run with a student of 2 steps and of a planar teacher."""
-    from distillkac import demo_page
+    from distillkac.web import page as demo_page
 
     page = demo_page.serve(Demo(tiny_runs(tmp_path_factory.mktemp("runs")), CPU))
     yield page

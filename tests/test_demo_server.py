@@ -17,9 +17,10 @@ from html import unescape
 import numpy as np
 import pytest
 
-from distillkac import checkpoints, demo, plots
-from distillkac.demo import Demo
-from tests.demo_tools import CPU, GOOD, MISTAKES, ask, direct, fetch, join, pictures, tiny_runs
+from distillkac import demo
+from distillkac.runs import checkpoints, pictures
+from distillkac.web.engine import Demo
+from tests.demo_tools import CPU, GOOD, MISTAKES, ask, direct, fetch, join, pictures_of, tiny_runs
 
 pytest.importorskip("gradio")
 
@@ -32,7 +33,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(runs, tmp_path_factory):
     """A running page and the folder into which gradio would write files."""
-    from distillkac import demo_page
+    from distillkac.web import page as demo_page
 
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -75,11 +76,13 @@ def test_two_users_get_their_own_images(served, runs):
         users = list(pool.map(user, (0, 1)))
     for first, answers in enumerate(users):
         for seed, page in zip(range(first, first + 10, 2), answers, strict=True):
-            student, teacher = pictures(page)
+            student, teacher = pictures_of(page)
             expected = [direct(runs[0] / "student-2", 2, 4, seed).path, direct(runs[0], 4, 4, seed).path]
             for frames, path in zip((student, teacher), expected, strict=True):
                 assert len(frames) == len(path)
-                assert all((a == np.asarray(plots.grid_image(b, 2))).all() for a, b in zip(frames, path, strict=True))
+                assert all(
+                    (a == np.asarray(pictures.grid_image(b, 2))).all() for a, b in zip(frames, path, strict=True)
+                )
     assert users[0] != users[1]
 
 
@@ -139,7 +142,7 @@ def test_only_this_machine_is_served(served):
 
 
 def test_queue_and_unread_answers_are_bounded(runs):
-    from distillkac import demo_page
+    from distillkac.web import page as demo_page
 
     go = threading.Event()
 

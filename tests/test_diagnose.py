@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import diagnose, diagnostics, distill, evaluators, reference, train
-from distillkac.exact_start import ExactStart
-from distillkac.integrators import time_grid
-from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import generator
-from distillkac.sampling import Run, SamplerConfig, generate
+from distillkac import diagnose, distill, train
+from distillkac.base.random import generator
+from distillkac.evaluation import diagnostics, evaluators
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.ops import reference
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--steps", "2"]

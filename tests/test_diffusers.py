@@ -9,10 +9,10 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import EntryNotFoundError
 
 from distillkac import distill, train
-from distillkac.config import ProcessConfig
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
 from distillkac.pipeline import KacPipeline
+from distillkac.runs.config import ProcessConfig
 from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
 from tests.toys import TINY_OPTIONS, ToyData

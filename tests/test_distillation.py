@@ -7,16 +7,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac import distillation
-from distillkac.batches import Batch
-from distillkac.config import OptimConfig, RunConfig
-from distillkac.distillation import DistillConfig, stages, student_config
-from distillkac.endpoint import EndpointDistillation, StudentStates
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import time_grid
-from distillkac.processes import Planar, Telegraph
-from distillkac.random import derive_seed
-from distillkac.training import Trainer
+from distillkac.base.random import derive_seed
+from distillkac.distillation import stages
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.stages import DistillConfig, stages_of, student_config
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Planar, Telegraph
+from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.training.batches import Batch
+from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData
 
 DATA = ToyData()
@@ -134,7 +134,7 @@ def test_a_student_conditioned_on_w_sees_the_weight_its_teacher_used():
 
 def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
     config = DistillConfig(stages=(100, 20, 4, 2, 1), w=2.0)
-    links = stages(config)
+    links = stages_of(config)
     assert [(s.teacher_steps, s.num_steps, s.steps) for s in links] == [
         (100, 20, 150),
         (20, 4, 200),
@@ -142,7 +142,7 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
         (2, 1, 300),
     ]
     teacher = Curved()
-    objectives = [distillation.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
+    objectives = [stages.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
     # The guidance weight is folded in once; after that the student has it in its weights.
     assert [o.teacher.w for o in objectives] == [2.0, 0.0, 0.0, 0.0]
     assert [o.method for o in objectives] == ["ab2", "euler", "euler", "euler"]
@@ -154,13 +154,13 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
 def test_student_config_records_what_sampling_must_know():
     run = RunConfig(shape=SHAPE, class_names=("a", "b"))
     config = DistillConfig(stages=(4, 2), steps=(7,), rho=2.0, w=1.0, seed=3)
-    student = student_config(run, stages(config)[0], config)
+    student = student_config(run, stages_of(config)[0], config)
     assert (student.student.teacher_steps, student.student.num_steps) == (4, 2)
     assert (student.student.rho, student.student.w, student.steps, student.seed) == (2.0, 1.0, 7, 3)
     assert student.optim == config.optim
     assert not student.network.guidance_embedding
     conditioned = DistillConfig(stages=(4, 2), steps=(7,), w_max=2.0)
-    assert student_config(run, stages(conditioned)[0], conditioned).network.guidance_embedding
+    assert student_config(run, stages_of(conditioned)[0], conditioned).network.guidance_embedding
 
 
 @pytest.mark.parametrize(

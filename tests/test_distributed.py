@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkac import checkpoints, distill, train
+from distillkac import distill, train
+from distillkac.runs import checkpoints
 from tests.toys import TINY_OPTIONS
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.log-every", "1"]

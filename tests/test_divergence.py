@@ -8,13 +8,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import checkpoints, divergence, ops
-from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
-from distillkac.processes import Telegraph
-from distillkac.random import derive_seed
-from distillkac.training import FlowMatching
+from distillkac import ops
+from distillkac.base.random import derive_seed
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.processes import Telegraph
+from distillkac.runs import checkpoints
+from distillkac.training import failure
+from distillkac.training.batches import Batch
+from distillkac.training.objective import FlowMatching
 from tests.toys import ToyData, optim, run_config, trainer
 
 
@@ -25,7 +27,7 @@ def fresh_accelerate():
 
 
 def report(folder):
-    return json.loads((folder / divergence.FOLDER / divergence.REPORT).read_text())
+    return json.loads((folder / failure.FOLDER / failure.REPORT).read_text())
 
 
 def bytes_of(folder):
@@ -47,12 +49,12 @@ def test_a_bad_image_is_found_and_its_step_can_be_run_again(tmp_path):
     assert (told["step"], told["update"], told["loss"], told["reproduced"]) == (first + 1, first, "nan", True)
     assert bad in told["indices"]
     assert len(told["indices"]) == 12
-    assert checkpoints.load_state(tmp_path / "run" / divergence.FOLDER)["step"] == first
+    assert checkpoints.load_state(tmp_path / "run" / failure.FOLDER)["step"] == first
     # As failure.json says: its state in place of the run's, and on with --resume.
     for name in ("again", "repaired"):
         shutil.copytree(tmp_path / "run", tmp_path / name)
         shutil.rmtree(tmp_path / name / "state")
-        shutil.copytree(tmp_path / "run" / divergence.FOLDER / "state", tmp_path / name / "state")
+        shutil.copytree(tmp_path / "run" / failure.FOLDER / "state", tmp_path / name / "state")
     again = trainer(tmp_path / "again", config, data=data)
     ((loss, norm),) = again.advance(again.batches())
     assert (str(loss.item()), str(norm.item())) == (told["loss"], told["grad_norm"])
@@ -98,7 +100,7 @@ def test_the_state_before_the_step_is_that_of_the_run(tmp_path, gradient_only, u
         assert (told["step"], told["update"], told["reproduced"]) == (step, bad, True)
         assert math.isfinite(float(told["loss"])) == gradient_only
         assert not math.isfinite(float(told["grad_norm"]))
-        states.append(checkpoints.load_state(folder / divergence.FOLDER))
+        states.append(checkpoints.load_state(folder / failure.FOLDER))
         assert checkpoints.load_state(folder)["step"] == (4 if save_every == 4 else step - 1)
     # Replayed from step 4, and saved by the run itself just before: the same to the bit.
     states.append(checkpoints.load_state(tmp_path / "1"))
@@ -117,7 +119,7 @@ def test_a_run_that_fails_before_its_first_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="in step 1;"):
         job.fit()
     assert checkpoints.load_state(tmp_path) is None
-    state = checkpoints.load_state(tmp_path / divergence.FOLDER)
+    state = checkpoints.load_state(tmp_path / failure.FOLDER)
     assert state["step"] == 0
     assert all(torch.equal(value, start[name]) for name, value in state["model"].items())
 

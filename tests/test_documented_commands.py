@@ -22,7 +22,9 @@ import tyro
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import classifier, distill, options, train
+from distillkac import distill, train
+from distillkac.base import options
+from distillkac.evaluation import classifier
 from tests.toys import TINY_OPTIONS
 
 ROOT = Path(__file__).parents[1]

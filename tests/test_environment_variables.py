@@ -13,8 +13,11 @@ from accelerate.commands import launch
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from distillkac import checkpoints, commands, launch_settings, train
-from distillkac.config import OptimConfig
+from distillkac import train
+from distillkac.base import launch_settings
+from distillkac.runs import checkpoints, device
+from distillkac.runs.config import OptimConfig
+from distillkac.training import fit as commands
 from tests.toys import refusal
 
 SMALL = ["--network.channels", "16", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]
@@ -162,11 +165,11 @@ def test_a_plain_file_of_accelerate_config_passes(monkeypatch, user_file):
 def test_a_launcher_may_keep_a_command_off_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: {"cuda": "13.0"}))
-    assert commands.device().type == "cuda"
+    assert device.device().type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert commands.device().type == "cpu"
+    assert device.device().type == "cpu"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
-    assert commands.device().type == "cuda"
+    assert device.device().type == "cuda"
 
 
 @pytest.mark.parametrize("problem", ["nvcc cannot build the CUDA kernels (nvcc fatal: old)", ""])
@@ -176,7 +179,7 @@ def test_a_gpu_without_kernels_is_said(monkeypatch, problem):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: build))
     with pytest.warns(UserWarning, match=r"has no CUDA kernels \((nvcc cannot build|it was built without)"):
-        assert commands.device().type == "cpu"
+        assert device.device().type == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from distillkac import checkpoints, train
+from distillkac import train
+from distillkac.runs import checkpoints
 
 TINY = "['--network.channels', '8', '--network.head-dim', '8', '--optim.batch-size', '16', '--preview', '4']"
 WORK = f"""

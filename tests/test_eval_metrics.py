@@ -13,8 +13,11 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from distillkac import data, distill, evaluate, fidelity, files, inception, metrics, train
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac import data, distill, evaluate, train
+from distillkac.base import files
+from distillkac.evaluation import fidelity, inception, metrics
+from distillkac.runs.run import open_run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.toys import TINY_OPTIONS
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillkac import classifier, compare, comparison_report, evaluators, files, report
+from distillkac import compare, report
+from distillkac.base import files
 from distillkac.data import DataConfig, ImageDataset, load, read
-from distillkac.metrics import Evaluator
+from distillkac.evaluation import classifier, comparison_report, evaluators
+from distillkac.evaluation.metrics import Evaluator
 from tests.test_compare import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -226,7 +228,7 @@ def test_pixels_of_the_built_in_images_are_whole_numbers():
 
 
 def test_the_shipped_files_are_what_the_tool_writes(quick, tmp_path):
-    from distillkac.evaluators import make
+    from distillkac.evaluation.evaluators import make
 
     assert make.main(["--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in evaluators.FOLDER.glob("*.[js]*")}

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import integrators, reference
-from distillkac.exact_flow import ExactFlow, conditional_law, push, sampling_floor, sliced_wasserstein
-from distillkac.integrators import integrate, time_grid
-from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import generator
+from distillkac.base.random import generator
+from distillkac.flow import integrators
+from distillkac.flow.exact_flow import ExactFlow, conditional_law, push, sampling_floor, sliced_wasserstein
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.ops import reference
 
 SPEC = importlib.util.spec_from_file_location("toy2d", Path(__file__).parents[1] / "examples" / "toy2d.py")
 toy2d = importlib.util.module_from_spec(SPEC)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from distillkac import distill, export, train
-from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.sampling import open_run
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.runs.run import open_run
 
 TINY = ["--network.channels", "8", "16", "--network.head-dim", "8", "--optim.batch-size", "16"]
 

@@ -14,11 +14,14 @@ import pytest
 from accelerate import Accelerator
 
 import distillkac
-from distillkac import checkpoints, files, inception, paths, train
-from distillkac.config import load_config
+from distillkac import train
+from distillkac.base import files, paths
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
-from distillkac.run_lock import run_lock
+from distillkac.evaluation import inception
+from distillkac.runs import checkpoints
+from distillkac.runs.config import load_config
+from distillkac.runs.lock import run_lock
 from tests import image_sets
 
 SMALL = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkac.guidance import GuidedVelocity
+from distillkac.flow.guidance import GuidedVelocity
 
 
 class Linear:

@@ -10,7 +10,7 @@ import urllib.error
 import pytest
 import torch
 
-from distillkac import inception
+from distillkac.evaluation import inception
 
 
 def random_weights() -> dict:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
 
 Y = torch.zeros(1, dtype=torch.int64)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import interop, ops
+from distillkac import ops
+from distillkac.ops import interop
 
 T = np.linspace(0.1, 1, 6).astype(np.float32)
 X0 = np.random.default_rng(0).uniform(-1, 1, (6, 3, 4)).astype(np.float32)

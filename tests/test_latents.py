@@ -11,15 +11,19 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from distillkac import data, diagnose, distill, encode, evaluate, inception, plots, run_lock, sample, train, vae
-from distillkac.config import load_config
-from distillkac.files import read_json
-from distillkac.networks import VelocityNet
+from distillkac import data, diagnose, distill, encode, evaluate, sample, train
+from distillkac.base.files import read_json
+from distillkac.base.random import derive_seed
+from distillkac.data import vae
+from distillkac.evaluation import inception
+from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
-from distillkac.presets import PRESETS
-from distillkac.random import derive_seed
-from distillkac.run_data import DataPlace, RunData
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac.runs import lock
+from distillkac.runs.config import load_config
+from distillkac.runs.presets import PRESETS
+from distillkac.runs.run import open_run
+from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.closeness import assert_same
 from tests.test_eval_metrics import Stand
 from tests.toys import TINY_OPTIONS
@@ -135,7 +139,7 @@ def test_the_pipeline_brings_the_autoencoder_along(run, tmp_path):
     assert draw[0].shape == (2, 3, 16, 16)
     assert_same(*draw)
     pictures = again([0, 1], generator=torch.Generator().manual_seed(0)).images
-    assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), plots.to_uint8(draw[1]))
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), pictures.to_uint8(draw[1]))
 
 
 def test_another_autoencoder_is_refused(folder, run, tmp_path, capsys):
@@ -210,7 +214,7 @@ def test_two_do_not_encode_into_one_folder(folder, tmp_path, capsys):
     child = os.fork()
     if child == 0:
         with contextlib.ExitStack() as held:
-            os.write(ready[1], b"x" if run_lock.take(tmp_path / "latents", held) is None else b"!")
+            os.write(ready[1], b"x" if lock.take(tmp_path / "latents", held) is None else b"!")
             os.read(done[0], 1)
             os._exit(0)
     assert os.read(ready[0], 1) == b"x"

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import checkpoints, distill, evaluate, train
-from distillkac.training import Trainer
+from distillkac import distill, evaluate, train
+from distillkac.runs import checkpoints
+from distillkac.training.loop import Trainer
 from tests.toys import ToyData, optim, run_config
 
 

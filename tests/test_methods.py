@@ -8,16 +8,17 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac.batches import Batch
-from distillkac.endpoint import EndpointDistillation, StudentStates
-from distillkac.exact_start import ExactStart, class_means
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, restart_chain, time_grid
-from distillkac.inverse import GeneratorAndFake, InverseConfig, RealUID
-from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import derive_seed
-from distillkac.reconstruction import ReconstructionConfig, ShiftedReconstruction
-from distillkac.training import Trainer
+from distillkac.base.random import derive_seed
+from distillkac.data import class_means
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import GeneratorAndFake, InverseConfig, RealUID
+from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.training.batches import Batch
+from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData, optim
 
 DATA = ToyData()

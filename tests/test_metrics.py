@@ -11,9 +11,9 @@ from safetensors.torch import save as to_safetensors
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from distillkac import classifier, metrics
 from distillkac.data import DataConfig, ImageDataset, load, read
-from distillkac.metrics import Evaluator, Moments, frechet_distance
+from distillkac.evaluation import classifier, metrics
+from distillkac.evaluation.metrics import Evaluator, Moments, frechet_distance
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.random import generator
+from distillkac.base.random import generator
+from distillkac.flow.networks import NetworkConfig, VelocityNet
 
 DIGITS = (1, 8, 8)
 

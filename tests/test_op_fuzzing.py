@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from distillkac import interop, ops
+from distillkac import ops
+from distillkac.ops import interop
 from tests import op_oracle
 from tests.op_arguments import TENSORS, right_arguments, wrong_value
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 from tests.op_cases import (
     CASES,
     DIFFERENTIABLE,

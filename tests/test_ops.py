@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from distillkac import ops, reference
-from distillkac.schedules import F_NAMES, G_NAMES
+from distillkac import ops
+from distillkac.ops import reference
+from distillkac.ops.schedules import F_NAMES, G_NAMES
 from tests.op_cases import CASES, PROCESSES, A, C, expected, pair, rows, run, step, tensors
 
 LEVELS = ops._native.simd_levels()

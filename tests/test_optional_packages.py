@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from distillkac import commands, optional, train
-from distillkac.config import OptimConfig
+from distillkac import train
+from distillkac.base import optional
+from distillkac.runs.config import OptimConfig
+from distillkac.training import fit as commands
 from tests.toys import refusal
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distillkac import compare, diagnose, distill, evaluate, export, report, sample, train
-from distillkac.config import load_config, save_config
-from distillkac.distill_plan import costs
-from distillkac.distillation import DistillConfig, InverseConfig
-from distillkac.files import write_json
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
-from distillkac.training import build_network
+from distillkac.base.files import write_json
+from distillkac.distillation.cost import costs
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import DistillConfig
+from distillkac.runs.config import load_config, save_config
+from distillkac.runs.run import build_network, open_run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.toys import run_config, trainer
 
 COMMANDS = (train, distill, sample, evaluate, compare, diagnose, export, report)
@@ -104,13 +105,13 @@ def test_comparison_tells_what_is_measured_and_what_is_left(tmp_path, monkeypatc
 
 def test_dry_run_of_a_distillation_prints_stages_and_cost_and_writes_nothing(run, tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setattr("distillkac.presets.ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr("distillkac.training.cost.ENOUGH_SECONDS", 0.0)
     config = load_config(run)
     save_config(tmp_path / "digits", run_config(shape=(1, 8, 8), class_names=tuple("0123456789")))
     assert config.shape == (1, 4, 4)
     trainer_config = load_config(tmp_path / "digits")
     network = build_network(trainer_config)
-    from distillkac import checkpoints
+    from distillkac.runs import checkpoints
 
     checkpoints.save(tmp_path / "digits", 1, network.state_dict(), network.state_dict(), {"state": {}}, 1)
     before = sorted(tmp_path.rglob("*"))
@@ -130,7 +131,7 @@ def test_dry_run_of_a_distillation_prints_stages_and_cost_and_writes_nothing(run
 
 def test_cost_of_a_distillation_follows_the_evaluations(run, tmp_path, monkeypatch):
     """An image costs N/M evaluations of the teacher and three of the student, doubled for a guided teacher."""
-    monkeypatch.setattr("distillkac.presets.ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr("distillkac.training.cost.ENOUGH_SECONDS", 0.0)
     loaded = open_run(run, torch.device("cpu"))
 
     def flops(**changes):

@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import compare, diagnose, encode, evaluate, export, outputs, plots, report, sample, sampling
-from distillkac.config import save_config
+from distillkac import compare, diagnose, encode, evaluate, export, report, sample
+from distillkac.base import outputs
+from distillkac.runs import pictures, sampling
+from distillkac.runs.config import save_config
+from distillkac.runs.run import open_run
 from tests.toys import run_config, trainer
 
 MANY = ["--steps", "2", "--num", "1300"]  # three blocks of 512 images of 4 x 4
@@ -166,7 +169,7 @@ def test_pictures_too_large_or_of_other_channels_are_refused_first(run, blind, c
         error = refused(sample, [run, "--steps", "9", "--num", "3000000", "--out", tmp_path / name], capsys)
         assert "too large for a picture" in error
     with pytest.raises(ValueError, match="1 or 3 channels, these images 4"):
-        plots.check_grid(1, (4, 8, 8), 1)
+        pictures.check_grid(1, (4, 8, 8), 1)
 
 
 def test_pages_of_compare_are_read_first(blind, capsys, tmp_path):
@@ -291,7 +294,7 @@ def test_two_samplings_to_one_place_are_kept_apart(run, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     code = (
-        "import contextlib, sys; from pathlib import Path; from distillkac.run_lock import take\n"
+        "import contextlib, sys; from pathlib import Path; from distillkac.runs.lock import take\n"
         "with contextlib.ExitStack() as held:\n take(Path(sys.argv[1]), held); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out)]
@@ -325,7 +328,7 @@ def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path, monkeypat
         return images
 
     monkeypatch.setattr(sampling.Drawing, "block", block)
-    monkeypatch.setattr(plots, "save_png", lambda *_: None)
+    monkeypatch.setattr(pictures, "save_png", lambda *_: None)
 
     def peak(num):
         alive.update(now=0, most=0)
@@ -347,9 +350,9 @@ def test_npz_is_what_numpy_would_have_written(run, tmp_path):
     for name in ("a.npz", "b.npz"):
         assert sample.main([str(run), *MANY, "--seed", "4", "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    loaded = sampling.open_run(run, torch.device("cpu"))
+    loaded = open_run(run, torch.device("cpu"))
     labels = sampling.class_labels(loaded.config, 1300)
-    expected = plots.to_uint8(sampling.generate(loaded, labels, sampling.SamplerConfig(steps=2), 4).images)
+    expected = pictures.to_uint8(sampling.generate(loaded, labels, sampling.SamplerConfig(steps=2), 4).images)
     with np.load(tmp_path / "a.npz") as arrays:
         assert sorted(arrays.files) == ["class_names", "images", "labels"]
         assert np.array_equal(arrays["images"], expected)

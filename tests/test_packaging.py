@@ -24,7 +24,7 @@ from distillkac import doctor
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-EVALUATORS = sorted(path for path in (ROOT / "distillkac" / "evaluators").iterdir() if path.is_file())
+EVALUATORS = sorted(path for path in (ROOT / "distillkac" / "evaluation" / "evaluators").iterdir() if path.is_file())
 BUILT = ("build", ".venv", ".git", "runs", "dist", "*.egg-info", "__pycache__", ".*_cache", "site")
 
 
@@ -109,7 +109,7 @@ def test_sdist_and_what_is_installed_from_it_hold_the_evaluators(sdist, tmp_path
     (tree,) = tmp_path.iterdir()
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
-    there = tmp_path / "lib" / "distillkac" / "evaluators"
+    there = tmp_path / "lib" / "distillkac" / "evaluation" / "evaluators"
     assert len(EVALUATORS) == 5
     assert {path.name: path.read_bytes() for path in EVALUATORS} == {p.name: p.read_bytes() for p in there.iterdir()}
 
@@ -133,7 +133,7 @@ def test_wheel_from_the_sdist_runs_in_a_fresh_environment(sdist, tmp_path):
         assert not [folder for folder in torch_folders if folder in zipfile.ZipFile(wheel).read(library)], library
     assert all(name.startswith(("distillkac/", f"distillkac-{distillkac.__version__}.dist-info/")) for name in names)
     assert {f"distillkac/{path.name}" for path in (ROOT / "distillkac").glob("*.py")} < set(names)
-    assert {f"distillkac/evaluators/{path.name}" for path in EVALUATORS} < set(names)
+    assert {f"distillkac/evaluation/evaluators/{path.name}" for path in EVALUATORS} < set(names)
 
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)

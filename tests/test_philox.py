@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 
 MASK = 0xFFFFFFFF
 every_level = pytest.mark.parametrize("level", ops._native.simd_levels())

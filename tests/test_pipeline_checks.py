@@ -14,15 +14,16 @@ from diffusers import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from distillkac import export, pipeline, sample
-from distillkac.config import StudentConfig, save_config
-from distillkac.demo import Demo
-from distillkac.networks import NetworkConfig
+from distillkac._pipeline_options import KNOWN
+from distillkac.flow.networks import NetworkConfig
 from distillkac.pipeline import KacNet, KacPipeline
-from distillkac.pipeline_options import KNOWN
-from distillkac.sampler import SamplerConfig, Trained
-from distillkac.sampling import field_of, generate, open_run
+from distillkac.runs.config import StudentConfig, save_config
+from distillkac.runs.run import open_run
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import field_of, generate
 from distillkac.scheduler import KacScheduler
-from distillkac.training import FlowMatching
+from distillkac.training.objective import FlowMatching
+from distillkac.web.engine import Demo
 from tests.toys import run_config, trainer
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 from tests import planar_statistics as planar
 from tests import statistics_tools as st
 

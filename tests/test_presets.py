@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from distillkac import train
-from distillkac.config import RunConfig, load_config
-from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.presets import PRESETS, cost
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.presets import PRESETS
+from distillkac.training.cost import cost
 from tests.toys import TINY_OPTIONS
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from distillkac import processes
-from distillkac.processes import Gaussian, Planar, Telegraph
-from distillkac.random import SampleOrder, derive_seed, generator, normal_rows
-from distillkac.schedules import F_NAMES, G_NAMES
+from distillkac.base.random import SampleOrder, derive_seed, generator, normal_rows
+from distillkac.flow import processes
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Gaussian(0.7))
 SIZE = (3, 4, 6)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkac import progress, train
-from distillkac.progress import Bar
+from distillkac import train
+from distillkac.base import progress
+from distillkac.base.progress import Bar
 
 TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--preview", "0"]
 

@@ -7,11 +7,13 @@ import shutil
 import pytest
 import torch
 
-from distillkac import checkpoints, classifier, distill, evaluate, kept, sample, train
-from distillkac.commands import new_schedule
-from distillkac.config import load_config
-from distillkac.sampling import SamplerConfig, choose
-from distillkac.training import learning_rate
+from distillkac import distill, evaluate, sample, train
+from distillkac.evaluation import classifier
+from distillkac.runs import checkpoints, kept
+from distillkac.runs.config import load_config
+from distillkac.runs.sampling import SamplerConfig, choose
+from distillkac.training.fit import new_schedule
+from distillkac.training.loop import learning_rate
 from tests.toys import optim, refusal, run_config
 
 TINY = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16", "--preview", "0"]

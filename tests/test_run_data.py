@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac import classifier, diagnose, distill, evaluate, sample, train
-from distillkac.config import load_config, save_config
+from distillkac import diagnose, distill, evaluate, sample, train
 from distillkac.data import DataConfig, load, load_training
 from distillkac.data.fingerprint import difference, of_arrays
-from distillkac.run_data import DataPlace, RunData
+from distillkac.evaluation import classifier
+from distillkac.runs.config import load_config, save_config
+from distillkac.runs.run_data import DataPlace, RunData
 from tests.image_sets import add, encoded, samples, write_folder, write_npz, write_parquet, write_saved, write_tar
 from tests.toys import refusal, run_config
 

@@ -13,10 +13,10 @@ import tyro
 
 import distillkac
 from distillkac import demo, diagnose, distill, encode, evaluate, export, report, sample, train
-from distillkac.config import load_config
+from distillkac.base.options import parse, with_paths
+from distillkac.base.paths import PATH, PATH_OR_NAME
 from distillkac.data import DataConfig
-from distillkac.options import parse, with_paths
-from distillkac.paths import PATH, PATH_OR_NAME
+from distillkac.runs.config import load_config
 from tests.image_sets import samples, write_folder
 from tests.toys import refusal
 

@@ -5,9 +5,9 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from distillkac import train
-from distillkac.networks import NetworkConfig
-from distillkac.sharding import blocks, local, shard
-from distillkac.training import build_network
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs.run import build_network
+from distillkac.training.sharding import blocks, local, shard
 from tests.toys import TINY, run_config
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 from tests import statistics_tools as st
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "telegraph.json").read_text())["rows"]

@@ -10,14 +10,16 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import checkpoints
-from distillkac.batches import Batch
-from distillkac.ema import EMA
-from distillkac.networks import NetworkConfig
-from distillkac.processes import Telegraph
-from distillkac.random import derive_seed
-from distillkac.stop_signal import StopSignal
-from distillkac.training import FlowMatching, build_network, learning_rate, load_network
+from distillkac.base.random import derive_seed
+from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.processes import Telegraph
+from distillkac.runs import checkpoints
+from distillkac.runs.run import build_network, load_network
+from distillkac.training.batches import Batch
+from distillkac.training.ema import EMA
+from distillkac.training.loop import learning_rate
+from distillkac.training.objective import FlowMatching
+from distillkac.training.stop_signal import StopSignal
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from distillkac import checkpoints, train
-from distillkac.config import OptimConfig
-from distillkac.exact_sums import PairwiseSum
-from distillkac.training import parts_of_process
+from distillkac import train
+from distillkac.runs import checkpoints
+from distillkac.runs.config import OptimConfig
+from distillkac.training.exact_sums import PairwiseSum
+from distillkac.training.loop import parts_of_process
 from tests.test_crashes import same
 from tests.test_distributed import DISTIL, STUDENTS, losses, on_a_cpu, processes
 from tests.toys import TINY_OPTIONS

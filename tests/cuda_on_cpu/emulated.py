@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from distillkac.schedules import F_NAMES, G_NAMES
+from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PROCESSES = {"telegraph": 0, "planar": 1}
