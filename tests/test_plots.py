@@ -40,8 +40,8 @@ def test_grid_enlarges_each_pixel_to_a_square(tmp_path):
 def test_strips_stand_beside_their_titles(tmp_path):
     strips = [torch.full((3, 1, 8, 8), level) for level in (-1.0, 1.0)]
     for titles in (("a", "b"), ("a", "a much longer title, σ = 1")):
-        plots.save_strips(strips, titles, tmp_path / "strips.png")
-        plots.save_grid(torch.cat(strips), tmp_path / "grid.png", columns=3)
+        pictures.save_strips(strips, titles, tmp_path / "strips.png")
+        pictures.save_grid(torch.cat(strips), tmp_path / "grid.png", columns=3)
         pixels, grid = read(tmp_path / "strips.png"), read(tmp_path / "grid.png")
         margin = pixels.shape[1] - grid.shape[1]
         assert (pixels[:, margin:] == grid[..., None]).all()
