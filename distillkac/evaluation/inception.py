@@ -1,7 +1,7 @@
 """The Inception network that FID is defined by: TensorFlow's of 2015-12-05, from the weights of pytorch-fid and torch-fidelity.
 
 Written out here because both packages need torchvision and unpickle their weight files; ours is read with weights_only
-and computes the same features (tests/test_inception.py compares them with torch-fidelity's).
+and computes the same features (tests/evaluation/test_inception.py compares them with torch-fidelity's).
 """
 
 import hashlib
