@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import distillkac
 from benchmarks import report
 from distillkac.base import files
 from distillkac.evaluation import comparison_report
 from distillkac.evaluation.comparison import full_plan
+from tests.places import ROOT
 
-ROOT = Path(distillkac.__file__).parents[1]
 README, RESULTS, SPEED = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md"
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)")
 
