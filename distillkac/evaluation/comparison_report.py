@@ -61,8 +61,8 @@ def short_markdown(plan: Plan, rows: list[dict]) -> str:
     settings = plan.settings[:SHORT_SETTINGS]
     seeds = len({row["seed"] for row in rows if row["setting"] == settings[0].name})
     caption = (
-        f"Fréchet distance to the held-out images (less is better), mean ± standard deviation over {seeds} seeds, "
-        f"{plan.num} images each." + (f" Evaluator: {describe(_one_evaluator(rows))}." if rows else "")
+        "Fréchet distance to the held-out images in the features of a small classifier (less is better), mean ± standard "
+        f"deviation over {seeds} seeds, {plan.num} images each."
     )
     lines = [textwrap.fill(caption, 120), "", "| | " + " | ".join(s.title for s in settings) + " |"]
     lines.append("|---" * (len(settings) + 1) + "|")
@@ -111,6 +111,7 @@ def evaluator_of(row: dict) -> dict[str, str] | None:
 
 
 def _one_evaluator(rows: list[dict]) -> dict[str, str] | None:
+    """The evaluator of all rows. Raises ValueError if there are several."""
     found = [evaluator_of(row) for row in rows]
     if others := [identity for identity in found if identity != found[0]]:
         raise ValueError(
