@@ -1,7 +1,9 @@
 """The README and the pages of results: tables are those of the files, figures in the text those of the tables, and short."""
 
 import csv
+import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -46,6 +48,30 @@ def test_tables_of_the_speed_are_those_of_its_figures():
     assert files.marked(README, report.SHORT).strip() == texts[report.SHORT].strip()
     machines = len(list((ROOT / "benchmarks" / "results").glob("*.json")))
     assert len(re.findall(r"^\|", texts[report.SHORT], re.MULTILINE)) == machines * (6 + 2)
+
+
+def test_a_run_of_the_benchmarks_rewrites_the_pages(tmp_path):
+    [known] = (ROOT / "benchmarks" / "results").glob("*avx512.json")
+    (tmp_path / "results").mkdir()
+    shutil.copy(known, tmp_path / "results")
+    results = json.loads(known.read_text())
+    contest = next(one for one in results["contests"] if one["op"] == "guided_step" and "rivals" in one)
+    contest["rivals"] = {name: rival | {"ratio": 1234.0} for name, rival in contest["rivals"].items()}
+    run = {
+        "machine_info": {"distillkac": results["machine"]},
+        "datetime": "2026-01-02T",
+        "benchmarks": [{"extra_info": contest}],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    for page, name in (("speed.md", report.FULL), ("README.md", report.SHORT)):
+        (tmp_path / page).write_text(f"# Before\n\n<!-- {name}:begin -->\n<!-- {name}:end -->\n\nAfter\n")
+    pages = ["--pages", str(tmp_path / "speed.md"), str(tmp_path / "README.md")]
+    options = ["--results", str(tmp_path / "results"), "--images", str(tmp_path)]
+    assert report.main([str(tmp_path / "run.json"), *pages, *options]) == 0
+    assert "–1234" in files.marked(tmp_path / "speed.md", report.FULL)
+    assert "2026-01-02" in files.marked(tmp_path / "README.md", report.SHORT)
+    assert (tmp_path / "README.md").read_text().endswith("<!-- speed-short:end -->\n\nAfter\n")
+    assert (tmp_path / "speed-ratios.png").exists()
 
 
 def prose(text: str) -> str:
