@@ -13,5 +13,5 @@ class AsWritten(griffe.Extension):
         if obj.docstring is None:
             return
         first, _, rest = obj.docstring.value.partition("\n\n" if "\n\n" in obj.docstring.value else "\n")
-        words = re.sub(r"([*_<>|\[\]])", r"\\\1", first).replace("docs/method.md", "[the method](method.md)")
+        words = re.sub(r"([*_<>|\[\]])", r"\\\1", first).replace("docs/method.md", "[the method](../method.md)")
         obj.docstring.value = f"{words}\n\n```text\n{rest}\n```" if rest else words
