@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 while not (ROOT / "mkdocs.yml").exists():
     ROOT = ROOT.parent
-FOLDERS = ("distillkac", "csrc", "docs", "tests", "benchmarks", "examples", ".github")
+FOLDERS = ("distillkac", "csrc", "docs", "tests", "benchmarks", "examples", ".github", ".ci")
 SOURCE = (".py", ".h", ".cpp", ".cu", ".cuh", ".md", ".toml", ".yml", ".bin", ".in", ".txt", ".csv")
 NOT_OURS = {  # file names in the text that are the reader's
     "numbers.py": "the reader's script, docs/first-hour.md",
