@@ -1,7 +1,7 @@
 """Kac noise in facebookresearch/flow_matching: a `ProbPath` for its training loop and its `ODESolver`.
 
     pip install flow_matching
-    python examples/flow_matching_path.py [--process planar] [--steps 3000] [--out flow_matching_path.png]
+    python examples/flow_matching_path.py [--process planar] [--steps 5000] [--out flow_matching_path.png]
 
 Trains a small network on a checkerboard exactly as the library's own 2-D example does, with `KacProbPath` in place of
 `CondOTProbPath`, carries Kac noise to samples by the library's midpoint solver, prints how far they are from the data, and
@@ -101,7 +101,7 @@ class PathArgs:
     """How the data fade."""
     g: Literal["linear", "quadratic"] = "linear"
     """How process time grows."""
-    steps: int = 3000
+    steps: int = 5000
     """Training steps."""
     num: int = 4000
     """Samples."""
