@@ -3,7 +3,7 @@
     pip install --no-deps torchcfm && pip install pot torchdiffeq
     python examples/torchcfm_matcher.py [--process planar] [--coupling independent] [--steps 4000] [--out torchcfm_matcher.png]
 
-Trains torchcfm's own small network on two moons as its tutorials do, with `KacFlowMatcher` in place of
+Trains a small network on two moons as torchcfm's tutorials do, with `KacFlowMatcher` in place of
 `ConditionalFlowMatcher`, carries Kac noise to samples by torchdiffeq, prints how far they are from the data, and draws noise,
 two states on the way, samples and data. The two matchers are all that you need to copy.
 """
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from plane import moons, save_picture, told
+from plane import Velocity, moons, save_picture, told
 from torchcfm import ConditionalFlowMatcher
 from torchcfm.conditional_flow_matching import pad_t_like_x
-from torchcfm.models import MLP
 from torchcfm.optimal_transport import OTPlanSampler
 from torchdiffeq import odeint
 
@@ -111,18 +110,17 @@ class ExactOptimalTransportKacFlowMatcher(KacFlowMatcher):
         return t, xt, ut, y0, None if y1 is None else y1[rows], *noise
 
 
-def train(matcher: ConditionalFlowMatcher, steps: int, seed: int = 0, batch: int = 256) -> MLP:
-    """The library's training loop. Returns the network of theirs, dx/dt by t from noise to data."""
+def train(matcher: ConditionalFlowMatcher, steps: int, seed: int = 0, batch: int = 256) -> Velocity:
+    """The training loop of the library's tutorials. Returns the network of theirs, dx/dt by t from noise to data."""
     torch.manual_seed(seed)
-    model = MLP(dim=2, w=128, time_varying=True)
+    model = Velocity()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         x1 = moons(batch, seed + 1 + step).float()
         x0 = matcher.sample_noise_like(x1)  # where the library's tutorials have torch.randn_like(x1)
         t, xt, ut = matcher.sample_location_and_conditional_flow(x0, x1)
-        vt = model(torch.cat([xt, t[:, None]], dim=-1))
-        loss = torch.mean((vt - ut) ** 2)
+        loss = torch.mean((model(xt, t) - ut) ** 2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -130,14 +128,11 @@ def train(matcher: ConditionalFlowMatcher, steps: int, seed: int = 0, batch: int
     return model
 
 
-def solve(model: MLP, x0: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+def solve(model: torch.nn.Module, x0: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """torchdiffeq's solver. Returns the states at the times: (T, B, 2)."""
 
-    def velocity(t, x):
-        return model(torch.cat([x, t.expand(len(x))[:, None]], dim=-1))
-
     with torch.no_grad():
-        return odeint(velocity, x0, times, method="midpoint", options={"step_size": 0.02})
+        return odeint(lambda t, x: model(x, t), x0, times, method="midpoint", options={"step_size": 0.02})
 
 
 @dataclass(frozen=True)
