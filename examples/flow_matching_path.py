@@ -10,6 +10,7 @@ draws noise, two states on the way, samples and data. `KacProbPath` is all that 
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,8 @@ from toy2d import checkerboard
 from distillkac.commands import command
 from distillkac.options import parse
 from distillkac.processes import NoiseStream, Planar, Process, Telegraph
+
+Data = Callable[[int, int], torch.Tensor]  # (n, seed) -> (n, 2)
 
 
 class KacProbPath(ProbPath):
@@ -65,7 +68,7 @@ class Wrapped(ModelWrapper):
         return self.model(x, t, **extras)
 
 
-def train(path: ProbPath, steps: int, seed: int = 0, batch: int = 512) -> Velocity:
+def train(path: KacProbPath, data: Data, steps: int, seed: int = 0, batch: int = 512) -> Velocity:
     """The library's training loop. Returns the network of theirs, dx/dt by t from noise to data."""
     torch.manual_seed(seed)
     network = Velocity()
@@ -73,7 +76,7 @@ def train(path: ProbPath, steps: int, seed: int = 0, batch: int = 512) -> Veloci
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loss_fn = torch.nn.MSELoss()
     for step in range(steps):
-        x_1 = checkerboard(batch, seed + 1 + step).float()
+        x_1 = data(batch, seed + 1 + step).float()
         x_0 = path.source_like(x_1)  # where the library's example has torch.randn_like(x_1)
         t = torch.rand(batch)
         sample = path.sample(t=t, x_0=x_0, x_1=x_1)
@@ -119,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     kind = {"planar": Planar, "telegraph": Telegraph}[args.process]
     path = KacProbPath(kind(f=args.f, g=args.g), args.seed)
-    network = train(path, args.steps, args.seed)
+    network = train(path, checkerboard, args.steps, args.seed)
     data = checkerboard(args.num, args.seed)
     times = torch.tensor([0.0, 0.5, 0.8, 1.0])
     states = solve(network, path.source_like(torch.empty(args.num, 2)), times)

@@ -10,6 +10,7 @@ two states on the way, samples and data. The two matchers are all that you need 
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,8 @@ from distillkac.commands import command
 from distillkac.options import parse
 from distillkac.processes import NoiseStream, Planar, Process, Telegraph
 from distillkac.schedules import f_schedule, g_schedule
+
+Data = Callable[[int, int], torch.Tensor]  # (n, seed) -> (n, 2)
 
 
 class KacFlowMatcher(ConditionalFlowMatcher):
@@ -110,14 +113,14 @@ class ExactOptimalTransportKacFlowMatcher(KacFlowMatcher):
         return t, xt, ut, y0, None if y1 is None else y1[rows], *noise
 
 
-def train(matcher: ConditionalFlowMatcher, steps: int, seed: int = 0, batch: int = 256) -> Velocity:
+def train(matcher: ConditionalFlowMatcher, data: Data, steps: int, seed: int = 0, batch: int = 256) -> Velocity:
     """The training loop of the library's tutorials. Returns the network of theirs, dx/dt by t from noise to data."""
     torch.manual_seed(seed)
     model = Velocity()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        x1 = moons(batch, seed + 1 + step).float()
+        x1 = data(batch, seed + 1 + step).float()
         x0 = matcher.sample_noise_like(x1)  # where the library's tutorials have torch.randn_like(x1)
         t, xt, ut = matcher.sample_location_and_conditional_flow(x0, x1)
         loss = torch.mean((model(xt, t) - ut) ** 2)
@@ -166,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     process = {"planar": Planar, "telegraph": Telegraph}[args.process](f=args.f, g=args.g)
     kind = {"independent": KacFlowMatcher, "exact": ExactOptimalTransportKacFlowMatcher}[args.coupling]
     matcher = kind(process, args.seed)
-    model = train(matcher, args.steps, args.seed)
+    model = train(matcher, moons, args.steps, args.seed)
     data = moons(args.num, args.seed)
     times = torch.tensor([0.0, 0.5, 0.8, 1.0])
     states = solve(model, matcher.sample_noise_like(torch.empty(args.num, 2)), times)
