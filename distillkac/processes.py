@@ -212,9 +212,10 @@ class NoiseStream:
         x1: what `prior_like` drew last, with its rows in their order; anything else is a ValueError, because the path to a
         given end is known only for the noise of this stream. The same x1 may serve again, at other times or with other x0.
         """
+        if x1 is not None and getattr(x1, "shape", None) != x0.shape:
+            got = tuple(x1.shape) if isinstance(x1, torch.Tensor) else type(x1).__name__
+            raise ValueError(f"x1 must be a tensor of the shape of x0, {tuple(x0.shape)}, got {got}")
         row = self._take(len(x0)) if x1 is None else self._row_of(x1)
-        if x1 is not None and x1.shape != x0.shape:
-            raise ValueError(f"x1 must have the shape of x0, {tuple(x0.shape)}, got {tuple(x1.shape)}")
         data = x0.float() if x0.dtype == torch.float64 else x0
         times = t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
         x_t, u = self.process.pair(data, times, self.seed, row)
@@ -228,8 +229,7 @@ class NoiseStream:
         return self.process.prior(len(x), tuple(x.shape[1:]), self.seed, row, x.device).to(x.dtype)
 
     def _row_of(self, x1: torch.Tensor) -> int:
-        drawn = isinstance(x1, torch.Tensor) and x1.dim() > 0 and self._prior_row is not None
-        if not drawn or not torch.equal(x1, self._prior(x1, self._prior_row)):
+        if self._prior_row is None or not torch.equal(x1, self._prior(x1, self._prior_row)):
             raise ValueError(
                 "x1 is not the noise that this stream drew last, so the paths to it are not known; take x1 from prior_like and "
                 "keep the order of its rows, or omit it for new noise"

@@ -35,6 +35,7 @@ TORCH_KERNELS = {
     "test_eval_metrics",
     "test_evaluators",
     "test_exact_flow",
+    "test_examples",
     "test_export",
     "test_guidance",
     "test_inception",
