@@ -107,7 +107,7 @@ class ExactOptimalTransportKacFlowMatcher(KacFlowMatcher):
     def guided_sample_location_and_conditional_flow(self, x0, x1, y0=None, y1=None, t=None, return_noise=False):
         """(t, xt, ut, y0, y1), and eps with `return_noise`; y0 (B,) and y1 (B,) go with the noise and with the data."""
         x0 = self.sample_noise_like(x1) if x0 is None else x0
-        plan = torch.from_numpy(self.ot_sampler.get_map(x0, x1))
+        plan = torch.from_numpy(self.ot_sampler.get_map(x0.float(), x1.float()))
         rows = torch.multinomial(plan, 1).flatten().to(x1.device)
         t, xt, ut, *noise = super().sample_location_and_conditional_flow(x0, x1[rows], t, return_noise)
         return t, xt, ut, y0, None if y1 is None else y1[rows], *noise
