@@ -22,9 +22,9 @@ from flow_matching.utils import ModelWrapper
 from plane import Velocity, save_picture, told
 from toy2d import checkerboard
 
-from distillkac.commands import command
-from distillkac.options import parse
-from distillkac.processes import NoiseStream, Planar, Process, Telegraph
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.flow.processes import NoiseStream, Planar, Process, Telegraph
 
 Data = Callable[[int, int], torch.Tensor]  # (n, seed) -> (n, 2)
 

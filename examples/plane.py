@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
 
-from distillkac.exact_flow import sampling_floor, sliced_wasserstein
+from distillkac.flow.exact_flow import sampling_floor, sliced_wasserstein
 
 NIGHT, PAPER, SAND = "#0d1220", "#e8ebf2", "#f2c14e"
 

@@ -22,10 +22,10 @@ from torchcfm.conditional_flow_matching import pad_t_like_x
 from torchcfm.optimal_transport import OTPlanSampler
 from torchdiffeq import odeint
 
-from distillkac.commands import command
-from distillkac.options import parse
-from distillkac.processes import NoiseStream, Planar, Process, Telegraph
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.flow.processes import NoiseStream, Planar, Process, Telegraph
+from distillkac.ops.schedules import f_schedule, g_schedule
 
 Data = Callable[[int, int], torch.Tensor]  # (n, seed) -> (n, 2)
 
