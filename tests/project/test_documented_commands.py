@@ -25,7 +25,7 @@ from PIL import Image
 from distillkac import distill, train
 from distillkac.base import options
 from distillkac.evaluation import classifier
-from tests.places import ROOT
+from tests.places import ROOT, script, skip_without_packages
 from tests.toys import TINY_OPTIONS
 
 FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,7 +56,6 @@ ONLY_READ = {  # part of a command: why it is not carried out
     "cifar10": "its images are not here; tests/runs/test_presets.py tries presets",
     "--inception download": "needs the network; tests/evaluation/test_fidelity.py measures with a stand-in",
 }
-OF_EXAMPLES = ("flow_matching", "torchcfm", "torchdiffeq", "ot")  # packages that only examples need
 OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
 
 
@@ -196,16 +195,7 @@ def check_make(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     if words[0] != "-m":
         assert (ROOT / words[0]).exists()
-        spec = importlib.util.spec_from_file_location("example", ROOT / words[0])
-        module = importlib.util.module_from_spec(spec)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend((ROOT / words[0]).parent)  # as for a script
-            try:
-                spec.loader.exec_module(module)
-            except ModuleNotFoundError as error:
-                if error.name not in OF_EXAMPLES:
-                    raise
-                pytest.skip(f"{error.name} is not installed")
+        module = script(ROOT / words[0])
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
         if not words[1:]:
@@ -265,9 +255,7 @@ def test_python_block_runs(inside, monkeypatch, block):
     """With stand-ins for what the reader has: a network, batches of images, velocities."""
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.syspath_prepend(ROOT / "examples")
-    for name in OF_EXAMPLES[:2]:
-        if f"from {name}_" in block.text:
-            pytest.importorskip(name, reason=f"{name} is not installed")
+    skip_without_packages(block.text)
 
     class Network(torch.nn.Module):
         def __init__(self):

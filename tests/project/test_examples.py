@@ -3,7 +3,6 @@ derivative of the path and on average the exact field, and trained by their loop
 the data. A wrong sign and a wrong direction of time are planted, and noticed."""
 
 import dataclasses
-import importlib
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from PIL import Image
 from distillkac.base.random import generator
 from distillkac.flow.exact_flow import ExactFlow, sliced_wasserstein
 from distillkac.flow.processes import Planar, Telegraph
-from tests.places import ROOT
+from tests.places import ROOT, script
 
-EXAMPLES = ROOT / "examples"
-HOW = "is not installed; docs/recipes.md says how to install it"
 PROCESSES = [Planar(), Telegraph(), Planar(a=9, c=3, f="cosine", g="quadratic"), Telegraph(a=9, c=3, f="cosine")]
 by_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{p.name}-{p.f}-{p.g}")
 FEW_TURNS = [Planar(a=5, c=2), Telegraph(a=5, c=2, f="cosine", g="quadratic")]
@@ -23,22 +20,12 @@ CORNERS = torch.tensor([[0.7, 0.7], [-0.7, 0.7], [0.7, -0.7], [-0.7, -0.7]])
 SHARES = torch.tensor([0.4, 0.3, 0.2, 0.1])
 
 
-def example(name: str):
-    """A module of examples/, which finds its neighbours there as a script does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        return importlib.import_module(name)
-
-
 def flow_matching():
-    pytest.importorskip("flow_matching", reason=f"flow_matching {HOW}")
-    return example("flow_matching_path")
+    return script(ROOT / "examples" / "flow_matching_path.py")
 
 
 def torchcfm():
-    for name in ("torchcfm", "ot", "torchdiffeq"):
-        pytest.importorskip(name, reason=f"{name} {HOW}")
-    return example("torchcfm_matcher")
+    return script(ROOT / "examples" / "torchcfm_matcher.py")
 
 
 class OfTheirs:
