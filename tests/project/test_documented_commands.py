@@ -32,7 +32,7 @@ from distillkac import distill, train
 from distillkac.base import options
 from distillkac.evaluation import classifier
 from distillkac.pipeline import KacPipeline
-from tests.places import ROOT
+from tests.places import ROOT, script, skip_without_packages
 from tests.toys import TINY_OPTIONS
 
 FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -227,9 +227,7 @@ def check_python(words: list[str]) -> None:
         return  # carried out with its story
     if words[0] != "-m":
         assert (ROOT / words[0]).exists()
-        spec = importlib.util.spec_from_file_location("example", ROOT / words[0])
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = script(ROOT / words[0])
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
         if not words[1:]:
@@ -377,6 +375,8 @@ def test_a_wrong_tutorial_is_seen(story_world, capfd, page):
 def test_python_block_runs(inside, monkeypatch, capsys, block):
     """With stand-ins for what the reader has: a network, batches of images, velocities. `print(...)  # x: why` prints x."""
     monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    skip_without_packages(block.text)
 
     class Network(torch.nn.Module):
         def __init__(self):
