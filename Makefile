@@ -65,13 +65,13 @@ bench bench-gpu: .venv/built
 	$(BIN)/python -m benchmarks.report "$$run"
 
 package: .venv/built
-	$(BIN)/python -m pytest -m slow tests/test_packaging.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/project/test_packaging.py $(ARGS)
 
 docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict
 
 sanitize: .venv/built
-	$(BIN)/python -m pytest tests/test_sanitizers.py tests/test_cuda_on_cpu.py $(ARGS)
+	$(BIN)/python -m pytest tests/kernels/test_sanitizers.py tests/kernels/test_cuda_on_cpu.py $(ARGS)
 
 sanitize-gpu: .venv/built
 	$(BIN)/python -m pytest tests/gpu/test_compute_sanitizer.py $(ARGS)

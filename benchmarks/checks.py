@@ -1,13 +1,13 @@
 """What every contender must get right before it is timed, and the errors that are reported beside the speed.
 
-The truth is `distillkac.reference`, float64. Checks look at the first rows of a batch, about SAMPLE elements.
+The truth is `distillkac.ops.reference`, float64. Checks look at the first rows of a batch, about SAMPLE elements.
 """
 
 import math
 
 import torch
 
-from distillkac import reference
+from distillkac.ops import reference
 
 SAMPLE = 200_000
 Z = 5.5  # standard errors: one check in 2e7 fails by chance, and all seeds of ours are fixed

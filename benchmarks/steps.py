@@ -16,13 +16,14 @@ from torch import nn
 
 from benchmarks import baselines
 from benchmarks.problems import RATES, W, public_table
-from distillkac import distillation, ops
-from distillkac.batches import Batch
-from distillkac.guidance import GuidedVelocity
-from distillkac.integrators import integrate, time_grid
-from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.processes import Telegraph
-from distillkac.training import Objective
+from distillkac import ops
+from distillkac.distillation import stages
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.processes import Telegraph
+from distillkac.training.batches import Batch
+from distillkac.training.objective import Objective
 
 A, C = RATES[1]
 CLASSES = 10
@@ -116,10 +117,8 @@ class Steps:
         self.update()
 
     def distillation(self) -> Objective:
-        config = distillation.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,))
-        return distillation.objective(
-            self.average, self.average, Telegraph(A, C), distillation.stages(config)[0], config
-        )
+        config = stages.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,))
+        return stages.objective(self.average, self.average, Telegraph(A, C), stages.stages_of(config)[0], config)
 
     @torch.no_grad()
     def images(self, num_steps: int) -> torch.Tensor:

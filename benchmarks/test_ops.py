@@ -26,7 +26,8 @@ from benchmarks.problems import (
     times,
 )
 from benchmarks.race import Rival, at_least, at_most
-from distillkac import ops, reference
+from distillkac import ops
+from distillkac.ops import reference
 
 columns = pytest.mark.parametrize("column", COLUMNS)
 processes = pytest.mark.parametrize("process", PROCESSES)

@@ -13,18 +13,22 @@ from pathlib import Path
 
 import torch
 
-from distillkac import checkpoints, comparison_report, data, distill, files, train
-from distillkac.commands import command
-from distillkac.comparison import Method, Plan, Setting, full_plan, quick_plan
-from distillkac.config import ProcessConfig, load_config
-from distillkac.distillation import DistillConfig, student_folder
-from distillkac.guidance import GuidedVelocity
-from distillkac.metrics import Evaluator, Moments, describe, frechet_distance
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder
-from distillkac.progress import Bar
-from distillkac.run_data import RunData
-from distillkac.sampling import SamplerConfig, class_labels, generate, open_run
+from distillkac import data, distill, train
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder
+from distillkac.base.progress import Bar
+from distillkac.distillation.stages import DistillConfig
+from distillkac.evaluation import comparison_report
+from distillkac.evaluation.comparison import Method, Plan, Setting, full_plan, quick_plan
+from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.runs import checkpoints
+from distillkac.runs.config import ProcessConfig, load_config
+from distillkac.runs.run import open_run, student_folder
+from distillkac.runs.run_data import RunData
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 RESULTS = "results.json"
 GRID_IMAGES = 40

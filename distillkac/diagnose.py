@@ -7,18 +7,22 @@ from pathlib import Path
 import torch
 import tyro
 
-from distillkac import data, diagnose_plots, diagnostics, files
-from distillkac.commands import command, device
-from distillkac.config import load_config
-from distillkac.distillation import DistillConfig
-from distillkac.exact_start import class_means
-from distillkac.integrators import time_grid
-from distillkac.metrics import Evaluator, describe
-from distillkac.options import parse
-from distillkac.outputs import check_folder
-from distillkac.random import generator
-from distillkac.run_data import DataPlace, RunData
-from distillkac.sampling import Run, SamplerConfig, class_labels, generate, open_run, say_if_another_teacher, students
+from distillkac import data
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_folder
+from distillkac.base.random import generator
+from distillkac.data import class_means
+from distillkac.distillation.stages import DistillConfig
+from distillkac.evaluation import diagnostics, diagnostics_plots
+from distillkac.evaluation.metrics import Evaluator, describe
+from distillkac.flow.integrators import time_grid
+from distillkac.runs.config import load_config
+from distillkac.runs.device import device
+from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
+from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
 
@@ -84,35 +88,35 @@ def main(argv: list[str] | None = None) -> int:
     _print_speeds(report["speeds"])
     report["near_data"] = diagnostics.near_data(teacher, x0, y, seed)
     _print_near_data(report["near_data"])
-    diagnose_plots.save_speeds(report["speeds"], report["near_data"], out / "speeds.png")
+    diagnostics_plots.save_speeds(report["speeds"], report["near_data"], out / "speeds.png")
 
     errors = {run.name: _student_errors(paths, run) for run in made}
     report["students"] = {name: found.summary() for name, found in errors.items()}
     _print_students(report["students"])
     if errors:
-        diagnose_plots.save_students(errors, out / "students.png")
+        diagnostics_plots.save_students(errors, out / "students.png")
 
     report["steps"] = diagnostics.step_errors(teacher, labels[: args.reference_num], seed)
     _print_steps(report["steps"])
     endpoint = [run for run in made if run.config.student.method == "endpoint"]
     chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
-    diagnose_plots.save_steps(report["steps"], chain, out / "steps.png")
+    diagnostics_plots.save_steps(report["steps"], chain, out / "steps.png")
 
     ratios = {run.name: diagnostics.sensitivity(run, labels, seed) for run in [teacher, *made]}
     report["sensitivity"] = {name: _statistics(values) for name, values in ratios.items()}
     _print_sensitivity(report["sensitivity"])
-    diagnose_plots.save_sensitivity(ratios, out / "sensitivity.png")
+    diagnostics_plots.save_sensitivity(ratios, out / "sensitivity.png")
 
     report["start"] = diagnostics.start_error(teacher, class_means(train), labels, seed)
     _print_start(report["start"])
     report["diffusion_limit"] = diagnostics.diffusion_limit()
     _print_limit(report["diffusion_limit"])
-    diagnose_plots.save_limit(report["diffusion_limit"], out / "diffusion-limit.png")
+    diagnostics_plots.save_limit(report["diffusion_limit"], out / "diffusion-limit.png")
 
     report["guidance"] = _guidance(args, teacher, train)
     _print_guidance(report["guidance"])
     if report["guidance"] is not None:
-        diagnose_plots.save_guidance(report["guidance"], out / "guidance.png")
+        diagnostics_plots.save_guidance(report["guidance"], out / "guidance.png")
     files.write_json(out / "diagnosis.json", report)
     print(f"written to {out}")
     return 0

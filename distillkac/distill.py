@@ -11,24 +11,25 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from distillkac import checkpoints, distill_plan
-from distillkac.commands import INTERRUPTED, accelerator_for, command, fit_run
-from distillkac.config import RunConfig, load_config
-from distillkac.distillation import (
+from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.options import parse
+from distillkac.data import class_means
+from distillkac.distillation import cost
+from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.stages import (
     RECIPES,
     DistillConfig,
     inverse_config,
     inverse_objective,
     objective,
-    stages,
+    stages_of,
     student_config,
-    student_folder,
 )
-from distillkac.exact_start import class_means
-from distillkac.inverse import GeneratorAndFake
-from distillkac.options import parse
-from distillkac.run_data import DataPlace, RunData
-from distillkac.training import build_network, load_network
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.run import build_network, load_network, student_folder
+from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.training.fit import accelerator_for, fit_run
 
 PROG = "python -m distillkac.distill"
 
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     means = class_means(images.load("train")) if config.exact_start else None
     teacher_config = current = dataclasses.replace(current, data=images.data, fingerprint=dataset.fingerprint)
     if args.dry_run:
-        print(distill_plan.described(distill_plan.costs(config, current, teacher, out, means), accelerator.device))
+        print(cost.described(cost.costs(config, current, teacher, out, means), accelerator.device))
         return 0
     made = students(config, out)
     if args.resume:
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"nothing to resume in {out}: its students begin at step 0", flush=True)
     _, digest = checkpoints.described(args.run)
     latest = args.run  # what the next student is distilled from
-    for number, stage in enumerate(stages(config), 1):
+    for number, stage in enumerate(stages_of(config), 1):
         current = known_teacher(student_config(current, stage, config), digest, latest)
         student = build_network(current)
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
     """(folder, optimizer steps) of every student that is made, in order."""
-    made = [(student_folder(out, stage.num_steps, config.method), stage.steps) for stage in stages(config)]
+    made = [(student_folder(out, stage.num_steps, config.method), stage.steps) for stage in stages_of(config)]
     return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
 
 

@@ -96,9 +96,10 @@ def self_test(device) -> list[str]:
     """What is wrong on this torch.device, in words; empty if nothing."""
     import torch
 
-    from distillkac import ops, reference
+    from distillkac import ops
     from distillkac._kernels import native
-    from distillkac.processes import Planar, Telegraph
+    from distillkac.flow.processes import Planar, Telegraph
+    from distillkac.ops import reference
 
     failures = []
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac.commands import command, device
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_folder
+from distillkac.base.paths import PATH_OR_NAME
+from distillkac.base.progress import Bar
 from distillkac.data import DataConfig, load, to_unit
 from distillkac.data.latents import LatentSpace, is_latents, write_index
-from distillkac.options import parse
-from distillkac.outputs import check_folder
-from distillkac.paths import PATH_OR_NAME
-from distillkac.progress import Bar
-from distillkac.run_lock import LOCK, take
-from distillkac.vae import encode, load_vae, space_of
+from distillkac.data.vae import encode, load_vae, space_of
+from distillkac.runs.device import device
+from distillkac.runs.lock import LOCK, take
 
 ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 

@@ -9,25 +9,21 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from distillkac import checkpoints, fidelity, files, inception, plots
-from distillkac.commands import accelerator_for, command, device
-from distillkac.config import RunConfig, load_config
-from distillkac.metrics import Evaluator, describe
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder
-from distillkac.paths import PATH_OR_NAME
-from distillkac.run_data import DataPlace, RunData
-from distillkac.sampler import Trained
-from distillkac.sampling import (
-    Run,
-    SamplerConfig,
-    class_labels,
-    field_of,
-    generate,
-    open_run,
-    say_if_another_teacher,
-    students,
-)
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder
+from distillkac.base.paths import PATH_OR_NAME
+from distillkac.evaluation import fidelity, inception
+from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
+from distillkac.runs import checkpoints, pictures
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import device
+from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
+from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampler import Trained
+from distillkac.runs.sampling import SamplerConfig, class_labels, field_of, generate
+from distillkac.training.fit import accelerator_for
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
@@ -104,7 +100,7 @@ def check_outputs(args: EvaluateArgs) -> None:
         config = load_config(folder)
         Trained.of(config).settle(sampler, str(folder))
         if "classifier" in args.metrics:
-            plots.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
+            pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
 
 
 def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
@@ -122,13 +118,13 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
         rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
         rows[-1] |= evaluator(samples.images, samples.labels)
         print(_line(rows[-1], COLUMNS), flush=True)
-        plots.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
+        pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
         strips.append(samples.images[:OVERVIEW_COLUMNS])
-    plots.save_grid(torch.cat(strips), args.run / "samples" / "overview.png", columns=len(strips[0]))
+    pictures.save_grid(torch.cat(strips), args.run / "samples" / "overview.png", columns=len(strips[0]))
     teacher, sampler = todo[0]
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
-    plots.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
+    pictures.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / "evaluation.json", report)
@@ -238,19 +234,6 @@ def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     folded = student is not None and student.w_max is None
     w = student.w if folded else sampler.w or 0.0
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
-
-
-COLUMNS = (
-    ("steps", "steps", "d"),
-    ("NFE", "nfe", "d"),
-    ("Fréchet", "frechet", ".3f"),
-    ("(train)", "frechet_train", ".3f"),
-    ("accuracy", "accuracy", ".3f"),
-    ("worst", "worst_class_accuracy", ".3f"),
-    ("diversity", "diversity", ".3f"),
-    ("nn ratio", "nn_ratio", ".3f"),
-    ("images/s", "images_per_second", ".0f"),
-)
 
 
 FIDELITY_COLUMNS = (

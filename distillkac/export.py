@@ -13,13 +13,14 @@ import torch
 import tyro
 from torch import nn
 
-from distillkac import optional
-from distillkac.commands import command
-from distillkac.files import write_atomic
-from distillkac.options import parse
-from distillkac.outputs import check_file, kind_of
-from distillkac.processes import Gaussian, Planar, Process, Telegraph
-from distillkac.sampling import Run, SamplerConfig, choose, field_of, open_run
+from distillkac.base import optional
+from distillkac.base.commands import command
+from distillkac.base.files import write_atomic
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, kind_of
+from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.runs.run import Run, open_run
+from distillkac.runs.sampling import SamplerConfig, choose, field_of
 
 PROG = "python -m distillkac.export"
 

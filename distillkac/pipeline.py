@@ -17,17 +17,20 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from distillkac import checkpoints, networks, paths, pipeline_card, plots, progress
-from distillkac.class_names import find_all
-from distillkac.config import load_config
-from distillkac.guidance import GuidedVelocity
-from distillkac.networks import NetworkConfig, VelocityNet
-from distillkac.pipeline_options import Options
-from distillkac.sampler import SamplerConfig, Trained
-from distillkac.sampling import DECODED_PIXELS, choose, students
+from distillkac import _pipeline_card
+from distillkac._pipeline_options import Options
+from distillkac.base import memory, paths, progress
+from distillkac.data.vae import load_decoder
+from distillkac.flow import networks
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.runs import checkpoints, pictures
+from distillkac.runs.class_names import find_all
+from distillkac.runs.config import load_config
+from distillkac.runs.run import load_network, students
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import DECODED_PIXELS, choose
 from distillkac.scheduler import KacScheduler
-from distillkac.training import load_network
-from distillkac.vae import load_decoder
 
 OUTPUTS = ("pil", "np", "pt")
 
@@ -117,7 +120,7 @@ class KacPipeline(DiffusionPipeline):
 
         num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher.
         options: those of diffusers. A run folder takes torch_dtype (dtype), device_map with the name of a device,
-        use_safetensors=True, local_files_only, scheduler and vae; others are refused (pipeline_options.py). Raises
+        use_safetensors=True, local_files_only, scheduler and vae; others are refused (_pipeline_options.py). Raises
         ValueError for an option that is not known, or that the place cannot honour.
         """
         place = os.fspath(pretrained_model_name_or_path)
@@ -134,7 +137,7 @@ class KacPipeline(DiffusionPipeline):
                 pipeline = super().from_pretrained(name, **steps, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
-                    networks.in_own_memory(part)
+                    memory.in_own_memory(part)
             return pipeline
         given = Options.of_run(options)
         steps = None if num_inference_steps is None else _whole("num_inference_steps", num_inference_steps)
@@ -158,11 +161,11 @@ class KacPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory, *args, **options):
         """As diffusers does it, with a README.md that says how to load it; one that somebody wrote is kept."""
         result = super().save_pretrained(os.fspath(save_directory), *args, **options)
-        pipeline_card.write(self, Path(save_directory))
+        _pipeline_card.write(self, Path(save_directory))
         return result
 
     def _upload_folder(self, working_dir, repo_id, *args, **options):
-        pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
+        _pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
         return super()._upload_folder(working_dir, repo_id, *args, **options)
 
     def progress_bar(self, iterable=None, total=None):
@@ -217,7 +220,7 @@ class KacPipeline(DiffusionPipeline):
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         elif output_type == "pil":
-            images = [plots.to_pil(image) for image in plots.to_uint8(images)]
+            images = [pictures.to_pil(image) for image in pictures.to_uint8(images)]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _settled(self, steps: int, guidance_scale: float | None) -> float:

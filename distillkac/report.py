@@ -8,15 +8,14 @@ from pathlib import Path
 
 import tyro
 
-from distillkac import files
-from distillkac.commands import command
-from distillkac.config import load_config
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, kind_of
 from distillkac.data.classes import printable
-from distillkac.evaluate import COLUMNS
-from distillkac.metrics import describe
-from distillkac.options import parse
-from distillkac.outputs import check_file, kind_of
-from distillkac.sampling import students
+from distillkac.evaluation.metrics import COLUMNS, describe
+from distillkac.runs.config import load_config
+from distillkac.runs.run import students
 
 PROG = "python -m distillkac.report"
 STYLE = """

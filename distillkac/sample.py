@@ -10,14 +10,16 @@ import numpy as np
 import torch
 import tyro
 
-from distillkac import plots
-from distillkac.class_names import find_all
-from distillkac.commands import command, device
-from distillkac.options import parse
-from distillkac.outputs import check_file, check_folder, kind_of
-from distillkac.progress import Bar
-from distillkac.sample_files import OneFile, SinglePngs, described, write_npz
-from distillkac.sampling import Drawing, SamplerConfig, choose, open_run
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.outputs import check_file, check_folder, kind_of
+from distillkac.base.progress import Bar
+from distillkac.runs import pictures
+from distillkac.runs.class_names import find_all
+from distillkac.runs.device import device
+from distillkac.runs.run import open_run
+from distillkac.runs.sample_files import OneFile, SinglePngs, described, write_npz
+from distillkac.runs.sampling import Drawing, SamplerConfig, choose
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, c
     """Where the images go. Raises ValueError if they cannot, before any is drawn."""
     config = drawing.run.config
     shape = config.latent.shape if config.latent is not None else config.shape
-    frames = plots.frames_of(drawing.sampler.steps + 1) if kind == ".gif" else []
+    frames = pictures.frames_of(drawing.sampler.steps + 1) if kind == ".gif" else []
     facts = described(drawing, tuple(cycle.names[i] for i in cycle.chosen))
     if kind == "":
-        plots.check_grid(1, shape, 1)
+        pictures.check_grid(1, shape, 1)
         check_folder(out)
         return SinglePngs(out, facts, cycle.names, cycle.label, num)
     check_file(out)
@@ -102,20 +104,20 @@ def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, c
         def assemble(pixels):
             write_npz(out, pixels, cycle.labels, cycle.names)
     else:
-        plots.check_grid(num, shape, columns, max(1, len(frames)))
+        pictures.check_grid(num, shape, columns, max(1, len(frames)))
 
         def assemble(pixels):
             if frames:
-                plots.write_animation(pixels, out, columns)
+                pictures.write_animation(pixels, out, columns)
             else:
-                plots.save_png(plots.picture_of(pixels, columns), out)
+                pictures.save_png(pictures.picture_of(pixels, columns), out)
 
     return OneFile(out, facts | {"frames": frames}, size, num, drawing.rows, assemble)
 
 
 def draw(drawing: Drawing, cycle: Cycle, files: SinglePngs | OneFile, num: int, path: bool) -> tuple[float, int]:
     """Draws what is not there yet: (seconds of the sampler alone, images drawn)."""
-    frames, seconds, drawn = plots.frames_of(drawing.sampler.steps + 1), 0.0, 0
+    frames, seconds, drawn = pictures.frames_of(drawing.sampler.steps + 1), 0.0, 0
     blocks = range(0, num, drawing.rows)
 
     def span(first: int) -> tuple[int, int]:
@@ -132,9 +134,9 @@ def draw(drawing: Drawing, cycle: Cycle, files: SinglePngs | OneFile, num: int, 
             images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, path)
             seconds, drawn = seconds + time.perf_counter() - start, drawn + last - first
             if path:
-                files.put(first, np.stack([plots.to_uint8(images[i]) for i in frames], 1))
+                files.put(first, np.stack([pictures.to_uint8(images[i]) for i in frames], 1))
             else:
-                files.put(first, plots.to_uint8(images))
+                files.put(first, pictures.to_uint8(images))
             bar.update(last - first)
     return seconds, drawn
 

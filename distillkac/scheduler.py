@@ -20,11 +20,12 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
-from distillkac import checkpoints, ops
-from distillkac.config import ProcessConfig, load_config
-from distillkac.integrators import time_grid
-from distillkac.processes import Process
-from distillkac.schedules import f_schedule, g_schedule
+from distillkac import ops
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Process
+from distillkac.ops.schedules import f_schedule, g_schedule
+from distillkac.runs import checkpoints
+from distillkac.runs.config import ProcessConfig, load_config
 
 INTEGRATORS = ("euler", "ab2")
 Generators = torch.Generator | list[torch.Generator] | None

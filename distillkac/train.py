@@ -11,14 +11,21 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import checkpoints, data, paths, resume
-from distillkac.commands import INTERRUPTED, Tracker, accelerator_for, command, device, fit_run
-from distillkac.config import RunConfig, load_config
+from distillkac import data
+from distillkac.base import paths
+from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.options import parse, with_paths
 from distillkac.data.listing import is_system
-from distillkac.options import parse, with_paths
-from distillkac.presets import PRESETS, cost, described
-from distillkac.run_data import in_current_folder, located
-from distillkac.training import FlowMatching, build_network
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import device
+from distillkac.runs.presets import PRESETS
+from distillkac.runs.run import build_network
+from distillkac.runs.run_data import in_current_folder, located
+from distillkac.training import resume
+from distillkac.training.cost import cost, described
+from distillkac.training.fit import Tracker, accelerator_for, fit_run
+from distillkac.training.objective import FlowMatching
 
 PROG = "python -m distillkac.train"
 

@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
-from distillkac.commands import command
-from distillkac.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
-from distillkac.integrators import time_grid
-from distillkac.options import parse
-from distillkac.processes import Gaussian, Planar, Process, Telegraph
-from distillkac.random import generator
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.base.random import generator
+from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
 PROCESSES = {"telegraph": Telegraph(), "planar": Planar(), "gaussian": Gaussian(sigma=0.4)}  # one variance, 0.16 t
 NIGHT, PAPER, VIEW, TAIL = "#0d1220", "#e8ebf2", 1.25, 6

@@ -27,12 +27,12 @@ TORCH_KERNELS = {
     "test_demo_server",
     "test_determinism",
     "test_diagnose",
-    "test_diffusers",
+    "test_pipeline",
     "test_distillation",
     "test_distributed",
-    "test_divergence",
+    "test_failure",
     "test_equal_files",
-    "test_eval_metrics",
+    "test_fidelity",
     "test_evaluators",
     "test_exact_flow",
     "test_export",
@@ -69,7 +69,7 @@ LONGEST = (
     "test_demo_server",
     "test_equal_files",
     "test_cuda_resources",
-    "test_eval_metrics",
+    "test_fidelity",
 )
 
 

@@ -8,10 +8,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from distillkac.config import OptimConfig, RunConfig
-from distillkac.networks import NetworkConfig
-from distillkac.random import SampleOrder, generator
-from distillkac.training import FlowMatching, Trainer, build_network
+from distillkac.base.random import SampleOrder, generator
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.run import build_network
+from distillkac.training.loop import Trainer
+from distillkac.training.objective import FlowMatching
 
 SHAPE = (1, 4, 4)
 TINY = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False)

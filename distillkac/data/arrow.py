@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from distillkac import optional, progress
+from distillkac.base import optional, progress
+from distillkac.base.paths import HUB
 from distillkac.data import cache
 from distillkac.data.classes import class_name, number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
@@ -22,7 +23,6 @@ from distillkac.data.labels import as_class
 from distillkac.data.rows import Rows, row_name
 from distillkac.data.splits import choose_splits, role
 from distillkac.data.tables import ParquetSplit, is_saved, open_parquet, open_saved
-from distillkac.paths import HUB
 
 LABELS = ("label", "labels", "class", "cls")
 

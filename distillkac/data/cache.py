@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from distillkac import files
+from distillkac.base import files
+from distillkac.base.paths import encode
 from distillkac.data.classes import printable
-from distillkac.paths import encode
 
 NOWHERE = Path(os.devnull) / "distillkac"
 """Where a user without a home folder keeps things: what is looked for is not there, and writing fails with a warning."""

@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
+from distillkac.base.paths import PATH, encode, expanded, from_text
+from distillkac.base.random import SampleOrder
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
-from distillkac.paths import PATH, encode, expanded, from_text
-from distillkac.random import SampleOrder
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
@@ -149,6 +149,18 @@ def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)
     return to_unit(x), y
+
+
+def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
+    """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
+    sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
+    counts = torch.zeros(len(sums), dtype=torch.float64)
+    for first in range(0, len(dataset), chunk):
+        x, y = read(dataset, list(range(first, min(first + chunk, len(dataset)))))
+        sums.index_add_(0, y, x.double())
+        counts += torch.bincount(y, minlength=len(counts))
+    sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()
+    return (sums / counts.clamp(min=1).view(-1, 1, 1, 1)).float()
 
 
 Splits = dict[str, ImageDataset | None]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillkac.paths import encode
+from distillkac.base.paths import encode
 
 
 @dataclass(frozen=True)

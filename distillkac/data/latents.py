@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac import files
+from distillkac.base import files
 from distillkac.data.dataset import DataConfig, ImageDataset, Splits
 from distillkac.data.fingerprint import Fingerprint, of_marks
 

@@ -17,10 +17,10 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import torch
 
+from distillkac.base.progress import Bar
 from distillkac.data import cache
 from distillkac.data.classes import printable
 from distillkac.data.image_files import read_image, unreadable
-from distillkac.progress import Bar
 
 MEMORY_LIMIT = 4 << 30  # bytes; images that need more are decoded anew whenever they are read
 NARROW = 0.26  # of the range; 14 bits in 16 come to 64 of 255

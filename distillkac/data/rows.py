@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from distillkac.base.paths import HUB
 from distillkac.data.dataset import content_key
-from distillkac.paths import HUB
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import BinaryIO
 
 import torch
 
-from distillkac import optional
+from distillkac.base import optional
+from distillkac.base.progress import Bar
 from distillkac.data.classes import number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, read_splits
 from distillkac.data.file_splits import say_unread, split_files
 from distillkac.data.records import file_identity
 from distillkac.data.splits import choose_splits
 from distillkac.data.tar_index import NAMED, Index, Member, index
-from distillkac.progress import Bar
 
 
 @dataclass(frozen=True)

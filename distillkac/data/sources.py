@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillkac.base.paths import HUB
 from distillkac.data.cifar import find_batches
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
@@ -14,7 +15,6 @@ from distillkac.data.listing import PACKED, Tree, is_image, scan
 from distillkac.data.shards import expand
 from distillkac.data.splits import role
 from distillkac.data.tables import is_saved
-from distillkac.paths import HUB
 
 WORDS = {  # what errors call each kind
     "builtin": "the built-in images",

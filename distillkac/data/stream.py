@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from distillkac.base.progress import Bar
+from distillkac.base.random import generator
 from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
 from distillkac.data.file_splits import find_files
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import NAMED, file_identity, say_narrow
 from distillkac.data.stream_shards import Record, Shards, held_out, open_shards, stream_fingerprint
-from distillkac.progress import Bar
-from distillkac.random import generator
 
 PROBED = 64  # images whose channels decide between grey and colour
 

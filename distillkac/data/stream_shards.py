@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from distillkac.base.progress import Bar
 from distillkac.data.arrow import (
     check_label_kind,
     check_same_names,
@@ -25,7 +26,6 @@ from distillkac.data.fingerprint import Fingerprint, of_words
 from distillkac.data.image_files import read_image, unreadable
 from distillkac.data.labels import as_class
 from distillkac.data.rows import image_of
-from distillkac.progress import Bar
 
 
 @dataclass(frozen=True, slots=True)

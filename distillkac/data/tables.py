@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distillkac.base.progress import Bar
 from distillkac.data import cache
 from distillkac.data.dataset import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
-from distillkac.progress import Bar
 
 ROWS = 100  # at a time: a row group may be larger than memory
 

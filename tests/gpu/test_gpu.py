@@ -4,8 +4,9 @@ none."""
 import pytest
 import torch
 
-from distillkac import interop, ops, reference
+from distillkac import ops
 from distillkac._kernels import native
+from distillkac.ops import interop, reference
 
 pytestmark = [
     pytest.mark.gpu,

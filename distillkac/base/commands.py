@@ -1,0 +1,45 @@
+"""What every `python -m distillkac.*` command does with warnings and mistakes: one sentence each."""
+
+import functools
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
+PACKAGE = Path(__file__).parents[1]
+
+
+_source_and_all = warnings.formatwarning
+
+
+def told(message, category, filename, lineno, line=None) -> str:
+    """A warning as a command shows it: our own as one sentence, without the place in the code that users do not look for."""
+    if Path(filename).is_relative_to(PACKAGE):
+        return f"warning: {message}\n"
+    return _source_and_all(message, category, filename, lineno, line)
+
+
+def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Wraps an entry point: warnings, and mistakes of the user and of the disk, are told in one sentence; a mistake is exit
+    code 1."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A path or a class that the terminal cannot show is no reason to fail; stderr is so from the start.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        warnings.formatwarning = told
+        try:
+            return main(argv)
+        except (ValueError, FloatingPointError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            warnings.formatwarning = _source_and_all
+
+    return wrapped

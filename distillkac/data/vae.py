@@ -1,0 +1,92 @@
+"""Between images and latents: diffusers' AutoencoderKL."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distillkac.base.memory import in_own_memory
+from distillkac.data.latents import LatentSpace
+
+
+def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> nn.Module:
+    """AutoencoderKL of a folder or the Hub, in eval mode; safetensors only. Raises ValueError if it is none."""
+    from diffusers import AutoencoderKL
+
+    try:
+        vae, problems = AutoencoderKL.from_pretrained(
+            name,
+            use_safetensors=True,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            local_files_only=local_files_only,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{name}: no AutoencoderKL of diffusers with safetensors weights ({reason}); give its folder or Hub name"
+        ) from None
+    if problems["missing_keys"]:
+        raise ValueError(f"{name}: no AutoencoderKL of diffusers: its weights lack {problems['missing_keys'][0]}")
+    return in_own_memory(vae).to(device).eval().requires_grad_(False)
+
+
+def space_of(name: str, vae: nn.Module, shape: tuple[int, int, int]) -> LatentSpace:
+    """How this autoencoder's latents of images of `shape` are to be decoded. Raises ValueError if it cannot take them."""
+    if shape[0] != vae.config.in_channels:
+        raise ValueError(
+            f"{name} takes images of {vae.config.in_channels} channels, these have {shape[0]}: set --data.channels"
+        )
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"{name} needs height and width that are multiples of {factor}, these are {shape[1]} x {shape[2]}: set "
+            "--data.image-size"
+        )
+    folder = Path(name).expanduser()
+    return LatentSpace(
+        vae=str(folder.resolve()) if folder.is_dir() else name,
+        scaling_factor=float(vae.config.scaling_factor),
+        shift_factor=float(vae.config.shift_factor or 0.0),
+        weights=_digest(vae),
+        shape=tuple(shape),
+    )
+
+
+@torch.no_grad()
+def encode(vae: nn.Module, space: LatentSpace, x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) in [-1, 1] -> (B, c, h, w): the posterior's mean, (mean - shift_factor) * scaling_factor."""
+    return (vae.encode(x).latent_dist.mode() - space.shift_factor) * space.scaling_factor
+
+
+@torch.no_grad()
+def decode(vae: nn.Module, space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
+    """(B, c, h, w) -> (B, C, H, W), about [-1, 1]."""
+    return vae.decode(z / space.scaling_factor + space.shift_factor).sample
+
+
+@functools.lru_cache(maxsize=1)
+def decoder(space: LatentSpace, device: torch.device) -> nn.Module:
+    """The autoencoder of a run, loaded once; see `load_decoder`."""
+    return load_decoder(space, device)
+
+
+def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> nn.Module:
+    """The autoencoder of a run. Raises ValueError if it is not there or not the one that made the latents."""
+    vae = load_vae(space.vae, device, local_files_only)
+    if (found := _digest(vae)) != space.weights:
+        raise ValueError(
+            f"{space.vae}: not the autoencoder that made the latents (its weights are {found[:12]}, theirs "
+            f"{space.weights[:12]}); put that one there, or name its place as latent.vae in the run's config.json"
+        )
+    return vae
+
+
+def _digest(vae: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

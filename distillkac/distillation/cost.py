@@ -1,0 +1,91 @@
+"""What a distillation will do and cost, said before it is begun: `python -m distillkac.distill RUN --dry-run`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.stages import (
+    DistillConfig,
+    inverse_config,
+    inverse_objective,
+    objective,
+    stages_of,
+    student_config,
+)
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig
+from distillkac.runs.run import build_network, student_folder
+from distillkac.training.batches import Batch
+from distillkac.training.cost import COUNTED_ROWS, seconds_per_image
+from distillkac.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Of one stage: optimizer steps, images met, floating-point operations and seconds, the time measured in small."""
+
+    title: str
+    folder: Path
+    steps: int
+    images: int
+    flops: float
+    seconds: float
+
+
+def costs(
+    config: DistillConfig, run: RunConfig, teacher: nn.Module, out: Path, means: torch.Tensor | None
+) -> list[StageCost]:
+    """Of every stage in order. teacher: the network of `run`, whose device is where time is measured."""
+    device, process = next(teacher.parameters()).device, run.noise.build()
+    found, before = [], teacher
+    for stage in stages_of(config):
+        student = build_network(student_config(run, stage, config)).to(device).train()
+        learns = objective(before, teacher, process, stage, config, means)
+        title, folder = (
+            f"{stage.teacher_steps} -> {stage.num_steps}",
+            student_folder(out, stage.num_steps, config.method),
+        )
+        found.append(_cost(title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
+        before = student.eval()
+    if config.inverse.steps:
+        generator = build_network(inverse_config(run, config)).to(device)
+        pair = GeneratorAndFake(generator, teacher, config.inverse.fake_lr / config.inverse.lr)
+        learns, folder = inverse_objective(teacher, process, config), student_folder(out, 1, "inverse")
+        found.append(_cost("inverse", folder, config.inverse.steps, config.optim.batch_size, pair, learns, run.shape))
+    return found
+
+
+def _cost(
+    title: str, folder: Path, steps: int, batch_size: int, network: nn.Module, learns: Objective, shape: tuple
+) -> StageCost:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    updates, rows = getattr(learns, "updates", 1), min(COUNTED_ROWS, batch_size)
+    device = next(network.parameters()).device
+    x0, y = torch.zeros(rows, *shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+    # The updates of a step may differ: those of the fake model and of the generator do.
+    batches = [Batch(x0, y, update, 0, rows) for update in range(updates)]
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            learns(network, batch).backward()
+    seconds = sum(seconds_per_image(learns, network, batch, batch_size) for batch in batches)
+    images = steps * updates * batch_size
+    flops = counter.get_total_flops() / (rows * updates) * images
+    return StageCost(title, folder, steps, images, flops, seconds * steps * batch_size)
+
+
+def described(stage_costs: list[StageCost], device: torch.device) -> str:
+    """A table for people; stages whose folder holds a checkpoint already are marked."""
+    lines = [f"{'stage':12}{'steps':>8}{'images':>12}{'FLOP':>10}{'s a step':>10}{'minutes':>9}  folder"]
+    for cost in stage_costs:
+        there = " (has a checkpoint)" if (cost.folder / checkpoints.STATE).exists() else ""
+        lines.append(
+            f"{cost.title:12}{cost.steps:8d}{cost.images:12d}{cost.flops:10.2g}{cost.seconds / cost.steps:10.2g}"
+            f"{cost.seconds / 60:9.2g}  {cost.folder}{there}"
+        )
+    flops, minutes = sum(cost.flops for cost in stage_costs), sum(cost.seconds for cost in stage_costs) / 60
+    lines.append(f"in all: {flops:.2g} FLOP, about {minutes:.2g} minutes on this {device.type}")
+    return "\n".join(lines)

@@ -1,0 +1,203 @@
+"""What a distillation does: its configuration, its stages, and the objective of each.
+
+Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. The
+guidance weight is folded in at the first stage. Inverse distillation of the 1-step student may end the plan
+(docs/method.md, section 7).
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import nn
+
+from distillkac.base.random import derive_seed
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import InverseConfig, RealUID
+from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import METHODS, time_grid
+from distillkac.flow.processes import Process
+from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
+from distillkac.training.objective import Objective
+
+# On the command line both "100,20,4,2,1" and "100 20 4 2 1".
+StepCounts = Annotated[
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="N,N,...",
+        instance_from_str=lambda words: tuple(int(n) for word in words for n in word.split(",") if n),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(n, int) for n in value),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a teacher is distilled."""
+
+    stages: StepCounts = (100, 20, 4, 2, 1)
+    """Step counts, the teacher's grid first; each must be a multiple of the next. With inverse distillation a lone 1
+    starts from what inverse.start says."""
+    steps: StepCounts = (150, 200, 200, 300)
+    """Optimizer steps of each stage."""
+    method: Literal["endpoint", "reconstruction"] = "endpoint"
+    """What the stages learn: where the teacher's steps end, or its repair of their own prediction."""
+    backward: float = 0.0
+    """Fraction of training states from the student's own steps from noise; the others are noised data."""
+    exact_start: bool = False
+    """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
+    integrator: str = "ab2"
+    """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
+    rho: float = 1.5
+    """Exponent of the time grid."""
+    w: float = 0.0
+    """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
+    w_max: float | None = None
+    """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    inverse: InverseConfig = field(default_factory=InverseConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            batch_size=64, lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99, save_every=200
+        )
+    )
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self):
+        alone = self.stages == (1,) and self.inverse.steps > 0
+        if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
+            raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
+        for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):
+            if fine % coarse or fine == coarse:
+                raise ValueError(f"stages: each step count must divide the one before it, got {fine} then {coarse}")
+        if not alone and (len(self.steps) != len(self.stages) - 1 or any(n < 1 for n in self.steps)):
+            raise ValueError(
+                f"steps needs one positive number for each of the {len(self.stages) - 1} stages of {self.stages}, such as "
+                f"--steps{' 500' * (len(self.stages) - 1)}, got {self.steps}"
+            )
+        if self.integrator not in METHODS:
+            raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {self.integrator!r}")
+        if not 0 <= self.backward <= 1:
+            raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
+        if self.w_max is not None and (self.w_max <= 0 or self.w):
+            raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
+        if self.inverse.steps and self.w_max is not None:
+            raise ValueError("inverse distillation makes a generator without w as an input; leave w_max away")
+        if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
+            raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
+
+
+RECIPES = {
+    "paper": DistillConfig(),
+    # Longer stages for a better and more diverse 1-step student to start from, then inverse distillation.
+    "best": DistillConfig(
+        steps=(250, 400, 400, 600),
+        inverse=InverseConfig(steps=80),
+        optim=replace(DistillConfig().optim, batch_size=128),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`."""
+
+    teacher_steps: int
+    num_steps: int
+    steps: int
+    first: bool
+
+
+def stages_of(config: DistillConfig) -> list[Stage]:
+    """The stages in order."""
+    links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
+    return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]
+
+
+def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> RunConfig:
+    """The config.json of the student of one stage."""
+    network = replace(teacher.network, guidance_embedding=config.w_max is not None)
+    student = StudentConfig(
+        stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max, config.method, deciding(config, stage)
+    )
+    return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
+
+
+def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
+    """The config.json of the generator of inverse distillation."""
+    inverse = config.inverse
+    optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
+    student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse", options=deciding(config, None))
+    return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
+
+
+def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
+    """The options that decide the weights of a student and stand nowhere else in its config, as words of the command line.
+
+    stage: None for inverse distillation. Not how long and how fast it learns: --resume may change that.
+    """
+    if stage is None:
+        values = {
+            f"inverse.{name}": getattr(config.inverse, name) for name in ("alpha", "beta", "fake_updates", "start")
+        }
+    else:
+        values = {"backward": config.backward}
+        if config.method == "reconstruction":
+            values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
+        if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
+            values |= {"integrator": config.integrator, "exact_start": config.exact_start}
+    return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+
+
+def objective(
+    before: nn.Module,
+    teacher: nn.Module,
+    process: Process,
+    stage: Stage,
+    config: DistillConfig,
+    means: torch.Tensor | None = None,
+) -> Objective:
+    """What the student of `stage` learns. before: the network of the stage before, the teacher itself in the first.
+
+    means: the class means, for an exact start.
+    """
+    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
+    states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
+    if config.method == "reconstruction":
+        velocity = teacher_velocity(teacher, process, config, means)
+        return ShiftedReconstruction(
+            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
+        )
+    if stage.first:
+        velocity = teacher_velocity(teacher, process, config, means)
+    else:
+        velocity = GuidedVelocity(before, process=process.speed_norm)
+    return EndpointDistillation(
+        velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
+    )
+
+
+def inverse_objective(teacher: nn.Module, process: Process, config: DistillConfig) -> RealUID:
+    """What the generator of inverse distillation learns."""
+    inverse = config.inverse
+    return RealUID(
+        teacher_velocity(teacher, process, config, None),
+        process,
+        inverse.alpha,
+        inverse.beta,
+        inverse.fake_updates,
+        derive_seed(config.seed, "inverse"),
+    )
+
+
+def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
+    """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
+    if means is not None:
+        return ExactStart(teacher, process, means, w=config.w)
+    return GuidedVelocity(teacher, config.w, process=process.speed_norm)

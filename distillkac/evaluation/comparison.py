@@ -1,0 +1,114 @@
+"""What `make compare` compares: processes, distillation methods and the networks to measure, as data."""
+
+from dataclasses import dataclass, replace
+
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
+from distillkac.runs.config import ProcessConfig
+
+EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A process to train a teacher with."""
+
+    name: str
+    title: str
+    noise: ProcessConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """One distillation of a teacher, in a folder of its own.
+
+    after: the method whose 1-step student it starts from. samples: (steps, restart) pairs to measure.
+    """
+
+    name: str
+    title: str
+    config: DistillConfig
+    samples: tuple[tuple[int, float], ...]
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole comparison. extra: further methods, by the name of the setting. teacher_samples: (integrator, steps)."""
+
+    settings: tuple[Setting, ...]
+    everywhere: tuple[Method, ...]
+    extra: dict[str, tuple[Method, ...]]
+    seeds: tuple[int, ...]
+    teacher_steps: int
+    teacher_samples: tuple[tuple[str, int], ...]
+    num: int
+
+    def methods(self, setting: Setting) -> tuple[Method, ...]:
+        """The methods for a setting, each after the one it starts from."""
+        return (*self.everywhere, *self.extra.get(setting.name, ()))
+
+
+SETTINGS = (
+    Setting("telegraph", "telegraph (25, 2)", ProcessConfig("telegraph", 25.0, 2.0)),
+    Setting("planar", "planar (25, 2)", ProcessConfig("planar", 25.0, 2.0)),
+    Setting("gaussian-matched", "Gaussian, σ = .4", ProcessConfig("gaussian", sigma=0.4)),
+    Setting("gaussian", "Gaussian, σ = 1", ProcessConfig("gaussian", sigma=1.0)),
+    Setting("planar-few-turns", "planar (9, 3)", ProcessConfig("planar", 9.0, 3.0)),
+    Setting("telegraph-few-turns", "telegraph (9, 3)", ProcessConfig("telegraph", 9.0, 3.0)),
+)
+
+
+def equal_compute(config: DistillConfig, teacher_steps: int) -> DistillConfig:
+    """One stage from `teacher_steps` to 1 with as many network evaluations as the stages of `config`."""
+    total = sum(s.steps * (s.teacher_steps // s.num_steps + EVALUATIONS_PER_UPDATE) for s in stages_of(config))
+    steps = max(1, round(total / (teacher_steps + EVALUATIONS_PER_UPDATE)))
+    return replace(config, stages=(teacher_steps, 1), steps=(steps,))
+
+
+GUIDANCE = 3.0
+
+
+def everywhere(chain: DistillConfig, inverse: InverseConfig) -> tuple[Method, ...]:
+    """The methods for every setting."""
+    alone = replace(chain, stages=(1,), steps=(), inverse=inverse)
+    return (
+        Method("endpoint", "endpoint", chain, tuple((m, 0.0) for m in chain.stages[1:])),
+        Method("inverse", "endpoint, then inverse", alone, ((1, 0.0),), after="endpoint"),
+    )
+
+
+def further(chain: DistillConfig) -> tuple[Method, ...]:
+    """The methods that are compared on one process only."""
+    samples = tuple((m, 0.0) for m in chain.stages[1:])
+    reconstruction = replace(chain, method="reconstruction", stages=(20, 4, 1), steps=chain.steps[-2:])
+    few = tuple(sample for sample in samples if sample[0] <= 4)
+    return (
+        Method("backward", "endpoint, own states", replace(chain, backward=1.0), samples),
+        Method("20-to-1", "endpoint, 20 to 1 at once", equal_compute(chain, 20), ((1, 0.0),)),
+        Method("100-to-1", "endpoint, 100 to 1 at once", equal_compute(chain, 100), ((1, 0.0),)),
+        Method(
+            "reconstruction",
+            "shifted reconstruction",
+            reconstruction,
+            ((4, 0.0), (4, 0.5), (4, 1.0), (2, 1.0), (1, 0.0)),
+        ),
+        Method("guided-data", f"w = {GUIDANCE:g}, data states", replace(chain, w=GUIDANCE), few),
+        Method("guided-own", f"w = {GUIDANCE:g}, own states", replace(chain, w=GUIDANCE, backward=1.0), few),
+    )
+
+
+def full_plan(seeds: tuple[int, ...]) -> Plan:
+    chain = RECIPES["paper"]
+    best = Method("best", "recipe best", RECIPES["best"], ((4, 0.0), (1, 0.0)))
+    extra = {"telegraph": (best, *further(chain)), "planar": (best,)}
+    samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
+    return Plan(SETTINGS, everywhere(chain, RECIPES["best"].inverse), extra, seeds, 3000, samples, 5000)
+
+
+def quick_plan(seeds: tuple[int, ...]) -> Plan:
+    """The same in small: shorter training, fewer images, three processes."""
+    chain = DistillConfig(stages=(20, 4, 1), steps=(100, 150))
+    inverse = replace(RECIPES["best"].inverse, steps=30)
+    samples = (("ab2", 20), ("euler", 4), ("euler", 1))
+    return Plan(SETTINGS[:3], everywhere(chain, inverse), {}, seeds[:1], 800, samples, 1000)

@@ -1,0 +1,299 @@
+"""What the theory of finite-speed flows claims, measured (docs/method.md); `python -m distillkac.diagnose` runs it all.
+
+Every measure returns numbers that JSON can hold, all finite; None stands for what is undefined, as is the speed limit of
+the Gaussian process. Root mean squares (RMS) are over the D numbers of an image unless something else is said.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from distillkac.base.random import derive_seed, normal_rows
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.integrators import integrate
+from distillkac.flow.processes import Gaussian, Process
+from distillkac.ops import reference
+from distillkac.ops.schedules import f_schedule, g_schedule
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import CPU_PIXELS, SamplerConfig, field_of, generate
+
+FINE_STEPS = 100  # the teacher's path, at least as fine as this
+REFERENCE_STEPS, STEP_COUNTS = 400, (5, 10, 20, 40, 80)
+SAMPLING_STEPS = 20  # the teacher as it is sampled by default
+NEAR_TIMES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+OUT_OF_RANGE = 1.05
+PERTURBATION = 1e-3
+RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def rms(x: torch.Tensor, first: int = 1) -> torch.Tensor:
+    """Root mean square over all dimensions from number `first` on."""
+    return x.double().square().flatten(first).mean(-1).sqrt()
+
+
+def lengths(u: torch.Tensor, process: Process) -> torch.Tensor:
+    """What a speed limit limits: |u| of each coordinate, for planar of each pair. (..., W) -> (..., W or W / 2)."""
+    return u.unflatten(-1, (-1, 2)).norm(dim=-1) if process.speed_norm == "planar" else u.abs()
+
+
+def exponent(x, y) -> float | None:
+    """Slope of log y over log x by least squares, None if an y is not positive."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if (y > 0).all() else None
+
+
+def correlation(x: torch.Tensor, y: torch.Tensor) -> float | None:
+    """Pearson's, of (n,) and (n,); None if one of them is constant."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm > 0 else None
+
+
+def ranks(x: torch.Tensor) -> torch.Tensor:
+    """(n,) -> the place of each value in order, from 0."""
+    return x.argsort().argsort()
+
+
+def ab2_velocities(path: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """The velocities (N, n, ...) at grid[:-1] that made an AB-2 path (N + 1, n, ...): docs/method.md, eq. 11, for u_i."""
+    h = -grid.diff()
+    u = [(path[0] - path[1]) / h[0]]
+    for i in range(1, len(h)):
+        r = h[i] / (2 * h[i - 1])
+        u.append(((path[i] - path[i + 1]) / h[i] + r * u[-1]) / (1 + r))
+    return torch.stack(u)
+
+
+def kinetic_energy(u: torch.Tensor, grid: torch.Tensor) -> float:
+    """1/2 integral ||u||^2 dt / D, mean over samples, of velocities (N, n, ...) that hold from grid[i] to grid[i + 1]."""
+    return float((-grid.diff() @ rms(u, 2).square()).mean()) / 2
+
+
+def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tensor, seed: int) -> dict:
+    """|u| along the teacher's AB-2 path and of drawn targets, against max |u| = |f'| max |x0| + g' c (eq. 9).
+
+    path: (N + 1, n, ...) on grid (N + 1,). x0: (m, ...) data. Energies as in `kinetic_energy`; `straight`, that of straight
+    lines between the ends, is the least possible, and `targets`, the mean of ||u||^2 / 2D, exceeds every exact flow.
+    """
+    process, t = teacher.process, grid[:-1]
+    u = ab2_velocities(path, grid)
+    speed = lengths(u, process).flatten(1)
+    x0 = x0.repeat(8, *[1] * (x0.dim() - 1))
+    times = (torch.arange(len(x0), dtype=torch.float64) + 0.5) / len(x0)
+    _, targets = process.pair(x0, times, derive_seed(seed, "targets"))
+    report = {
+        "times": t.tolist(),
+        "mean": speed.mean(1).tolist(),
+        "max": speed.amax(1).tolist(),
+        "energy": {
+            "teacher": kinetic_energy(u, grid),
+            "straight": float(rms(path[0] - path[-1]).square().mean()) / 2,
+            "targets": float(rms(targets, 0).square()) / 2,
+        },
+    }
+    if isinstance(process, Gaussian):
+        return report | {"bound": None, "network": None, "targets": None}
+    largest = float(lengths(x0, process).max())
+
+    def bound(t):
+        return f_schedule(t, process.f)[1].abs() * largest + g_schedule(t, process.g)[1] * process.c
+
+    def ratios(speed, t):
+        ratio = speed.double() / bound(t)[:, None]
+        above = float((ratio > 1 + 1e-5).double().mean())  # float32 rounds
+        return {"count": ratio.numel(), "above": above, "max_ratio": float(ratio.max())}
+
+    drawn = ratios(lengths(targets, process).flatten(1), times)
+    return report | {"bound": bound(t).tolist(), "network": ratios(speed, t), "targets": drawn}
+
+
+def near_data(teacher: Run, x0: torch.Tensor, y: torch.Tensor, seed: int) -> dict:
+    """RMS velocity as t -> 0: network, targets, and a diffusion with x_t = x_0 + sigma sqrt(t) z, whose targets
+    sigma z / (2 sqrt(t)) have no bound. sigma: the process' own, c / sqrt(a) for Kac. x0: (n, ...), y: (n,)."""
+    process = teacher.process
+    sigma = process.sigma if isinstance(process, Gaussian) else process.c / math.sqrt(process.a)
+    rows = {"network": [], "targets": [], "diffusion": []}
+    for i, t in enumerate(NEAR_TIMES):
+        x, u = process.pair(x0, torch.full((len(x0),), t, dtype=torch.float64), derive_seed(seed, "near data", i))
+        z = normal_rows(len(x0), tuple(x0.shape[1:]), derive_seed(seed, "diffusion", i))
+        answer, diffusion = network_velocity(teacher, x, t, y), sigma * z / (2 * math.sqrt(t))
+        for row, v in zip(rows.values(), (answer, u, diffusion), strict=True):
+            row.append(float(rms(v, 0)))
+    return {"times": list(NEAR_TIMES), **rows, "exponents": {name: exponent(NEAR_TIMES, v) for name, v in rows.items()}}
+
+
+@torch.no_grad()
+def network_velocity(run: Run, x: torch.Tensor, t: float, y: torch.Tensor) -> torch.Tensor:
+    """The unguided network at time t, in blocks. x: (n, ...), y: (n,). Returns like x, on the CPU."""
+    answers = []
+    for part, labels in zip(x.split(_block(run)), y.split(_block(run)), strict=True):
+        times = torch.full((len(part),), t, device=run.device)
+        answers.append(run.network(part.to(run.device), times, labels.to(run.device)).float().cpu())
+    return torch.cat(answers)
+
+
+def _block(run: Run) -> int:
+    return max(1, CPU_PIXELS // (run.config.shape[1] * run.config.shape[2]))
+
+
+@dataclass(frozen=True)
+class PathErrors:
+    """RMS distances of a student from its teacher, one number a sample, (n,) each.
+
+    endpoint: at t = 0. path: the largest on the way, the student moving on straight lines. nodes: the largest at the
+    student's own times. curvature: the largest distance of the teacher's path from its chords between these times.
+    path <= nodes + curvature.
+    """
+
+    endpoint: torch.Tensor
+    path: torch.Tensor
+    nodes: torch.Tensor
+    curvature: torch.Tensor
+
+    def summary(self) -> dict:
+        spread = float(self.endpoint.std())
+        pearson = correlation(self.endpoint, self.path)
+        slope = pearson * float(self.path.std()) / spread if pearson is not None else None
+        return {
+            **{name: float(getattr(self, name).mean()) for name in ("endpoint", "path", "nodes", "curvature")},
+            "pearson": pearson,
+            "spearman": correlation(ranks(self.endpoint), ranks(self.path)),
+            "slope": slope,
+            "pearson_of_larger_term": correlation(torch.maximum(self.nodes, self.curvature), self.path),
+            "curvature_is_larger": float((self.curvature > self.nodes).double().mean()),
+        }
+
+
+def path_errors(teacher: torch.Tensor, student: torch.Tensor, grid: torch.Tensor) -> PathErrors:
+    """teacher: (N + 1, n, ...) on grid (N + 1,). student: (M + 1, n, ...) at every N/M-th of its times."""
+    n, rest = divmod(len(grid) - 1, len(student) - 1)
+    if rest:
+        raise ValueError(f"the student's {len(student) - 1} steps do not divide the {len(grid) - 1} of the grid")
+    error = rms(_chords(student, grid, n) - teacher, 2)
+    bend = rms(_chords(teacher[::n], grid, n) - teacher, 2)
+    return PathErrors(error[-1], error.amax(0), error[::n].amax(0), bend.amax(0))
+
+
+def _chords(nodes: torch.Tensor, grid: torch.Tensor, n: int) -> torch.Tensor:
+    """Straight lines between nodes (M + 1, ...) at every n-th time of the grid (M n + 1,): (M n + 1, ...)."""
+    i = torch.arange(len(grid))
+    k = (i // n).clamp(max=len(nodes) - 2)
+    done = ((grid[k * n] - grid) / (grid[k * n] - grid[k * n + n])).float().view(-1, *[1] * (nodes.dim() - 1))
+    return torch.lerp(nodes[k], nodes[k + 1], done)
+
+
+def fine_steps(num_steps: int) -> int:
+    """The least multiple of a student's steps that is at least FINE_STEPS."""
+    return num_steps * -(-FINE_STEPS // num_steps)
+
+
+def step_errors(teacher: Run, labels: torch.Tensor, seed: int) -> dict:
+    """RMS endpoint error of Euler and AB-2 in M steps against AB-2 in 400, same network and noise; over all samples, and
+    its median over samples, which the few that end in another image do not move. labels: (n,)."""
+
+    def ends(steps, method):
+        return generate(teacher, labels, SamplerConfig(steps=steps, integrator=method, model="teacher"), seed).images
+
+    finest, report = ends(REFERENCE_STEPS, "ab2"), {"steps": list(STEP_COUNTS), "reference_steps": REFERENCE_STEPS}
+    for method in ("euler", "ab2"):
+        errors = [ends(m, method) - finest for m in STEP_COUNTS]
+        report[method] = [float(rms(e, 0)) for e in errors]
+        report[f"{method}_median"] = [float(rms(e).median()) for e in errors]
+    names = [name for name in report if name.startswith(("euler", "ab2"))]
+    return report | {"exponents": {name: exponent(STEP_COUNTS, report[name]) for name in names}}
+
+
+def guidance(
+    teacher: Run, evaluator, labels: torch.Tensor, max_speed: float | None, seed: int, batch_size: int
+) -> list:
+    """What guidance weights do to samples, without and with `max_speed` (None: only without). labels: (n,)."""
+    rows = []
+    for limit in [None] if max_speed is None else [None, max_speed]:
+        for w in WEIGHTS:
+            sampler = SamplerConfig(steps=SAMPLING_STEPS, w=w, max_speed=limit, model="teacher")
+            images = generate(teacher, labels, sampler, seed, batch_size).images
+            whole = images.isfinite().flatten(1).all(1)
+            row = {"w": w, "max_speed": limit, "not_finite": int((~images.isfinite()).sum())}
+            if int(whole.sum()) > 1:
+                row["out_of_range"] = float((images[whole].abs() > OUT_OF_RANGE).double().mean())
+                row["frechet"] = evaluator(images[whole], labels[whole])["frechet"]
+            rows.append({"out_of_range": None, "frechet": None} | row)
+    return rows
+
+
+@torch.no_grad()
+def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
+    """||x_0(z + d) - x_0(z)|| / ||d|| for random d of length 1e-3 ||z||: (n,), for a run as it samples by default.
+
+    A mean over directions: a lower bound of the Lipschitz constant at z.
+    """
+    steps = SAMPLING_STEPS if run.config.student is None else run.config.student.num_steps
+    velocity, grid, method = field_of(run, SamplerConfig(steps=steps))
+    shape, found = tuple(run.config.shape), []
+    for first in range(0, len(labels), _block(run)):
+        y = labels[first : first + _block(run)]
+        # Blocks of one size, so that rounding is the same for both starts.
+        y = nn.functional.pad(y, (0, _block(run) - len(y))).to(run.device)
+        z = run.process.prior(len(y), shape, derive_seed(seed, "prior"), first, run.device)
+        d = normal_rows(len(y), shape, derive_seed(seed, "perturbation"), first).to(z)
+        d = (z + PERTURBATION * d * (rms(z) / rms(d)).view(-1, 1, 1, 1).to(z)) - z  # as float32 really adds it
+        moved = integrate(velocity, z + d, y, grid, method) - integrate(velocity, z, y, grid, method)
+        found.append((rms(moved) / rms(d)).cpu())
+    return torch.cat(found)[: len(labels)]
+
+
+@torch.no_grad()
+def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: int) -> dict:
+    """RMS distance of the network from the exact velocity at t = 1 (exact_start.py), over the RMS of the exact one.
+
+    means: as class_means gives them. labels: (n,). For images of a class and, where the network knows it, of none.
+    """
+    exact = ExactStart(teacher.network, teacher.process, means)
+    x = teacher.process.prior(len(labels), tuple(teacher.config.shape), derive_seed(seed, "prior"))
+    asked, report = {"class": labels, "no_class": torch.full_like(labels, teacher.network.null_class)}, {}
+    for name, y in asked.items():
+        truth = exact.exact(x, y)
+        report[name] = float(rms(network_velocity(teacher, x, 1.0, y) - truth, 0) / rms(truth, 0))
+    return report if teacher.config.label_drop > 0 else report | {"no_class": None}
+
+
+def coordinate_cdf(process: str, x: torch.Tensor, a: float, c: float) -> torch.Tensor:
+    """P(K_1 <= x) of one coordinate of the telegraph or planar law, atoms included. x: (N,) float64, x >= 0."""
+    xi, lam = (x / c).clamp(max=1), float(a)
+    if process == "telegraph":
+        inside = reference.telegraph_cdf_abs(xi, lam)
+    else:
+        # |K| = c sqrt(e (2 - e)), e exponential with rate lam and cut at 1; its projection follows the arcsine law.
+        first = xi.square() / (1 + torch.sqrt((1 - xi) * (1 + xi)))  # here the circle reaches x
+        nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(10))
+        v = ((torch.arange(40)[:, None] + (nodes + 1) / 2) / 40).flatten()
+        # e = first + top v^6: the integrand has a root at `first`, and for small x all its turns are near it.
+        top = (1 - first).clamp(max=40 / lam)[:, None]
+        e = first[:, None] + top * v**6
+        arc = 2 / math.pi * torch.asin((xi[:, None] / torch.sqrt(e * (2 - e))).clamp(max=1))
+        values = lam * torch.exp(-lam * e) * arc * 6 * top * v**5
+        inside = -torch.expm1(-lam * first) + values @ (weights.repeat(40) / 80)
+        inside = inside + math.exp(-lam) * 2 / math.pi * torch.asin(xi)
+    return torch.where(xi < 1, (1 + inside) / 2, 1.0)
+
+
+def diffusion_limit() -> dict:
+    """Wasserstein-1 distance of a coordinate of K_1 from N(0, 1) for c^2 = a = 1 ... 1000, by quadrature; for another
+    sigma^2 = c^2 / a it is sigma times as large. The exponent is fitted where a >= 10."""
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
+    report = {"a": list(RATES)}
+    for process in ("telegraph", "planar"):
+        distances = []
+        for a in RATES:
+            cone = min(math.sqrt(a), 9.0)
+            edges = torch.cat([torch.linspace(0, cone, 61), torch.linspace(cone, 10, 11)[1:]]).double()
+            x = (edges[:-1, None] + edges.diff()[:, None] * (nodes + 1) / 2).flatten()
+            gap = (coordinate_cdf(process, x, a, math.sqrt(a)) - torch.special.ndtr(x)).abs()
+            distances.append(float((gap.view(-1, 6) @ weights) @ edges.diff()))
+        report[process] = distances
+    first = sum(a < 10 for a in RATES)
+    return report | {"exponents": {p: exponent(RATES[first:], report[p][first:]) for p in ("telegraph", "planar")}}

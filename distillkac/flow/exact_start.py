@@ -1,0 +1,51 @@
+"""Noise correction: at t = 1 the marginal velocity is known, so the teacher's first step needs no network.
+
+With f(1) = 0 the state x_1 = K says nothing about the data, hence u(1, x_1 | y) = f'(1) E[x_0 | y] + g'(1) v(g(1), x_1):
+all that is unknown is the mean image of each class (after Imagine Flash, Kohler et al. 2024, section 3.3).
+"""
+
+import torch
+
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.processes import Process
+from distillkac.ops.schedules import f_schedule, g_schedule
+
+
+class ExactStart(GuidedVelocity):
+    """A GuidedVelocity that answers at t = 1 with the exact marginal velocity, there without an evaluation.
+
+    process: with f(1) = 0. means: of data.class_means, (num_classes + 1, C, H, W), the last for
+    "no class". options: w, interval, max_speed.
+    """
+
+    def __init__(self, network, process: Process, means: torch.Tensor, **options):
+        super().__init__(network, process=process.speed_norm, **options)
+        one = torch.ones((), dtype=torch.float64)
+        f, self._df = (float(v) for v in f_schedule(one, process.f, process.kappa))
+        g, self._dg = (float(v) for v in g_schedule(one, process.g))
+        if abs(f) > 1e-12:
+            raise ValueError(f"noise correction needs f(1) = 0, got f = {process.f!r}, which leaves data at t = 1")
+        if self.embedded:
+            raise ValueError("noise correction is for teachers; a network with w as an input is a student")
+        self._process, self._age, self._means = process, g, means
+
+    def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """u(1, x | y). x: (B, C, H, W) at t = 1. y: (B,), null_class for no class."""
+        age = torch.full((len(x),), self._age, device=x.device)
+        return self._df * self._means.to(x)[y] + self._dg * self._process.velocity(x, age)
+
+    def evaluate(self, x, t, y):
+        start = torch.as_tensor(t, device=x.device) >= 1
+        if not start.any():
+            return super().evaluate(x, t, y)
+        null = torch.full_like(y, self.network.null_class)
+        if start.all():
+            w = self._weight(t)
+            guided = torch.is_tensor(w) or w != 0
+            return self.exact(x, y), self.exact(x, null) if guided else None, w
+        u_cond, u_uncond, w = super().evaluate(x, t, y)
+        rows = start.nonzero().flatten()
+        u_cond = u_cond.index_copy(0, rows, self.exact(x[rows], y[rows]))
+        if u_uncond is not None:
+            u_uncond = u_uncond.index_copy(0, rows, self.exact(x[rows], null[rows]))
+        return u_cond, u_uncond, w

@@ -1,0 +1,87 @@
+"""Integrators of dx/dt = u(x, t) from t = 1 (noise) down to t = 0 (data).
+
+`num_steps` is the number of intervals; the number of network evaluations is counted by the field (guidance.py).
+"""
+
+from itertools import pairwise
+
+import torch
+
+from distillkac import ops
+from distillkac.base.random import derive_seed, uniform_rows
+
+METHODS = ("euler", "heun", "ab2")
+
+
+def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:
+    """t_i = (1 - i / N)^rho, i = 0 .. N: float64 (N + 1,), from exactly 1 down to exactly 0.
+
+    rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation, 2 for a plain teacher.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if not rho > 0:
+        raise ValueError(f"rho must be positive, got {rho}")
+    i = torch.arange(num_steps + 1, dtype=torch.float64)
+    return (1 - i / num_steps) ** rho
+
+
+def integrate(field, x, y, grid, method="ab2", path=False):
+    """Carries x along the field over the grid.
+
+    field:  GuidedVelocity. x: (B, ...) state at grid[0]. y: (B,) class labels.
+    grid:   decreasing times, float64: (N + 1,) common to all rows, or (N + 1, B) with a grid for each row.
+    method: "euler"; "heun", two evaluations per step; "ab2", Adams-Bashforth with variable step and one evaluation per
+            step, whose first step is Euler: x - h ((1 + r) u - r u_prev), r = h / (2 h_prev).
+    Returns x at grid[-1], or with `path` all N + 1 states stacked (N + 1, B, ...). The order is 1, 2 and 2.
+    """
+    if method not in METHODS:
+        raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
+    if grid.dim() == 1:
+        grid = grid.tolist()
+    states, u_prev, h_prev = [x], None, None
+    for t, t_next in pairwise(grid):
+        h = t - t_next
+        u_cond, u_uncond, w = field.evaluate(x, t, y)
+        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.process)
+        if method == "heun":
+            mean = (u + field(x_next, t_next, y)) / 2
+            x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
+        if method == "ab2":
+            u_prev, h_prev = u, h
+        x = x_next
+        if path:
+            states.append(x)
+    return torch.stack(states) if path else x
+
+
+def restart_chain(field, x, y, grid, process, share, seed, offset=0, path=False):
+    """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
+
+    At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair) then moves on with
+    probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
+    x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
+    consistency sampling.
+    field, x, y, path: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b depends
+    on (seed, offset + b) alone.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
+    states, times = [x], grid.tolist()
+    for step, (t, t_next) in enumerate(pairwise(times)):
+        u = field(x, t, y)
+        x_next = x - (t - t_next) * u
+        if t_next > 0 and share > 0:
+            at = torch.full((len(x),), t_next, device=x.device)
+            fresh = process.bridge(x - t * u, at, derive_seed(seed, "restart", step), offset)
+            if share < 1:
+                pairs = process.speed_norm == "planar"
+                size = (*x.shape[1:-1], x.shape[-1] // 2) if pairs else tuple(x.shape[1:])
+                drawn = uniform_rows(len(x), size, derive_seed(seed, "restart share", step), offset).to(x.device)
+                drawn = drawn.repeat_interleave(2, -1) if pairs else drawn
+                fresh = torch.where(drawn < share, fresh, x_next)
+            x_next = fresh
+        x = x_next
+        if path:
+            states.append(x)
+    return torch.stack(states) if path else x

@@ -1,0 +1,250 @@
+"""What torch must know of the ops beside their kernels: result shapes (fake tensors) and gradients."""
+
+import torch
+
+from distillkac.ops.schedules import f_schedule
+
+NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
+OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.out", "endpoint_loss.out")
+
+
+def register(with_cuda: bool) -> None:
+    """Register the rules for every op; without CUDA kernels, also a clear refusal of CUDA tensors."""
+    _register_fakes()
+    autograd = {
+        "kac_velocity": (_velocity_backward, _velocity_context),
+        "kac_pair": (_pair_backward, _pair_context),
+        "guided_velocity": (_guided_backward, _guided_context),
+        "guided_step": (_step_backward, _step_context),
+        "endpoint_loss": (_loss_backward, _loss_context),
+    }
+    for name, (backward, setup_context) in autograd.items():
+        torch.library.register_autograd(f"distillkac::{name}", backward, setup_context=setup_context)
+    if not with_cuda:
+        for name in (*NAMES, *OUT_NAMES):
+            _library.impl(name, _no_cuda, "CUDA")
+
+
+_library = torch.library.Library("distillkac", "FRAGMENT")
+
+
+def _no_cuda(*args, **kwargs):
+    raise RuntimeError(
+        "distillkac was built without CUDA kernels, got CUDA tensors; python -m distillkac.doctor says why; where nvcc is "
+        "installed, run: DISTILLKAC_CUDA=ON pip install --no-build-isolation -e ."
+    )
+
+
+def _one_device(op, **arguments):
+    """A meta or fake tensor beside a real one would leave the result without values."""
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    first, *rest = tensors
+    for name in rest:
+        if tensors[name].device != tensors[first].device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of {first}, {tensors[first].device}, got {tensors[name].device}"
+            )
+
+
+def _batched(op, name, x):
+    if not isinstance(x, torch.Tensor):  # torch lets None pass for a tensor
+        raise ValueError(f"{op}: {name} must be a tensor, got {x}")
+    if x.dim() < 1:
+        raise ValueError(f"{op}: {name} must have a batch dimension, (B, ...), got shape ()")
+    return x
+
+
+def _contiguous_like(x):
+    return x.new_empty(x.shape)
+
+
+def _register_fakes():
+    fake = torch.library.register_fake
+
+    @fake("distillkac::kac_noise")
+    def _(t, size, process, a, c, seed, seed_tensor, offset, dtype):
+        _one_device("kac_noise", t=t, seed=seed_tensor)
+        return t.new_empty((_batched("kac_noise", "t", t).shape[0], *size), dtype=dtype)
+
+    @fake("distillkac::kac_velocity")
+    def _(k, t, process, a, c):
+        _one_device("kac_velocity", k=k, t=t)
+        return _contiguous_like(_batched("kac_velocity", "k", k))
+
+    @fake("distillkac::kac_pair")
+    def _(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset):
+        _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
+        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
+
+    @fake("distillkac::guided_velocity")
+    def _(u_cond, u_uncond, w, w_rows, max_speed, process):
+        _one_device("guided_velocity", u_cond=u_cond, u_uncond=u_uncond, w=w_rows)
+        return _contiguous_like(_batched("guided_velocity", "u_cond", u_cond))
+
+    @fake("distillkac::guided_step")
+    def _(x, u_cond, u_uncond, u_prev, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process):
+        states = {"x": x, "u_cond": u_cond, "u_uncond": u_uncond, "u_prev": u_prev}
+        _one_device("guided_step", **states, w=w_rows, h=h_rows, h_prev=h_prev_rows)
+        return _contiguous_like(_batched("guided_step", "x", x)), _contiguous_like(x)
+
+    @fake("distillkac::endpoint_loss")
+    def _(x, u, x_end, delta, weight):
+        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight)
+        _batched("endpoint_loss", "x", x)
+        return x.new_empty((), dtype=torch.float32), x.new_empty(x.shape, dtype=torch.float32)
+
+    @fake("distillkac::endpoint_loss.out")
+    def _(x, u, x_end, delta, weight, grad_u):
+        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight, out=grad_u)
+        return x.new_empty((), dtype=torch.float32)
+
+    def fills_out(name):
+        op = name.removesuffix(".out")
+
+        @fake(f"distillkac::{name}")
+        def _(*arguments):
+            _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
+
+    for name in OUT_NAMES[:-1]:
+        fills_out(name)
+
+
+def _rows(value, tensor, like):
+    """A row scalar, shaped to multiply `like`."""
+    return value if tensor is None else tensor.reshape(-1, *[1] * (like.dim() - 1)).to(torch.float32)
+
+
+# kac_velocity: derivative in k, in float64 (this is not on any hot path).
+
+
+def _velocity_context(ctx, inputs, output):
+    k, t, ctx.process, ctx.a, ctx.c = inputs
+    ctx.save_for_backward(k, t)
+
+
+def _velocity_backward(ctx, grad):
+    k, t = ctx.saved_tensors
+    x, g, a, c = k.double(), grad.double(), ctx.a, ctx.c
+    t = t.double().reshape(-1, *[1] * (x.dim() - 1))
+    if ctx.process == "planar":
+        # v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second
+        # term is infinite outwards, and only the first is kept.
+        x, g, ct = x.unflatten(-1, (-1, 2)), g.unflatten(-1, (-1, 2)), c * t.unsqueeze(-1)
+        s = torch.sqrt((ct.square() - x.square().sum(-1, keepdim=True)).clamp(min=0))
+        first = c / (ct + s).clamp(min=1e-300)
+        inner = torch.where(s > 0, (x * g).sum(-1, keepdim=True) / (s * (ct + s)).clamp(min=1e-300), 0)
+        return (first * (g + x * inner)).flatten(-2).to(k.dtype), None, None, None, None
+    # v = a x / (lambda + G(z)), z^2 = y = (a/c)^2 (c^2 t^2 - x^2), G' = (2 G + y - G^2) / z:
+    # dv/dx = a / (lambda + G) (1 + (a x / c)^2 H / (lambda + G)), H = (2 G + y - G^2) / y.
+    on_cone = k.float().abs() >= (c * t).float()
+    y = ((a / c) ** 2 * (c * t - x.abs()) * (c * t + x.abs())).clamp(min=1e-12)
+    z = torch.sqrt(y)
+    g_z = z * torch.special.i0e(z) / torch.special.i1e(z)
+    h = torch.where(y < 1e-4, 0.5 - y / 24, (2 * g_z + y - g_z.square()) / y)
+    slope = a / (a * t + g_z) * (1 + (a / c * x).square() * h / (a * t + g_z))
+    return torch.where(on_cone, 0, g * slope).to(k.dtype), None, None, None, None
+
+
+# kac_pair: linear in x0.
+
+
+def _pair_context(ctx, inputs, output):
+    _, t, _, _, _, ctx.f, ctx.g, ctx.kappa, _, _, _ = inputs
+    ctx.save_for_backward(t)
+
+
+def _pair_backward(ctx, grad_x_t, grad_u):
+    (t,) = ctx.saved_tensors
+    f, df = f_schedule(t.double(), ctx.f, ctx.kappa)
+    shape = (-1, *[1] * (grad_x_t.dim() - 1))
+    grad = f.float().reshape(shape) * grad_x_t + df.float().reshape(shape) * grad_u
+    return grad.to(grad_x_t.dtype), *[None] * 10
+
+
+# Guidance: u = limit(u_cond + w (u_cond - u_uncond)).
+
+
+def _through_limit(grad, unlimited, max_speed, process):
+    if max_speed is None:
+        return grad
+    if process == "telegraph":
+        return torch.where(unlimited.abs() > max_speed, 0, grad)
+    x, g = unlimited.unflatten(-1, (-1, 2)), grad.unflatten(-1, (-1, 2))
+    speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
+    n = x / speed
+    limited = max_speed / speed * (g - n * (n * g).sum(-1, keepdim=True))
+    return torch.where(speed > max_speed, limited, g).flatten(-2)
+
+
+def _guidance_grads(grad, u_cond, u_uncond, w, w_rows, max_speed, process):
+    """Gradients to u_cond, u_uncond and w_rows of the limited guided velocity."""
+    weight = _rows(w, w_rows, u_cond)
+    difference = u_cond.float() - u_uncond.float()
+    grad = _through_limit(grad.float(), u_cond.float() + weight * difference, max_speed, process)
+    grad_w = None
+    if w_rows is not None:
+        grad_w = (grad * difference).flatten(1).sum(1).to(w_rows.dtype)
+    return ((1 + weight) * grad).to(u_cond.dtype), (-weight * grad).to(u_cond.dtype), grad_w
+
+
+def _guided_context(ctx, inputs, output):
+    u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process = inputs
+    ctx.save_for_backward(u_cond, u_uncond, w_rows)
+
+
+def _guided_backward(ctx, grad):
+    u_cond, u_uncond, w_rows = ctx.saved_tensors
+    grads = _guidance_grads(grad, u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process)
+    return grads[0], grads[1], None, grads[2], None, None
+
+
+# guided_step: x_next = x - h ((1 + r) u - r u_prev).
+
+
+def _step_context(ctx, inputs, output):
+    _, u_cond, u_uncond, u_prev, ctx.w, ctx.h, ctx.h_prev, w_rows, h_rows, h_prev_rows, ctx.max_speed, ctx.process = (
+        inputs
+    )
+    ctx.ab2 = u_prev is not None
+    ctx.save_for_backward(u_cond, u_uncond, w_rows, h_rows, h_prev_rows)
+
+
+def _step_backward(ctx, grad_x_next, grad_u):
+    u_cond, u_uncond, w_rows, h_rows, h_prev_rows = ctx.saved_tensors
+    h = _rows(ctx.h, h_rows, u_cond)
+    r = h / (2 * _rows(ctx.h_prev, h_prev_rows, u_cond)) if ctx.ab2 else 0.0
+    grad_u = grad_u.float() - h * (1 + r) * grad_x_next.float()
+    grad_prev = (h * r * grad_x_next).to(u_cond.dtype) if ctx.ab2 else None
+    if u_uncond is None:
+        grad_cond = _through_limit(grad_u, u_cond.float(), ctx.max_speed, ctx.process).to(u_cond.dtype)
+        grad_uncond = grad_w = None
+    else:
+        grads = _guidance_grads(grad_u, u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process)
+        grad_cond, grad_uncond, grad_w = grads
+    return grad_x_next, grad_cond, grad_uncond, grad_prev, None, None, None, grad_w, None, None, None, None
+
+
+# endpoint_loss: the forward pass made the gradient.
+
+
+def _loss_context(ctx, inputs, output):
+    ctx.dtype = inputs[0].dtype
+    ctx.save_for_backward(output[1], inputs[3])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the output that has no gradient
+
+
+def _loss_backward(ctx, grad, _):
+    grad_u, delta = ctx.saved_tensors
+    if not _is_one(grad):
+        grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
+    grad_x = grad_x_end = None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+        grad_x_end = (grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
+        grad_x = -grad_x_end
+    return grad_x, grad_u.to(ctx.dtype), grad_x_end, None, None
+
+
+def _is_one(grad):
+    """Whether a backward pass starts at this loss, where that can be seen without waiting for a device or a compiler."""
+    return type(grad) is torch.Tensor and grad.device.type == "cpu" and grad.item() == 1

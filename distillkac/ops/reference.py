@@ -1,0 +1,149 @@
+"""The six ops in plain float64 PyTorch: the truth that tests hold the kernels to.
+
+Same names and signatures as `distillkac.ops`, no code shared with the kernels, written for reading, not for speed. The
+noise has the same law as the kernels' (an exact identity, no table), not the same bits. Formulas: docs/method.md.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from distillkac.ops.schedules import f_schedule, g_schedule
+
+
+def rows(value, like: torch.Tensor) -> torch.Tensor:
+    """A float or (B,) tensor as float64, shaped to multiply `like` (B, ...)."""
+    value = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    return value.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def kac_noise(t, size, process, a, c, seed, offset=0, dtype=torch.float64, out=None):
+    """Displacements K_t: t (B,) -> (B, *size). Row b is drawn from a generator of its own, seeded by (seed, offset + b)."""
+    result = torch.empty(len(t), *size, dtype=torch.float64)
+    for b, time in enumerate(t.double().tolist()):
+        state = np.random.SeedSequence([int(seed) % 2**63, offset + b]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> 1))
+        draw = _telegraph_row if process == "telegraph" else _planar_row
+        result[b] = draw(time, tuple(size), a, c, generator)
+    result = result.to(dtype)
+    return result if out is None else out.copy_(result)
+
+
+def _uniform(size, generator):
+    """Uniform on (0, 1): 52 random bits and a half."""
+    return (torch.randint(2**52, size, generator=generator).double() + 0.5) / 2**52
+
+
+def _telegraph_row(t, size, a, c, generator):
+    """n ~ Poisson(a t) turns: none, |xi| = 1; else xi = sqrt(1 - U^(1/(k - 1/2))) cos(2 pi V), k = ceil(n/2)."""
+    n = torch.poisson(torch.full(size, a * t, dtype=torch.float64), generator=generator)
+    k = torch.ceil(n / 2).clamp(min=1)
+    u, v, sign = (_uniform(size, generator) for _ in range(3))
+    moved = torch.sqrt(-torch.expm1(torch.log(u) / (k - 0.5))) * torch.cos(2 * math.pi * v)
+    straight = torch.where(sign < 0.5, -1.0, 1.0).double()
+    return c * t * torch.where(n == 0, straight, moved)
+
+
+def _planar_row(t, size, a, c, generator):
+    """s = max(0, c t + (c/a) log U), r = sqrt(c^2 t^2 - s^2), direction uniform; pairs along the last axis."""
+    pairs = (*size[:-1], size[-1] // 2)
+    s = (c * t + c / a * torch.log(_uniform(pairs, generator))).clamp(min=0)
+    r = torch.sqrt((c * t - s) * (c * t + s))
+    angle = 2 * math.pi * _uniform(pairs, generator)
+    return torch.stack([r * torch.cos(angle), r * torch.sin(angle)], -1).reshape(size)
+
+
+def kac_velocity(k, t, process, a, c):
+    """Conditional velocity at displacement k (B, ...) after time t (B,): float64, like k. |k| >= c t is on the light cone."""
+    k = k.double()
+    t = rows(t, k)
+    if process == "planar":
+        pairs = k.unflatten(-1, (-1, 2))
+        square = (c * t).square().unsqueeze(-1) - pairs.square().sum(-1, keepdim=True)
+        s = torch.sqrt(square.clamp(min=0))
+        return (pairs / (t.unsqueeze(-1) + s / c).clamp(min=1e-300)).flatten(-2)
+    radius = c * t
+    y = ((a / c) ** 2 * (radius - k.abs()) * (radius + k.abs())).clamp(min=1e-12)  # below, G is 2 to rounding
+    z = torch.sqrt(y)
+    g = z * torch.special.i0e(z) / torch.special.i1e(z)
+    v = a * k / (a * t + g)
+    return torch.where(k.abs() >= radius, torch.copysign(torch.full_like(k, c), k), v)
+
+
+def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0, out=None):
+    """Training pair: x_t = f(t) x_0 + K_{g(t)}, u = f'(t) x_0 + g'(t) v(g(t), K)."""
+    x0 = x0.double()
+    f_t, df_t = f_schedule(t.double(), f, kappa)
+    g_t, dg_t = g_schedule(t.double(), g)
+    k = kac_noise(g_t, x0.shape[1:], process, a, c, seed, offset)
+    v = kac_velocity(k, g_t, process, a, c)
+    return rows(f_t, x0) * x0 + k, rows(df_t, x0) * x0 + rows(dg_t, x0) * v
+
+
+def limit_speed(u, max_speed, process):
+    """Clamp each coordinate (telegraph) or the length of each neighbouring pair (planar) of u to max_speed."""
+    if max_speed is None:
+        return u
+    if process == "telegraph":
+        return u.clamp(-max_speed, max_speed)
+    pairs = u.unflatten(-1, (-1, 2))
+    speed = torch.sqrt(pairs.square().sum(-1, keepdim=True).clamp(min=1e-300))
+    return (pairs * (max_speed / speed).clamp(max=1)).flatten(-2)
+
+
+def guided_velocity(u_cond, u_uncond, w, max_speed=None, process="telegraph"):
+    """Classifier-free guidance u = u_cond + w (u_cond - u_uncond), w = 0 being none; then the speed limit."""
+    u_cond, u_uncond = u_cond.double(), u_uncond.double()
+    return limit_speed(u_cond + rows(w, u_cond) * (u_cond - u_uncond), max_speed, process)
+
+
+def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, process="telegraph", out=None):
+    """Guidance and one step from t to t - h: Euler, or with u_prev Adams-Bashforth 2. Returns (x_next, u)."""
+    x = x.double()
+    u = guided_velocity(u_cond, u_cond if u_uncond is None else u_uncond, w, max_speed, process)
+    h = rows(h, x)
+    if u_prev is None:
+        return x - h * u, u
+    r = h / (2 * rows(h_prev, x))
+    return x - h * ((1 + r) * u - r * u_prev.double()), u
+
+
+def endpoint_loss(x, u, x_end, delta, weight=None):
+    """mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D), D the elements of a row."""
+    x, u, x_end = x.double(), u.double(), x_end.double()
+    delta = rows(delta, x)
+    residual = (x - delta * u) - x_end
+    weight = rows(1.0 if weight is None else weight, x)
+    return (weight * residual.square() / delta.square()).mean()
+
+
+# Laws, for tests and diagnostics.
+
+
+def telegraph_density(xi, lam):
+    """Density of xi = K/(c t) on (-1, 1), without the two atoms of mass exp(-lam)/2. Float64 tensors that broadcast."""
+    r = torch.sqrt((1 - xi) * (1 + xi))
+    z = (lam * r).clamp(min=1e-12)
+    decay = torch.exp(-lam * xi.square() / (1 + r))  # exp(-lam + z)
+    return lam / 2 * decay * (torch.special.i0e(z) + lam * torch.special.i1e(z) / z)
+
+
+def telegraph_cdf_abs(xi, lam: float):
+    """P(|K|/(c t) <= xi, the particle turned): xi (N,) in [0, 1], float64; 1 - exp(-lam) at xi = 1.
+
+    Gauss-Legendre on 400 panels up to xi; the density is analytic in xi. Error below 1e-12 for lam <= 1e4.
+    """
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(10))
+    top = xi.double().clamp(max=min(1.0, 14 / math.sqrt(lam)))  # beyond 14 standard deviations: below 1e-40
+    edges = top[:, None] * torch.linspace(0, 1, 401, dtype=torch.float64)
+    middle, half = (edges[:, 1:] + edges[:, :-1]) / 2, (edges[:, 1:] - edges[:, :-1]) / 2
+    points = middle[..., None] + half[..., None] * nodes
+    values = 2 * telegraph_density(points, torch.tensor(lam, dtype=torch.float64))
+    return (values * weights * half[..., None]).sum((1, 2))
+
+
+def planar_cdf_radius(rho, lam: float):
+    """P(|K|/(c t) <= rho) of the planar process for rho in [0, 1): 1 - exp(-lam (1 - sqrt(1 - rho^2)))."""
+    s = torch.sqrt((1 - rho) * (1 + rho))
+    return -torch.expm1(-lam * rho.square() / (1 + s))

@@ -1,0 +1,254 @@
+"""What a run is: frozen dataclasses that are the command line (tyro), config.json and the arguments of the code."""
+
+import dataclasses
+import math
+import sys
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from distillkac.base import files
+from distillkac.data import DataConfig
+from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.latents import LatentSpace
+from distillkac.flow import networks, processes
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs import checkpoints
+
+MAX_SIZE = 2**16  # of an image: larger ones are a mistake or an attack on the memory
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """The noise process and its schedules."""
+
+    process: Literal["telegraph", "planar", "gaussian"] = "telegraph"
+    """Telegraph: each pixel runs and turns alone. Planar: pairs of pixels in the plane. Gaussian: the baseline."""
+    a: float = 25.0
+    """Rate of turns (telegraph, planar)."""
+    c: float = 2.0
+    """Speed (telegraph, planar)."""
+    sigma: float = 1.0
+    """Standard deviation of the noise (gaussian)."""
+    f: Literal["linear", "cosine"] = "linear"
+    """How the data fades: 1 - t or cos(pi t / 2)."""
+    g: Literal["linear", "quadratic"] = "linear"
+    """How the noise ages: t or t^2."""
+
+    def build(self) -> processes.Process:
+        """Raises ValueError on a parameter out of range."""
+        if self.process == "gaussian":
+            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g)
+        return processes.PROCESSES[self.process](a=self.a, c=self.c, f=self.f, g=self.g)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights are fitted, for teachers and students alike."""
+
+    batch_size: int = 128
+    """Samples per optimizer step, over all processes and accumulated micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW; linear warm-up, then cosine."""
+    lr_end: float = 0.01
+    """Final learning rate as a fraction of the peak."""
+    warmup: int = 100
+    """Steps of warm-up."""
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights; starts lower, as (1 + k) / (10 + k) after k steps."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = 0.999
+    """AdamW's decay of the gradient's square."""
+    precision: Literal["no", "bf16"] = "no"
+    """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    exact_parts: int | None = None
+    """The same weights to the bit for any number of threads, and of processes that divides this power of two: gradients of
+    so many parts of each batch are found one after the other, by one thread, and added in one order. On a CPU."""
+    shard: bool = False
+    """Spread weights, their average and the optimizer's state over the processes (FSDP), for networks too large for one
+    device."""
+    workers: int | None = None
+    """Threads that read images ahead. If not given, none for images in memory and up to 4 for others."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    keep: int = 1
+    """Checkpoints that are kept: above 1, the last so many are RUN/checkpoints/step-000200 and so on besides, each a run
+    folder as large as the run's."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "workers"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("ema", "lr_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.exact_parts is not None:
+            if self.exact_parts < 1 or self.exact_parts & (self.exact_parts - 1):
+                raise ValueError(f"optim.exact_parts must be a power of two (1, 2, 4, ...), got {self.exact_parts}")
+            if self.batch_size % self.exact_parts:
+                raise ValueError(
+                    f"optim.batch_size {self.batch_size} is not a multiple of exact_parts {self.exact_parts}"
+                )
+            if self.shard or self.accumulate != 1:
+                raise ValueError("optim.exact_parts cuts the batch itself: leave out optim.accumulate and optim.shard")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """What a student of distillation is: one Euler step for each of its intervals (docs/method.md, section 7)."""
+
+    teacher_steps: int
+    """Steps of the teacher's grid."""
+    num_steps: int
+    """Intervals of the student."""
+    rho: float
+    """The grid's exponent."""
+    w: float
+    """Guidance weight folded in."""
+    w_max: float | None = None
+    """If set, w is an input of the student, trained on [0, w_max]."""
+    method: Literal["endpoint", "reconstruction", "inverse"] = "endpoint"
+    """What it was made by."""
+    options: tuple[str, ...] = ()
+    """The other options of the distillation that decide its weights, as on the command line."""
+    teacher: str | None = None
+    """Digest of the teacher's averaged weights."""
+    before: str | None = None
+    """Digest of those it was distilled from or starts from: of the student of the stage before, or the teacher's."""
+
+    def __post_init__(self):
+        for name in ("teacher_steps", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"student.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.rho < math.inf:
+            raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
+        if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
+            raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's weights; saved as config.json."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = 3000
+    """Optimizer steps."""
+    label_drop: float = 0.1
+    """Fraction of samples trained without their class, for guidance."""
+    seed: int = 0
+    """Seed of everything random."""
+    preview: int = 40
+    """Images in samples/step-N.png, drawn with every checkpoint by the averaged weights; 0 draws none."""
+    shape: tyro.conf.Suppress[tuple[int, int, int]] = (0, 0, 0)
+    """(C, H, W) of the images, found in the data."""
+    class_names: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Names of the classes, found in the data."""
+    fingerprint: tyro.conf.Suppress[Fingerprint | None] = None
+    """What tells the images again, found in the data."""
+    latent: tyro.conf.Suppress[LatentSpace | None] = None
+    """How samples become images, where the data are latents; found in the data."""
+    student: tyro.conf.Suppress[StudentConfig | None] = None
+    """Set for the students of distillation."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.label_drop < 1:
+            raise ValueError(f"label_drop must lie in [0, 1), got {self.label_drop}")
+        if self.preview < 0:
+            raise ValueError(f"preview is a number of images, at least 0, got {self.preview}")
+        if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
+            raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    content = {"format": checkpoints.FORMAT, **dataclasses.asdict(config)}
+    files.write_json(folder / checkpoints.CONFIG, content)
+
+
+def load_config(folder: Path) -> RunConfig:
+    """The config of a run folder. Raises ValueError naming file and field if it is missing, damaged or of a later version."""
+    path = folder / checkpoints.CONFIG
+    if not path.exists():
+        near = checkpoints.similar_runs(folder)
+        meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {folder}"
+        raise ValueError(f"{folder} is no run folder: it has no {path.name}; {meant}")
+    content = files.read_json(path)
+    try:
+        if not isinstance(content, dict):
+            raise TypeError(f"expected an object, got {content!r:.80}")
+        written = content.pop("format", 1)
+        checkpoints.check_format(path, written)
+        config = _build(RunConfig, content, "")
+        networks.check_format(config.network, written)
+        return config
+    except TypeError as error:
+        raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _build(kind, value, where: str):
+    """JSON back into dataclasses and tuples, following the annotations. Raises TypeError naming the field."""
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(choices[0], value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build_fields(kind, value, where)
+    if origin is tuple:
+        kinds = choices[:1] * len(value) if choices[-1] is ... and isinstance(value, list) else choices
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise TypeError(f"{where} must be a list{'' if ... in kinds else f' of {len(kinds)}'}, got {value!r:.80}")
+        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is Literal:
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise TypeError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r:.80}")
+        return value
+    if kind is float and type(value) in (int, float):
+        if not abs(value) < sys.float_info.max:  # so are NaN and infinity, which Python's JSON has
+            raise TypeError(f"{where} must be finite, got {value!r:.80}")
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def _build_fields(kind, value, where: str):
+    if not isinstance(value, dict):
+        raise TypeError(f"{where} must be an object, got {value!r:.80}")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    unknown = set(value) - set(hints)
+    if unknown:
+        raise TypeError(f"{where or kind.__name__} has no field {', '.join(sorted(unknown)):.80}")
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    if needed - set(value):
+        raise TypeError(f"{where} lacks {', '.join(sorted(needed - set(value)))}")
+    return kind(**{name: _build(hints[name], item, f"{where}.{name}".lstrip(".")) for name, item in value.items()})

@@ -1,0 +1,52 @@
+"""Checkpoints that are kept beside the last one, and what a killed run leaves behind."""
+
+import contextlib
+from pathlib import Path
+
+from distillkac.base import files
+from distillkac.runs import checkpoints
+
+KEPT = "checkpoints"
+# In the order they are written: the last one makes it a run folder.
+FILES = (checkpoints.STATE, checkpoints.MODEL, checkpoints.EMA, checkpoints.CONFIG)
+
+
+def keep(folder: Path, step: int, count: int) -> None:
+    """Keeps the checkpoint of `step`, which the folder holds whole, as a run folder FOLDER/checkpoints/step-N, and removes
+    all but the last `count` of these. With a count of 1 the folder itself is the only one, and nothing is done.
+
+    Of a folder that is removed only our files go: what was sampled or measured there stays.
+    """
+    if count == 1:
+        return
+    place = folder / KEPT / f"step-{step:06d}"
+    if not (place / checkpoints.CONFIG).exists():
+        for name in FILES:
+            files.write_atomic(place / name, (folder / name).read_bytes())
+    for old in kept(folder)[:-count]:
+        for name in reversed(FILES):
+            (old / name).unlink(missing_ok=True)
+        for empty in (old / checkpoints.STATE.parent, old):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def kept(folder: Path) -> list[Path]:
+    """The run folders that `keep` made, the first step first, and what is left of those that it removed."""
+    return sorted((folder / KEPT).glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def keeper(folder: Path) -> Path | None:
+    """The run that keeps this folder as a checkpoint, and removes it in its time; None if it is no such folder."""
+    place = folder.resolve()
+    run = place.parent.parent
+    inside = place.parent.name == KEPT and place.name.startswith("step-")
+    return run if inside and (run / checkpoints.CONFIG).exists() else None
+
+
+def clean(folder: Path) -> None:
+    """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
+    for run in (folder, *kept(folder)):
+        for place in (run, run / checkpoints.STATE.parent, run / "samples"):
+            for left in place.glob(".*.tmp"):
+                left.unlink()

@@ -1,0 +1,57 @@
+"""Ready-made settings for well-known data sets."""
+
+from distillkac.data import DataConfig
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# shape and class_names are for --dry-run before the images are there; those of the data replace them.
+# The network of the paper's CIFAR-10 runs; its text does not name learning rate and number of steps, which are ours.
+PRESETS = {
+    "digits": RunConfig(),
+    "patches": RunConfig(
+        data=DataConfig(builtin="patches", flip=True),
+        network=NetworkConfig(channels=(32, 64, 128), layers=1, attention=(), head_dim=32),
+        optim=OptimConfig(batch_size=64, lr=1e-3),
+        steps=5000,
+    ),
+    "cifar10": RunConfig(
+        data=DataConfig(path="cifar10", flip=True),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(256, 512, 512, 768), layers=3, attention=(1, 2, 3), head_dim=64, scale_shift=True, dropout=0.1
+        ),
+        optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=400_000,
+        shape=(3, 32, 32),
+        class_names=CIFAR10_CLASSES,
+    ),
+    "celeba64": RunConfig(
+        data=DataConfig(path="celeba", image_size=64, flip=True),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(128, 256, 384, 512), layers=3, attention=(2, 3), head_dim=64, scale_shift=True, dropout=0.1
+        ),
+        optim=OptimConfig(batch_size=128, lr=2e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=400_000,
+        label_drop=0.0,
+        shape=(3, 64, 64),
+        class_names=("all",),
+    ),
+    # Latents 4 x 32 x 32 of 256 x 256 images, made by distillkac.encode: docs/latents.md.
+    "lsun256": RunConfig(
+        data=DataConfig(path="lsun256-latents"),
+        noise=ProcessConfig("telegraph", 25.0, 2.0),
+        network=NetworkConfig(
+            channels=(256, 512, 512, 768), layers=2, attention=(1, 2, 3), head_dim=64, scale_shift=True
+        ),
+        optim=OptimConfig(batch_size=128, lr=1e-4, warmup=5000, ema=0.9999, weight_decay=0.0, save_every=5000),
+        steps=500_000,
+        label_drop=0.0,
+        shape=(4, 32, 32),
+        class_names=("all",),
+    ),
+}
+
+COUNTED_ROWS, ENOUGH_SECONDS = 1, 0.5

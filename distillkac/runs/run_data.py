@@ -1,0 +1,105 @@
+"""The images of a run: where they are now, and whether they are still those that it was trained on."""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from distillkac import data
+from distillkac.base.paths import HUB, PATH, absolute
+from distillkac.data import DataConfig, ImageDataset, Stream
+from distillkac.data.fingerprint import Fingerprint, difference
+from distillkac.data.latents import is_latents, source
+from distillkac.runs.config import RunConfig
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """Where the images of a run are."""
+
+    path: str | None = field(default=None, metadata=PATH)
+    """Where the run's images are now, if they were moved since it was trained."""
+
+
+class RunData:
+    """Loads the images of a run folder, and raises ValueError if they are missing or others than it was trained on.
+
+    place: where they are now, by default where they were. Of a run that learned latents, the folder of these or, where
+    images are to be measured against, the images that they were made of.
+    """
+
+    def __init__(self, run: Path, config: RunConfig, place: DataPlace | None = None):
+        moved = place.path if place is not None else None
+        self.images = moved if config.latent is not None and moved and not is_latents(Path(moved)) else None
+        self.run, self.config = run, config
+        self.data = located(run, replace(config.data, path=moved) if moved and not self.images else config.data)
+
+    def load(self, split: str) -> ImageDataset:
+        """See `data.load`."""
+        return self._checked(data.load(self.data, split))
+
+    def load_training(self) -> ImageDataset | Stream:
+        """See `data.load_training`."""
+        return self._checked(data.load_training(self.data))
+
+    def load_pixels(self, split: str) -> ImageDataset:
+        """Like `load`, but where the run learned latents, the images that they were made of."""
+        if self.config.latent is None:
+            return self.load(split)
+        images, known, names = source(Path(self.data.path))
+        if self.config.data.unconditional:  # the latents were learned without the classes of their images
+            images, known, names = replace(images, unconditional=True, label_column=None), None, ("all",)
+        images = located(self.run, replace(images, path=self.images) if self.images else images)
+        dataset = data.load(images, split)
+        _refuse_others(self.run, images, known, names, dataset)
+        return dataset
+
+    def _checked(self, dataset):
+        if self.images is not None:
+            raise ValueError(
+                f"{self.images} holds no latents, but {self.run} learned latents: name the folder that "
+                "distillkac.encode wrote"
+            )
+        if tuple(dataset.shape) != tuple(self.config.shape):
+            before, now = (" x ".join(map(str, shape)) for shape in (self.config.shape, dataset.shape))
+            raise ValueError(f"{self.run} was trained on images of {before}, but those of {self.data.path} are {now}")
+        _refuse_others(self.run, self.data, self.config.fingerprint, self.config.class_names, dataset)
+        return dataset
+
+
+def located(run: Path, config: DataConfig) -> DataConfig:
+    """The same data by an absolute path. Raises ValueError saying what to do if there is nothing."""
+    config = in_current_folder(run, config)
+    if config.path is not None and not config.path.startswith(HUB):
+        path = Path(config.path)
+        if not path.exists() and "{" not in config.path:
+            raise ValueError(
+                f"the images that {run} was trained on should be at {path}, where there is nothing now: say with --data.path "
+                "where they are"
+            )
+    return config
+
+
+def in_current_folder(run: Path, config: DataConfig) -> DataConfig:
+    """The same data; a relative path, as runs of earlier versions have, is taken from the current folder, with a warning."""
+    path = None if config.path is None else absolute("data.path", config.path)
+    if path == config.path:
+        return config
+    warnings.warn(
+        f"{run} was made by an earlier version, which kept the path of its images as it was typed: {config.path} is taken from "
+        f"the current folder, {path}",
+        stacklevel=2,
+    )
+    return replace(config, path=path)
+
+
+def _refuse_others(
+    run: Path, config: DataConfig, known: Fingerprint | None, names: tuple[str, ...], dataset: ImageDataset | Stream
+) -> None:
+    # A run of an earlier version knows no more of its images than the classes.
+    problem = difference(known or dataset.fingerprint, names, dataset.fingerprint, dataset.class_names)
+    if problem is not None:
+        place = config.path or f"the built-in {config.builtin}"
+        raise ValueError(
+            f"{place}: not the images that {run} was trained on: {problem}; put those back, or say with --data.path where "
+            "they are"
+        )

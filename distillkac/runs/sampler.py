@@ -1,0 +1,107 @@
+"""What may be asked of a network: one rule for the command line, the pipeline, the demo page and exports."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distillkac.runs.config import RunConfig
+
+TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How samples are drawn. What is None follows the network: a student knows its grid and its weight w."""
+
+    steps: int = 20
+    """Integration steps; a student of that many is used if the run has one, one of inverse distillation before others."""
+    integrator: Literal["euler", "heun", "ab2"] | None = None
+    """Euler for students, ab2 for the teacher, unless given."""
+    w: float | None = None
+    """Guidance weight, 0 = none (diffusers' guidance_scale is 1 + w)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance acts at times in this interval; 0 = data, 1 = noise."""
+    max_speed: float | None = None
+    """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
+    rho: float | None = None
+    """Exponent of the time grid (1 - i/N)^rho: 2 for the teacher, the student's own for students."""
+    restart: float = 0.0
+    """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
+    student (give its own folder) can take any number of steps."""
+    model: Literal["auto", "teacher", "student"] = "auto"
+    """Which network. Auto: the student of that many steps if there is one and nothing asked for excludes it."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.rho is not None and not 0 < self.rho < math.inf:
+            raise ValueError(f"rho must be positive and finite, got {self.rho}")
+        if not 0 <= self.restart <= 1:
+            raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
+        if self.restart > 0 and self.integrator not in (None, "euler"):
+            raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a network was trained for, as far as sampling is concerned. Saved with every pipeline.
+
+    num_steps: None for a teacher, else the steps of a student, on the grid of exponent rho. w: guidance folded into it;
+    w_max: if set, it takes any w up to that as an input. label_drop: of its teacher, above 0 if that can be guided.
+    """
+
+    label_drop: float
+    num_steps: int | None = None
+    rho: float = TEACHER_RHO
+    w: float = 0.0
+    w_max: float | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Trained":
+        student = config.student
+        if student is None:
+            return cls(config.label_drop)
+        return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max)
+
+    def settle(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
+        """(w, rho, integrator) of a sampler, with what it leaves open filled in.
+
+        w is the weight that the field is given: 0 where it is folded in. name: of the run or pipeline, for the sentence.
+        Raises ValueError where the network cannot do what is asked.
+        """
+        w, rho, method = self._teacher(sampler, name) if self.num_steps is None else self._student(sampler, name)
+        if w == 0 and tuple(sampler.interval) != (0.0, 1.0):
+            raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
+        return w, rho, method
+
+    def _teacher(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
+        w = sampler.w or 0.0
+        if w > 0 and self.label_drop == 0:
+            raise ValueError(
+                f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
+            )
+        return w, sampler.rho or TEACHER_RHO, "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
+
+    def _student(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
+        other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
+        if sampler.restart == 0 and (sampler.steps != self.num_steps or other_rho):
+            asked = f"rho = {sampler.rho:g}" if other_rho else f"{sampler.steps}"
+            raise ValueError(
+                f"{name} is a student of {self.num_steps} Euler steps on its own grid, got {asked}; choose the teacher or "
+                "another student, or let it draw a share of each step anew (sample --restart), which takes any number"
+            )
+        if sampler.integrator not in (None, "euler"):
+            raise ValueError(f"{name} is a student, which takes Euler steps: omit integrator {sampler.integrator!r}")
+        w, rho = sampler.w, sampler.rho or self.rho
+        if self.w_max is not None:
+            if (w or 0.0) > self.w_max + 1e-6:
+                raise ValueError(
+                    f"{name} was distilled for w up to {self.w_max} (guidance_scale {1 + self.w_max:g}), got {w:g}"
+                )
+            return w or 0.0, rho, "euler"
+        if w is not None and not math.isclose(w, self.w, abs_tol=1e-6):
+            raise ValueError(
+                f"{name} was distilled with w = {self.w} folded in (guidance_scale {1 + self.w:g}), which w = {w:g} "
+                "cannot change; omit it, choose the teacher (--model teacher), or distil with that w"
+            )
+        return 0.0, rho, "euler"

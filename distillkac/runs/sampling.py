@@ -1,0 +1,144 @@
+"""From a run folder to images: which network to use for how many steps, and the batched sampler."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distillkac.base.progress import Bar
+from distillkac.base.random import derive_seed
+from distillkac.data import vae
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.runs import class_names
+from distillkac.runs.config import RunConfig
+from distillkac.runs.run import Run, say_if_another_teacher, students
+from distillkac.runs.sampler import SamplerConfig, Trained
+
+CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
+DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
+    per image. path: (N+1, n, C, H, W)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    nfe: int
+    seconds: float
+    path: torch.Tensor | None = None
+
+
+def choose(folder: Path, sampler: SamplerConfig) -> Path:
+    """The folder whose network serves `sampler`: a student's, or the teacher's. Raises ValueError if there is none."""
+    available = students(folder)
+    steps = [int(path.name.split("-")[1]) for path in available]
+    fits = sampler.steps in steps and sampler.integrator in (None, "euler") and sampler.rho is None
+    if sampler.model == "student" and not fits:
+        have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
+        raise ValueError(
+            f"{folder} has no student for {sampler.steps} steps with these options (students: {have}; they take "
+            "Euler steps on their own grid, so omit --integrator and --rho)"
+        )
+    chosen = available[steps.index(sampler.steps)] if fits and sampler.model != "teacher" else folder
+    say_if_another_teacher(chosen)
+    return chosen
+
+
+def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
+    """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
+    w, rho, method = Trained.of(run.config).settle(sampler, str(run.folder))
+    velocity = GuidedVelocity(run.network, w, sampler.interval, sampler.max_speed, run.process.speed_norm)
+    return velocity, time_grid(sampler.steps, rho), method
+
+
+class Drawing:
+    """Images of a run, block by block.
+
+    The noise of image i depends on (seed, i) alone. How a network rounds depends on the size of its batch; on a CPU, where
+    it costs nothing, the network therefore always sees blocks of one size, whose last one is filled up: an image is the
+    same to the bit if its block begins at a multiple of `rows`. On a GPU it is the same up to rounding.
+    """
+
+    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500):
+        """Raises ValueError where the run cannot do what is asked."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.run, self.sampler, self.seed = run, sampler, seed
+        self.velocity, self.grid, self.method = field_of(run, sampler)
+        self.shape = tuple(run.config.shape)
+        cpu = run.device.type == "cpu"
+        self.rows = max(1, CPU_PIXELS // (self.shape[1] * self.shape[2])) if cpu else batch_size
+        self.title = f"{run.name}, {sampler.steps} step{'s' if sampler.steps > 1 else ''}"
+
+    @torch.no_grad()
+    def block(self, labels: torch.Tensor, first: int, path: bool = False) -> torch.Tensor:
+        """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W)."""
+        run, count = self.run, len(labels)
+        none = len(run.config.class_names)  # the label that means no class
+        if not ((labels >= 0) & (labels <= none)).all():
+            raise ValueError(f"labels must be numbers of classes, 0 to {none - 1}, got {labels.tolist()[:10]}")
+        y, self.velocity.nfe = labels.to(run.device), 0
+        if run.device.type == "cpu":
+            y = nn.functional.pad(y, (0, self.rows - count))
+        x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
+        if self.sampler.restart > 0:
+            fresh, share = derive_seed(self.seed, "fresh"), self.sampler.restart
+            result = restart_chain(self.velocity, x, y, self.grid, run.process, share, fresh, first, path)
+        else:
+            result = integrate(self.velocity, x, y, self.grid, self.method, path)
+        result = _decoded(run, result)
+        return (result[:, :count] if path else result[:count]).cpu()
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image, of the last block."""
+        return self.velocity.nfe
+
+
+def generate(
+    run: Run,
+    labels: torch.Tensor,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    batch_size: int = 500,
+    path: bool = False,
+    offset: int = 0,
+) -> Samples:
+    """Images of the given classes. labels: (n,) int64. With `path` also every state on the way.
+
+    The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. On a CPU
+    the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
+    a GPU, or another CPU, they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
+    """
+    drawing = Drawing(run, sampler, seed, batch_size)
+    start, parts = time.perf_counter(), []
+    with Bar(title=drawing.title, unit="image", total=len(labels)) as bar:
+        for first in range(0, len(labels), drawing.rows):
+            y = labels[first : first + drawing.rows]
+            parts.append(drawing.block(y, offset + first, path))
+            bar.update(len(y))
+    states = torch.cat(parts, dim=1 if path else 0)
+    seconds = time.perf_counter() - start
+    return Samples(states[-1] if path else states, labels, drawing.nfe, seconds, states if path else None)
+
+
+def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:
+    """(..., n, C, H, W) as the network has it -> images."""
+    space = run.config.latent
+    if space is None:
+        return x
+    network, rows = vae.decoder(space, run.device), max(1, DECODED_PIXELS // (space.shape[1] * space.shape[2]))
+    images = torch.cat([vae.decode(network, space, part) for part in x.flatten(0, -4).split(rows)])
+    return images.unflatten(0, x.shape[:-3])
+
+
+def class_labels(config: RunConfig, count: int, classes: tuple[str | int, ...] = ()) -> torch.Tensor:
+    """(count,) labels that cycle through `classes`, names or numbers (see class_names.py); through all when empty."""
+    names = config.class_names
+    chosen = torch.tensor(class_names.find_all(classes, names) if classes else range(len(names)), dtype=torch.int64)
+    return chosen[torch.arange(count) % len(chosen)]

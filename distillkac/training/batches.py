@@ -1,0 +1,76 @@
+"""The batches of a run: which samples a step meets, which of them this process, and their random draws.
+
+Every random draw is a function of (seed, step, global sample index), see random.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from distillkac.base.random import generator
+from distillkac.data import to_unit
+from distillkac.data.ahead import read_ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one optimizer step that this process handles at once.
+
+    x0: (B, C, H, W) in [-1, 1]. y: (B,) int64. step: optimizer update. row: where the rows start among the `total` rows
+    of the step, over all processes and micro-batches.
+    """
+
+    x0: torch.Tensor
+    y: torch.Tensor
+    step: int
+    row: int
+    total: int
+
+    @property
+    def first(self) -> int:
+        """Global sample index of the first row: no two rows of a run share one."""
+        return self.step * self.total + self.row
+
+    def uniform(self, seed: int, name: str) -> torch.Tensor:
+        """(B,) draws in [0, 1), independent of each other."""
+        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)))
+
+    def stratified(self, seed: int, name: str) -> torch.Tensor:
+        """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together."""
+        source = generator(seed, name, self.step)
+        cells = torch.randperm(self.total, generator=source)
+        # The clamp keeps float32 rounding from reaching 1 in the last cell.
+        draws = (cells + torch.rand(self.total, generator=source)) / self.total
+        return self._mine(draws.clamp(max=1 - 2**-24))
+
+    def _mine(self, draws: torch.Tensor) -> torch.Tensor:
+        return draws[self.row : self.row + len(self.x0)].to(self.x0.device)
+
+
+def read_batches(
+    dataset, seed: int, updates: range, total: int, parts: list[range], device: torch.device, workers: int | None
+) -> Iterator[Batch]:
+    """The batches of optimizer updates of `total` rows each: of every update these parts, read ahead by `workers` threads.
+
+    dataset: as in data, or with `shape`, `order` and `__getitems__` as there; its `stop`, if it has one, is called in the end,
+    and no more than its `most_readers` read it.
+    workers: None for as many as suit the data set.
+    """
+    order = dataset.order(seed)
+    # Drawn one by one: lists of all steps would grow with the run.
+    indices = (order(k * total + part.start, k * total + part.stop).tolist() for k in updates for part in parts)
+    places = ((k, part.start) for k in updates for part in parts)
+
+    def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
+        batch = dataset.__getitems__(rows)
+        return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
+
+    workers = getattr(dataset, "readers", 0) if workers is None else workers
+    workers = min(
+        workers, getattr(dataset, "most_readers", workers)
+    )  # readers that overtake each other read a stream again
+    batches = read_ahead(read, indices, workers, getattr(dataset, "stop", None))
+    for (update, row), batch in zip(places, batches, strict=True):
+        x0, y = (part.to(device, non_blocking=True) for part in batch)
+        yield Batch(to_unit(x0), y, update, row, total)

@@ -1,0 +1,46 @@
+"""When a loss or a gradient is not finite: the state before that step is kept, so that it can be looked at again.
+
+Losses are looked at when they are logged, since asking a GPU at every step would make it wait; by then the weights are
+spoilt. But every step follows from the state before it and the seed, so the loop goes back to its last checkpoint and
+runs up to the step again: on one CPU to the bit, on a GPU up to rounding.
+"""
+
+import json
+from pathlib import Path
+
+from distillkac.base import files
+from distillkac.runs import checkpoints
+
+FOLDER, REPORT = "failure", "failure.json"
+
+
+def write(
+    folder: Path, step: int, update: int, loss: float, norm: float, seed: int, indices: list[int], reproduced: bool
+) -> None:
+    """Writes what is known of a failed step beside its checkpoint in RUN/failure: the run's config, and failure.json.
+
+    step: counted from 1. update: of the optimizer, from 0. loss, norm: of the update and of its gradient. indices: of the
+    images it met. reproduced: whether it failed again from the state that is kept.
+    """
+    config = folder.parent / checkpoints.CONFIG
+    if config.exists():
+        files.write_atomic(folder / checkpoints.CONFIG, config.read_bytes())
+    report = {
+        "step": step,
+        "update": update,
+        "loss": str(loss),
+        "grad_norm": str(norm),
+        "seed": seed,
+        "indices": indices,
+        "reproduced": reproduced,
+        "how": f"copy the run folder, replace its state/ by that of {FOLDER}/, and go on with --resume",
+    }
+    files.write_atomic(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def sentence(folder: Path, step: int, loss: float, norm: float) -> str:
+    """What the user is told."""
+    return (
+        f"{folder.parent}: the loss is {loss} and its gradient's norm {norm} in step {step}; the last checkpoint is "
+        f"kept. {folder} has the state before that step, and {REPORT} there its images. Lower --optim.lr"
+    )

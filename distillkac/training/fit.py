@@ -1,0 +1,127 @@
+"""What the `python -m distillkac.*` commands share: one sentence for every error, one way to train a run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
+
+from distillkac.base import launch_settings, optional
+from distillkac.runs import checkpoints, kept, pictures
+from distillkac.runs.config import OptimConfig, RunConfig, save_config
+from distillkac.runs.device import device
+from distillkac.runs.lock import run_lock
+from distillkac.runs.run import Run
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.training import resume
+from distillkac.training.loop import Fit, Trainer, learning_rate
+from distillkac.training.objective import Objective
+
+Tracker = Literal["tensorboard", "wandb"]
+
+
+def accelerator_for(
+    optim: OptimConfig, alternating: bool = False, trackers: tuple[Tracker, ...] = (), folder: Path | None = None
+) -> Accelerator:
+    """alternating: two networks are trained in turn, so every update leaves some weights without a gradient.
+
+    trackers: where losses are shown besides metrics.jsonl; TensorBoard writes to `folder`. Raises ValueError if a
+    tracker's package is not installed, or if a variable of the environment asks for another training (launch_settings.py).
+    """
+    for name in trackers:
+        optional.load(name, f"--track {name}")
+    launch_settings.check(optim, device())
+    accelerator = Accelerator(
+        cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
+        mixed_precision=optim.precision,
+        # A plugin, because a variable would override gradient_accumulation_steps; the same for the compiler.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=optim.accumulate),
+        dynamo_plugin=TorchDynamoPlugin(
+            backend="no", mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False
+        ),
+        log_with=list(trackers) or None,
+        project_dir=folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
+    )
+    if len(accelerator.log_with) < len(trackers):
+        raise ValueError(f"--track {' '.join(trackers)}: accelerate does not find all of them; pip install them anew")
+    return accelerator
+
+
+def fit_run(
+    folder: Path,
+    config: RunConfig,
+    network: torch.nn.Module,
+    objective: Objective,
+    dataset,
+    accelerator: Accelerator,
+    title: str,
+    go_on: bool,
+) -> Fit:
+    """Saves the config, trains to config.steps, draws curves and samples. The one way teachers and students are made.
+
+    With `go_on` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
+    that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
+    """
+
+    def draw(average: torch.nn.Module, step: int) -> None:
+        pictures.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
+        if config.preview and (config.shape[0] in (1, 3) or config.latent):
+            run = Run(folder, config, config.noise.build(), average, accelerator.device)
+            sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
+            images = generate(run, class_labels(config, config.preview), sampler).images
+            pictures.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
+
+    def saved(average: torch.nn.Module, step: int) -> None:
+        kept.keep(folder, step, config.optim.keep)
+        draw(average, step)
+
+    with run_lock(folder, accelerator):
+        before = resume.check(folder, config, go_on)
+        trainer = Trainer(
+            network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, saved
+        )
+        if trainer.step > config.steps:
+            raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
+        if accelerator.is_main_process:
+            kept.clean(folder)
+            if before is not None and trainer.step == config.steps:
+                config = finished(folder, before, config)
+            save_config(folder, config)
+            if before is not None:
+                kept.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
+                if sentence := new_schedule(before, config, trainer.step):
+                    print(f"{folder} {sentence}", flush=True)
+        fit = trainer.fit()
+    # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
+    # stages; accelerate keeps a list of them besides.
+    del trainer
+    accelerator.free_memory()
+    if accelerator.is_main_process and not fit.finished:
+        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
+    return fit
+
+
+def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
+    """The config of a run without steps left to make: its optimizer is what it was. Says so, and names options for another."""
+    optim = dataclasses.replace(before.optim, keep=config.optim.keep)
+    words = " and ".join(now for _, now in resume.changes(optim, config.optim, "--optim"))
+    rest = f", where {words} can change nothing" if words else ": nothing is left to train"
+    print(f"{folder} has made its {config.steps} steps{rest}", flush=True)
+    return dataclasses.replace(config, optim=optim)
+
+
+def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:
+    """What becomes of the learning rate of a run that goes on at `step` with other options; None if nothing does."""
+    if not 0 < step < config.steps:
+        return None
+    was = learning_rate(step, before.steps, before.optim) if step < before.steps else None
+    last, now = learning_rate(step - 1, before.steps, before.optim), learning_rate(step, config.steps, config.optim)
+    if was == now:
+        return None
+    return (
+        f"goes on at step {step} of {config.steps} (before: of {before.steps}): its learning rate was {last:.3g} and begins "
+        f"anew at {now:.3g}, on the way down from {config.optim.lr:g} over all {config.steps} steps"
+    )

@@ -1,0 +1,270 @@
+"""The one training loop, for teachers and students: an objective, a data set, AdamW, a moving average, checkpoints.
+
+Every random draw is a function of (seed, step, global sample index), see random.py: an interrupted run that is resumed
+ends with the same weights as one that was not: on CPUs of one kind with as many threads to the bit, else up to rounding. So
+does one on more processes.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac.base import progress
+from distillkac.base.memory import in_own_memory
+from distillkac.base.random import derive_seed
+from distillkac.runs import checkpoints
+from distillkac.runs.config import OptimConfig
+from distillkac.training import exact_sums, failure, resume, sharding
+from distillkac.training.batches import Batch, read_batches
+from distillkac.training.ema import EMA
+from distillkac.training.objective import Objective
+from distillkac.training.stop_signal import StopSignal
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` returns: the averaged network in eval mode, the steps done, and whether that was all of them."""
+
+    network: nn.Module
+    step: int
+    finished: bool
+
+
+def parts_of_process(optim: OptimConfig, processes: int) -> int:
+    """Into how many parts each process cuts its rows of a batch. Raises ValueError if the batch cannot be cut like that."""
+    if optim.exact_parts is not None and optim.exact_parts % processes:
+        raise ValueError(
+            f"optim.exact_parts must be a multiple of the number of processes ({processes}), got {optim.exact_parts}"
+        )
+    parts = optim.accumulate if optim.exact_parts is None else optim.exact_parts // processes
+    if optim.batch_size % (parts * processes):
+        raise ValueError(
+            f"optim.batch_size must be a multiple of processes times accumulate ({processes} * {parts}), "
+            f"got {optim.batch_size}"
+        )
+    return parts
+
+
+def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
+    """Linear warm-up to optim.lr, times a cosine from 1 down to optim.lr_end."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    return optim.lr * min(1.0, (step + 1) / max(optim.warmup, 1)) * (optim.lr_end + (1 - optim.lr_end) * cosine)
+
+
+class Trainer:
+    """Fits a network to an objective, from the folder's checkpoint if there is one, and saves there.
+
+    network: module to fit. objective: (network, Batch) -> scalar loss. dataset: as in data.py. seed: of data order and
+    anything random inside the network. title: what the progress bar says. on_save: called on the main process after every
+    checkpoint with the averaged network, in eval mode.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        dataset,
+        folder: Path,
+        steps: int,
+        optim: OptimConfig,
+        seed: int,
+        accelerator: Accelerator,
+        title: str = "train",
+        on_save: Callable[[nn.Module, int], None] | None = None,
+    ):
+        self.parts = parts_of_process(optim, accelerator.num_processes)
+        self.objective, self.dataset, self.folder = objective, dataset, folder
+        self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
+        self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
+        self.on_save = on_save
+        self.updates = getattr(objective, "updates", 1)
+        self.raw, self.followed = in_own_memory(network), getattr(network, "averaged", network)
+        # What the average is returned in: a whole network, also where the trained one is sharded.
+        self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
+        state = resume.checkpoint(folder, network, self.followed)
+        sharded = optim.shard and accelerator.num_processes > 1
+        # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
+        self.start = resume.start(network, self.followed) if state is None else None
+        network.to(accelerator.device).train()
+        if sharded:
+            sharding.shard(network, accelerator.num_processes, accelerator.device)
+        self.ema = EMA(self.followed, optim.ema)
+        self.optimizer = torch.optim.AdamW(
+            resume.parameter_groups(network),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            weight_decay=optim.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        if state is not None:
+            self._take_up(state)
+            if accelerator.is_main_process and not checkpoints.exported(folder, self.step):
+                checkpoints.export(folder, self.step, state["model"], state["ema"])
+        self.optimizer = accelerator.prepare(self.optimizer)
+        # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
+        self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
+
+    def fit(self) -> Fit:
+        """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
+
+        Raises FloatingPointError if the loss or its gradient is not finite, see failure.py.
+        """
+        main = self.accelerator.is_main_process
+        log = checkpoints.MetricsLog(self.folder, self.step) if main and self.step < self.steps else None
+        bar = progress.Bar(
+            title=self.title, unit="step", total=self.steps, initial=self.step, main=main, leave=True, seconds=None
+        )
+        one_thread = exact_sums.one_thread() if self.optim.exact_parts is not None else nullcontext()
+        with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
+            batches, updates, since = self.batches(), [], time.perf_counter()
+            stopped = False
+            while self.step < self.steps and not stopped:
+                updates += self.advance(batches)
+                bar.update()
+                stopped = self._stopped(stop)
+                save = stopped or self.step == self.steps or self.step % self.optim.save_every == 0
+                # A checkpoint is always preceded by a report, whose check keeps a diverged state from being saved.
+                if save or self.step % self.optim.log_every == 0:
+                    now = time.perf_counter()
+                    rate, since = len(updates) // self.updates * self.optim.batch_size / (now - since), now
+                    self._report(updates, rate, log, bar, durable=save)
+                    updates = []
+                if save:
+                    self.save(self.folder)
+                    self.start = None
+                    if main and self.on_save is not None:
+                        self.on_save(self.averaged, self.step)
+                    since = time.perf_counter()
+        return Fit(self._average(), self.step, self.step >= self.steps)
+
+    def failed(self, updates: list[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
+        """Of each update whether its loss or gradient is not finite, on any process; all must call it."""
+        losses = torch.stack([loss for loss, _ in updates])
+        norms = torch.stack([sharding.local(norm) for _, norm in updates])
+        bad = ~(torch.isfinite(losses) & torch.isfinite(norms))
+        return [count > 0 for count in self.accelerator.reduce(bad.float(), "sum").tolist()]
+
+    def rewind(self) -> None:
+        """Back to the last checkpoint, or to the start if there is none."""
+        self._take_up(resume.checkpoint(self.folder, self.raw, self.followed) or self.start)
+
+    def _recorded(self, update: int, loss: float, norm: float) -> FloatingPointError:
+        """Runs up to the step of optimizer update `update` again and keeps the state before it, see failure.py.
+
+        loss, norm: of that update on this process. All processes must call it. Returns the error to raise.
+        """
+        folder, step = self.folder / failure.FOLDER, update // self.updates
+        self.rewind()
+        batches = self.batches()
+        while self.step < step:
+            self.advance(batches)
+        self.save(folder)
+        again = self.failed(self.advance(batches))
+        if self.accelerator.is_main_process:
+            failure.write(folder, step + 1, update, loss, norm, self.seed, self.indices(update), reproduced=any(again))
+        return FloatingPointError(failure.sentence(folder, step + 1, loss, norm))
+
+    def _average(self) -> nn.Module:
+        self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
+        return self.averaged.to(self.accelerator.device)
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint of the current step into `folder`, on the main process; all must call it."""
+        average = self._average()
+        model, optimizer = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
+        if self.accelerator.is_main_process:
+            checkpoints.save(folder, self.step, model, average.state_dict(), optimizer, self.ema.updates)
+
+    def advance(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """One step: (loss, gradient norm before clipping) of each of its updates, as tensors: no GPU waits here."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, self.optim) * group.get("lr_scale", 1.0)
+        # What is random inside the network (dropout) follows from the seed and the step as well.
+        torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
+        updates = [self._update(batches) for _ in range(self.updates)]
+        self.ema.update(self.followed)
+        self.step += 1
+        return updates
+
+    def _update(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.optim.exact_parts is not None:
+            loss = exact_sums.gradient(
+                self.network,
+                self.objective,
+                batches,
+                self.accelerator,
+                seed=self.seed,
+                parts=self.parts,
+                total=self.optim.exact_parts,
+            )
+        else:
+            loss = 0.0
+            for _ in range(self.parts):
+                with self.accelerator.accumulate(self.network):
+                    part = self.objective(self.network, next(batches))
+                    self.accelerator.backward(part)
+                loss = loss + part.detach() / self.parts
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def indices(self, update: int) -> list[int]:
+        """Which data samples the given optimizer update meets, over all processes and micro-batches."""
+        size = self.optim.batch_size
+        return self.dataset.order(self.seed)(update * size, (update + 1) * size).tolist()
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of this process from the current step on."""
+        updates = range(self.step * self.updates, self.steps * self.updates)
+        first = self.accelerator.process_index * self.parts
+        parts = [range(part * self.rows, (part + 1) * self.rows) for part in range(first, first + self.parts)]
+        optim = self.optim
+        return read_batches(
+            self.dataset, self.seed, updates, optim.batch_size, parts, self.accelerator.device, optim.workers
+        )
+
+    def _report(self, updates, rate, log, bar, durable) -> None:
+        """The log's line on the updates since the last one; raises FloatingPointError if one was not finite."""
+        failed = self.failed(updates)
+        if any(failed):
+            first = failed.index(True)
+            update = self.step * self.updates - len(failed) + first
+            raise self._recorded(update, *(sharding.local(value).item() for value in updates[first]))
+        losses = torch.stack([loss for loss, _ in updates[self.updates - 1 :: self.updates]])
+        loss = self.accelerator.reduce(losses.mean(), "mean").item()
+        if log is not None:
+            line = {
+                "loss": loss,
+                "lr": learning_rate(self.step - 1, self.steps, self.optim),
+                "grad_norm": sharding.whole(updates[-1][1]).item(),
+                "samples_per_second": round(rate, 1),
+            }
+            log.append({"step": self.step, **line}, durable)
+            self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
+            bar.note(f"{rate:.0f} samples/s", loss=f"{loss:.4f}")
+
+    def _take_up(self, state: dict) -> None:
+        mine = self.raw.state_dict()
+        self.raw.load_state_dict({name: sharding.like(value, mine[name]) for name, value in state["model"].items()})
+        self.ema.load(state["ema"], state["ema_updates"])
+        # Rates and decays are those of this run's options, not of the checkpoint.
+        moments = {"state": state["optimizer"]["state"], "param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(sharding.optimizer_state_like(moments, self.optimizer))
+        self.step = state["step"]
+
+    def _stopped(self, stop: "StopSignal") -> bool:
+        """Whether to stop now; on several processes all agree, else some would wait for the others for ever."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        flag = torch.tensor(float(stop.requested), device=self.accelerator.device)
+        return self.accelerator.reduce(flag, "sum").item() > 0

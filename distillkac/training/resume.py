@@ -1,0 +1,167 @@
+"""What a training goes on from: the checkpoint of its folder, if it fits, or its start."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from distillkac.base.options import labelled
+from distillkac.data.fingerprint import difference
+from distillkac.runs import checkpoints, kept
+from distillkac.runs.config import RunConfig, StudentConfig, load_config
+
+FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
+
+
+def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
+    """The saved config of the run that is continued, None if one begins.
+
+    Raises ValueError if a new run would overwrite another one's weights, or a resumed one would become another model. A
+    resumed run may train longer, with other settings of the optimizer, its data and --data.cache elsewhere; nothing else.
+    """
+    if (keeper := kept.keeper(folder)) is not None:
+        raise ValueError(
+            f"{folder} is a checkpoint that {keeper} keeps, and removes in its time: copy it to a new place to train it there"
+        )
+    if not (folder / checkpoints.STATE).exists():
+        if (folder / checkpoints.EMA).exists() or kept.kept(folder):
+            raise ValueError(
+                f"{folder} holds weights of a run, but no {checkpoints.STATE} to go on from: choose another folder, or remove "
+                "them"
+            )
+        return None
+    if not resume:
+        raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
+    saved = load_config(folder)
+    if (saved.student is None) != (config.student is None):
+        raise ValueError(
+            f"{folder} is the run of {'a teacher' if saved.student is None else 'a student'}: choose another"
+        )
+    if changed := list(all_changes(saved, config)):
+        before, now = (" and ".join(words) for words in zip(*changed, strict=True))
+        raise ValueError(f"{folder} was trained with {before}, which --resume cannot change to {now}")
+    _check_data(folder, saved, config)
+    if config.student is not None:
+        _check_teacher(folder, saved.student, config.student)
+    return saved
+
+
+def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Of every option that may not change and did: as it was and as it is, in the words of the command line."""
+    for f, option in labelled(RunConfig):
+        before, now = getattr(saved, f.name), getattr(config, f.name)
+        if f.name in ("data", "noise", "network"):
+            yield from changes(before, now, option, FREE if f.name == "data" else ())
+        elif f.name in ("label_drop", "seed"):
+            yield from _change(option, before, now)
+        elif f.name == "student" and now is not None:
+            yield from _change("--stages", (before.teacher_steps, before.num_steps), (now.teacher_steps, now.num_steps))
+            for name in ("method", "rho", "w", "w_max"):
+                yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
+            if before.options:  # a student of an earlier version does not know
+                was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))
+                yield from (
+                    (_words(was[name]), _words(are[name])) for name in was if name in are and was[name] != are[name]
+                )
+
+
+def changes(before, now, option: str, free: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Of every field of a dataclass of options that differs: as it was and as it is. option: name of the dataclass."""
+    for f, name in labelled(type(now), option):
+        if f.name not in free:
+            yield from _change(name, getattr(before, f.name), getattr(now, f.name))
+
+
+def _change(option: str, before, now) -> Iterator[tuple[str, str]]:
+    if before != now:
+        yield _shown(option, before), _shown(option, now)
+
+
+def _words(option: str) -> str:
+    """A student's option, whose flags are written out."""
+    name, value = option.split(" ", 1)
+    return {"True": name, "False": f"no {name}"}.get(value, option)
+
+
+def _shown(option: str, value) -> str:
+    if value is None or value is False:
+        return f"no {option}"
+    if option == "--stages":
+        return f"{option} {','.join(map(str, value))}"
+    words = value if isinstance(value, tuple) else () if value is True else (value,)
+    return " ".join([option, *(f"{word:g}" if isinstance(word, float) else str(word) for word in words)])
+
+
+def _check_data(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+    place = config.data.path or f"the built-in {config.data.builtin}"
+    if saved.shape != config.shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (saved.shape, config.shape)]
+        raise ValueError(f"{folder} was trained on images of {sizes[0]}, but those of {place} are {sizes[1]}")
+    before, now = (c.latent and dataclasses.replace(c.latent, vae="") for c in (saved, config))
+    if before != now:
+        raise ValueError(f"{place}: not the latents that {folder} was trained on, but of another autoencoder")
+    known = saved.fingerprint
+    if known is None and config.fingerprint is not None:
+        warnings.warn(
+            f"{folder} was made by an earlier version, which kept nothing of its images to know them by: {place} is taken for "
+            "them",
+            stacklevel=3,
+        )
+    if config.fingerprint is not None:
+        problem = difference(known or config.fingerprint, saved.class_names, config.fingerprint, config.class_names)
+        if problem is not None:
+            raise ValueError(
+                f"{place}: not the images that {folder} was trained on: {problem}; put those back, say with --data.path where "
+                "they are, or train in another folder"
+            )
+
+
+def _check_teacher(folder: Path, saved: StudentConfig, config: StudentConfig) -> None:
+    """Of students of earlier versions, which do not know, nothing is asked."""
+    for before, now, who in (
+        (saved.teacher, config.teacher, "the teacher"),
+        (saved.before, config.before, "the network of the stage before"),
+    ):
+        if before is not None and now is not None and before != now:
+            raise ValueError(
+                f"{folder} was distilled from other weights of {who} than those that are there now, which was trained on or "
+                "made anew since: choose another --out, or remove this student and those after it to distil them again"
+            )
+
+
+def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module) -> dict | None:
+    """The state that `checkpoints.save` wrote, or None if there is none yet.
+
+    network, averaged: what is trained, and the part of it that the moving average follows. Raises ValueError naming the file
+    and the entry if weights, average or AdamW's moments do not fit.
+    """
+    state, path = checkpoints.load_state(folder), folder / checkpoints.STATE
+    if state is None:
+        return None
+    checkpoints.check_fit(path, state["model"], network.state_dict())
+    checkpoints.check_fit(path, state["ema"], averaged.state_dict())
+    parameters = [p for group in parameter_groups(network) for p in group["params"]]
+    for number, moments in state["optimizer"]["state"].items():
+        shape = parameters[number].shape if number in range(len(parameters)) else None
+        fits = moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and all(
+            value.shape == (() if name == "step" else shape) for name, value in moments.items()
+        )
+        if not fits:
+            raise ValueError(f"{path}: does not fit the network of {checkpoints.CONFIG}: optimizer state {number}")
+    return state
+
+
+def start(network: nn.Module, averaged: nn.Module) -> dict:
+    """The same for a network before its first step, copied."""
+    model, ema = (
+        {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
+        for part in (network, averaged)
+    )
+    return {"step": 0, "model": model, "ema": ema, "optimizer": {"state": {}}, "ema_updates": 0}
+
+
+def parameter_groups(network: nn.Module) -> list[dict]:
+    """For the optimizer, see training.Objective."""
+    return network.param_groups() if hasattr(network, "param_groups") else [{"params": list(network.parameters())}]

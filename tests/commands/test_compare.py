@@ -1,0 +1,146 @@
+"""The comparison: its plan in command lines, its bookkeeping, its report; a whole tiny run end to end."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from distillkac import compare
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.stages import DistillConfig, stages_of
+from distillkac.evaluation import comparison_report
+from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
+
+TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
+TINY = Plan(
+    settings=SETTINGS[:2],
+    everywhere=(
+        Method("endpoint", "endpoint", TINY_CHAIN, ((2, 0.0), (1, 0.0))),
+        Method(
+            "inverse",
+            "inverse",
+            DistillConfig(stages=(1,), steps=(), inverse=InverseConfig(steps=2)),
+            ((1, 0.0),),
+            after="endpoint",
+        ),
+    ),
+    extra={
+        "telegraph": (
+            Method("guided-own", "own states", dataclasses.replace(TINY_CHAIN, w=2.0, backward=1.0), ((1, 0.0),)),
+        )
+    },
+    seeds=(0,),
+    teacher_steps=4,
+    teacher_samples=(("ab2", 2), ("euler", 1)),
+    num=40,
+)
+
+
+def test_only_what_differs_from_the_defaults_is_said(tmp_path):
+    plan = full_plan((0,))
+    options = {m.name: compare.method_options(tmp_path, m, 3) for m in plan.methods(plan.settings[0])}
+    assert options["endpoint"] == [str(tmp_path), "--out", str(tmp_path / "endpoint"), "--seed", "3"]
+    assert options["guided-own"][3:] == ["--backward", "1.0", "--w", "3.0", "--seed", "3"]
+    assert options["inverse"][3:5] == ["--stages", "1"]
+    assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
+    assert options["best"][3:5] == ["--steps", "250,400,400,600"]
+    assert options["best"][-4:-2] == ["--optim.batch-size", "128"]
+    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "best"]
+    noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
+    assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
+                     "--seed", "1"]  # fmt: skip
+
+
+def test_single_stages_get_as_many_evaluations_as_the_chain():
+    chain = DistillConfig()
+    evaluations = sum(s.steps * (s.teacher_steps // s.num_steps + 3) for s in stages_of(chain))
+    for steps in (20, 100):
+        (stage,) = stages_of(equal_compute(chain, steps))
+        assert stage.num_steps == 1
+        assert stage.steps * (steps + 3) == pytest.approx(evaluations, rel=0.02)
+
+
+def test_another_plan_does_not_mix_with_what_is_there(tmp_path):
+    compare.check_same_plan(tmp_path, TINY)
+    compare.check_same_plan(tmp_path, dataclasses.replace(TINY, seeds=(0, 1)))  # more seeds are welcome
+    with pytest.raises(ValueError, match="results of another plan"):
+        compare.check_same_plan(tmp_path, dataclasses.replace(TINY, teacher_steps=5))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The tiny plan, done in this process: (folder, rows, Markdown)."""
+    out = tmp_path_factory.mktemp("compare")
+    for setting in TINY.settings:
+        compare.run_cell(out, TINY, setting, 0)
+    rows = [row for s in TINY.settings for row in json.loads((out / f"{s.name}-seed-0" / "results.json").read_text())]
+    return out, rows, comparison_report.write(out, TINY, rows)
+
+
+def test_every_network_is_measured(compared):
+    _, rows, _ = compared
+    first = [(r["method"], r["integrator"], r["steps"], r["nfe"]) for r in rows if r["setting"] == "telegraph"]
+    assert first == [
+        ("teacher", "ab2", 2, 2),
+        ("teacher", "euler", 1, 1),
+        ("endpoint", "euler", 2, 2),
+        ("endpoint", "euler", 1, 1),
+        ("inverse", "euler", 1, 1),
+        ("guided-own", "euler", 1, 1),
+    ]
+    assert len([r for r in rows if r["setting"] == "planar"]) == 5
+    assert all(r["frechet"] > 0 and r["seconds_per_image"] > 0 for r in rows)
+    by_nfe = {r["nfe"]: r["flops_per_image"] for r in rows}
+    assert by_nfe[2] == 2 * by_nfe[1] > 1e6
+    assert [r["method"] for r in rows if "frechet_guided_teacher" in r] == ["guided-own"]
+
+
+def test_what_is_finished_is_not_done_again(compared, monkeypatch):
+    out, rows, _ = compared
+    monkeypatch.setattr(compare, "generate", lambda *a, **k: pytest.fail("measured twice"))
+    compare.run_cell(out, TINY, TINY.settings[0], 0)
+    assert json.loads((out / "telegraph-seed-0" / "results.json").read_text()) == [
+        r for r in rows if r["setting"] == "telegraph"
+    ]
+
+
+def test_report(compared):
+    out, rows, text = compared
+    for name in ("comparison.md", "comparison.csv", "frechet.png", "samples.png"):
+        assert (out / name).stat().st_size > 0
+    assert "| endpoint, 2 steps |" in text
+    assert "| own states | 1 |" in text
+    assert "Guided, on telegraph (25, 2)" in text
+    lines = (out / "comparison.csv").read_text().splitlines()
+    assert len(lines) == len(rows) + 1
+
+
+def test_mean_and_standard_deviation_over_the_seeds():
+    rows = [{"frechet": v} for v in (0.2, 0.3, 0.4)]
+    mean, sd = comparison_report.summary(rows, "frechet")
+    assert mean == pytest.approx(0.3)
+    assert sd == pytest.approx(0.1)
+    assert comparison_report.summary(rows[:1], "frechet") == (0.2, None)
+    assert comparison_report.summary(rows, "accuracy") is None
+
+
+def test_readme_gets_the_result_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{comparison_report.BEGIN}\nold\n{comparison_report.END}\nafter\n")
+    comparison_report.into_readme(readme, f"new\n{comparison_report.METHODS}telegraph:\n\n| more |\n")
+    assert readme.read_text() == f"before\n{comparison_report.BEGIN}\nnew\n{comparison_report.END}\nafter\n"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="has no place for the result"):
+        comparison_report.into_readme(readme, "new\n")
+
+
+def test_a_failed_command_names_itself(tmp_path):
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        compare._command(lambda options: 1, ["--run", str(tmp_path)])
+
+
+def test_kept_samples_are_the_first_images(compared):
+    out, _, _ = compared
+    path = comparison_report.samples_path(out / "telegraph-seed-0", "endpoint", 1, "euler", 0.0)
+    assert torch.load(path, weights_only=True).shape == (40, 1, 8, 8)

@@ -1,0 +1,310 @@
+"""The distillation methods beside data-state endpoint distillation: each optimises what it says."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac.base.random import derive_seed
+from distillkac.data import class_means
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import GeneratorAndFake, InverseConfig, RealUID
+from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.training.batches import Batch
+from distillkac.training.loop import Trainer
+from tests.toys import SHAPE, ToyData, optim
+
+DATA = ToyData()
+BATCH = Batch(DATA.x[:12], DATA.y[:12], step=2, row=12, total=24)
+PROCESSES = [Telegraph(9.0, 2.0), Planar(9.0, 2.0), Gaussian(0.4)]
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
+
+
+class Affine(nn.Module):
+    """u = x weight + bias + time t: small, curved enough, with an exact gradient."""
+
+    null_class = 2
+
+    def __init__(self, weight=0.3, bias=0.1, time=-0.5):
+        super().__init__()
+        self.weight, self.bias, self.time = (nn.Parameter(torch.tensor(v)) for v in (weight, bias, time))
+
+    def forward(self, x, t, y):
+        return self.weight * x + self.bias * (1 + y.view(-1, 1, 1, 1)) + self.time * t.view(-1, 1, 1, 1)
+
+
+# Backward states
+
+
+@every_process
+def test_backward_states_are_where_the_students_own_steps_lead(process):
+    times, student = time_grid(4, 1.5), Affine()
+    states = StudentStates(process, times, 1.0, seed=5)
+    k, start, x = states(student, BATCH)
+    assert set(k.tolist()) == {0, 1, 2, 3}
+    grid = times.float()
+    for b in range(12):
+        row = process.prior(1, SHAPE, derive_seed(5, "prior"), BATCH.first + b)
+        for t, t_next in pairwise(grid[: k[b] + 1].tolist()):
+            row = row - (t - t_next) * student(row, torch.tensor([t]), BATCH.y[b : b + 1])
+        torch.testing.assert_close(x[b], row[0].detach(), rtol=1e-5, atol=1e-6)
+        assert start[b] == grid[k[b]]
+
+
+def test_a_mixed_batch_has_states_of_both_kinds_and_the_first_interval_always_starts_from_noise():
+    process, times = Telegraph(), time_grid(4, 1.5)
+    kinds = {share: StudentStates(process, times, share, seed=5)(Affine(), BATCH)[2] for share in (0.0, 0.5, 1.0)}
+    own = (kinds[0.5] == kinds[1.0]).flatten(1).all(1)
+    data = (kinds[0.5] == kinds[0.0]).flatten(1).all(1)
+    assert (own | data).all()
+    assert own.any()
+    assert data.any()
+
+
+def test_on_its_own_states_a_student_repairs_its_own_mistakes():
+    """Teacher u = (x - m) / t leads to m from wherever; trained from backward states, so does the student."""
+    teacher = GuidedVelocity(lambda x, t, y: (x - 0.5) / t.view(-1, 1, 1, 1).clamp(min=1e-3))
+    grid = time_grid(4, 1.0)
+    states = StudentStates(Telegraph(25.0, 2.0), grid[::2], 1.0, 1)
+    objective = EndpointDistillation(teacher, states, grid, "euler", 1)
+    x = states(lambda x, t, y: 0 * x, BATCH)[2]
+    assert (x - Telegraph(25.0, 2.0).prior(12, SHAPE, derive_seed(1, "prior"), BATCH.first)).abs().max() == 0
+    assert objective(lambda x, t, y: (x - 0.5) / t.view(-1, 1, 1, 1), BATCH) < 1e-9
+
+
+# Shifted reconstruction
+
+
+@every_process
+@pytest.mark.parametrize(("power", "noise"), [(1.0, "own"), (2.0, "own"), (1.0, "fresh"), (2.0, "fresh")])
+def test_reconstruction_is_the_formula(process, power, noise):
+    teacher, student, seed = Affine(-0.2, 0.4, 0.3), Affine(), 4
+    states = StudentStates(process, time_grid(3, 1.5), 0.0, seed)
+    config = ReconstructionConfig(scale=0.7, power=power, noise=noise, steps=5)
+    loss = ShiftedReconstruction(GuidedVelocity(teacher), states, config, 1.5, "ab2", seed)(student, BATCH)
+    _, start, x = states(student, BATCH)
+    total = 0.0
+    for b in range(12):
+        t, y = start[b : b + 1], BATCH.y[b : b + 1]
+        guess = x[b : b + 1] - t * student(x[b : b + 1], t, y)
+        gamma = 0.7 * t**power
+        noised = process.bridge(guess.detach(), gamma, derive_seed(seed, "shift"), BATCH.first + b)
+        if noise == "own":
+            spread = process.std(gamma) / process.std(t)
+            noised = (1 - gamma) * guess.detach() + spread.float() * (x[b : b + 1] - (1 - t) * guess.detach())
+        repaired = integrate(GuidedVelocity(teacher), noised, y, gamma.double() * time_grid(5, 1.5), "ab2")
+        total += ((guess - repaired) ** 2).mean().item() / t.item() ** 2 / 12
+    assert loss.item() == pytest.approx(total, rel=1e-4)
+    loss.backward()
+    assert student.weight.grad != 0
+    assert teacher.weight.grad is None
+
+
+def test_reconstruction_is_nought_where_the_student_already_predicts_what_the_teacher_repairs_to():
+    teacher = GuidedVelocity(lambda x, t, y: (x - 0.5) / t.view(-1, 1, 1, 1))  # ends in 0.5 from anywhere
+    states = StudentStates(Telegraph(), time_grid(2, 1.5), 0.0, 1)
+    objective = ShiftedReconstruction(teacher, states, ReconstructionConfig(), 1.5, "euler", 1)
+    assert objective(lambda x, t, y: (x - 0.5) / t.view(-1, 1, 1, 1), BATCH) < 1e-9
+    assert objective(lambda x, t, y: (x - 0.4) / t.view(-1, 1, 1, 1), BATCH) > 0.005
+
+
+@pytest.mark.parametrize("options", [{"scale": 1.0}, {"scale": 0.0}, {"power": 0.5}, {"steps": 0}])
+def test_impossible_shifts_are_refused(options):
+    with pytest.raises(ValueError, match="scale must lie in"):
+        ReconstructionConfig(**options)
+
+
+# Noise correction
+
+
+def test_class_means():
+    means = class_means(DATA, chunk=7)
+    for label in (0, 1):
+        torch.testing.assert_close(means[label], DATA.x[DATA.y == label].mean(0))
+    torch.testing.assert_close(means[2], DATA.x.mean(0))
+
+
+@every_process
+@pytest.mark.parametrize("f", ["linear", "cosine"])
+def test_exact_start_is_the_mean_of_the_targets_at_one(process, f):
+    """u(1, x | y) is the mean of f' x_0 + g' v over x_0 of class y, whatever x: here over the data set itself."""
+    process = type(process)(f=f)
+    field = ExactStart(Affine(), process, class_means(DATA), w=2.0)
+    x, y = process.prior(6, SHAPE, 3), torch.tensor([0, 1, 0, 1, 2, 2])
+    v = process.velocity(x, torch.ones(6))
+    df = {"linear": -1.0, "cosine": -torch.pi / 2}[f]
+    for b in range(6):
+        chosen = DATA.x if y[b] == 2 else DATA.x[DATA.y == y[b]]
+        expected = (df * chosen + v[b]).mean(0)
+        torch.testing.assert_close(field.exact(x, y)[b], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_exact_start_replaces_the_network_at_one_and_nowhere_else():
+    process, network = Telegraph(), Affine()
+    means, y = class_means(DATA), BATCH.y
+    x = process.prior(12, SHAPE, 3)
+    plain, field = GuidedVelocity(network, 1.5), ExactStart(network, process, means, w=1.5)
+    torch.testing.assert_close(field(x, 0.7, y), plain(x, 0.7, y))
+    assert field.nfe == 2
+    null = torch.full_like(y, 2)
+    expected = 2.5 * field.exact(x, y) - 1.5 * field.exact(x, null)
+    torch.testing.assert_close(field(x, 1.0, y), expected)
+    assert field.nfe == 2  # without an evaluation
+    t = torch.where(torch.arange(12) % 3 == 0, 1.0, 0.6)
+    mixed = field(x, t, y)
+    torch.testing.assert_close(mixed[::3], expected[::3])
+    torch.testing.assert_close(mixed[1::3], plain(x, t, y)[1::3])
+
+
+def test_exact_start_needs_a_prior_without_data():
+    with pytest.raises(ValueError, match="noise correction needs f"):
+        ExactStart(Affine(), Telegraph(f="exp"), class_means(DATA))
+
+
+# Restarts
+
+
+@every_process
+def test_restarts_of_share_nought_are_the_chain_and_of_share_one_forget_the_path(process):
+    field, grid, x = GuidedVelocity(Affine()), time_grid(4, 1.5), process.prior(12, SHAPE, 3)
+    chain = restart_chain(field, x, BATCH.y, grid, process, 0.0, 7)
+    torch.testing.assert_close(chain, integrate(field, x, BATCH.y, grid, "euler"))
+    # A field that always points at the same images: with share 1 every state is those images, noised anew.
+    aim = GuidedVelocity(lambda x, t, y: (x - DATA.x[:12]) / t.view(-1, 1, 1, 1))
+    path = restart_chain(aim, x, BATCH.y, grid, process, 1.0, 7, offset=30, path=True)
+    for step, state in enumerate(path[1:-1]):
+        at = torch.full((12,), grid[step + 1].item())
+        expected = process.bridge(DATA.x[:12], at, derive_seed(7, "restart", step), 30)
+        torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(path[-1], DATA.x[:12], rtol=1e-4, atol=1e-5)
+
+
+@every_process
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_share_of_coordinates_restarts_and_any_split_gives_the_same(process, share):
+    count = 400
+    data = DATA.x[:1].expand(count, *SHAPE)
+    aim = GuidedVelocity(lambda x, t, y: (x - data[: len(x)]) / t.view(-1, 1, 1, 1))
+    grid, x, y = time_grid(2, 1.0), process.prior(count, SHAPE, 3), torch.zeros(count, dtype=torch.int64)
+    moved = restart_chain(aim, x, y, grid, process, share, 7, path=True)[1]
+    kept = integrate(aim, x, y, grid, "euler", path=True)[1]
+    fresh = moved != kept
+    assert abs(fresh.float().mean() - share) < 0.03
+    if process.name == "planar":
+        assert torch.equal(fresh[..., 0::2], fresh[..., 1::2])
+    tail = restart_chain(aim, x[250:], y[250:], grid, process, share, 7, offset=250, path=True)[1]
+    torch.testing.assert_close(tail, moved[250:])
+
+
+# Inverse distillation
+
+
+def uid(process, teacher, alpha=0.9, beta=0.95, fake_updates=2):
+    return RealUID(GuidedVelocity(teacher), process, alpha, beta, fake_updates, seed=6)
+
+
+@every_process
+@pytest.mark.parametrize(("alpha", "beta"), [(0.9, 0.95), (1.0, 1.0)])
+def test_losses_of_inverse_distillation_are_the_formulas(process, alpha, beta):
+    teacher = Affine(0.2, -0.3, 0.1)
+    pair = GeneratorAndFake(Affine(), teacher, 10.0)
+    with torch.no_grad():
+        pair.fake.weight += 0.25
+    objective = uid(process, teacher.requires_grad_(False), alpha, beta)
+    assert objective.updates == 3
+    for step in range(3):
+        batch = Batch(BATCH.x0, BATCH.y, step, 12, 24)
+        t = batch.stratified(6, "time")
+        z = process.prior(12, SHAPE, derive_seed(6, "prior"), batch.first)
+        images = z - pair.generator(z, torch.ones(12), batch.y)
+        x_t, target = process.pair(images, t, derive_seed(6, "noise"), batch.first)
+        teach, fake = teacher(x_t, t, batch.y), pair.fake(x_t, t, batch.y)
+        if step < 2:
+            expected = alpha * (fake - beta / alpha * target).square().mean()
+            if alpha < 1:
+                x_t, target = process.pair(batch.x0, t, derive_seed(6, "real noise"), batch.first)
+                real = pair.fake(x_t, t, batch.y) - (1 - beta) / (1 - alpha) * target
+                expected = expected + (1 - alpha) * real.square().mean()
+            expected_gradient = torch.autograd.grad(expected, list(pair.fake.parameters()))
+        else:
+            gap = (teach - beta / alpha * target).square() - (fake - beta / alpha * target).square()
+            expected = alpha * gap.mean()
+            expected_gradient = torch.autograd.grad(expected, list(pair.generator.parameters()))
+        pair.zero_grad()
+        loss = objective(pair, batch)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+        loss.backward()
+        active, idle = (pair.fake, pair.generator) if step < 2 else (pair.generator, pair.fake)
+        for parameter, gradient in zip(active.parameters(), expected_gradient, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+        assert all(parameter.grad is None for parameter in idle.parameters())
+
+
+class Shift(nn.Module):
+    """The flow of a single image m for the Gaussian process, u = (x - m)/t, with m to be learnt."""
+
+    null_class = 2
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x, t, y):
+        return (x - self.value) / t.view(-1, 1, 1, 1).clamp(min=0.05)
+
+
+def test_inverse_distillation_moves_the_generator_to_the_teachers_image(tmp_path):
+    """The teacher is the flow onto images that are all 0.6; the generator starts at -0.2 and must get there."""
+    teacher = Shift(0.6).requires_grad_(False)
+    pair = GeneratorAndFake(Shift(-0.2), Shift(-0.2), 3.0)
+    objective = uid(Gaussian(0.5), teacher, 1.0, 1.0, fake_updates=3)
+    config = optim(batch_size=24, lr=0.01, lr_end=1.0, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=0.9)
+    fit = Trainer(pair, objective, DATA, tmp_path, 150, config, 0, Accelerator(cpu=True)).fit()
+    assert isinstance(fit.network, Shift)
+    assert abs(fit.network.value.item() - 0.6) < 0.05
+
+
+@pytest.mark.one_alignment
+def test_both_networks_of_inverse_distillation_resume_exactly(tmp_path):
+    def trained(folder, stops):
+        for steps in stops:
+            pair = GeneratorAndFake(Affine(), Affine(0.2, -0.3, 0.1), 4.0)
+            objective = uid(Telegraph(), Affine(0.2, -0.3, 0.1).requires_grad_(False))
+            trainer = Trainer(
+                pair, objective, DATA, folder, 12, optim(save_every=4, lr_end=1.0), 0, Accelerator(cpu=True)
+            )
+            trainer.steps = steps  # a constant learning rate, so stopping early changes nothing
+            fit = trainer.fit()
+        return trainer.network, fit.network
+
+    whole, average = trained(tmp_path / "whole", [12])
+    resumed, resumed_average = trained(tmp_path / "cut", [4, 8, 12])
+    fresh = GeneratorAndFake(Affine(), Affine(0.2, -0.3, 0.1), 4.0)
+    before = copy.deepcopy(fresh.state_dict())
+    for name, value in whole.state_dict().items():
+        assert not torch.equal(value, before[name]), name
+    for one, other in ((whole, resumed), (average, resumed_average)):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"fake_updates": 0}, "fake_updates at least 1"),
+        ({"alpha": 1.0}, "both 1 or both below"),
+        ({"alpha": 0.0}, r"must lie in \(0, 1\]"),
+        ({"lr": 0.0}, "lr and fake_lr must be positive"),
+    ],
+)
+def test_impossible_inverse_options_are_explained(options, message):
+    with pytest.raises(ValueError, match=message):
+        InverseConfig(**options)

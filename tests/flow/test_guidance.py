@@ -1,0 +1,91 @@
+"""Guidance: the formula, the interval, the speed limit, and how many evaluations it costs."""
+
+import pytest
+import torch
+
+from distillkac.flow.guidance import GuidedVelocity
+
+
+class Linear:
+    """A known field: u = (1 + y) x t, with class 3 as "no class"; records the batches it saw."""
+
+    null_class = 3
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x, t, y):
+        self.batches.append(len(x))
+        return (1 + y).view(-1, 1).float() * x * t.view(-1, 1)
+
+
+X, Y = torch.tensor([[1.0, -2.0], [0.5, 4.0]]), torch.tensor([0, 2])
+COND = torch.tensor([[1.0, -2.0], [1.5, 12.0]])
+NULL = 4 * X
+
+
+def test_unguided_is_one_evaluation_of_the_plain_batch():
+    net = Linear()
+    field = GuidedVelocity(net)
+    torch.testing.assert_close(field(X, 0.5, Y), 0.5 * COND)
+    assert net.batches == [2]
+    assert field.nfe == 1
+
+
+@pytest.mark.parametrize("w", [2.0, torch.tensor([2.0, 0.5])])
+def test_guided_is_the_formula_in_one_forward_of_both(w):
+    net = Linear()
+    field = GuidedVelocity(net, w)
+    weight = torch.as_tensor(w).expand(2)[:, None]
+    torch.testing.assert_close(field(X, 1.0, Y), COND + weight * (COND - NULL))
+    assert net.batches == [4]
+    assert field.nfe == 2
+
+
+def test_outside_the_interval_one_unguided_evaluation():
+    net = Linear()
+    field = GuidedVelocity(net, 2.0, interval=(0.25, 0.75))
+    torch.testing.assert_close(field(X, 0.8, Y), 0.8 * COND)
+    torch.testing.assert_close(field(X, 0.75, Y), 0.75 * (COND + 2 * (COND - NULL)))
+    assert net.batches == [2, 4]
+    assert field.nfe == 3
+    # With a time for each row, each row obeys the interval.
+    mixed = field(X, torch.tensor([0.8, 0.5]), Y)
+    torch.testing.assert_close(mixed[0], 0.8 * COND[0])
+    torch.testing.assert_close(mixed[1], 0.5 * (COND + 2 * (COND - NULL))[1])
+
+
+@pytest.mark.parametrize("w", [0.0, 3.0])
+def test_max_speed_limits_coordinates_or_pairs(w):
+    free = GuidedVelocity(Linear(), w)(X, 1.0, Y)
+    limit = free.abs().mean().item()
+    torch.testing.assert_close(GuidedVelocity(Linear(), w, max_speed=limit)(X, 1.0, Y), free.clamp(-limit, limit))
+    pairs = GuidedVelocity(Linear(), w, max_speed=limit, process="planar")(X, 1.0, Y)
+    torch.testing.assert_close(pairs, free * (limit / free.norm(dim=1, keepdim=True)).clamp(max=1))
+
+
+def test_an_embedded_weight_goes_into_the_network():
+    class Conditioned:
+        guidance_embedding = True
+
+        def __call__(self, x, t, y, w):
+            return x * w[:, None]
+
+    field = GuidedVelocity(Conditioned(), torch.tensor([2.0, 3.0]))
+    torch.testing.assert_close(field(X, 0.5, Y), X * torch.tensor([[2.0], [3.0]]))
+    assert field.nfe == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"w": -1.0}, "w must be finite and at least 0"),
+        ({"w": float("nan")}, "w must be finite"),
+        ({"interval": (0.5, 0.2)}, "interval"),
+        ({"interval": (0.0, 1.5)}, "interval"),
+        ({"max_speed": 0.0}, "max_speed must be positive"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        GuidedVelocity(Linear(), **options)

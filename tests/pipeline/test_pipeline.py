@@ -1,0 +1,139 @@
+"""The diffusers side: a user's ten lines work with teacher and students, and give what our own sampler gives."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import EntryNotFoundError
+
+from distillkac import distill, train
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
+from distillkac.pipeline import KacPipeline
+from distillkac.runs.config import ProcessConfig
+from distillkac.scheduler import KacScheduler
+from tests.closeness import assert_other, assert_same
+from tests.toys import TINY_OPTIONS, ToyData
+
+TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train.main(["--run", str(folder), "--steps", "30", "--optim.lr", "0.01", *TINY]) == 0
+    assert distill.main([str(folder), "--stages", "4,2", "--steps", "3", "--optim.batch-size", "16"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("steps", [5, 2])
+def test_a_plain_loop_is_our_sampler(run, steps):
+    """Teacher in 5 steps, student in 2."""
+    folder = run if steps == 5 else run / "student-2"
+    unet = KacPipeline.from_pretrained(run, steps).unet
+    scheduler = KacScheduler.from_pretrained(folder)
+    scheduler.set_timesteps(steps)
+    start = x = scheduler.prior((6, 1, 8, 8), torch.Generator().manual_seed(1))
+    y = torch.arange(6)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(unet(x, t.expand(6), y), t, x).prev_sample
+        grid = time_grid(steps, 2.0 if steps == 5 else 1.5)
+        expected = integrate(GuidedVelocity(unet), start, y, grid, "ab2" if steps == 5 else "euler")
+    torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
+    assert len(scheduler.timesteps) == steps
+
+
+def test_pipeline_saves_loads_and_gives_the_same_images(run, tmp_path):
+    pipeline = KacPipeline.from_pretrained(run, num_inference_steps=2)
+    assert pipeline.scheduler.config.integrator == "euler"
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline([3, "1", 4], generator=torch.Generator().manual_seed(0)).images
+    assert [image.size for image in images] == [(8, 8)] * 3
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = KacPipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert again.config.num_inference_steps == 2
+    same = again([3, "1", 4], generator=torch.Generator().manual_seed(0), output_type="pt").images
+    first = pipeline([3, "1", 4], generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert_same(same, first)
+    assert isinstance(again, DiffusionPipeline)
+    other = again([3, "1", 4], generator=torch.Generator().manual_seed(1), output_type="pt").images
+    assert_other(first, other)
+
+
+def test_guidance_scale_is_one_plus_w(run):
+    pipeline = KacPipeline.from_pretrained(run, num_inference_steps=3)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def make(scale):
+        source = torch.Generator().manual_seed(0)
+        return pipeline([1, 2], guidance_scale=scale, generator=source, output_type="pt").images
+
+    scheduler = pipeline.scheduler
+    start = scheduler.prior((2, 1, 8, 8), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        field = GuidedVelocity(pipeline.unet, 2.0)
+        expected = integrate(field, start, torch.tensor([1, 2]), time_grid(3, 2.0), "ab2")
+    torch.testing.assert_close(make(3.0), expected, rtol=1e-4, atol=1e-5)
+    assert_other(make(3.0), make(1.0))
+
+
+@pytest.mark.parametrize("process", ["telegraph", "planar", "gaussian"])
+def test_noise_and_velocity_are_the_training_pair(process):
+    scheduler, x0 = KacScheduler(process, f="cosine", g="quadratic"), ToyData().x[:8]
+    t = torch.linspace(0.1, 1.0, 8)
+    noise = scheduler.sample_noise(x0, t, torch.Generator().manual_seed(3))
+    x_t, u = scheduler.add_noise(x0, noise, t), scheduler.get_velocity(x0, noise, t)
+    model = ProcessConfig(process, f="cosine", g="quadratic").build()
+    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(3)))
+    expected = model.pair(x0, t, seed)
+    torch.testing.assert_close(x_t, expected[0], rtol=1e-5, atol=1e-6)
+    # The telegraph velocity of an atom is told by its flag in the pair, by |k| = c t here: the same.
+    torch.testing.assert_close(u, expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_misuse_is_explained(run):
+    scheduler = KacScheduler()
+    x = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="call set_timesteps before step"):
+        scheduler.step(x, 1.0, x)
+    scheduler.set_timesteps(2)
+    with pytest.raises(ValueError, match=r"in order: expected 1 next, got 0\.5"):
+        scheduler.step(x, 0.5, x)
+    for t in scheduler.timesteps:
+        scheduler.step(x, t, x)
+    with pytest.raises(ValueError, match="all 2 steps are done"):
+        scheduler.step(x, 0.0, x)
+    with pytest.raises(ValueError, match="integrator must be one of"):
+        KacScheduler(integrator="rk4")
+    pipeline = KacPipeline.from_pretrained(run)
+    with pytest.raises(ValueError, match="class 'cat' is unknown"):
+        pipeline(["cat"])
+    with pytest.raises(ValueError, match=r"guidance_scale is 1 \+ w"):
+        pipeline([1], guidance_scale=0.5)
+
+
+def test_what_is_pushed_to_the_hub_loads_again(run, tmp_path, monkeypatch):
+    """Everything but the network: the upload keeps the folder it was given."""
+
+    def upload(repo_id, *, folder_path, **_):
+        shutil.copytree(folder_path, tmp_path / repo_id)
+
+    def none_yet(*_, **__):
+        raise EntryNotFoundError("a new repository has no card")
+
+    repo = SimpleNamespace(repo_id="someone/kac")
+    monkeypatch.setattr("diffusers.utils.hub_utils.ModelCard.load", none_yet)  # would ask the network five times
+    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda *_, **__: repo)
+    monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)
+    pipeline = KacPipeline.from_pretrained(run, num_inference_steps=2)
+    pipeline.push_to_hub("someone/kac")
+    again = KacPipeline.from_pretrained(tmp_path / "someone" / "kac")
+    images = []
+    for either in (pipeline, again):
+        either.set_progress_bar_config(disable=True)
+        images.append(either([1, 2], generator=torch.Generator().manual_seed(0), output_type="pt").images)
+    assert_same(*images)

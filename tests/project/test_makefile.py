@@ -1,0 +1,149 @@
+"""The Makefile beside a Python that only notes what it is asked: environments half-made, names with spaces, moved folders."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT
+
+# Stands for Python: notes its arguments, makes "environments" that hold a copy of itself, and has pip if the file pip is there.
+PYTHON = """#!/bin/sh
+here=$(dirname "$0")
+for word; do printf '%s\\n' "$word"; done >> "$LOG"; echo -- >> "$LOG"
+case "$*" in
+"-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/pip-works;;
+"-m ensurepip") [ -e "$here/can-ensurepip" ] && touch "$here/pip-works";;
+"-m pip --version") [ -e "$here/pip-works" ] && echo "pip 1";;
+"-m distillkac.train"*) [ ! -e fail ];;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+class Tree:
+    """A checkout whose folder and Python have spaces in their names."""
+
+    def __init__(self, root: Path):
+        self.root, self.log = root / "a checkout", root / "log"
+        (self.root / "csrc").mkdir(parents=True)
+        (self.root / "tests").mkdir()
+        for name in ("Makefile", "constraints.txt", "pyproject.toml", "setup.py", "build_backend.py", "CMakeLists.txt"):
+            shutil.copy(ROOT / name, self.root)
+        self.python = root / "my python" / "python3"
+        self.put(self.python)
+
+    def put(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PYTHON)
+        path.chmod(0o755)
+
+    def make(self, *words: str, code: int = 0) -> list[list[str]]:
+        """The arguments of every call of Python, but for the questions whether there is a pip."""
+        self.log.write_text("")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        command = ["make", f"PYTHON={self.python}", *words]
+        result = subprocess.run(
+            command, cwd=self.root, env=environment | {"LOG": str(self.log)}, capture_output=True, text=True
+        )
+        assert (result.returncode != 0) == (code != 0), result.stdout + result.stderr
+        calls = [call.splitlines() for call in self.log.read_text().split("--\n")[:-1]]
+        return [call for call in calls if call != ["-m", "pip", "--version"]]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+MADE = ["-m", "venv", "--clear", ".venv"]
+
+
+def installed(calls):
+    return any(call[:3] == ["-m", "pip", "install"] and "torch" in call for call in calls)
+
+
+def test_an_environment_is_made_once(tree):
+    calls = tree.make("demo")
+    assert calls.index(MADE) == 0
+    assert installed(calls)
+    again = tree.make("demo")
+    assert MADE not in again
+    assert not any("pip" in call for call in again)
+
+
+@pytest.mark.parametrize("left", ["nothing", "no pip", "no interpreter", "a dangling link"])
+def test_a_half_made_environment_is_made_again(tree, left):
+    """With the marks of what was installed before, too: a Python that is gone after a system's update."""
+    python = tree.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    if left == "no pip":
+        tree.put(python)
+    elif left == "no interpreter":
+        python.write_text("#!/nowhere/python\n")
+        python.chmod(0o755)
+    elif left == "a dangling link":
+        python.symlink_to("/nowhere/python3.9")
+    for stamp in ("installed", "built", "extras"):
+        (tree.root / ".venv" / stamp).touch()
+    calls = tree.make("demo")
+    assert MADE in calls
+    assert installed(calls)
+    assert any("-e" in call for call in calls)
+
+
+def test_an_environment_without_pip_gets_it_and_keeps_the_rest(tree):
+    python = tree.root / ".venv" / "bin" / "python"
+    tree.put(python)
+    (python.parent / "can-ensurepip").touch()
+    (tree.root / ".venv" / "something of the user").touch()
+    calls = tree.make("demo")
+    assert MADE not in calls
+    assert ["-m", "ensurepip"] in calls
+    assert installed(calls)
+    assert (tree.root / ".venv" / "something of the user").exists()
+
+
+def test_a_working_environment_is_kept(tree):
+    """One from before this Makefile, say."""
+    python = tree.root / ".venv" / "bin" / "python"
+    tree.put(python)
+    (python.parent / "pip-works").touch()
+    (tree.root / ".venv" / "something of the user").touch()
+    calls = tree.make("demo")
+    assert MADE not in calls
+    assert ["-m", "ensurepip"] not in calls
+    assert (tree.root / ".venv" / "something of the user").exists()
+
+
+@pytest.mark.parametrize("run", ["runs/demo", "runs/my demo", "it's; $HOME `x`", 'quoted "twice"'])
+def test_names_of_runs(tree, run):
+    said = run.replace("$", "$$")  # make's own way to write a dollar
+    commands = [call for call in tree.make("demo", f"RUN={said}") if call[0] == "-m" and "distillkac" in call[1]]
+    assert commands[0] == ["-m", "distillkac.train", "--run", run]
+    assert commands[1] == ["-m", "distillkac.distill", run]
+    assert [call[:3] for call in commands[2:7]] == [["-m", "distillkac.sample", run]] * 5
+    assert [call[4] for call in commands[2:7]] == ["100", "20", "4", "2", "1"]
+    assert commands[7:] == [["-m", "distillkac.evaluate", run]]
+    # A second time both go on.
+    for folder in (run, f"{run}/student-1"):
+        (tree.root / folder).mkdir(parents=True)
+        (tree.root / folder / "config.json").touch()
+    commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
+    assert commands[0] == ["-m", "distillkac.train", "--run", run, "--resume", "--steps", "5"]
+    assert commands[1] == ["-m", "distillkac.distill", run, "--resume"]
+
+
+def test_a_demo_stops_where_it_fails(tree):
+    (tree.root / "fail").touch()
+    calls = tree.make("demo", code=2)
+    assert calls[-1][1] == "distillkac.train"
+
+
+def test_nothing_is_run_through_a_script_that_names_its_folder():
+    """Scripts of an environment hold its path; of one that was moved, they run another Python or none."""
+    assert set(re.findall(r"\$\(BIN\)/[\w-]+", (ROOT / "Makefile").read_text())) == {"$(BIN)/python"}
