@@ -89,10 +89,12 @@ venv:
 	$(BIN)/python -m ensurepip || $(call quoted,$(PYTHON)) -m venv --clear .venv
 	$(BIN)/python -m pip --version
 
-# What the optional parts need; tests of what cannot be had are skipped.
-EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard
+# What the optional parts need; tests of what cannot be had are skipped. torchcfm comes alone: it asks for torchdyn, which
+# brings torchvision, Lightning and IPython, and its matchers use none of them.
+EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard flow_matching pot
 .venv/extras: .venv/built
 	$(PIP) install -q -c $(CONSTRAINTS) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
 	touch $@
 
 .venv/lint: $(VENV) $(CONSTRAINTS)
