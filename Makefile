@@ -9,11 +9,13 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff and clang-format, without changing anything
-# Each makes .venv when it is absent or does not work, installs through constraints.txt and builds the kernels;
+# Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
+# /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
 PYTHON ?= python3
 RUN ?= runs/demo
 ARGS ?=
+CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 # By modules: the scripts beside Python name the folder where they were installed, which may have been moved since.
@@ -92,23 +94,23 @@ venv:
 # brings torchvision, Lightning and IPython, and its matchers use none of them.
 EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard flow_matching pot
 .venv/extras: .venv/built
-	$(PIP) install -q -c constraints.txt $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
-	$(PIP) install -q -c constraints.txt --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
 	touch $@
 
-.venv/lint: $(VENV) constraints.txt
-	$(PIP) install -q -c constraints.txt ruff clang-format
+.venv/lint: $(VENV) $(CONSTRAINTS)
+	$(PIP) install -q -c $(CONSTRAINTS) ruff clang-format
 	touch $@
 
-.venv/docs: $(VENV) constraints.txt pyproject.toml
-	$(PIP) install -q -c constraints.txt 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
+.venv/docs: $(VENV) $(CONSTRAINTS) pyproject.toml
+	$(PIP) install -q -c $(CONSTRAINTS) 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
-.venv/installed: $(VENV) constraints.txt pyproject.toml
-	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt setuptools cmake ninja pybind11
+.venv/installed: $(VENV) $(CONSTRAINTS) pyproject.toml
+	$(PIP) install -q -c $(CONSTRAINTS) torch
+	$(PIP) install -q -c $(CONSTRAINTS) setuptools cmake ninja pybind11
 	touch $@
 
 .venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
 	touch $@

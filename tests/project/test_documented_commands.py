@@ -35,7 +35,10 @@ from distillkac.pipeline import KacPipeline
 from tests.places import ROOT, script, skip_without_packages
 from tests.toys import TINY_OPTIONS
 
-FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 STORIES = {"first-hour.md": "runs/first"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PROGRAMS = ("make", "python", "pip", "pip-audit", "pytest", "cmake", "accelerate", "torchrun", "srun", "mkdocs")
