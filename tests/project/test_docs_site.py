@@ -16,7 +16,7 @@ from tests.places import ROOT
 FOLDERS = ("distillkac", "csrc", "docs", "tests", "benchmarks", "examples", ".github", ".ci")
 SOURCE = (".py", ".h", ".cpp", ".cu", ".cuh", ".md", ".toml", ".yml", ".bin", ".in", ".txt", ".csv")
 NOT_OURS = {  # file names in the text that are the reader's
-    "numbers.py": "the reader's script, docs/first-hour.md",
+    "make_pictures.py": "the reader's script, docs/first-hour.md",
 }
 BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r"(?<![\w/.-])distillkac(?:\.[A-Za-z_]\w*)+")
