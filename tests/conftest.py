@@ -35,6 +35,7 @@ TORCH_KERNELS = {
     "test_equal_files",
     "test_evaluators",
     "test_exact_flow",
+    "test_examples",
     "test_exact_transport",
     "test_export",
     "test_failure",

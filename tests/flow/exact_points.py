@@ -1,6 +1,5 @@
 """Points and processes for tests of the exact flow, and its example."""
 
-import importlib.util
 import math
 
 import pytest
@@ -9,17 +8,9 @@ import torch
 from distillkac.base.random import generator
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.ops import reference
-from tests.places import ROOT
+from tests.places import ROOT, script
 
-
-def _loaded():
-    spec = importlib.util.spec_from_file_location("toy2d", ROOT / "examples" / "toy2d.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-toy2d = _loaded()
+toy2d = script(ROOT / "examples" / "toy2d.py")
 
 PROCESSES = [Telegraph(a=25, c=2), Planar(a=25, c=2), Gaussian(sigma=1.0)]
 FEW_TURNS = [Telegraph(a=1.5, c=1), Planar(a=1.5, c=1), Gaussian(sigma=0.5)]
