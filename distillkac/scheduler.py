@@ -21,6 +21,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
 from distillkac import ops
+from distillkac.base.tensors import column
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
@@ -157,20 +158,16 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples, noise, timesteps) -> torch.Tensor:
         """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
         f, _ = f_schedule(timesteps, self.config.f)
-        return _column(f, original_samples) * original_samples + noise
+        return column(f.to(original_samples), original_samples) * original_samples + noise
 
     def get_velocity(self, sample, noise, timesteps) -> torch.Tensor:
         """The training target f' x_0 + g' v(g, noise). sample: x_0, noise: from `sample_noise`."""
         _, df = f_schedule(timesteps, self.config.f)
         g, dg = g_schedule(timesteps, self.config.g)
-        return _column(df, sample) * sample + _column(dg, sample) * self.process.velocity(noise, g)
+        return column(df.to(sample), sample) * sample + column(dg.to(sample), sample) * self.process.velocity(noise, g)
 
     def __len__(self) -> int:
         return len(self.timesteps)
-
-
-def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return t.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
 def _drawn(count: int, generator: Generators, noise: Callable[[range, int], torch.Tensor]) -> torch.Tensor:

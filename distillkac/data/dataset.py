@@ -11,6 +11,7 @@ import torch
 
 from distillkac.base.paths import PATH, encode, expanded, from_text
 from distillkac.base.random import SampleOrder
+from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
@@ -160,7 +161,7 @@ def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
         sums.index_add_(0, y, x.double())
         counts += torch.bincount(y, minlength=len(counts))
     sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()
-    return (sums / counts.clamp(min=1).view(-1, 1, 1, 1)).float()
+    return (sums / column(counts.clamp(min=1), sums)).float()
 
 
 Splits = dict[str, ImageDataset | None]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed, normal_rows
+from distillkac.base.tensors import column
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Gaussian, Process
@@ -182,8 +183,8 @@ def _chords(nodes: torch.Tensor, grid: torch.Tensor, n: int) -> torch.Tensor:
     """Straight lines between nodes (M + 1, ...) at every n-th time of the grid (M n + 1,): (M n + 1, ...)."""
     i = torch.arange(len(grid))
     k = (i // n).clamp(max=len(nodes) - 2)
-    done = ((grid[k * n] - grid) / (grid[k * n] - grid[k * n + n])).float().view(-1, *[1] * (nodes.dim() - 1))
-    return torch.lerp(nodes[k], nodes[k + 1], done)
+    done = ((grid[k * n] - grid) / (grid[k * n] - grid[k * n + n])).float()
+    return torch.lerp(nodes[k], nodes[k + 1], column(done, nodes))
 
 
 def fine_steps(num_steps: int) -> int:
@@ -240,7 +241,7 @@ def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
         y = nn.functional.pad(y, (0, _block(run) - len(y))).to(run.device)
         z = run.process.prior(len(y), shape, derive_seed(seed, "prior"), first, run.device)
         d = normal_rows(len(y), shape, derive_seed(seed, "perturbation"), first).to(z)
-        d = (z + PERTURBATION * d * (rms(z) / rms(d)).view(-1, 1, 1, 1).to(z)) - z  # as float32 really adds it
+        d = (z + PERTURBATION * d * column(rms(z) / rms(d), z).to(z)) - z  # as float32 really adds it
         moved = integrate(velocity, z + d, y, grid, method) - integrate(velocity, z, y, grid, method)
         found.append((rms(moved) / rms(d)).cpu())
     return torch.cat(found)[: len(labels)]

@@ -22,6 +22,7 @@ import math
 import torch
 
 from distillkac.base.random import generator
+from distillkac.base.tensors import column
 from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.ops import reference
@@ -37,7 +38,7 @@ def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, roundi
     density of standard deviation rounding + spread * c * age across the cone.
     Returns (B, ...), normalised over R^D, and a tensor like k. Raises ValueError for a process whose law is not known.
     """
-    t = age.view(-1, *[1] * (k.dim() - 1))
+    t = column(age, k)
     if isinstance(process, Gaussian):
         sd = process.sigma * t
         return (-(k / sd).square() / 2 - torch.log(sd * math.sqrt(2 * math.pi))).sum(-1), k / t
@@ -114,14 +115,13 @@ class ExactFlow:
         return torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(x).to(x.dtype)
 
     def _velocity(self, x, t, points, eps):
-        f, df = (v.view(-1, 1, 1) for v in f_schedule(t, self.law.f, self.law.kappa))
-        g, dg = g_schedule(t, self.law.g)
-        center = f * points
+        (f, df), (g, dg) = f_schedule(t, self.law.f, self.law.kappa), g_schedule(t, self.law.g)
+        center = column(f, points[None]) * points
         k = x[:, None] - center
         rounding = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded
         log, v = conditional_law(self.law, k, g, rounding, self.spread)
         p = torch.softmax(log, 1)
-        return (p[..., None] * (df * points + dg.view(-1, 1, 1) * v)).sum(1)
+        return (p[..., None] * (column(df, k) * points + column(dg, k) * v)).sum(1)
 
 
 def push(flow: ExactFlow, x: torch.Tensor, grid: torch.Tensor, method: str = "ab2", path: bool = False) -> torch.Tensor:

@@ -12,12 +12,8 @@ import torch
 
 from distillkac import ops
 from distillkac.base.random import normal_rows
+from distillkac.base.tensors import column
 from distillkac.ops.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
-
-
-def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, 1, ..., 1) in the dtype of `like`."""
-    return t.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Process:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
         f, _ = f_schedule(t, self.f, self.kappa)
         g, _ = g_schedule(t, self.g)
-        return _column(f, x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
+        return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
 
     def pair(self, x0: torch.Tensor, t: torch.Tensor, seed: int, offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""
@@ -165,20 +161,20 @@ class Gaussian(Process):
 
     def noise(self, t, size, seed, offset=0):
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
-        return self.sigma * _column(t, z) * z
+        return self.sigma * column(t.to(z.dtype), z) * z
 
     def std(self, t):
         return self.sigma * t.double()
 
     def velocity(self, k, t):
         # v = K / t = sigma z; at t = 0 the displacement is 0 and so is the mean velocity there.
-        column = _column(t, k)
-        return torch.where(column > 0, k / column.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
+        age = column(t.to(k.dtype), k)
+        return torch.where(age > 0, k / age.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
 
     def pair(self, x0, t, seed, offset=0):
         z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
-        f, f_dot = (_column(v, x0) for v in f_schedule(t, self.f, self.kappa))
-        g, g_dot = (_column(v, x0) for v in g_schedule(t, self.g))
+        f, f_dot = (column(v.to(x0.dtype), x0) for v in f_schedule(t, self.f, self.kappa))
+        g, g_dot = (column(v.to(x0.dtype), x0) for v in g_schedule(t, self.g))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from distillkac.base.tensors import column
 from distillkac.ops.schedules import f_schedule
 
 NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
@@ -111,7 +112,7 @@ def _register_fakes():
 
 def _rows(value, tensor, like):
     """A row scalar, shaped to multiply `like`."""
-    return value if tensor is None else tensor.reshape(-1, *[1] * (like.dim() - 1)).to(torch.float32)
+    return value if tensor is None else column(tensor, like).to(torch.float32)
 
 
 # kac_velocity: derivative in k, in float64 (this is not on any hot path).
@@ -125,7 +126,7 @@ def _velocity_context(ctx, inputs, output):
 def _velocity_backward(ctx, grad):
     k, t = ctx.saved_tensors
     x, g, a, c = k.double(), grad.double(), ctx.a, ctx.c
-    t = t.double().reshape(-1, *[1] * (x.dim() - 1))
+    t = column(t.double(), x)
     if ctx.process == "planar":
         # v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second
         # term is infinite outwards, and only the first is kept.
@@ -156,8 +157,7 @@ def _pair_context(ctx, inputs, output):
 def _pair_backward(ctx, grad_x_t, grad_u):
     (t,) = ctx.saved_tensors
     f, df = f_schedule(t.double(), ctx.f, ctx.kappa)
-    shape = (-1, *[1] * (grad_x_t.dim() - 1))
-    grad = f.float().reshape(shape) * grad_x_t + df.float().reshape(shape) * grad_u
+    grad = column(f.float(), grad_x_t) * grad_x_t + column(df.float(), grad_u) * grad_u
     return grad.to(grad_x_t.dtype), *[None] * 10
 
 
@@ -240,7 +240,7 @@ def _loss_backward(ctx, grad, _):
         grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
     grad_x = grad_x_end = None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-        grad_x_end = (grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
+        grad_x_end = (grad_u / column(delta, grad_u)).to(ctx.dtype)
         grad_x = -grad_x_end
     return grad_x, grad_u.to(ctx.dtype), grad_x_end, None, None
 
