@@ -177,7 +177,7 @@ def objective(
     if stage.first:
         velocity = teacher_velocity(teacher, process, config, means)
     else:
-        velocity = GuidedVelocity(before, process=process.speed_norm)
+        velocity = GuidedVelocity(before, speed_norm=process.speed_norm)
     return EndpointDistillation(
         velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
     )
@@ -200,4 +200,4 @@ def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig
     """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
     if means is not None:
         return ExactStart(teacher, process, means, w=config.w)
-    return GuidedVelocity(teacher, config.w, process=process.speed_norm)
+    return GuidedVelocity(teacher, config.w, speed_norm=process.speed_norm)

@@ -92,7 +92,7 @@ class ExactFlow:
             raise ValueError(f"spread must lie in [0, 0.1], got {spread}")
         process.check_shape(tuple(data.shape[1:]))
         self.law, self.data, self.spread = process, data.double().flatten(1), spread
-        self.process = process.speed_norm
+        self.speed_norm = process.speed_norm
 
     def evaluate(self, x, t, y=None):
         """(u, None, 0.0): what an integrator asks of a field."""

@@ -19,7 +19,7 @@ class ExactStart(GuidedVelocity):
     """
 
     def __init__(self, network, process: Process, means: torch.Tensor, **options):
-        super().__init__(network, process=process.speed_norm, **options)
+        super().__init__(network, speed_norm=process.speed_norm, **options)
         one = torch.ones((), dtype=torch.float64)
         f, self._df = (float(v) for v in f_schedule(one, process.f, process.kappa))
         g, self._dg = (float(v) for v in g_schedule(one, process.g))

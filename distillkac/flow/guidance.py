@@ -7,6 +7,8 @@ import torch
 
 from distillkac import ops
 
+SPEED_NORMS = ("telegraph", "planar")
+
 
 class GuidedVelocity:
     """A network as the velocity field of an integrator, with guidance and an honest count of evaluations.
@@ -15,12 +17,13 @@ class GuidedVelocity:
              `guidance_embedding` takes w as a fourth argument and already answers with the guided velocity.
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
-    max_speed: if given, the guided velocity is limited to it, each coordinate or, for process "planar", each pair.
+    max_speed: if given, the guided velocity is limited to it.
+    speed_norm: what that limits, a process' own `speed_norm`: "telegraph" each coordinate, "planar" the length of each pair.
 
     `nfe` counts network evaluations per sample since the start: two where guided, one where not.
     """
 
-    def __init__(self, network, w=0.0, interval=(0.0, 1.0), max_speed=None, process="telegraph"):
+    def __init__(self, network, w=0.0, interval=(0.0, 1.0), max_speed=None, speed_norm="telegraph"):
         weights = torch.as_tensor(w)
         if not (torch.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(f"guidance weight w must be finite and at least 0 (0 = no guidance), got {w}")
@@ -28,8 +31,10 @@ class GuidedVelocity:
             raise ValueError(f"guidance interval must be 0 <= low <= high <= 1, got {tuple(interval)}")
         if max_speed is not None and not max_speed > 0:
             raise ValueError(f"max_speed must be positive, got {max_speed}")
+        if speed_norm not in SPEED_NORMS:
+            raise ValueError(f"speed_norm must be one of {', '.join(SPEED_NORMS)}, got {speed_norm!r}")
         self.network, self.w, self.interval = network, w, tuple(interval)
-        self.max_speed, self.process = max_speed, process
+        self.max_speed, self.speed_norm = max_speed, speed_norm
         self.embedded = getattr(network, "guidance_embedding", False)
         self.nfe = 0
 
@@ -61,7 +66,7 @@ class GuidedVelocity:
             if self.max_speed is None:
                 return u_cond
             u_uncond, w = u_cond, 0.0
-        return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.process)
+        return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.speed_norm)
 
     def _weight(self, t):
         low, high = self.interval

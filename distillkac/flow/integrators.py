@@ -43,7 +43,7 @@ def integrate(field, x, y, grid, method="ab2", path=False):
     for t, t_next in pairwise(grid):
         h = t - t_next
         u_cond, u_uncond, w = field.evaluate(x, t, y)
-        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.process)
+        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
         if method == "heun":
             mean = (u + field(x_next, t_next, y)) / 2
             x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
