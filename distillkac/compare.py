@@ -238,7 +238,7 @@ class Measurements:
             return
         run = open_run(run_folder, torch.device("cpu"))
         labels = class_labels(run.config, self.plan.num)
-        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator if method == "teacher" else None)
+        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator)
         samples = generate(run, labels, sampler)
         row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
         row |= {"flops_per_image": samples.nfe * flops(run)} | self.evaluator(samples.images, labels)

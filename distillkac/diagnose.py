@@ -17,11 +17,11 @@ from distillkac.data import class_means
 from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
-from distillkac.flow.integrators import time_grid
 from distillkac.runs.config import load_config
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
 
     rho = DistillConfig().rho
-    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0), time_grid(diagnostics.FINE_STEPS, rho)
+    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0)
     report["speeds"] = diagnostics.speeds(teacher, path, grid, x0, seed)
     _print_speeds(report["speeds"])
     report["near_data"] = diagnostics.near_data(teacher, x0, y, seed)
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass
 class _Paths:
-    """The teacher's AB-2 paths from the common prior noise, each made once: (N + 1, num, ...)."""
+    """The teacher's AB-2 paths from the common prior noise, each made once: (N + 1, num, ...), with their times (N + 1,)."""
 
     teacher: Run
     labels: torch.Tensor
@@ -141,15 +141,17 @@ class _Paths:
         return self.made[steps, rho, w]
 
     def of(self, run, sampler):
-        return generate(run, self.labels, sampler, self.seed, self.batch_size, path=True).path
+        samples = generate(run, self.labels, sampler, self.seed, self.batch_size, path=True)
+        return samples.path, samples.grid
 
 
 def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
-    student = run.config.student
-    w = student.w if student.w_max is None else 0.0  # with w as an input: unguided, as it samples by default
-    steps = diagnostics.fine_steps(student.num_steps)
-    own = paths.of(run, SamplerConfig(steps=student.num_steps))
-    return diagnostics.path_errors(paths(steps, student.rho, w), own, time_grid(steps, student.rho))
+    trained = Trained.of(run.config)
+    sampler = trained.sampler()
+    settled = trained.settle(sampler, run.name)
+    own, _ = paths.of(run, sampler)
+    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance)
+    return diagnostics.path_errors(path, own, grid)
 
 
 def _statistics(values: torch.Tensor) -> dict:

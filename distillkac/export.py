@@ -50,7 +50,7 @@ class ExportArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ExportArgs, argv, PROG)
     kind = kind_of(args.out, (".onnx", ".pt2"))
-    sampler = SamplerConfig(steps=args.steps, integrator=None)
+    sampler = SamplerConfig(steps=args.steps, integrator="euler")
     run = open_run(choose(args.run, sampler), torch.device("cpu"))
     chain = Chain(run, args.steps)
     check_file(args.out)
@@ -69,8 +69,7 @@ class Chain(nn.Module):
 
     def __init__(self, run: Run, steps: int):
         super().__init__()
-        teacher = run.config.student is None
-        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler" if teacher else None))
+        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler"))
         if velocity.embedded:
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"

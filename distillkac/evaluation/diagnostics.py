@@ -19,6 +19,7 @@ from distillkac.flow.processes import Gaussian, Process
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs.run import Run
+from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import CPU_PIXELS, SamplerConfig, field_of, generate
 
 FINE_STEPS = 100  # the teacher's path, at least as fine as this
@@ -232,8 +233,7 @@ def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
 
     A mean over directions: a lower bound of the Lipschitz constant at z.
     """
-    steps = SAMPLING_STEPS if run.config.student is None else run.config.student.num_steps
-    velocity, grid, method = field_of(run, SamplerConfig(steps=steps))
+    velocity, grid, method = field_of(run, Trained.of(run.config).sampler())
     shape, found = tuple(run.config.shape), []
     for first in range(0, len(labels), _block(run)):
         y = labels[first : first + _block(run)]

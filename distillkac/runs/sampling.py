@@ -24,12 +24,13 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 @dataclass(frozen=True)
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
-    per image. path: (N+1, n, C, H, W)."""
+    per image. grid: (N + 1,) float64, the times of the sampler. path: (N + 1, n, C, H, W), the states at these times."""
 
     images: torch.Tensor
     labels: torch.Tensor
     nfe: int
     seconds: float
+    grid: torch.Tensor
     path: torch.Tensor | None = None
 
 
@@ -51,9 +52,9 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
     """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
-    w, rho, method = Trained.of(run.config).settle(sampler, str(run.folder))
-    velocity = GuidedVelocity(run.network, w, sampler.interval, sampler.max_speed, run.process.speed_norm)
-    return velocity, time_grid(sampler.steps, rho), method
+    settled = Trained.of(run.config).settle(sampler, str(run.folder))
+    velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
+    return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
 
 
 class Drawing:
@@ -124,7 +125,8 @@ def generate(
             bar.update(len(y))
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
-    return Samples(states[-1] if path else states, labels, drawing.nfe, seconds, states if path else None)
+    images = states[-1] if path else states
+    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, states if path else None)
 
 
 def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:
