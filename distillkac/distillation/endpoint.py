@@ -19,7 +19,7 @@ from distillkac import ops
 from distillkac.base.random import derive_seed
 from distillkac.base.tensors import column
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate
+from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 
@@ -85,7 +85,7 @@ class EndpointDistillation:
     teacher: GuidedVelocity
     states: StudentStates
     grid: torch.Tensor
-    method: str
+    method: Method
     seed: int
     w_max: float | None = None
 

@@ -25,7 +25,7 @@ from distillkac.base.random import derive_seed
 from distillkac.base.tensors import column
 from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.integrators import Method, integrate, time_grid
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.training.batches import Batch
 
@@ -64,7 +64,7 @@ class ShiftedReconstruction:
     states: StudentStates
     config: ReconstructionConfig
     rho: float
-    method: str
+    method: Method
     seed: int
     w_max: float | None = None
 

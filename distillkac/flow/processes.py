@@ -5,27 +5,34 @@ Time runs from t = 0 (data) to t = 1 (noise). With schedules f and g and K the n
     x_t = f(t) x_0 + K_{g(t)},        target velocity  u = f'(t) x_0 + g'(t) v(g(t), K).
 """
 
-from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column
-from distillkac.ops.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
+from distillkac.flow.fields import SpeedNorm
+from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
+
+__all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"]
 
 
-@dataclass(frozen=True)
 class Process:
-    """What every process shares. f, g: schedule names; kappa: rate of f = "exp"."""
+    """What every process shares: a frozen dataclass of numbers and names. f, g: schedules; kappa: rate of f = "exp"."""
 
     name: ClassVar[str]
     # Whether a speed limit holds for each coordinate or for each pair of neighbouring coordinates.
-    speed_norm: ClassVar[str] = "telegraph"
+    speed_norm: ClassVar[SpeedNorm] = "telegraph"
+    f: FName
+    g: GName
+    kappa: float
 
     def _check(self) -> None:
-        for field, value in asdict(self).items():
+        for field, value in vars(self).items():
             if isinstance(value, (int, float)) and not 0 < value < float("inf"):
                 raise ValueError(f"{self.name}: {field} must be positive and finite, got {value}")
         if self.f not in F_NAMES:
@@ -36,32 +43,40 @@ class Process:
     def check_shape(self, size: tuple[int, ...]) -> None:
         """Raises ValueError if the process cannot act on samples of this size."""
 
-    def noise(self, t: torch.Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> torch.Tensor:
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         """K after process time t. t: (B,). Returns (B, *size); row b depends on (seed, offset + b) only."""
         raise NotImplementedError
 
-    def velocity(self, k: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
         """Conditional velocity v(t, k) of the displacement k after process time t. k: (B, ...), t: (B,)."""
         raise NotImplementedError
 
-    def std(self, t: torch.Tensor) -> torch.Tensor:
+    def std(self, t: Tensor) -> Tensor:
         """Standard deviation of a coordinate of K_t (docs/method.md, eq. 3). t: (B,) -> (B,) float64."""
         raise NotImplementedError
 
-    def prior(self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device=None) -> torch.Tensor:
+    @property
+    def limit_std(self) -> float:
+        """Standard deviation, after unit time, of the Brownian motion that the process becomes when c^2 / a is kept and a
+        grows without bound: c / sqrt(a)."""
+        raise NotImplementedError
+
+    def prior(
+        self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
         """x_1 of n samples: K_{g(1)}, since f(1) = 0 for the linear and cosine f. Returns (n, *size).
 
         With f = "exp" some data is left at t = 1, exp(-kappa) x_0, which this prior leaves out.
         """
         return self.noise(torch.ones(n, device=device), size, seed, offset)
 
-    def bridge(self, x0: torch.Tensor, t: torch.Tensor, seed: int, offset: int = 0) -> torch.Tensor:
+    def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
         f, _ = f_schedule(t, self.f, self.kappa)
         g, _ = g_schedule(t, self.g)
         return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
 
-    def pair(self, x0: torch.Tensor, t: torch.Tensor, seed: int, offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""
         raise NotImplementedError
 
@@ -73,37 +88,42 @@ class Process:
         """
         return float("inf")
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """{"name": ..., parameters}: what `from_dict` takes."""
-        return {"name": self.name, **asdict(self)}
+        return {"name": self.name, **vars(self)}
 
 
 @dataclass(frozen=True)
 class _Kac(Process):
+    name: ClassVar[SpeedNorm]
     a: float = 25.0
     c: float = 2.0
-    f: str = "linear"
-    g: str = "linear"
+    f: FName = "linear"
+    g: GName = "linear"
     kappa: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
 
-    def noise(self, t, size, seed, offset=0):
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         return ops.kac_noise(t, size, self.name, self.a, self.c, seed, offset)
 
-    def velocity(self, k, t):
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
         return ops.kac_velocity(k, t, self.name, self.a, self.c)
 
-    def pair(self, x0, t, seed, offset=0):
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         return ops.kac_pair(x0, t, self.name, self.a, self.c, self.f, self.g, seed, offset, self.kappa)
 
-    def max_target_speed(self, data_bound=1.0):
+    def max_target_speed(self, data_bound: float = 1.0) -> float:
         # For every pair of schedules |f'| |x_0| + g' c is monotone or convex in t, so its maximum is at an end.
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         f_speed = f_schedule(ends, self.f, self.kappa)[1].abs()
         g_speed = g_schedule(ends, self.g)[1]
         return float((f_speed * data_bound * self._norm_factor + g_speed * self.c).max())
+
+    @property
+    def limit_std(self) -> float:
+        return self.c / math.sqrt(self.a)
 
     _norm_factor: ClassVar[float] = 1.0
 
@@ -115,9 +135,9 @@ class Telegraph(_Kac):
     a: turns per unit time, > 0. c: speed in pixel units per unit time, > 0.
     """
 
-    name: ClassVar[str] = "telegraph"
+    name: ClassVar[SpeedNorm] = "telegraph"
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-2 * turns) / 2).sqrt()
 
@@ -129,15 +149,15 @@ class Planar(_Kac):
     Damped 2-D waves. a, c as in `Telegraph`. The last axis must be even.
     """
 
-    name: ClassVar[str] = "planar"
-    speed_norm: ClassVar[str] = "planar"
+    name: ClassVar[SpeedNorm] = "planar"
+    speed_norm: ClassVar[SpeedNorm] = "planar"
     _norm_factor: ClassVar[float] = 2.0**0.5
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
 
-    def check_shape(self, size):
+    def check_shape(self, size: tuple[int, ...]) -> None:
         if size[-1] % 2:
             raise ValueError(
                 f"planar: pairs neighbouring pixels of a row, so the image width must be even, got {size[-1]}; "
@@ -150,38 +170,44 @@ class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal."""
 
     sigma: float = 1.0
-    f: str = "linear"
-    g: str = "linear"
+    f: FName = "linear"
+    g: GName = "linear"
     kappa: float = 1.0
 
     name: ClassVar[str] = "gaussian"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
 
-    def noise(self, t, size, seed, offset=0):
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
         return self.sigma * column(t.to(z.dtype), z) * z
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         return self.sigma * t.double()
 
-    def velocity(self, k, t):
+    @property
+    def limit_std(self) -> float:
+        return self.sigma
+
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
         # v = K / t = sigma z; at t = 0 the displacement is 0 and so is the mean velocity there.
         age = column(t.to(k.dtype), k)
         return torch.where(age > 0, k / age.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
 
-    def pair(self, x0, t, seed, offset=0):
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
         f, f_dot = (column(v.to(x0.dtype), x0) for v in f_schedule(t, self.f, self.kappa))
         g, g_dot = (column(v.to(x0.dtype), x0) for v in g_schedule(t, self.g))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 
 
-PROCESSES = {process.name: process for process in (Telegraph, Planar, Gaussian)}
+PROCESSES: dict[str, type[Telegraph | Planar | Gaussian]] = {
+    process.name: process for process in (Telegraph, Planar, Gaussian)
+}
 
 
-def from_dict(values: dict) -> Process:
+def from_dict(values: dict[str, Any]) -> Process:
     """The process that `to_dict` described. Raises ValueError on an unknown name or parameter."""
     values = dict(values)
     name = values.pop("name", None)

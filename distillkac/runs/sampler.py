@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from distillkac.flow.integrators import Method
 from distillkac.runs.config import RunConfig
+
+__all__ = ["TEACHER_RHO", "SamplerConfig", "Settled", "Trained"]
 
 TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
 
@@ -31,7 +34,7 @@ class SamplerConfig:
     model: Literal["auto", "teacher", "student"] = "auto"
     """Which network. Auto: the student of that many steps if there is one and nothing asked for excludes it."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.rho is not None and not 0 < self.rho < math.inf:
@@ -51,7 +54,7 @@ class Settled(NamedTuple):
 
     w: float
     rho: float
-    integrator: Literal["euler", "heun", "ab2"]
+    integrator: Method
     guidance: float
 
 
@@ -76,6 +79,11 @@ class Trained:
             return cls(config.label_drop)
         return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max)
 
+    @property
+    def takes_w(self) -> bool:
+        """Whether a weight may be chosen: by a teacher, and by a student that has it as an input."""
+        return self.num_steps is None or self.w_max is not None
+
     def sampler(self) -> SamplerConfig:
         """How it is sampled where nothing is asked: a student in its own number of steps."""
         return SamplerConfig() if self.num_steps is None else SamplerConfig(self.num_steps)
@@ -96,7 +104,7 @@ class Trained:
             raise ValueError(
                 f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
             )
-        method = "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
+        method: Method = "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
         return Settled(w, sampler.rho or TEACHER_RHO, method, w)
 
     def _student(self, sampler: SamplerConfig, name: str) -> Settled:

@@ -11,11 +11,13 @@ from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
 from distillkac.runs import class_names
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import Run, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
+
+__all__ = ["Drawing", "SamplerConfig", "Samples", "choose", "class_labels", "field_of", "generate"]
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
 DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
@@ -50,7 +52,7 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     return chosen
 
 
-def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
+def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, Method]:
     """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
     settled = Trained.of(run.config).settle(sampler, str(run.folder))
     velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
@@ -65,7 +67,7 @@ class Drawing:
     same to the bit if its block begins at a multiple of `rows`. On a GPU it is the same up to rounding.
     """
 
-    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500):
+    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500) -> None:
         """Raises ValueError where the run cannot do what is asked."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
