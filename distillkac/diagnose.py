@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     x0, y = data.read(train, rows)
     labels, seed = class_labels(config, args.num), args.seed
     paths = _Paths(teacher, labels, seed, args.batch_size)
-    report = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
+    report: dict[str, Any] = {"num": args.num, "seed": seed, "process": teacher.process.to_dict()}
 
     rho = DistillConfig().rho
     path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0)
@@ -98,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
 
     report["steps"] = diagnostics.step_errors(teacher, labels[: args.reference_num], seed)
     _print_steps(report["steps"])
-    endpoint = [run for run in made if run.config.student.method == "endpoint"]
-    chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
+    known = [(run.name, run.config.student) for run in made if run.config.student is not None]
+    chain = {s.num_steps: float(errors[name].endpoint.median()) for name, s in known if s.method == "endpoint"}
     diagnostics_plots.save_steps(report["steps"], chain, out / "steps.png")
 
     ratios = {run.name: diagnostics.sensitivity(run, labels, seed) for run in [teacher, *made]}
@@ -166,8 +167,8 @@ def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
     """None where it was not asked for, or where the network was trained without it."""
     if not args.guidance_num or teacher.config.label_drop == 0:
         return None
-    limit = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
-    limit = None if limit == float("inf") else limit
+    largest = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
+    limit = None if largest == float("inf") else largest
     evaluator = Evaluator(train, RunData(args.run, teacher.config, args.data).load("test"), args.run)
     labels = class_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)

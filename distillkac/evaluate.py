@@ -124,6 +124,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     teacher, sampler = todo[0]
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
+    assert samples.path is not None  # it was asked for
     pictures.save_trajectory(samples.path, samples.grid, args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
@@ -208,14 +209,14 @@ def _compared(
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the teacher at its step counts, then the students."""
-    folders = [(args.run, steps) for steps in args.teacher_steps]
+    folders: list[tuple[Path, int | None]] = [(args.run, steps) for steps in args.teacher_steps]
     folders += [(path, None) for path in students(args.run)]
-    made = [(folder, steps, load_config(folder).student) for folder, steps in folders]
-    folded = [student.w for *_, student in made if student is not None]
+    made = [(folder, steps, Trained.of(load_config(folder))) for folder, steps in folders]
+    folded = [trained.w for _, _, trained in made if trained.num_steps is not None]
     w = args.w if args.w is not None or not folded else folded[0]
     return [
-        (folder, SamplerConfig(steps or student.num_steps, w=None if student and student.w_max is None else w))
-        for folder, steps, student in made
+        (folder, SamplerConfig(steps or trained.sampler().steps, w=w if trained.takes_w else None))
+        for folder, steps, trained in made
     ]
 
 

@@ -97,6 +97,8 @@ class Sampler(nn.Module):
 class TelegraphPrior(nn.Module):
     """K_1 of the telegraph process by its number of turns (docs/method.md, section 2), from plain uniform numbers."""
 
+    turns_cdf: torch.Tensor
+
     def __init__(self, process: Telegraph, shape: tuple[int, ...]):
         super().__init__()
         self.shape, self.radius = shape, process.c
@@ -182,6 +184,7 @@ def save_onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) ->
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # as torch has it with dynamo=True
     write_atomic(path, program.model_proto.SerializeToString())
 
 

@@ -1,6 +1,8 @@
 """Images that scikit-learn brings along: no download needed."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,4 +60,4 @@ def patches(config: DataConfig) -> Splits:
     return make_splits(torch.cat(train), labels, names, (torch.cat(test), test_labels), config.flip)
 
 
-BUILTIN = {"digits": digits, "patches": patches}
+BUILTIN: dict[Literal["digits", "patches"], Callable[[DataConfig], Splits]] = {"digits": digits, "patches": patches}

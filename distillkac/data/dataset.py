@@ -146,7 +146,7 @@ def to_unit(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(torch.full((), 127.5, device=x.device)).sub_(1)
 
 
-def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def read(dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)
     return to_unit(x), y

@@ -14,6 +14,7 @@ from torch import nn
 from distillkac.base.random import derive_seed, normal_rows
 from distillkac.base.tensors import column
 from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.fields import null_class
 from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Gaussian, Process
 from distillkac.ops import reference
@@ -27,8 +28,7 @@ REFERENCE_STEPS, STEP_COUNTS = 400, (5, 10, 20, 40, 80)
 SAMPLING_STEPS = 20  # the teacher as it is sampled by default
 NEAR_TIMES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-OUT_OF_RANGE = 1.05
-PERTURBATION = 1e-3
+OUT_OF_RANGE, PERTURBATION = 1.05, 1e-3
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -115,10 +115,9 @@ def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tenso
 
 def near_data(teacher: Run, x0: torch.Tensor, y: torch.Tensor, seed: int) -> dict:
     """RMS velocity as t -> 0: network, targets, and a diffusion with x_t = x_0 + sigma sqrt(t) z, whose targets
-    sigma z / (2 sqrt(t)) have no bound. sigma: the process' own, c / sqrt(a) for Kac. x0: (n, ...), y: (n,)."""
-    process = teacher.process
-    sigma = process.sigma if isinstance(process, Gaussian) else process.c / math.sqrt(process.a)
-    rows = {"network": [], "targets": [], "diffusion": []}
+    sigma z / (2 sqrt(t)) have no bound. sigma: the process' limit_std. x0: (n, ...), y: (n,)."""
+    process, sigma = teacher.process, teacher.process.limit_std
+    rows: dict[str, list[float]] = {"network": [], "targets": [], "diffusion": []}
     for i, t in enumerate(NEAR_TIMES):
         x, u = process.pair(x0, torch.full((len(x0),), t, dtype=torch.float64), derive_seed(seed, "near data", i))
         z = normal_rows(len(x0), tuple(x0.shape[1:]), derive_seed(seed, "diffusion", i))
@@ -219,11 +218,12 @@ def guidance(
             sampler = SamplerConfig(steps=SAMPLING_STEPS, w=w, max_speed=limit, model="teacher")
             images = generate(teacher, labels, sampler, seed, batch_size).images
             whole = images.isfinite().flatten(1).all(1)
-            row = {"w": w, "max_speed": limit, "not_finite": int((~images.isfinite()).sum())}
+            row: dict[str, float | None] = {"out_of_range": None, "frechet": None, "w": w, "max_speed": limit}
+            row["not_finite"] = int((~images.isfinite()).sum())
             if int(whole.sum()) > 1:
                 row["out_of_range"] = float((images[whole].abs() > OUT_OF_RANGE).double().mean())
                 row["frechet"] = evaluator(images[whole], labels[whole])["frechet"]
-            rows.append({"out_of_range": None, "frechet": None} | row)
+            rows.append(row)
     return rows
 
 
@@ -255,7 +255,7 @@ def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: i
     """
     exact = ExactStart(teacher.network, teacher.process, means)
     x = teacher.process.prior(len(labels), tuple(teacher.config.shape), derive_seed(seed, "prior"))
-    asked, report = {"class": labels, "no_class": torch.full_like(labels, teacher.network.null_class)}, {}
+    asked, report = {"class": labels, "no_class": torch.full_like(labels, null_class(teacher.network))}, {}
     for name, y in asked.items():
         truth = exact.exact(x, y)
         report[name] = float(rms(network_velocity(teacher, x, 1.0, y) - truth, 0) / rms(truth, 0))
@@ -286,7 +286,7 @@ def diffusion_limit() -> dict:
     """Wasserstein-1 distance of a coordinate of K_1 from N(0, 1) for c^2 = a = 1 ... 1000, by quadrature; for another
     sigma^2 = c^2 / a it is sigma times as large. The exponent is fitted where a >= 10."""
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
-    report = {"a": list(RATES)}
+    report: dict[str, list] = {"a": list(RATES)}
     for process in ("telegraph", "planar"):
         distances = []
         for a in RATES:

@@ -95,6 +95,7 @@ class Demo:
         try:
             run = self._open(title, sampler)
             samples = generate(run, labels, sampler, seed, path=True)
+            assert samples.path is not None  # it was asked for
         except ValueError as error:
             # What it says about folders is for whoever started the server, not for the page.
             folder = self.runs[title]
@@ -121,7 +122,7 @@ def _warm(run: Run) -> Run:
 
 def _titles(folders: tuple[Path, ...], configs: list[RunConfig]) -> list[str]:
     """A name for each run: its process, and the folder where processes repeat."""
-    titles = [config.noise.process for config in configs]
+    titles: list[str] = [config.noise.process for config in configs]
     if len(set(titles)) < len(titles):
         titles = [f"{title} ({folder.resolve().name})" for title, folder in zip(titles, folders, strict=True)]
     if len(set(titles)) < len(titles):
