@@ -49,7 +49,8 @@ def patches(config: DataConfig) -> Splits:
 
     photographs = load_sample_images()
     names = tuple(Path(name).stem for name in photographs.filenames)
-    train, test = [], []
+    train: list[torch.Tensor] = []
+    test: list[torch.Tensor] = []
     for photograph in photographs.images:
         for columns, part in ((slice(None, PATCH_TRAIN_WIDTH), train), (slice(PATCH_TRAIN_WIDTH, None), test)):
             area = torch.from_numpy(np.ascontiguousarray(photograph[:, columns])).permute(2, 0, 1)

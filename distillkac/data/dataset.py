@@ -106,7 +106,8 @@ class ImageDataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        return tuple(self.images.shape[1:])
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     @property
     def num_classes(self) -> int:
@@ -184,7 +185,9 @@ def make_splits(
     known = known or fingerprint.of_arrays(images, labels, test_images, test_labels, len(names))
     return {
         "train": ImageDataset(images, labels, names, flip, left_out, known),
-        "test": None if test is None else ImageDataset(*test, names, left_out=left_out, fingerprint=known),
+        "test": None
+        if test is None
+        else ImageDataset(test_images, test_labels, names, left_out=left_out, fingerprint=known),
     }
 
 
@@ -197,7 +200,8 @@ def held_out(
     class at least one and never all: where chance would have it otherwise, the first or all but the last in the order of
     the draws, which are the only images that others can move.
     """
-    train, test = [], []
+    train: list[int] = []
+    test: list[int] = []
     draws = torch.tensor([_draw(key(row)) for row in range(len(labels)) if fraction], dtype=torch.float64)
     for label, name in enumerate(names):
         rows = torch.nonzero(labels == label).flatten()
@@ -212,9 +216,9 @@ def held_out(
             train += rows.tolist()
             continue
         count = min(max(int((draws[rows] < fraction).sum()), 1), len(rows) - 1)
-        rows = rows[draws[rows].argsort(stable=True)].tolist()
-        test += rows[:count]
-        train += rows[count:]
+        ordered = rows[draws[rows].argsort(stable=True)].tolist()
+        test += ordered[:count]
+        train += ordered[count:]
     return sorted(train), sorted(test)
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, overload
 
 import numpy as np
 import torch
@@ -93,6 +93,12 @@ class ImageFiles:
     shape: tuple[int, int, int, int]
     image_size: int | None
 
+    @overload
+    def __getitem__(self, rows: slice) -> "ImageFiles": ...
+
+    @overload
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor: ...
+
     def __getitem__(self, rows: torch.Tensor | slice) -> "torch.Tensor | ImageFiles":
         """rows: (n,) int64 -> (n, C, H, W) uint8, decoded now; or a slice -> those images.
 
@@ -121,8 +127,11 @@ def read_images(
     C is config.channels, by default 1 if every image is grey and 3 otherwise. Raises ValueError naming the first image
     that cannot be read (unless skipped) or has another size than the first one.
     """
-    size, depth, kept, rows, bad = None, config.channels or 1, [], [], {}
-    low, high = 255, 0
+    size: tuple[int, int] | None = None
+    rows: list[int] = []
+    kept: list[np.ndarray] = []
+    bad: dict[int, str] = {}
+    depth, low, high = config.channels or 1, 255, 0
     key, known = _known(records, config)
     if known is None:
         threads = min(32, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter lock
@@ -135,7 +144,7 @@ def read_images(
                     if isinstance(image, ValueError):
                         bad[row] = str(image)
                         continue
-                    size = size or image.shape[1:]
+                    size = size or (image.shape[1], image.shape[2])
                     if image.shape[1:] != size:
                         raise ValueError(
                             f"{records.name(row)}: is {_size(image.shape[1:])} but {records.name(rows[0])} is "
@@ -146,10 +155,10 @@ def read_images(
                     rows.append(row)
                 if size and math.prod((len(order), depth, *size)) > MEMORY_LIMIT:
                     kept.clear()
-        if not rows:
+        if not rows or size is None:
             raise ValueError(f"{records.name(order[0])} and all other images cannot be read; look at one of them")
         shape, large = (len(rows), depth, *size), math.prod((len(order), depth, *size)) > MEMORY_LIMIT
-        if large:
+        if large and key is not None:
             words = {str(row): text for row, text in bad.items()}
             cache.remember(key, {"shape": [depth, *size], "bad": words, "limits": [low, high]})
     else:
@@ -219,5 +228,5 @@ def _attempt(records: Records, row: int, config) -> np.ndarray | ValueError:
         return error
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size(size: tuple[int, ...]) -> str:
     return f"{size[1]} x {size[0]}"
