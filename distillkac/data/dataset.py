@@ -14,7 +14,7 @@ from distillkac.base.random import SampleOrder
 from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
-from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
+from distillkac.data.records import Images, Records, read_images, say_left_out, say_narrow
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
@@ -96,7 +96,7 @@ class ImageDataset:
     a mirror image is met follows from the seed of the order in which the samples are visited.
     """
 
-    images: torch.Tensor | ImageFiles = field(repr=False)
+    images: Images = field(repr=False)
     labels: torch.Tensor = field(repr=False)
     class_names: tuple[str, ...]
     mirrored: bool = False

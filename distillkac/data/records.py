@@ -81,6 +81,15 @@ def file_identity(path: Path) -> str:
     return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
+class Images(Protocol):
+    """What a data set asks of its images: (N, C, H, W) in memory as a tensor, or on the disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: torch.Tensor, /) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """Images too large for memory together, read on demand as if they were one uint8 tensor of `shape` (N, C, H, W).
