@@ -18,7 +18,7 @@ from distillkac.data import vae
 from distillkac.evaluation import inception
 from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
-from distillkac.runs import lock
+from distillkac.runs import lock, pictures
 from distillkac.runs.config import load_config
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import open_run
