@@ -8,7 +8,7 @@
 # make docs    the documentation as a site: build/docs/index.html
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
-# make lint    ruff and clang-format, without changing anything
+# make lint    ruff, mypy and clang-format, without changing anything
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
@@ -80,6 +80,7 @@ sanitize-gpu: .venv/built
 lint: .venv/lint
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -c 'import clang_format as c; c.clang_format()' --dry-run --Werror $(CXX_FILES)
 
 clean:
@@ -98,8 +99,10 @@ EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio pl
 	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
 	touch $@
 
+# What mypy reads the types of, in the tested versions; of all else it knows nothing, there or not (pyproject.toml).
+TYPED := torch numpy pillow safetensors tyro matplotlib
 .venv/lint: $(VENV) $(CONSTRAINTS)
-	$(PIP) install -q -c $(CONSTRAINTS) ruff clang-format
+	$(PIP) install -q -c $(CONSTRAINTS) ruff clang-format mypy $(TYPED)
 	touch $@
 
 .venv/docs: $(VENV) $(CONSTRAINTS) pyproject.toml

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -12,7 +13,7 @@ except RuntimeError:
     os.environ.setdefault("MPLCONFIGDIR", f"{os.devnull}/matplotlib")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """`distillkac.ops` is imported when it is first asked for: version and doctor need no kernels, nor torch."""
     if name == "ops":
         import importlib

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import struct
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -44,7 +45,7 @@ def _refuse_cut_short(library: Path) -> None:
             raise OSError(f"{library} is cut short")
 
 
-def _load():
+def _load() -> ModuleType:
     library = HERE / "_C.so"
     if not library.exists() or not list(HERE.glob("_native*.so")):
         raise ImportError(f"distillkac: the kernels are not built; run: {BUILD_COMMAND}{_hidden()}")

@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from distillkac import __version__
 from distillkac.base import files
@@ -13,7 +14,7 @@ OF_DIFFUSERS = "This model card has been automatically generated"
 FILE = "README.md"
 
 
-def write(pipeline, folder: Path, name: str | None = None) -> None:
+def write(pipeline: Any, folder: Path, name: str | None = None) -> None:
     """Writes FOLDER/README.md, of a pipeline that is loaded as `name`. One that somebody wrote is kept, with a warning."""
     path = folder / FILE
     before = path.read_text(errors="replace") if path.is_file() else ""
@@ -27,7 +28,7 @@ def write(pipeline, folder: Path, name: str | None = None) -> None:
     files.write_atomic(path, text(pipeline, name or folder.resolve().name).encode())
 
 
-def text(pipeline, name: str) -> str:
+def text(pipeline: Any, name: str) -> str:
     """The card, with the lines of metadata that the Hub reads."""
     names, shape = list(pipeline.unet.config.class_names), tuple(pipeline.unet.config.shape)
     kind = "images" if pipeline.vae is None else "latents, which the autoencoder beside it decodes"
@@ -67,7 +68,7 @@ The license of these weights is not known: whoever trained them on data of their
 """
 
 
-def _abilities(trained: dict | None) -> str:
+def _abilities(trained: dict[str, Any] | None) -> str:
     if trained is None:
         return "What guidance it takes is not known."
     if trained["num_steps"] is None:

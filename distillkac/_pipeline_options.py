@@ -1,7 +1,9 @@
 """The keywords of diffusers' from_pretrained: each is honoured or refused, none is dropped without a word."""
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,17 +20,17 @@ KNOWN = {  # by diffusers, for pipelines that lie in its own format
 class Options:
     """What of them a run folder can honour. dtype: one for all, or by component, with "default" for the others."""
 
-    dtype: torch.dtype | dict | None = None
+    dtype: torch.dtype | dict[str, torch.dtype] | None = None
     device: torch.device | None = None
     local_files_only: bool = False
-    scheduler: object = None
-    vae: object = None
+    scheduler: Any = None
+    vae: Any = None
 
     @classmethod
-    def of_run(cls, options: dict) -> "Options":
+    def of_run(cls, options: dict[str, Any]) -> "Options":
         """Raises ValueError for a keyword that is unknown, or that asks for what a run folder does not have."""
         options = dict(options)
-        made = {"dtype": _dtype(options), "device": _device(options.pop("device_map", None))}
+        made: dict[str, Any] = {"dtype": _dtype(options), "device": _device(options.pop("device_map", None))}
         made["local_files_only"] = bool(options.pop("local_files_only", False))
         made |= {name: options.pop(name, None) for name in ("scheduler", "vae")}
         if options.pop("use_safetensors", None) is False:
@@ -44,10 +46,10 @@ class Options:
         return cls(**made)
 
     @staticmethod
-    def of_diffusers(pipeline: type, options: dict) -> dict:
+    def of_diffusers(pipeline: type, options: dict[str, Any]) -> dict[str, Any]:
         """The options as diffusers takes them. Raises ValueError for one that it would only warn of, or not see."""
         options = dict(options)
-        own = [name for name in inspect.signature(pipeline.__init__).parameters if name not in ("self", "trained")]
+        own = [name for name in inspect.signature(pipeline).parameters if name != "trained"]
         for name in options:
             if name not in (*KNOWN, *own):
                 raise ValueError(_unknown(name, (*own, *sorted(KNOWN))))
@@ -56,7 +58,7 @@ class Options:
         older = "torch_dtype (`" in (DiffusionPipeline.from_pretrained.__doc__ or "")
         return options if dtype is None else options | {"torch_dtype" if older else "dtype": dtype}
 
-    def place(self, pipeline):
+    def place(self, pipeline: Any) -> Any:
         """The pipeline with its weights in the dtype, and on the device, that were asked for."""
         for name in ("unet", "vae"):
             dtype = self.dtype
@@ -67,7 +69,7 @@ class Options:
         return pipeline if self.device is None else pipeline.to(self.device)
 
 
-def _dtype(options: dict) -> torch.dtype | dict | None:
+def _dtype(options: dict[str, Any]) -> torch.dtype | dict[str, torch.dtype] | None:
     """torch_dtype, or dtype as newer versions of diffusers call it; both are taken out of `options`."""
     given = [value for value in (options.pop("torch_dtype", None), options.pop("dtype", None)) if value is not None]
     if len(given) == 2 and given[0] != given[1]:
@@ -81,7 +83,7 @@ def _dtype(options: dict) -> torch.dtype | dict | None:
     return given[0] if given else None
 
 
-def _device(device_map) -> torch.device | None:
+def _device(device_map: Any) -> torch.device | None:
     if device_map is None:
         return None
     try:
@@ -92,5 +94,5 @@ def _device(device_map) -> torch.device | None:
         ) from None
 
 
-def _unknown(name: str, known) -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
     return f"from_pretrained does not know the keyword {name}; it takes {', '.join(dict.fromkeys(known))}"

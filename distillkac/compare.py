@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,7 @@ from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import comparison_report
 from distillkac.evaluation.comparison import Method, Plan, Setting, full_plan, quick_plan
 from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
+from distillkac.flow import integrators
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
 from distillkac.runs.run import open_run, student_folder
@@ -120,7 +123,7 @@ def _follow(bar: Bar, stop: threading.Event, out: Path, plan: Plan) -> None:
 
 def report(args: CompareArgs, plan: Plan) -> str:
     """Writes the report of what is measured so far, and returns it."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for setting in plan.settings:
         for seed in plan.seeds:
             path = cell_folder(args.out, setting, seed) / RESULTS
@@ -226,19 +229,26 @@ class Measurements:
         self.folder, self.plan, self.setting, self.seed = folder, plan, setting, seed
         path = folder / RESULTS
         self.rows = files.read_json(path) if path.exists() else []
-        self._evaluator, self._guided = None, {}
+        self._evaluator: Evaluator | None = None
+        self._guided: dict[float, Moments] = {}
 
     def __call__(
-        self, run_folder: Path, method: str, steps: int, restart: float = 0.0, integrator: str = "euler", reference=None
+        self,
+        run_folder: Path,
+        method: str,
+        steps: int,
+        restart: float = 0.0,
+        integrator: integrators.Method = "euler",
+        reference=None,
     ) -> None:
         """Measures a network. reference: the guidance weight of the teacher whose samples it is compared with too."""
-        key = {"setting": self.setting.name, "seed": self.seed, "method": method, "steps": steps, "restart": restart}
-        key |= {"integrator": integrator}
+        key: dict[str, Any] = {"setting": self.setting.name, "seed": self.seed, "method": method}
+        key |= {"steps": steps, "restart": restart, "integrator": integrator}
         if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
             return
         run = open_run(run_folder, torch.device("cpu"))
         labels = class_labels(run.config, self.plan.num)
-        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator if method == "teacher" else None)
+        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator)
         samples = generate(run, labels, sampler)
         row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
         row |= {"flops_per_image": samples.nfe * flops_per_image(run.network, run.config.shape)} | self.evaluator(
@@ -273,8 +283,8 @@ class Measurements:
 def _one_thread() -> None:
     """Prepares a worker: one thread, and it ends when the command does (a cell may take half an hour)."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -17,11 +18,11 @@ from distillkac.data import class_means
 from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
-from distillkac.flow.integrators import time_grid
 from distillkac.runs.config import load_config
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         say_if_another_teacher(run.folder)
     labels = class_labels(config, args.num)
     paths = _Paths(teacher, labels, args.seed, args.batch_size)
-    report = {"num": args.num, "seed": args.seed, "process": teacher.process.to_dict()}
+    report: dict[str, Any] = {"num": args.num, "seed": args.seed, "process": teacher.process.to_dict()}
     report |= _speed_sections(args, paths, train, out)
     errors = {run.name: _student_errors(paths, run) for run in made}
     report |= _error_sections(args, paths, made, errors, out)
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass
 class _Paths:
-    """The teacher's AB-2 paths from the common prior noise, each made once: (N + 1, num, ...)."""
+    """The teacher's AB-2 paths from the common prior noise, each made once: (N + 1, num, ...), with their times (N + 1,)."""
 
     teacher: Run
     labels: torch.Tensor
@@ -109,7 +110,8 @@ class _Paths:
         return self.made[steps, rho, w]
 
     def of(self, run, sampler):
-        return generate(run, self.labels, sampler, self.seed, self.batch_size, path=True).path
+        samples = generate(run, self.labels, sampler, self.seed, self.batch_size, path=True)
+        return samples.path, samples.grid
 
 
 # Each section is measured, printed and drawn; it returns its part of diagnosis.json.
@@ -120,7 +122,7 @@ def _speed_sections(args: DiagnoseArgs, paths: _Paths, train, out: Path) -> dict
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
     x0, y = data.read(train, rows)
     teacher, rho = paths.teacher, DistillConfig().rho
-    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0), time_grid(diagnostics.FINE_STEPS, rho)
+    path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0)
     speeds = diagnostics.speeds(teacher, path, grid, x0, args.seed)
     _print_speeds(speeds)
     near_data = diagnostics.near_data(teacher, x0, y, args.seed)
@@ -139,8 +141,8 @@ def _error_sections(
         diagnostics_plots.save_students(errors, out / "students.png")
     steps = diagnostics.step_errors(paths.teacher, paths.labels[: args.reference_num], args.seed)
     _print_steps(steps)
-    endpoint = [run for run in made if run.config.student.method == "endpoint"]
-    chain = {run.config.student.num_steps: float(errors[run.name].endpoint.median()) for run in endpoint}
+    known = [(run.name, run.config.student) for run in made if run.config.student is not None]
+    chain = {s.num_steps: float(errors[name].endpoint.median()) for name, s in known if s.method == "endpoint"}
     diagnostics_plots.save_steps(steps, chain, out / "steps.png")
     return {"students": students, "steps": steps}
 
@@ -173,11 +175,12 @@ def _guidance_section(args: DiagnoseArgs, teacher: Run, train, out: Path) -> dic
 
 
 def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
-    student = run.config.student
-    w = student.w if student.w_max is None else 0.0  # with w as an input: unguided, as it samples by default
-    steps = diagnostics.fine_steps(student.num_steps)
-    own = paths.of(run, SamplerConfig(steps=student.num_steps))
-    return diagnostics.path_errors(paths(steps, student.rho, w), own, time_grid(steps, student.rho))
+    trained = Trained.of(run.config)
+    sampler = trained.sampler()
+    settled = trained.settle(sampler, run.name)
+    own, _ = paths.of(run, sampler)
+    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance)
+    return diagnostics.path_errors(path, own, grid)
 
 
 def _statistics(values: torch.Tensor) -> dict:
@@ -192,8 +195,8 @@ def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
     """None where it was not asked for, or where the network was trained without it."""
     if not args.guidance_num or teacher.config.label_drop == 0:
         return None
-    limit = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
-    limit = None if limit == float("inf") else limit
+    largest = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
+    limit = None if largest == float("inf") else largest
     evaluator = Evaluator(train, RunData(args.run, teacher.config, args.data).load("test"), args.run)
     labels = class_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)

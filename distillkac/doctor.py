@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import distillkac
 from distillkac import _sources
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in wanted["packages"]
         if isinstance(what := load(MODULES.get(name, name)), str)
     ]
-    kernels = load("distillkac._kernels")
+    kernels: Any = load("distillkac._kernels")
     works = not isinstance(kernels, str)
     # Without torch that is the reason, which was told.
     failures += [kernels] if not works and not isinstance(load("torch"), str) else []
@@ -57,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         row("compiler", build["compiler"])
         row("CPU kernels", f"{native.simd_level()} (this processor and build have {', '.join(native.simd_levels())})")
         row("CUDA kernels", _cuda_kernels(build))
-    if not isinstance(torch := load("torch"), str):
+    torch: Any = load("torch")
+    if not isinstance(torch, str):
         row("GPU", _gpu(torch))
         row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
     row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
@@ -122,8 +124,8 @@ def self_test(device) -> list[str]:
         expect(torch.equal(x_t, k), f"{process} pair uses the noise of its seed")
     x, u, end = (torch.randn(2, 50, generator=torch.Generator().manual_seed(i)).to(device) for i in range(3))
     delta = torch.tensor([0.1, 0.5], device=device)
-    loss, exact = ops.endpoint_loss(x, u, end, delta).item(), reference.endpoint_loss(x, u, end, delta).item()
-    expect(abs(loss - exact) < 1e-5 * exact, "endpoint loss")
+    loss, truth = ops.endpoint_loss(x, u, end, delta).item(), reference.endpoint_loss(x, u, end, delta).item()
+    expect(abs(loss - truth) < 1e-5 * truth, "endpoint loss")
     return failures
 
 
@@ -133,7 +135,7 @@ def requirements() -> dict[str, list[str]]:
     Of a source checkout as its pyproject.toml says, else as the installed package says; of a bare copy no one says.
     """
     project = Path(distillkac.__file__).parents[1] / "pyproject.toml"
-    lines = {"packages": []}
+    lines: dict[str, list[str]] = {"packages": []}
     if project.exists():
         table = tomllib.loads(project.read_text())["project"]
         lines = {"packages": table["dependencies"]}
@@ -143,7 +145,7 @@ def requirements() -> dict[str, list[str]]:
         for line in (found and found.requires) or []:
             extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
             lines.setdefault(f"[{extra[1]}]" if extra else "packages", []).append(line)
-    return {group: [re.match(r"[\w.-]+", line)[0] for line in wanted] for group, wanted in lines.items()}
+    return {group: [re.split(r"[^\w.-]", line)[0] for line in wanted] for group, wanted in lines.items()}
 
 
 def _versions(names: Iterable[str]) -> str:

@@ -90,6 +90,8 @@ def encode_split(
             file = np.lib.format.open_memmap(out / f".{split}.npy.tmp", "w+", np.float16, shape)
         file[rows.start : rows.stop] = z.numpy().astype(np.float16)
         labels[rows.start : rows.stop] = y.numpy()
+    if file is None:
+        raise ValueError(f"there are no {split} images to encode")
     file.flush()
     os.replace(out / f".{split}.npy.tmp", out / f"{split}.npy")
     np.save(out / f"{split}_labels.npy", labels)

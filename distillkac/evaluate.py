@@ -22,7 +22,7 @@ from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import DataPlace, RunData
 from distillkac.runs.sampler import Trained
-from distillkac.runs.sampling import SamplerConfig, class_labels, field_of, generate
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from distillkac.training.fit import accelerator_for
 
 GRID_IMAGES = 100
@@ -124,8 +124,9 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     pictures.save_strips(strips, titles, args.run / "samples" / "overview.png")
     teacher, sampler = todo[0]
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
-    path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
-    pictures.save_trajectory(path, field_of(teacher, finest)[1], args.run / "samples" / "trajectory.png")
+    samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
+    assert samples.path is not None  # it was asked for
+    pictures.save_trajectory(samples.path, samples.grid, args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / "evaluation.json", report)
@@ -209,14 +210,14 @@ def _compared(
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the teacher at its step counts, then the students."""
-    folders = [(args.run, steps) for steps in args.teacher_steps]
+    folders: list[tuple[Path, int | None]] = [(args.run, steps) for steps in args.teacher_steps]
     folders += [(path, None) for path in students(args.run)]
-    made = [(folder, steps, load_config(folder).student) for folder, steps in folders]
-    folded = [student.w for *_, student in made if student is not None]
+    made = [(folder, steps, Trained.of(load_config(folder))) for folder, steps in folders]
+    folded = [trained.w for _, _, trained in made if trained.num_steps is not None]
     w = args.w if args.w is not None or not folded else folded[0]
     return [
-        (folder, SamplerConfig(steps or student.num_steps, w=None if student and student.w_max is None else w))
-        for folder, steps, student in made
+        (folder, SamplerConfig(steps or trained.sampler().steps, w=w if trained.takes_w else None))
+        for folder, steps, trained in made
     ]
 
 
@@ -231,9 +232,7 @@ def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, Sampl
 
 def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     """What was sampled and how; nfe: network evaluations per image, two a step where guided."""
-    student = run.config.student
-    folded = student is not None and student.w_max is None
-    w = student.w if folded else sampler.w or 0.0
+    w = Trained.of(run.config).settle(sampler, str(run.folder)).guidance
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
 
 

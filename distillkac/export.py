@@ -50,7 +50,7 @@ class ExportArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ExportArgs, argv, PROG)
     kind = kind_of(args.out, (".onnx", ".pt2"))
-    sampler = SamplerConfig(steps=args.steps, integrator=None)
+    sampler = SamplerConfig(steps=args.steps, integrator="euler")
     run = open_run(choose(args.run, sampler), torch.device("cpu"))
     chain = Chain(run, args.steps)
     check_file(args.out)
@@ -69,8 +69,7 @@ class Chain(nn.Module):
 
     def __init__(self, run: Run, steps: int):
         super().__init__()
-        teacher = run.config.student is None
-        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler" if teacher else None))
+        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler"))
         if velocity.embedded:
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"
@@ -97,6 +96,8 @@ class Sampler(nn.Module):
 
 class TelegraphPrior(nn.Module):
     """K_1 of the telegraph process by its number of turns (docs/method.md, section 2), from plain uniform numbers."""
+
+    turns_cdf: torch.Tensor
 
     def __init__(self, process: Telegraph, shape: tuple[int, ...]):
         super().__init__()
@@ -183,6 +184,7 @@ def save_onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) ->
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # as torch has it with dynamo=True
     write_atomic(path, program.model_proto.SerializeToString())
 
 

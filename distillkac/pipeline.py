@@ -9,8 +9,10 @@ import math
 import operator
 import os
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import DECODED_PIXELS, choose
 from distillkac.scheduler import KacScheduler
 
+__all__ = ["KacNet", "KacPipeline"]
+
 OUTPUTS = ("pil", "np", "pt")
 
 
@@ -41,20 +45,20 @@ class KacNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        network: dict,
+        network: dict[str, Any],
         shape: tuple[int, int, int],
         class_names: tuple[str, ...],
         format: int = checkpoints.FORMAT,
-    ):
+    ) -> None:
         super().__init__()
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
+        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
         config = NetworkConfig(**settings)
         checkpoints.check_format("a saved KacNet", format)
         networks.check_format(config, format)
-        self.velocity = VelocityNet(config, tuple(shape), len(class_names))
+        self.velocity = VelocityNet(config, (shape[0], shape[1], shape[2]), len(class_names))
 
     @classmethod
-    def from_config(cls, config, return_unused_kwargs: bool = False, **options):
+    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **options: Any) -> Any:
         """As diffusers has it. What was saved without a format is of an earlier version; raises ValueError if its weights
         do not fit today's network."""
         return super().from_config({"format": 2} | dict(config), return_unused_kwargs, **options)
@@ -67,7 +71,9 @@ class KacNet(ModelMixin, ConfigMixin):
     def guidance_embedding(self) -> bool:
         return self.velocity.guidance_embedding
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor, w: torch.Tensor | None = None):
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor, w: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Velocity like x (B, C, H, W); t (B,) in [0, 1]; class_labels (B,) int64, null_class for no class.
 
         x may be float32 whatever the dtype of the weights: the state of a sampler should be.
@@ -86,6 +92,9 @@ class KacPipeline(DiffusionPipeline):
 
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
     model_cpu_offload_seq = "unet->vae"
+    unet: KacNet
+    scheduler: KacScheduler
+    vae: AutoencoderKL | None
 
     def __init__(
         self,
@@ -93,8 +102,8 @@ class KacPipeline(DiffusionPipeline):
         scheduler: KacScheduler,
         num_inference_steps: int = 20,
         vae: AutoencoderKL | None = None,
-        trained: dict | None = None,
-    ):
+        trained: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         for name, part, kinds in (
             ("unet", getattr(unet, "_orig_mod", unet), KacNet),  # one that torch compiled is inside of another
@@ -115,7 +124,12 @@ class KacPipeline(DiffusionPipeline):
             self._settled(steps, None)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, num_inference_steps: int | None = None, **options):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        num_inference_steps: int | None = None,
+        **options: Any,
+    ) -> "KacPipeline":
         """From a run folder of distillkac, or from what save_pretrained wrote, here or on the Hub.
 
         num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher.
@@ -131,44 +145,44 @@ class KacPipeline(DiffusionPipeline):
                 "or a name on the Hub"
             )
         if not _is_run(folder):
-            steps = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+            given = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
             with progress.quiet("diffusers"):
                 name = str(folder) if folder.is_dir() else place
-                pipeline = super().from_pretrained(name, **steps, **Options.of_diffusers(cls, options))
+                pipeline = super().from_pretrained(name, **given, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
                     memory.in_own_memory(part)
             return pipeline
-        given = Options.of_run(options)
+        asked = Options.of_run(options)
         steps = None if num_inference_steps is None else _whole("num_inference_steps", num_inference_steps)
-        student = load_config(folder).student if (folder / checkpoints.CONFIG).exists() else None
-        steps = steps or (student.num_steps if student else 20)
-        if student is None:
+        trained = Trained.of(load_config(folder)) if (folder / checkpoints.CONFIG).exists() else None
+        steps = steps or (SamplerConfig() if trained is None else trained.sampler()).steps
+        if trained is None or trained.num_steps is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
         settings = {name: getattr(config.network, name) for name in NetworkConfig.__dataclass_fields__}
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
-        vae = given.vae
+        vae = asked.vae
         if vae is None and config.latent is not None:
             with progress.quiet("diffusers"):
-                vae = load_decoder(config.latent, torch.device("cpu"), given.local_files_only)
+                vae = load_decoder(config.latent, torch.device("cpu"), asked.local_files_only)
         # One that has no steps yet has length 0.
-        scheduler = KacScheduler.from_pretrained(folder) if given.scheduler is None else given.scheduler
+        scheduler = KacScheduler.from_pretrained(folder) if asked.scheduler is None else asked.scheduler
         pipeline = cls(unet.eval(), scheduler, steps, vae, asdict(Trained.of(config)))
-        return given.place(pipeline)
+        return asked.place(pipeline)
 
-    def save_pretrained(self, save_directory, *args, **options):
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
         """As diffusers does it, with a README.md that says how to load it; one that somebody wrote is kept."""
         result = super().save_pretrained(os.fspath(save_directory), *args, **options)
         _pipeline_card.write(self, Path(save_directory))
         return result
 
-    def _upload_folder(self, working_dir, repo_id, *args, **options):
+    def _upload_folder(self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **options: Any) -> Any:
         _pipeline_card.write(self, Path(working_dir), repo_id)  # in place of diffusers' own, which says nothing
         return super()._upload_folder(working_dir, repo_id, *args, **options)
 
-    def progress_bar(self, iterable=None, total=None):
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
         """diffusers' bar, on a terminal only unless set_progress_bar_config says otherwise."""
         if "disable" in getattr(self, "_progress_bar_config", {}):
             return super().progress_bar(iterable, total)
@@ -182,13 +196,13 @@ class KacPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels,
+        class_labels: Any,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pil",
+        output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
-    ):
+    ) -> Any:
         """Images of the given classes, one each.
 
         class_labels: a class or a list, range, array or tensor of them; names or numbers, which mean what they mean on the
@@ -214,8 +228,8 @@ class KacPipeline(DiffusionPipeline):
         # The state and the scheduler's arithmetic are float32, whatever the weights are.
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
-            x = self.scheduler.step(field(x, float(t), y), t, x).prev_sample
-        images = x.cpu() if self.vae is None else self._decoded(x)
+            x = self.scheduler.step(field(x, float(t), y), t, x, return_dict=False)[0]
+        images: Any = x.cpu() if self.vae is None else self._decoded(self.vae, x)
         self.maybe_free_model_hooks()
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
@@ -237,12 +251,11 @@ class KacPipeline(DiffusionPipeline):
             trained = Trained(**self.config.trained)
         except TypeError as error:
             raise ValueError(f"model_index.json: trained is not of this version of distillkac ({error})") from None
-        return trained.settle(asked, "this pipeline")[0]
+        return trained.settle(asked, "this pipeline").w
 
-    def _decoded(self, x: torch.Tensor) -> torch.Tensor:
+    def _decoded(self, vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
         """Latents (n, c, h, w) -> images on the CPU, float32; a few at a time."""
-        vae, config = self.vae, self.vae.config
-        half = vae.dtype
+        config, half = vae.config, vae.dtype
         # Some autoencoders overflow in float16, and say so.
         upcast = half == torch.float16 and config.force_upcast
         if upcast:
@@ -263,20 +276,20 @@ def _is_run(folder: Path) -> bool:
     return (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
 
 
-def _check_kind(name: str, part, kinds: type | tuple[type, ...]) -> None:
+def _check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None:
     if not isinstance(part, kinds):
         wanted = kinds[0] if isinstance(kinds, tuple) else kinds
         raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")
 
 
-def _number(value) -> float:
+def _number(value: Any) -> float:
     try:
         return math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _whole(name: str, value) -> int:
+def _whole(name: str, value: Any) -> int:
     """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
     try:
         number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)

@@ -11,9 +11,11 @@ The model predicts the velocity u(x, t), t from 1 (noise) to 0 (data). docs/meth
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import SchedulerMixin
@@ -21,14 +23,19 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
 from distillkac import ops
+from distillkac.base.tensors import column
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
+from distillkac.runs.sampler import TEACHER_RHO, Trained
+
+__all__ = ["KacScheduler", "KacSchedulerOutput"]
 
 INTEGRATORS = ("euler", "ab2")
 Generators = torch.Generator | list[torch.Generator] | None
+Device = torch.device | str | None
 
 
 @dataclass
@@ -54,26 +61,30 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        process: str = "telegraph",
+        process: Literal["telegraph", "planar", "gaussian"] = "telegraph",
         a: float = 25.0,
         c: float = 2.0,
         sigma: float = 1.0,
-        f: str = "linear",
-        g: str = "linear",
-        rho: float = 2.0,
-        integrator: str = "ab2",
+        f: Literal["linear", "cosine"] = "linear",
+        g: Literal["linear", "quadratic"] = "linear",
+        rho: float = TEACHER_RHO,
+        integrator: Literal["euler", "ab2"] = "ab2",
         max_speed: float | None = None,
         num_steps: int | None = None,
-    ):
+    ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
         self.process: Process = ProcessConfig(process, a, c, sigma, f, g).build()
         self.timesteps = torch.empty(0)
-        self.num_inference_steps = None
-        self._grid, self._step, self._previous = None, 0, None
+        self.num_inference_steps: int | None = None
+        self._grid: torch.Tensor | None = None
+        self._step = 0
+        self._previous: tuple[torch.Tensor, float] | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **options):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **options: Any
+    ) -> "KacScheduler":
         """From a run folder of distillkac (a teacher's or a student's), or whatever diffusers takes.
 
         options: settings that replace the run's. Raises ValueError for one that a scheduler does not have.
@@ -82,8 +93,9 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         if not (folder / checkpoints.EMA).exists():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = load_config(folder)
-        student = config.student
-        grid = {"rho": student.rho, "integrator": "euler", "num_steps": student.num_steps} if student else {}
+        trained = Trained.of(config)
+        settled = trained.settle(trained.sampler(), str(folder))
+        grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": trained.num_steps}
         noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g")}
         known = inspect.signature(cls.__init__).parameters
         if args or (unknown := [name for name in options if name not in known]):
@@ -91,7 +103,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"a scheduler of a run folder does not take {told}; it takes {', '.join([*known][1:])}")
         return cls(**noise | grid | options)
 
-    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
         """N steps: `timesteps` are their N start times, float32, from 1 down; the last step ends at 0.
 
         Raises ValueError for a number of steps that a student was not made for.
@@ -105,11 +117,11 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self._grid[:-1].float().to(device)
         self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
 
-    def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
         """The sample: the network takes states as they are."""
         return sample
 
-    def prior(self, shape: tuple[int, ...], generator: Generators = None, device=None) -> torch.Tensor:
+    def prior(self, shape: tuple[int, ...], generator: Generators = None, device: Device = None) -> torch.Tensor:
         """Noise at t = 1 of shape (B, ...), float32, seeded from the generator (or torch's own).
 
         generator: on any device, for only a seed is drawn from it; or a list with one for each row, whose noise is then
@@ -119,20 +131,25 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         return _drawn(shape[0], generator, lambda rows, seed: self.process.prior(len(rows), size, seed, device=device))
 
     def step(
-        self, model_output: torch.Tensor, timestep, sample: torch.Tensor, return_dict: bool = True
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
     ) -> KacSchedulerOutput | tuple[torch.Tensor]:
         """From `timestep` to the next one. model_output: the (guided) velocity at (sample, timestep), like the sample.
 
         Raises ValueError before set_timesteps, and for a timestep that is not the next of `timesteps`.
         """
-        if self._grid is None:
+        if self._grid is None or self.num_inference_steps is None:
             raise ValueError("call set_timesteps before step")
         if self._step >= self.num_inference_steps:
             raise ValueError(f"all {self.num_inference_steps} steps are done; call set_timesteps to begin anew")
         t, t_next = self._grid[self._step : self._step + 2].tolist()
         if abs(float(timestep) - t) > 1e-5:
             raise ValueError(f"steps go through `timesteps` in order: expected {t:.6g} next, got {float(timestep):.6g}")
-        h, (u_prev, h_prev) = t - t_next, self._previous or (None, None)
+        h = t - t_next
+        u_prev, h_prev = self._previous or (None, None)
         x_next, u = ops.guided_step(
             sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
         )
@@ -154,23 +171,19 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         noise = _drawn(len(g), generator, lambda rows, seed: self.process.noise(g[rows.start : rows.stop], size, seed))
         return noise.to(original_samples)
 
-    def add_noise(self, original_samples, noise, timesteps) -> torch.Tensor:
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
         f, _ = f_schedule(timesteps, self.config.f)
-        return _column(f, original_samples) * original_samples + noise
+        return column(f.to(original_samples), original_samples) * original_samples + noise
 
-    def get_velocity(self, sample, noise, timesteps) -> torch.Tensor:
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The training target f' x_0 + g' v(g, noise). sample: x_0, noise: from `sample_noise`."""
         _, df = f_schedule(timesteps, self.config.f)
         g, dg = g_schedule(timesteps, self.config.g)
-        return _column(df, sample) * sample + _column(dg, sample) * self.process.velocity(noise, g)
+        return column(df.to(sample), sample) * sample + column(dg.to(sample), sample) * self.process.velocity(noise, g)
 
     def __len__(self) -> int:
         return len(self.timesteps)
-
-
-def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return t.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
 def _drawn(count: int, generator: Generators, noise: Callable[[range, int], torch.Tensor]) -> torch.Tensor:

@@ -4,8 +4,8 @@ import functools
 import io
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
 PACKAGE = Path(__file__).parents[1]
@@ -14,14 +14,20 @@ PACKAGE = Path(__file__).parents[1]
 _source_and_all = warnings.formatwarning
 
 
-def told(message, category, filename, lineno, line=None) -> str:
+def told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning as a command shows it: our own as one sentence, without the place in the code that users do not look for."""
     if Path(filename).is_relative_to(PACKAGE):
         return f"warning: {message}\n"
     return _source_and_all(message, category, filename, lineno, line)
 
 
-def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+class Main(Protocol):
+    """An entry point. argv: the words after its name, None for those of the process. Returns the exit code."""
+
+    def __call__(self, argv: list[str] | None = None) -> int: ...
+
+
+def command(main: Main) -> Main:
     """Wraps an entry point: warnings, and mistakes of the user and of the disk, are told in one sentence; a mistake is exit
     code 1."""
 

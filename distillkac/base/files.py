@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 MAX_JSON = 2**26  # bytes; no file of ours comes near, and one that does would only fill the memory
 NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.close(folder)
 
 
-def flush_to_disk(file: IO) -> None:
+def flush_to_disk(file: IO[Any]) -> None:
     """Waits until what was written is on the disk. Some file systems (in user space, of other systems) cannot say when: a
     crash of the machine, not of the process, may lose it there, and that is told once for each of them."""
     file.flush()
@@ -109,16 +109,16 @@ def _marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: object) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def as_json(value):
+def as_json(value: object) -> Any:
     """The value as it would be read back: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """Raises ValueError naming the file if it is missing or no JSON, OSError if it may not be read."""
     check_readable(path)
     try:

@@ -14,13 +14,16 @@ accelerate 1.15 reads falls under one of these:
 
 import os
 import warnings
+from typing import Any
 
 import torch
 
 TRUE, FALSE = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY")
-NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK")
-NUMBERS += ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE")  # of torch's launcher and of MPI's
+NUMBERS = (  # of torch's launcher and of MPI's
+    *("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK"),
+    *("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+)
 # What each asks for, and what to do instead.
 OTHER_WAYS = {
     "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", "--optim.shard spreads weights and optimizer over processes"),
@@ -47,7 +50,7 @@ def flag(name: str) -> bool:
     return value in TRUE
 
 
-def check(optim, device: torch.device) -> None:
+def check(optim: Any, device: torch.device) -> None:
     """Raises ValueError naming a variable that asks for another training than `optim` (OptimConfig).
 
     Warns of those by which libraries below torch round more coarsely than optim.precision says.

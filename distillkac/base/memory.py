@@ -1,11 +1,14 @@
 """Where weights lie in memory."""
 
 import itertools
+from typing import TypeVar
 
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def in_own_memory(network: nn.Module) -> nn.Module:
+
+def in_own_memory(network: Network) -> Network:
     """The network itself, its weights moved to where torch puts new ones: at multiples of 64 bytes.
 
     Weights that are mapped from a file lie anywhere, and torch's kernels round differently there: of two networks with

@@ -38,16 +38,17 @@ def load(name: str, purpose: str) -> ModuleType:
         raise ValueError(
             f"{purpose} needs the package {name}, which cannot be imported ({reason}); install it anew: {install}"
         ) from None
-    if getattr(module, "__file__", None) is not None and hasattr(module, attribute):
+    file = getattr(module, "__file__", None)
+    if file is not None and hasattr(module, attribute):
         return module
-    if getattr(module, "__file__", None) is None:
+    if file is None:
         sys.modules.pop(name, None)  # a notebook that installs the package and asks again finds it
         folder = next(iter(getattr(module, "__path__", [])), "a folder")
         raise ValueError(
             f"{purpose} needs the package {name}, which is not installed (the folder {folder} has its name but is no package): "
             f"{install}"
         )
-    place = Path(module.__file__)
+    place = Path(file)
     place = place.parent if place.name == "__init__.py" else place
     also = "" if _installed(name) else f", and {install}"
     raise ValueError(

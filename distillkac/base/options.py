@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -21,7 +21,7 @@ _paths = tyro.constructors.ConstructorRegistry()
 
 
 @_paths.primitive_rule
-def _path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+def _path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
     """As tyro reads paths, but that an empty one is told from the current folder."""
     if info.type is not Path:
         return None
@@ -59,7 +59,7 @@ def with_paths(config: Args) -> Args:
     return _with_paths(config, "")
 
 
-def _with_paths(config, prefix: str):
+def _with_paths(config: Any, prefix: str) -> Any:
     changes = {}
     for f, option in labelled(type(config), prefix):
         value = getattr(config, f.name)
@@ -74,7 +74,7 @@ def _with_paths(config, prefix: str):
     return dataclasses.replace(config, **changes) if changes else config
 
 
-def labelled(kind: type, prefix: str = "") -> Iterator[tuple[dataclasses.Field, str]]:
+def labelled(kind: type, prefix: str = "") -> Iterator[tuple[dataclasses.Field[Any], str]]:
     """(field, its name on the command line) of a dataclass of options, or of one inside of it, whose name is `prefix`.
 
     The name of a group without one of its own is that of what it lies in.

@@ -7,8 +7,9 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ def on_terminal() -> bool:
         return False
 
 
-def _width() -> dict:
+def _width() -> dict[str, Any]:
     """As wide as the terminal; one that says it has no columns, as those of some containers do, would show nothing."""
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
@@ -42,7 +43,7 @@ class Bar(tqdm):
 
     def __init__(
         self,
-        items: Iterable | None = None,
+        items: Iterable[Any] | None = None,
         *,
         title: str,
         unit: str = "it",
@@ -51,7 +52,7 @@ class Bar(tqdm):
         main: bool = True,
         leave: bool = False,
         seconds: float | None = SECONDS,
-    ):
+    ) -> None:
         hidden = {} if main and on_terminal() else {"disable": True}  # else what TQDM_DISABLE says
         super().__init__(items, title, total, leave, initial=initial, unit=unit, **_width(), **hidden)
         self.title, self.unit, self.main, self.seconds = title, unit, main, seconds
@@ -59,7 +60,7 @@ class Bar(tqdm):
         self.count, self.goal = initial, total if total is not None else getattr(items, "__len__", lambda: None)()
         self.started = self.told = time.monotonic()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         if not self.disable:
             yield from super().__iter__()
             return
@@ -67,7 +68,7 @@ class Bar(tqdm):
             yield item
             self.update()
 
-    def update(self, n: int = 1):
+    def update(self, n: int = 1) -> bool | None:
         self.count += n
         if self.disable and self.seconds is not None and time.monotonic() - self.told >= self.seconds:
             self.note()
@@ -87,7 +88,7 @@ class Bar(tqdm):
 
 
 @contextmanager
-def quiet(library: str):
+def quiet(library: str) -> Iterator[None]:
     """Inside, the bars of "diffusers" or "datasets", which they draw into any log, are shown on a terminal only."""
     name, active, off, on = _SWITCHES[library]
     try:

@@ -6,6 +6,8 @@ step or epoch, which row), so a resumed run draws on bit for bit and a batch may
 
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +45,13 @@ def uniform_rows(rows: int, size: tuple[int, ...], seed: int, offset: int = 0) -
     return _rows(rows, size, seed, offset, lambda source, out: source.random(out=out, dtype=np.float32))
 
 
-def _rows(rows, size, seed, offset, fill):
+def _rows(
+    rows: int,
+    size: tuple[int, ...],
+    seed: int,
+    offset: int,
+    fill: Callable[[np.random.Generator, np.ndarray[Any, Any]], object],
+) -> torch.Tensor:
     out = np.empty((rows, math.prod(size)), dtype=np.float32)
     key = derive_seed(seed, "rows")
     for b in range(rows):

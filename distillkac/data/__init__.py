@@ -53,12 +53,12 @@ def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    splits = _load(config)
-    if splits[split] is None:
+    found = _load(config)[split]
+    if found is None:
         raise ValueError(
             f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
         )
-    return splits[split]
+    return found
 
 
 def load_training(config: DataConfig) -> ImageDataset | Stream:
@@ -66,9 +66,9 @@ def load_training(config: DataConfig) -> ImageDataset | Stream:
     if not config.streaming:
         return load(config, "train")
     find(config)
-    return open_stream(config.path, config)
+    return open_stream(str(config.path), config)
 
 
 def _load(config: DataConfig) -> Splits:
     found = find(config)
-    return sample_stream(config.path, config) if config.streaming else READERS[found.kind](found, config)
+    return sample_stream(str(config.path), config) if config.streaming else READERS[found.kind](found, config)

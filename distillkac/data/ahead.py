@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def read_ahead(
@@ -18,7 +19,7 @@ def read_ahead(
     what `read` waits for need not come.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read") if threads else None
-    waiting = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
         if pool is None:
             yield from map(read, items)

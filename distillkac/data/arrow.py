@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -222,7 +223,7 @@ def check_label_kind(where: str, features: dict, label: str) -> None:
         raise ValueError(f"{where}: column {label!r} must hold classes as whole numbers or words, got {kind}")
 
 
-def _values(where: str, part, label: str, split: str) -> list[int | str]:
+def _values(where: str, part, label: str, split: str) -> list[Any]:
     check_label_kind(where, part.features, label)
     column = part.select_columns([label]).with_format("arrow")[:].column(label)
     if column.null_count:

@@ -1,6 +1,8 @@
 """Images that scikit-learn brings along: no download needed."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -47,7 +49,8 @@ def patches(config: DataConfig) -> Splits:
 
     photographs = load_sample_images()
     names = tuple(Path(name).stem for name in photographs.filenames)
-    train, test = [], []
+    train: list[torch.Tensor] = []
+    test: list[torch.Tensor] = []
     for photograph in photographs.images:
         for columns, part in ((slice(None, PATCH_TRAIN_WIDTH), train), (slice(PATCH_TRAIN_WIDTH, None), test)):
             area = torch.from_numpy(np.ascontiguousarray(photograph[:, columns])).permute(2, 0, 1)
@@ -58,4 +61,4 @@ def patches(config: DataConfig) -> Splits:
     return make_splits(torch.cat(train), labels, names, (torch.cat(test), test_labels), config.flip)
 
 
-BUILTIN = {"digits": digits, "patches": patches}
+BUILTIN: dict[Literal["digits", "patches"], Callable[[DataConfig], Splits]] = {"digits": digits, "patches": patches}

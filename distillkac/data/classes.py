@@ -3,8 +3,9 @@
 import re
 import unicodedata
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def natural(name: str) -> tuple:
@@ -37,7 +38,7 @@ def class_name(text: str) -> str:
 
 
 def number_classes(
-    where: Path | str, values: Sequence[Hashable], test: Sequence[Hashable]
+    where: Path | str, values: Sequence[Any], test: Sequence[Any]
 ) -> tuple[list[int], list[int], tuple[str, ...]]:
     """(numbers of `values`, numbers of `test`, names) of classes given as whole numbers or as words.
 

@@ -11,9 +11,10 @@ import torch
 
 from distillkac.base.paths import PATH, encode, expanded, from_text
 from distillkac.base.random import SampleOrder
+from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
-from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
+from distillkac.data.records import Images, Records, read_images, say_left_out, say_narrow
 
 SPLITS = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
@@ -95,7 +96,7 @@ class ImageDataset:
     a mirror image is met follows from the seed of the order in which the samples are visited.
     """
 
-    images: torch.Tensor | ImageFiles = field(repr=False)
+    images: Images = field(repr=False)
     labels: torch.Tensor = field(repr=False)
     class_names: tuple[str, ...]
     mirrored: bool = False
@@ -105,7 +106,8 @@ class ImageDataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        return tuple(self.images.shape[1:])
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     @property
     def num_classes(self) -> int:
@@ -150,7 +152,7 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
     return ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def read(dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)
     return to_unit(x), y
@@ -165,7 +167,7 @@ def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
         sums.index_add_(0, y, x.double())
         counts += torch.bincount(y, minlength=len(counts))
     sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()
-    return (sums / counts.clamp(min=1).view(-1, 1, 1, 1)).float()
+    return (sums / column(counts.clamp(min=1), sums)).float()
 
 
 Splits = dict[str, ImageDataset | None]
@@ -188,7 +190,9 @@ def make_splits(
     known = known or fingerprint.of_arrays(images, labels, test_images, test_labels, len(names))
     return {
         "train": ImageDataset(images, labels, names, flip, left_out, known),
-        "test": None if test is None else ImageDataset(*test, names, left_out=left_out, fingerprint=known),
+        "test": None
+        if test is None
+        else ImageDataset(test_images, test_labels, names, left_out=left_out, fingerprint=known),
     }
 
 
@@ -201,7 +205,8 @@ def hold_out(
     class at least one and never all: where chance would have it otherwise, the first or all but the last in the order of
     the draws, which are the only images that others can move.
     """
-    train, test = [], []
+    train: list[int] = []
+    test: list[int] = []
     draws = torch.tensor([_draw(key(row)) for row in range(len(labels)) if fraction], dtype=torch.float64)
     for label, name in enumerate(names):
         rows = torch.nonzero(labels == label).flatten()
@@ -216,9 +221,9 @@ def hold_out(
             train += rows.tolist()
             continue
         count = min(max(int((draws[rows] < fraction).sum()), 1), len(rows) - 1)
-        rows = rows[draws[rows].argsort(stable=True)].tolist()
-        test += rows[:count]
-        train += rows[count:]
+        ordered = rows[draws[rows].argsort(stable=True)].tolist()
+        test += ordered[:count]
+        train += ordered[count:]
     return sorted(train), sorted(test)
 
 

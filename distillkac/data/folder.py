@@ -1,7 +1,7 @@
 """Folders of image files: a sub-folder for each class, split folders above them or none."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -110,7 +110,7 @@ def _chosen_folders(
     if test is None:
         what = f"{config.held_out:g} of each class in it is held out" if config.held_out else "nothing is held out"
         warnings.warn(f"{where}: {train} has no test folder beside it, so {what} to measure with", stacklevel=4)
-    return root / train, None if test is None else root / test
+    return root / str(train), None if test is None else root / test
 
 
 def _check_others(
@@ -136,7 +136,7 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
     if config.unconditional and images:
         return images, [0] * len(images), ("all",)
     classes: dict[str, list[Path]] = {path.name: [] for path in tree.folders if path.parent == folder}
-    loose = []
+    loose: list[Path] = []
     for path in images:
         name, *rest = tree.inside(path)[depth:]
         (classes[name] if rest else loose).append(path)
@@ -202,6 +202,6 @@ def _no_images(where: str, tree: Tree, folder: Path) -> str:
     return f"{where}: holds no images; fill this class folder or remove it"
 
 
-def _shown(names: Sequence[str]) -> str:
+def _shown(names: Iterable[str]) -> str:
     names = [printable(name) for name in names]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

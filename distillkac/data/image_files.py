@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 from distillkac.data.classes import printable
 from distillkac.data.pixels import pixels_only
 
-TURNS = {
+TURNS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

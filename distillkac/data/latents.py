@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class Latents:
 class LatentDataset(ImageDataset):
     """Latents with their classes; `space` decodes them."""
 
+    images: Latents = field(repr=False)
     space: LatentSpace | None = None
 
 
@@ -83,8 +85,12 @@ def source(path: Path) -> tuple[DataConfig, Fingerprint | None, tuple[str, ...]]
 
 def write_index(path: Path, space: LatentSpace, data: DataConfig, images: ImageDataset) -> None:
     """Written last: a folder without it is not complete. images: that the latents were made of, of either split."""
-    content = {"space": dataclasses.asdict(space), "data": dataclasses.asdict(data), "class_names": images.class_names}
-    content["fingerprint"] = dataclasses.asdict(images.fingerprint)
+    content: dict[str, Any] = {
+        "space": dataclasses.asdict(space),
+        "data": dataclasses.asdict(data),
+        "class_names": images.class_names,
+    }
+    content["fingerprint"] = None if images.fingerprint is None else dataclasses.asdict(images.fingerprint)
     files.write_json(path / INDEX, content)
 
 
@@ -94,18 +100,24 @@ def _index(path: Path) -> dict:
         space = LatentSpace(**content["space"] | {"shape": tuple(content["space"]["shape"])})
         known = content.get("fingerprint")  # not there in folders of earlier versions
         if known is not None:
-            known = Fingerprint(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+            known = Fingerprint(**_with_tuples(known))
         data, names = DataConfig(**content["data"]), tuple(content["class_names"])
         return {"space": space, "data": data, "class_names": names, "fingerprint": known}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / INDEX}: not written by this version of distillkac.encode ({error})") from None
 
 
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def _split(path: Path, split: str, index: dict, unconditional: bool) -> LatentDataset:
-    array, labels = _array(path / f"{split}.npy", "f", 4), _array(path / f"{split}_labels.npy", "i", 1)
-    if len(array) != len(labels) or not len(array):
-        raise ValueError(f"{path}: {split} holds {len(array)} latents and {len(labels)} labels; encode the images anew")
-    names, labels = index["class_names"], torch.from_numpy(np.array(labels, dtype=np.int64))
+    array, numbers = _array(path / f"{split}.npy", "f", 4), _array(path / f"{split}_labels.npy", "i", 1)
+    if len(array) != len(numbers) or not len(array):
+        raise ValueError(
+            f"{path}: {split} holds {len(array)} latents and {len(numbers)} labels; encode the images anew"
+        )
+    names, labels = index["class_names"], torch.from_numpy(np.array(numbers, dtype=np.int64))
     if unconditional:
         names, labels = ("all",), labels * 0
     return LatentDataset(Latents(array), labels, names, space=index["space"])

@@ -32,7 +32,8 @@ def read_npz(path: Path, config: DataConfig) -> Splits:
             f"{where}: left out {len(unread)} arrays that are not read: {', '.join(unread)}{classes}", stacklevel=2
         )
     images, bad = _check_images(where, arrays[key], key, config)
-    test_images, test_bad = None, {}
+    test_images: torch.Tensor | None = None
+    test_bad: dict[int, str] = {}
     if test_key is not None:
         check_own_test(where, config)
         test_images, test_bad = _check_images(where, arrays[test_key], test_key, config)
@@ -42,14 +43,15 @@ def read_npz(path: Path, config: DataConfig) -> Splits:
             )
     test_count = 0 if test_images is None else len(test_images)
     if label_key is None:
-        names, labels, test_labels = ("all",), [0] * len(images), [0] * test_count
+        names: tuple[str, ...] = ("all",)
+        numbers, test_numbers = [0] * len(images), [0] * test_count
     else:
-        labels = _check_labels(where, arrays[label_key], label_key, len(images))
-        test_labels = []
-        if test_key is not None:
-            test_labels = _check_labels(where, arrays[test_label_key], test_label_key, test_count)
-        labels, test_labels, names = number_classes(where, labels, test_labels)
-    labels, test_labels = torch.tensor(labels), torch.tensor(test_labels, dtype=torch.int64)
+        found = _check_labels(where, arrays[label_key], label_key, len(images))
+        test_found: Sequence[int | str] = ()  # where there are test images they have labels, if the others have
+        if test_label_key is not None:
+            test_found = _check_labels(where, arrays[test_label_key], test_label_key, test_count)
+        numbers, test_numbers, names = number_classes(where, found, test_found)
+    labels, test_labels = torch.tensor(numbers), torch.tensor(test_numbers, dtype=torch.int64)
     if test_images is not None:
         test = _without(test_images, test_labels, range(test_count), test_bad)
         images, labels = _without(images, labels, range(len(labels)), bad)
@@ -73,12 +75,13 @@ def _without(images, labels, rows: Sequence[int], bad: dict) -> tuple[torch.Tens
     return (images, labels) if len(good) == len(labels) else (images[good], labels[good])
 
 
-Names = tuple[str | None, str | None]  # of images and labels; None if there are none
+Names = tuple[str, str | None]  # of images and labels; None if there are none
+TestNames = Names | tuple[None, None]
 
 
 def _read_arrays(
     where: str, path: Path, config: DataConfig
-) -> tuple[dict[str, np.ndarray], tuple[Names, Names], list[str]]:
+) -> tuple[dict[str, np.ndarray], tuple[Names, TestNames], list[str]]:
     """(the arrays that are read, their names for training and test, the names of the others). Pickled ones are refused:
     they could run code."""
     try:
@@ -101,7 +104,7 @@ class _Unclear(Exception):
     """The file can be read, but not what its arrays are."""
 
 
-def _choose(where: str, names: list[str], config: DataConfig) -> tuple[Names, Names]:
+def _choose(where: str, names: list[str], config: DataConfig) -> tuple[Names, TestNames]:
     """Names of the arrays (images, labels) to learn from and of those to measure with."""
     for images, labels in (*TRAIN, *TEST):
         if labels in names and images not in names and not config.unconditional:
@@ -114,20 +117,22 @@ def _choose(where: str, names: list[str], config: DataConfig) -> tuple[Names, Na
         )
     if len(train) > 1:
         raise _Unclear(f"{where}: {' and '.join(images for images, _ in train)} both name the images; keep one of them")
-    chosen = (train[0], test[0] if test else (None, None))
-    if config.unconditional:
-        return tuple((images, None) for images, _ in chosen)
-    (_, labels), (test_images, test_labels) = chosen
-    if test_images is not None and (labels in names) != (test_labels in names):
-        raise _Unclear(f"{where}: needs labels for both {chosen[0][0]} and {test_images}, or for neither")
-    return tuple((images, labels if labels in names else None) for images, labels in chosen)
+    (images, labels), measured = train[0], test[0] if test else None
+    if measured is not None and not config.unconditional and (labels in names) != (measured[1] in names):
+        raise _Unclear(f"{where}: needs labels for both {images} and {measured[0]}, or for neither")
+
+    def known(name: str) -> str | None:
+        return name if name in names and not config.unconditional else None
+
+    return (images, known(labels)), (None, None) if measured is None else (measured[0], known(measured[1]))
 
 
 def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) -> tuple[torch.Tensor, dict[int, str]]:
     """(N, C, H, W), uint8 or float32; brought to the configured size and channels if uint8. And what is wrong with rows
     that are to be skipped.
     """
-    shape, bad = images.shape, {}
+    shape = images.shape
+    bad: dict[int, str] = {}
     # (H, W, 3) is one image far more often than H images of W x 3 pixels.
     images = images[..., None] if images.ndim == 3 and shape[2] not in (1, 3) else images
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in shape:

@@ -28,7 +28,7 @@ def pixels_only(source: Path | BinaryIO) -> BinaryIO | None:
     """
     with contextlib.ExitStack() as opened:
         try:
-            file = source if hasattr(source, "read") else opened.enter_context(open(source, "rb"))
+            file = opened.enter_context(open(source, "rb")) if isinstance(source, Path) else source
             file.seek(0)
             start = file.read(len(PNG))
             parts = _png(file) if start == PNG else _jpeg(file) if start[:2] == JPEG else None

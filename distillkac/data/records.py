@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, overload
 
 import numpy as np
 import torch
@@ -81,6 +81,15 @@ def file_identity(path: Path) -> str:
     return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
+class Images(Protocol):
+    """What a data set asks of its images: (N, C, H, W) in memory as a tensor, or on the disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: torch.Tensor, /) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """Images too large for memory together, read on demand as if they were one uint8 tensor of `shape` (N, C, H, W).
@@ -92,6 +101,12 @@ class ImageFiles:
     rows: torch.Tensor = field(repr=False)
     shape: tuple[int, int, int, int]
     image_size: int | None
+
+    @overload
+    def __getitem__(self, rows: slice) -> "ImageFiles": ...
+
+    @overload
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor: ...
 
     def __getitem__(self, rows: torch.Tensor | slice) -> "torch.Tensor | ImageFiles":
         """rows: (n,) int64 -> (n, C, H, W) uint8, decoded now; or a slice -> those images.
@@ -258,5 +273,5 @@ def _attempt(records: Records, row: int, config) -> np.ndarray | ValueError:
         return error
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size(size: tuple[int, ...]) -> str:
     return f"{size[1]} x {size[0]}"

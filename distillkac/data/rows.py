@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from distillkac.base.paths import HUB
 from distillkac.data.dataset import content_key
@@ -16,8 +16,8 @@ from distillkac.data.dataset import content_key
 class Rows:
     """A column of encoded images in the training split and the test split, one after the other. where: how errors call them."""
 
-    train: object
-    test: object | None
+    train: Any
+    test: Any
     column: str
     where: str
 

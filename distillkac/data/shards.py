@@ -100,26 +100,26 @@ def read_shards(paths: list[Path], root: Path, config: DataConfig) -> Splits:
     labels, names = _classes(train, test, any(part.texts for part, _ in found.values()), config)
     first_test = len(train) if test else None
     records = TarImages(train + test, [*train_paths, *test_paths])
-    return read_splits(printable(config.path), records, torch.tensor(labels), names, first_test, config, lost)
+    return read_splits(printable(str(config.path)), records, torch.tensor(labels), names, first_test, config, lost)
 
 
 def _parts(paths: list[Path], root: Path, config: DataConfig) -> tuple[list[Path], list[Path]]:
     """(archives to learn from, archives of the test part); an archive that was itself named is learned from."""
-    if [str(path) for path in paths] == [str(Path(config.path).expanduser())]:
+    if [str(path) for path in paths] == [str(Path(str(config.path)).expanduser())]:
         return paths, []
     splits = split_files(root, sorted(paths))
-    train, test, unread = choose_splits(printable(config.path), list(splits))
+    train, test, unread = choose_splits(printable(str(config.path)), list(splits))
     if train is None:
         warnings.warn(
-            f"{printable(config.path)}: all shards are called {' or '.join(splits)}, so they are what is learned from; add "
-            "shards to learn from to keep these for evaluation",
+            f"{printable(str(config.path))}: all shards are called {' or '.join(splits)}, so they are what is learned from; "
+            "add shards to learn from to keep these for evaluation",
             stacklevel=3,
         )
         return sorted(paths), []
     if unread := unread + [name for name in splits if name not in (train, test, *unread)]:
         left = [path for name in unread for path in splits[name]]
-        say_unread(config.path, f"{len(left)} shards of splits that are not used ({', '.join(unread)})", left)
-    return splits[train], splits.get(test, [])
+        say_unread(str(config.path), f"{len(left)} shards of splits that are not used ({', '.join(unread)})", left)
+    return splits[train], [] if test is None else splits.get(test, [])
 
 
 def _bad_members(found: dict[Path, Index], config: DataConfig) -> list[str]:
@@ -131,7 +131,9 @@ def _bad_members(found: dict[Path, Index], config: DataConfig) -> list[str]:
     if config.bad_images == "refuse" and (twice or sentences):
         raise ValueError(twice[0] if twice else f"{sentences[0]}; {advice}")
     if twice + sentences:
-        say_unread(config.path, f"{len(twice + sentences)} of {len(members) + len(twice)} images", twice + sentences)
+        say_unread(
+            str(config.path), f"{len(twice + sentences)} of {len(members) + len(twice)} images", twice + sentences
+        )
     return twice + sentences
 
 
@@ -150,7 +152,7 @@ def _say_left_out(found: dict[Path, Index], config: DataConfig) -> None:
 def _classes(train: list, test: list, texts: bool, config: DataConfig) -> tuple[list[int], tuple[str, ...]]:
     """(numbers of train and test, names). texts: whether there was any .json."""
     unlabelled = [(path, member) for path, member in train + test if member.label is None]
-    entry, where = config.label_column, printable(config.path)
+    entry, where = config.label_column, printable(str(config.path))
     if len(unlabelled) == len(train + test):
         if entry is not None:
             raise ValueError(

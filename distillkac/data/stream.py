@@ -61,9 +61,11 @@ class Stream:
         # How many records of a shard there are to learn from, known once its end was seen; what is known need not be
         # read to be passed over.
         self.lengths, self._file = self._recall()
-        self._records, self._next = iter(()), -1
+        self._records: Iterator[Record] = iter(())
+        self._next = -1
         self._windows: dict[int, Future[list[Record]]] = {}
-        self._lock, self._left_out = threading.Lock(), set()
+        self._lock = threading.Lock()
+        self._left_out: set[str] = set()
         self._stopped = threading.Event()
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._decoders = ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="decode")

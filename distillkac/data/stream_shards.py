@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Record:
     """An encoded image. name: what errors call it. label: 0 <= label < number of classes."""
 
     name: str
-    cell: object = field(repr=False)
+    cell: Any = field(repr=False)
     label: int
 
     def open(self) -> Path | BinaryIO:
@@ -107,10 +107,10 @@ class StreamedSplit:
         labels = self.part.select_columns([self.label])
         rows = (row for k in range(len(self)) for row in labels.shard(len(self), k).skip(after.get(k, 0)))
         try:
-            shown = [row[self.label] for row in islice(rows, count)]
+            values = [row[self.label] for row in islice(rows, count)]
         except Exception as error:
             raise ValueError(f"{self.where}: the classes cannot be read ({error})") from None
-        shown = {self._class({self.label: value}, f"{self.where}: one of the first {count} rows") for value in shown}
+        shown = {self._class({self.label: value}, f"{self.where}: one of the first {count} rows") for value in values}
         if absent := sorted(set(range(len(self.names))) - shown):
             raise ValueError(
                 f"{self.where}: the first {count} images show {len(self.names) - len(absent)} of {len(self.names)} classes, "

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from distillkac.base.progress import Bar
 from distillkac.data import cache
@@ -62,7 +63,7 @@ class ParquetSplit:
     """Parquet files that are one split. features: the columns of all of them. len: rows."""
 
     files: list[Path]
-    features: dict = field(repr=False)
+    features: Any = field(repr=False)
     rows: int
 
     def __len__(self) -> int:

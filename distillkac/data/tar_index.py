@@ -74,7 +74,7 @@ def _scan(path: Path, config) -> tuple[Index, str | None]:
             # Plain tar only: inside a compressed one nothing can be found by its position.
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # tarfile would keep all of them
+                    archive.members.clear()  # type: ignore[attr-defined]  # not in its stubs; tarfile would keep all
                     end = archive.offset
                     if member.isdir():
                         continue

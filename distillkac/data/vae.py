@@ -3,15 +3,18 @@
 import functools
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from distillkac.base.memory import in_own_memory
 from distillkac.data.latents import LatentSpace
 
+if TYPE_CHECKING:  # it adds seconds to an import
+    from diffusers import AutoencoderKL
 
-def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> nn.Module:
+
+def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> "AutoencoderKL":
     """AutoencoderKL of a folder or the Hub, in eval mode; safetensors only. Raises ValueError if it is none."""
     from diffusers import AutoencoderKL
 
@@ -33,7 +36,7 @@ def load_vae(name: str, device: torch.device, local_files_only: bool = False) ->
     return in_own_memory(vae).to(device).eval().requires_grad_(False)
 
 
-def space_of(name: str, vae: nn.Module, shape: tuple[int, int, int]) -> LatentSpace:
+def space_of(name: str, vae: "AutoencoderKL", shape: tuple[int, int, int]) -> LatentSpace:
     """How this autoencoder's latents of images of `shape` are to be decoded. Raises ValueError if it cannot take them."""
     if shape[0] != vae.config.in_channels:
         raise ValueError(
@@ -51,29 +54,29 @@ def space_of(name: str, vae: nn.Module, shape: tuple[int, int, int]) -> LatentSp
         scaling_factor=float(vae.config.scaling_factor),
         shift_factor=float(vae.config.shift_factor or 0.0),
         weights=_digest(vae),
-        shape=tuple(shape),
+        shape=(shape[0], shape[1], shape[2]),
     )
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, space: LatentSpace, x: torch.Tensor) -> torch.Tensor:
+def encode(vae: "AutoencoderKL", space: LatentSpace, x: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) in [-1, 1] -> (B, c, h, w): the posterior's mean, (mean - shift_factor) * scaling_factor."""
     return (vae.encode(x).latent_dist.mode() - space.shift_factor) * space.scaling_factor
 
 
 @torch.no_grad()
-def decode(vae: nn.Module, space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
+def decode(vae: "AutoencoderKL", space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
     """(B, c, h, w) -> (B, C, H, W), about [-1, 1]."""
     return vae.decode(z / space.scaling_factor + space.shift_factor).sample
 
 
 @functools.lru_cache(maxsize=1)
-def decoder(space: LatentSpace, device: torch.device) -> nn.Module:
+def decoder(space: LatentSpace, device: torch.device) -> "AutoencoderKL":
     """The autoencoder of a run, loaded once; see `load_decoder`."""
     return load_decoder(space, device)
 
 
-def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> nn.Module:
+def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> "AutoencoderKL":
     """The autoencoder of a run. Raises ValueError if it is not there or not the one that made the latents."""
     vae = load_vae(space.vae, device, local_files_only)
     if (found := _digest(vae)) != space.weights:
@@ -84,7 +87,7 @@ def load_decoder(space: LatentSpace, device: torch.device, local_files_only: boo
     return vae
 
 
-def _digest(vae: nn.Module) -> str:
+def _digest(vae: "AutoencoderKL") -> str:
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):
         digest.update(name.encode())

@@ -17,8 +17,9 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import column
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate
+from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 
@@ -44,8 +45,7 @@ class StudentStates:
         x = self.process.bridge(batch.x0, start, derive_seed(self.seed, "noise"), batch.first)
         if self.backward > 0:
             own = batch.uniform(self.seed, "backward") < self.backward
-            column = own.view(-1, *[1] * (x.dim() - 1))
-            x = torch.where(column, self._rolled_out(student, batch, torch.where(own, k, 0), weights), x)
+            x = torch.where(column(own, x), self._rolled_out(student, batch, torch.where(own, k, 0), weights), x)
         return k, start, x
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class EndpointDistillation:
     teacher: GuidedVelocity
     states: StudentStates
     grid: torch.Tensor
-    method: str
+    method: Method
     seed: int
     w_max: float | None = None
 

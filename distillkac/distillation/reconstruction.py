@@ -22,9 +22,10 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import column
 from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.integrators import Method, integrate, time_grid
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.training.batches import Batch
 
@@ -63,7 +64,7 @@ class ShiftedReconstruction:
     states: StudentStates
     config: ReconstructionConfig
     rho: float
-    method: str
+    method: Method
     seed: int
     w_max: float | None = None
 
@@ -73,17 +74,17 @@ class ShiftedReconstruction:
         u = network(x, t, batch.y, *weights).float()
         gamma = self.config.scale * t**self.config.power
         with torch.no_grad():
-            guess = x - t.view(-1, *[1] * (x.dim() - 1)) * u
+            guess = x - column(t, x) * u
             noised = self._noised(x, guess, t, gamma, batch)
             times = gamma.double() * time_grid(self.config.steps, self.rho).to(x.device)[:, None]
             x_end = integrate(teacher, noised, batch.y, times, self.method)
         return ops.endpoint_loss(x, u, x_end, t)
 
     def _noised(self, x, guess, t, gamma, batch):
-        process, column = self.states.process, (-1, *[1] * (x.dim() - 1))
+        process = self.states.process
         if self.config.noise == "fresh":
             return process.bridge(guess, gamma, derive_seed(self.seed, "shift"), batch.first)
         (f, _), (f_gamma, _) = (f_schedule(at, process.f, process.kappa) for at in (t, gamma))
         (g, _), (g_gamma, _) = (g_schedule(at, process.g) for at in (t, gamma))
         shrink = (process.std(g_gamma) / process.std(g)).to(x)
-        return f_gamma.view(column) * guess + shrink.view(column) * (x - f.view(column) * guess)
+        return column(f_gamma, x) * guess + column(shrink, x) * (x - column(f, x) * guess)

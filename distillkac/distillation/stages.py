@@ -18,7 +18,7 @@ from distillkac.distillation.inverse import InverseConfig, RealUID
 from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import METHODS, time_grid
+from distillkac.flow.integrators import METHODS, Method, time_grid
 from distillkac.flow.processes import Process
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.training.objective import Objective
@@ -51,7 +51,7 @@ class DistillConfig:
     """Fraction of training states from the student's own steps from noise; the others are noised data."""
     exact_start: bool = False
     """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
-    integrator: str = "ab2"
+    integrator: Method = "ab2"
     """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
     rho: float = 1.5
     """Exponent of the time grid."""
@@ -177,7 +177,7 @@ def objective(
     if stage.first:
         velocity = teacher_velocity(teacher, process, config, means)
     else:
-        velocity = GuidedVelocity(before, process=process.speed_norm)
+        velocity = GuidedVelocity(before, speed_norm=process.speed_norm)
     return EndpointDistillation(
         velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
     )
@@ -200,4 +200,4 @@ def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig
     """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
     if means is not None:
         return ExactStart(teacher, process, means, w=config.w)
-    return GuidedVelocity(teacher, config.w, process=process.speed_norm)
+    return GuidedVelocity(teacher, config.w, speed_norm=process.speed_norm)

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
+from distillkac.flow import integrators
 from distillkac.runs.config import ProcessConfig
 
+Samples = tuple[tuple[integrators.Method, int], ...]
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
 
 
@@ -41,7 +43,7 @@ class Plan:
     extra: dict[str, tuple[Method, ...]]
     seeds: tuple[int, ...]
     teacher_steps: int
-    teacher_samples: tuple[tuple[str, int], ...]
+    teacher_samples: Samples
     num: int
 
     def methods(self, setting: Setting) -> tuple[Method, ...]:
@@ -102,7 +104,7 @@ def full_plan(seeds: tuple[int, ...]) -> Plan:
     chain = RECIPES["paper"]
     best = Method("best", "recipe best", RECIPES["best"], ((4, 0.0), (1, 0.0)))
     extra = {"telegraph": (best, *further(chain)), "planar": (best,)}
-    samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
+    samples: Samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
     return Plan(SETTINGS, everywhere(chain, RECIPES["best"].inverse), extra, seeds, 3000, samples, 5000)
 
 
@@ -110,5 +112,5 @@ def quick_plan(seeds: tuple[int, ...]) -> Plan:
     """The same in small: shorter training, fewer images, three processes."""
     chain = DistillConfig(stages=(20, 4, 1), steps=(100, 150))
     inverse = replace(RECIPES["best"].inverse, steps=30)
-    samples = (("ab2", 20), ("euler", 4), ("euler", 1))
+    samples: Samples = (("ab2", 20), ("euler", 4), ("euler", 1))
     return Plan(SETTINGS[:3], everywhere(chain, inverse), {}, seeds[:1], 800, samples, 1000)

@@ -5,6 +5,7 @@ import io
 import statistics
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -192,11 +193,12 @@ def _figure(plan: Plan, rows: list[dict]) -> Figure:
             ours = [row for row in rows if row["setting"] == setting.name and wanted(row)]
             points = []
             for nfe in sorted({row["nfe"] for row in ours}):
-                by_integrator = {}
+                by_integrator: dict[str, list[dict[str, Any]]] = {}
                 for row in ours:
                     if row["nfe"] == nfe:
                         by_integrator.setdefault(row["integrator"], []).append(row)
-                best = min((summary(group, "frechet") for group in by_integrator.values()), key=lambda s: s[0])
+                known = (summary(group, "frechet") for group in by_integrator.values())
+                best = min((found for found in known if found is not None), key=lambda s: s[0])
                 points.append((nfe, best[0], best[1] or 0.0))
             if points:
                 nfe, mean, spread = np.array(points).T

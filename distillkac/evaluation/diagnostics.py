@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed, normal_rows
+from distillkac.base.tensors import column
 from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.fields import null_class
 from distillkac.flow.integrators import integrate
 from distillkac.flow.processes import Gaussian, Process
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs.run import Run
+from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import CPU_PIXELS, SamplerConfig, field_of, generate
 
 FINE_STEPS = 100  # the teacher's path, at least as fine as this
@@ -25,8 +28,7 @@ REFERENCE_STEPS, STEP_COUNTS = 400, (5, 10, 20, 40, 80)
 SAMPLING_STEPS = 20  # the teacher as it is sampled by default
 NEAR_TIMES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-OUT_OF_RANGE = 1.05
-PERTURBATION = 1e-3
+OUT_OF_RANGE, PERTURBATION = 1.05, 1e-3
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -113,10 +115,9 @@ def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tenso
 
 def near_data(teacher: Run, x0: torch.Tensor, y: torch.Tensor, seed: int) -> dict:
     """RMS velocity as t -> 0: network, targets, and a diffusion with x_t = x_0 + sigma sqrt(t) z, whose targets
-    sigma z / (2 sqrt(t)) have no bound. sigma: the process' own, c / sqrt(a) for Kac. x0: (n, ...), y: (n,)."""
-    process = teacher.process
-    sigma = process.sigma if isinstance(process, Gaussian) else process.c / math.sqrt(process.a)
-    rows = {"network": [], "targets": [], "diffusion": []}
+    sigma z / (2 sqrt(t)) have no bound. sigma: the process' limit_std. x0: (n, ...), y: (n,)."""
+    process, sigma = teacher.process, teacher.process.limit_std
+    rows: dict[str, list[float]] = {"network": [], "targets": [], "diffusion": []}
     for i, t in enumerate(NEAR_TIMES):
         x, u = process.pair(x0, torch.full((len(x0),), t, dtype=torch.float64), derive_seed(seed, "near data", i))
         z = normal_rows(len(x0), tuple(x0.shape[1:]), derive_seed(seed, "diffusion", i))
@@ -182,8 +183,8 @@ def _chords(nodes: torch.Tensor, grid: torch.Tensor, n: int) -> torch.Tensor:
     """Straight lines between nodes (M + 1, ...) at every n-th time of the grid (M n + 1,): (M n + 1, ...)."""
     i = torch.arange(len(grid))
     k = (i // n).clamp(max=len(nodes) - 2)
-    done = ((grid[k * n] - grid) / (grid[k * n] - grid[k * n + n])).float().view(-1, *[1] * (nodes.dim() - 1))
-    return torch.lerp(nodes[k], nodes[k + 1], done)
+    done = ((grid[k * n] - grid) / (grid[k * n] - grid[k * n + n])).float()
+    return torch.lerp(nodes[k], nodes[k + 1], column(done, nodes))
 
 
 def fine_steps(num_steps: int) -> int:
@@ -217,11 +218,12 @@ def guidance(
             sampler = SamplerConfig(steps=SAMPLING_STEPS, w=w, max_speed=limit, model="teacher")
             images = generate(teacher, labels, sampler, seed, batch_size).images
             whole = images.isfinite().flatten(1).all(1)
-            row = {"w": w, "max_speed": limit, "not_finite": int((~images.isfinite()).sum())}
+            row: dict[str, float | None] = {"out_of_range": None, "frechet": None, "w": w, "max_speed": limit}
+            row["not_finite"] = int((~images.isfinite()).sum())
             if int(whole.sum()) > 1:
                 row["out_of_range"] = float((images[whole].abs() > OUT_OF_RANGE).double().mean())
                 row["frechet"] = evaluator(images[whole], labels[whole])["frechet"]
-            rows.append({"out_of_range": None, "frechet": None} | row)
+            rows.append(row)
     return rows
 
 
@@ -231,8 +233,7 @@ def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
 
     A mean over directions: a lower bound of the Lipschitz constant at z.
     """
-    steps = SAMPLING_STEPS if run.config.student is None else run.config.student.num_steps
-    velocity, grid, method = field_of(run, SamplerConfig(steps=steps))
+    velocity, grid, method = field_of(run, Trained.of(run.config).sampler())
     shape, found = tuple(run.config.shape), []
     for first in range(0, len(labels), _block(run)):
         y = labels[first : first + _block(run)]
@@ -240,7 +241,7 @@ def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
         y = nn.functional.pad(y, (0, _block(run) - len(y))).to(run.device)
         z = run.process.prior(len(y), shape, derive_seed(seed, "prior"), first, run.device)
         d = normal_rows(len(y), shape, derive_seed(seed, "perturbation"), first).to(z)
-        d = (z + PERTURBATION * d * (rms(z) / rms(d)).view(-1, 1, 1, 1).to(z)) - z  # as float32 really adds it
+        d = (z + PERTURBATION * d * column(rms(z) / rms(d), z).to(z)) - z  # as float32 really adds it
         moved = integrate(velocity, z + d, y, grid, method) - integrate(velocity, z, y, grid, method)
         found.append((rms(moved) / rms(d)).cpu())
     return torch.cat(found)[: len(labels)]
@@ -254,7 +255,7 @@ def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: i
     """
     exact = ExactStart(teacher.network, teacher.process, means)
     x = teacher.process.prior(len(labels), tuple(teacher.config.shape), derive_seed(seed, "prior"))
-    asked, report = {"class": labels, "no_class": torch.full_like(labels, teacher.network.null_class)}, {}
+    asked, report = {"class": labels, "no_class": torch.full_like(labels, null_class(teacher.network))}, {}
     for name, y in asked.items():
         truth = exact.exact(x, y)
         report[name] = float(rms(network_velocity(teacher, x, 1.0, y) - truth, 0) / rms(truth, 0))
@@ -285,7 +286,7 @@ def diffusion_limit() -> dict:
     """Wasserstein-1 distance of a coordinate of K_1 from N(0, 1) for c^2 = a = 1 ... 1000, by quadrature; for another
     sigma^2 = c^2 / a it is sigma times as large. The exponent is fitted where a >= 10."""
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
-    report = {"a": list(RATES)}
+    report: dict[str, list] = {"a": list(RATES)}
     for process in ("telegraph", "planar"):
         distances = []
         for a in RATES:

@@ -17,6 +17,7 @@ from distillkac.base import files, optional
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed, generator
 from distillkac.data import to_bytes
+from distillkac.evaluation.inception import Inception
 from distillkac.runs import checkpoints
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
@@ -147,7 +148,7 @@ def to_rgb8(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def collect(
-    extractor: nn.Module,
+    extractor: Inception,
     images: Callable[[int, int], torch.Tensor],
     count: int,
     batch_size: int,
@@ -181,7 +182,7 @@ class Reference:
     rows: (n,) their numbers. key: everything the features depend on, the images themselves among it.
     """
 
-    def __init__(self, dataset, split: str, limit: int, extractor: nn.Module):
+    def __init__(self, dataset, split: str, limit: int, extractor: Inception):
         self.dataset, self.split, self.extractor = dataset, split, extractor
         total = len(dataset) // (2 if dataset.mirrored else 1)
         chosen = torch.randperm(total, generator=generator(0, "reference"))[:limit]

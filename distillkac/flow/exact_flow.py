@@ -22,22 +22,28 @@ import math
 import torch
 
 from distillkac.base.random import generator
-from distillkac.flow.integrators import integrate
+from distillkac.base.tensors import column
+from distillkac.flow.fields import SpeedNorm
+from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
 
+__all__ = ["ExactFlow", "conditional_law", "push", "sampling_floor", "sliced_wasserstein"]
+
 CHUNK = 2**19  # numbers of an array that is worked on at once: 4 MiB
 
 
-def conditional_law(process: Process, k: torch.Tensor, age: torch.Tensor, rounding: torch.Tensor, spread: float = 0.0):
+def conditional_law(
+    process: Process, k: torch.Tensor, age: torch.Tensor, rounding: torch.Tensor, spread: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(log density of K_age at k, conditional velocity v(age, k)).
 
     k: (B, ..., D) float64. age: (B,) > 0. rounding: like k, how far rounding may have moved k. An atom counts as a normal
     density of standard deviation rounding + spread * c * age across the cone.
     Returns (B, ...), normalised over R^D, and a tensor like k. Raises ValueError for a process whose law is not known.
     """
-    t = age.view(-1, *[1] * (k.dim() - 1))
+    t = column(age, k)
     if isinstance(process, Gaussian):
         sd = process.sigma * t
         return (-(k / sd).square() / 2 - torch.log(sd * math.sqrt(2 * math.pi))).sum(-1), k / t
@@ -82,18 +88,20 @@ class ExactFlow:
     Raises ValueError if spread is out of range or the process cannot act on points of this shape.
     """
 
-    max_speed = None
+    max_speed: float | None = None
 
-    def __init__(self, process: Process, data: torch.Tensor, spread: float = 0.0):
+    def __init__(self, process: Process, data: torch.Tensor, spread: float = 0.0) -> None:
         if data.dim() < 2 or not len(data):
             raise ValueError(f"data must be (n, ...), n >= 1 points, got {tuple(data.shape)}")
         if not 0 <= spread <= 0.1:
             raise ValueError(f"spread must lie in [0, 0.1], got {spread}")
         process.check_shape(tuple(data.shape[1:]))
         self.law, self.data, self.spread = process, data.double().flatten(1), spread
-        self.process = process.speed_norm
+        self.speed_norm: SpeedNorm = process.speed_norm
 
-    def evaluate(self, x, t, y=None):
+    def evaluate(
+        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, None, float]:
         """(u, None, 0.0): what an integrator asks of a field."""
         return self(x, t), None, 0.0
 
@@ -113,18 +121,19 @@ class ExactFlow:
         parts = zip(x.double().flatten(1).split(rows), t.split(rows), strict=True)
         return torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(x).to(x.dtype)
 
-    def _velocity(self, x, t, points, eps):
-        f, df = (v.view(-1, 1, 1) for v in f_schedule(t, self.law.f, self.law.kappa))
-        g, dg = g_schedule(t, self.law.g)
-        center = f * points
+    def _velocity(self, x: torch.Tensor, t: torch.Tensor, points: torch.Tensor, eps: float) -> torch.Tensor:
+        (f, df), (g, dg) = f_schedule(t, self.law.f, self.law.kappa), g_schedule(t, self.law.g)
+        center = column(f, points[None]) * points
         k = x[:, None] - center
         rounding = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded
         log, v = conditional_law(self.law, k, g, rounding, self.spread)
         p = torch.softmax(log, 1)
-        return (p[..., None] * (df * points + dg.view(-1, 1, 1) * v)).sum(1)
+        return (p[..., None] * (column(df, k) * points + column(dg, k) * v)).sum(1)
 
 
-def push(flow: ExactFlow, x: torch.Tensor, grid: torch.Tensor, method: str = "ab2", path: bool = False) -> torch.Tensor:
+def push(
+    flow: ExactFlow, x: torch.Tensor, grid: torch.Tensor, method: Method = "ab2", path: bool = False
+) -> torch.Tensor:
     """Carries x along the exact flow to the data; the last step is Euler's, which asks for nothing at t = 0.
 
     x: (B, ...) at grid[0]. grid: (N + 1,) decreasing to 0, N >= 2. method, path and result: as in integrators.integrate.

@@ -4,11 +4,16 @@ With f(1) = 0 the state x_1 = K says nothing about the data, hence u(1, x_1 | y)
 all that is unknown is the mean image of each class (after Imagine Flash, Kohler et al. 2024, section 3.3).
 """
 
+from typing import Any
+
 import torch
 
+from distillkac.flow.fields import Network, Weight
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
+
+__all__ = ["ExactStart"]
 
 
 class ExactStart(GuidedVelocity):
@@ -18,8 +23,8 @@ class ExactStart(GuidedVelocity):
     "no class". options: w, interval, max_speed.
     """
 
-    def __init__(self, network, process: Process, means: torch.Tensor, **options):
-        super().__init__(network, process=process.speed_norm, **options)
+    def __init__(self, network: Network, process: Process, means: torch.Tensor, **options: Any) -> None:
+        super().__init__(network, speed_norm=process.speed_norm, **options)
         one = torch.ones((), dtype=torch.float64)
         f, self._df = (float(v) for v in f_schedule(one, process.f, process.kappa))
         g, self._dg = (float(v) for v in g_schedule(one, process.g))
@@ -34,11 +39,13 @@ class ExactStart(GuidedVelocity):
         age = torch.full((len(x),), self._age, device=x.device)
         return self._df * self._means.to(x)[y] + self._dg * self._process.velocity(x, age)
 
-    def evaluate(self, x, t, y):
+    def evaluate(
+        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         start = torch.as_tensor(t, device=x.device) >= 1
         if not start.any():
             return super().evaluate(x, t, y)
-        null = torch.full_like(y, self.network.null_class)
+        y, null = self._labels(y)
         if start.all():
             w = self._weight(t)
             guided = torch.is_tensor(w) or w != 0

@@ -3,24 +3,36 @@
 w is the paper's weight, 0 = no guidance; the `guidance_scale` that diffusers users know is 1 + w.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from distillkac import ops
+from distillkac.flow.fields import SPEED_NORMS, Network, SpeedNorm, Weight, guidance_embedding, null_class
+
+__all__ = ["GuidedVelocity"]
 
 
 class GuidedVelocity:
-    """A network as the velocity field of an integrator, with guidance and an honest count of evaluations.
+    """A network as the velocity field of an integrator (fields.Field), with guidance and an honest count of evaluations.
 
-    network: callable (x (B, ...), t (B,), y (B,)) -> velocity like x. Guidance needs its `null_class`. A network with
-             `guidance_embedding` takes w as a fourth argument and already answers with the guided velocity.
+    network: as fields.Network says; its `null_class` is needed where w > 0. One with `guidance_embedding` is given w.
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
-    max_speed: if given, the guided velocity is limited to it, each coordinate or, for process "planar", each pair.
+    max_speed: if given, the guided velocity is limited to it.
+    speed_norm: what that limits, a process' own `speed_norm`: "telegraph" each coordinate, "planar" the length of each pair.
 
     `nfe` counts network evaluations per sample since the start: two where guided, one where not.
     """
 
-    def __init__(self, network, w=0.0, interval=(0.0, 1.0), max_speed=None, process="telegraph"):
+    def __init__(
+        self,
+        network: Network,
+        w: Weight = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        max_speed: float | None = None,
+        speed_norm: SpeedNorm = "telegraph",
+    ) -> None:
         weights = torch.as_tensor(w)
         if not (torch.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(f"guidance weight w must be finite and at least 0 (0 = no guidance), got {w}")
@@ -28,42 +40,54 @@ class GuidedVelocity:
             raise ValueError(f"guidance interval must be 0 <= low <= high <= 1, got {tuple(interval)}")
         if max_speed is not None and not max_speed > 0:
             raise ValueError(f"max_speed must be positive, got {max_speed}")
-        self.network, self.w, self.interval = network, w, tuple(interval)
-        self.max_speed, self.process = max_speed, process
-        self.embedded = getattr(network, "guidance_embedding", False)
+        if speed_norm not in SPEED_NORMS:
+            raise ValueError(f"speed_norm must be one of {', '.join(SPEED_NORMS)}, got {speed_norm!r}")
+        self.network, self.w, self.interval = network, w, (interval[0], interval[1])
+        self.max_speed, self.speed_norm = max_speed, speed_norm
+        self.embedded = guidance_embedding(network)
         self.nfe = 0
 
-    def evaluate(self, x, t, y):
+    def evaluate(
+        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         """The network's answers at (x, t): (u_cond, u_uncond or None, w there).
 
-        x: (B, ...). t: a float common to all rows, or (B,). y: (B,) class labels. u_uncond is None, and only one
-        evaluation is made, where guidance does nothing: w = 0, t outside the interval, or w is a network input.
+        x: (B, ...). t: a float common to all rows, or (B,). y: (B,) class labels; None, where nothing is guided, for a
+        network without classes. u_uncond is None, and only one evaluation is made, where guidance does nothing: w = 0,
+        t outside the interval, or w is a network input. Raises ValueError if a class that guidance needs is missing.
         """
         w = self._weight(t)
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
         if self.embedded:
             self.nfe += 1
             weights = torch.as_tensor(w, dtype=torch.float32, device=x.device).expand(len(x))
-            return self.network(x, times, y, weights), None, 0.0
+            embedded: Callable[..., torch.Tensor] = self.network
+            return embedded(x, times, y, weights), None, 0.0
         if isinstance(w, float) and w == 0:
             self.nfe += 1
             return self.network(x, times, y), None, 0.0
         self.nfe += 2
-        null = torch.full_like(y, self.network.null_class)
+        y, null = self._labels(y)
         both = self.network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]))
         u_cond, u_uncond = both.chunk(2)
         return u_cond, u_uncond, w
 
-    def __call__(self, x, t, y):
+    def __call__(self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
         """The guided, speed-limited velocity at (x, t). Shapes as in `evaluate`; returns like x."""
         u_cond, u_uncond, w = self.evaluate(x, t, y)
         if u_uncond is None:
             if self.max_speed is None:
                 return u_cond
             u_uncond, w = u_cond, 0.0
-        return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.process)
+        return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.speed_norm)
 
-    def _weight(self, t):
+    def _labels(self, y: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(y, as many labels that mean "no class")."""
+        if y is None:
+            raise ValueError("guidance needs class labels y (B,), got None; use w = 0 for a network without classes")
+        return y, torch.full_like(y, null_class(self.network))
+
+    def _weight(self, t: float | torch.Tensor) -> Weight:
         low, high = self.interval
         if not torch.is_tensor(t):
             if not low <= t <= high:

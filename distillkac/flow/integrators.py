@@ -3,14 +3,21 @@
 `num_steps` is the number of intervals; the number of network evaluations is counted by the field (guidance.py).
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 
 from distillkac import ops
 from distillkac.base.random import derive_seed, uniform_rows
+from distillkac.flow.fields import Field
+from distillkac.flow.processes import Process
 
-METHODS = ("euler", "heun", "ab2")
+__all__ = ["METHODS", "Method", "integrate", "restart_chain", "time_grid"]
+
+Method = Literal["euler", "heun", "ab2"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:
@@ -26,10 +33,18 @@ def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:
     return (1 - i / num_steps) ** rho
 
 
-def integrate(field, x, y, grid, method="ab2", path=False):
+def integrate(
+    field: Field,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    grid: torch.Tensor,
+    method: Method = "ab2",
+    path: bool = False,
+) -> torch.Tensor:
     """Carries x along the field over the grid.
 
-    field:  GuidedVelocity. x: (B, ...) state at grid[0]. y: (B,) class labels.
+    field:  a fields.Field, such as GuidedVelocity. x: (B, ...) state at grid[0]. y: (B,) class labels, None for a field
+            without classes.
     grid:   decreasing times, float64: (N + 1,) common to all rows, or (N + 1, B) with a grid for each row.
     method: "euler"; "heun", two evaluations per step; "ab2", Adams-Bashforth with variable step and one evaluation per
             step, whose first step is Euler: x - h ((1 + r) u - r u_prev), r = h / (2 h_prev).
@@ -37,13 +52,14 @@ def integrate(field, x, y, grid, method="ab2", path=False):
     """
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
-    if grid.dim() == 1:
-        grid = grid.tolist()
-    states, u_prev, h_prev = [x], None, None
-    for t, t_next in pairwise(grid):
+    times: Iterable[float | torch.Tensor] = grid.tolist() if grid.dim() == 1 else grid
+    states = [x]
+    u_prev: torch.Tensor | None = None
+    h_prev: float | torch.Tensor | None = None
+    for t, t_next in pairwise(times):
         h = t - t_next
         u_cond, u_uncond, w = field.evaluate(x, t, y)
-        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.process)
+        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
         if method == "heun":
             mean = (u + field(x_next, t_next, y)) / 2
             x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
@@ -55,7 +71,17 @@ def integrate(field, x, y, grid, method="ab2", path=False):
     return torch.stack(states) if path else x
 
 
-def restart_chain(field, x, y, grid, process, share, seed, offset=0, path=False):
+def restart_chain(
+    field: Field,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    grid: torch.Tensor,
+    process: Process,
+    share: float,
+    seed: int,
+    offset: int = 0,
+    path: bool = False,
+) -> torch.Tensor:
     """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
 
     At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair) then moves on with

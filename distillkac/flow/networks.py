@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+
+__all__ = ["NetworkConfig", "VelocityNet", "check_format", "norm_groups"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
@@ -45,10 +47,10 @@ class VelocityNet(nn.Module):
     "no class" and is what label dropout trains for guidance.
     """
 
-    def __init__(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int):
+    def __init__(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         _check(config, shape)
-        self.config, self.shape, self.null_class = config, tuple(shape), num_classes
+        self.config, self.shape, self.null_class = config, (shape[0], shape[1], shape[2]), num_classes
         self.guidance_embedding = config.guidance_embedding
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
@@ -61,15 +63,21 @@ class VelocityNet(nn.Module):
             self.guidance = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
             _zero(self.guidance[-1])
 
-    def forward(self, x, t, y, w=None):
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
 
-        w: (B,) guidance weight, only with `guidance_embedding`. Returns the velocity (B, C, H, W).
+        w: (B,) guidance weight, given where the network has `guidance_embedding` and nowhere else. Returns the velocity
+        (B, C, H, W).
         """
+        if (w is not None) != self.guidance_embedding:
+            raise ValueError(
+                f"the network takes {'' if self.guidance_embedding else 'no '}w (guidance_embedding), got "
+                f"{'none' if w is None else 'one'}"
+            )
         if self.config.backbone == "dit":
             return self.dit(x, timestep=TIME_SCALE * t, class_labels=y, return_dict=False)[0]
         embedding = self.classes(y)
-        if self.guidance_embedding:
+        if w is not None:
             embedding = embedding + self.guidance(w[:, None])
         return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
 
@@ -139,8 +147,8 @@ def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -
 
 
 def _zero(layer: nn.Module) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:

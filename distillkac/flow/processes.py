@@ -5,31 +5,34 @@ Time runs from t = 0 (data) to t = 1 (noise). With schedules f and g and K the n
     x_t = f(t) x_0 + K_{g(t)},        target velocity  u = f'(t) x_0 + g'(t) v(g(t), K).
 """
 
-from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from distillkac import ops
 from distillkac.base.random import normal_rows
-from distillkac.ops.schedules import F_NAMES, G_NAMES, f_schedule, g_schedule
+from distillkac.base.tensors import column
+from distillkac.flow.fields import SpeedNorm
+from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
+
+__all__ = ["PROCESSES", "Gaussian", "NoiseStream", "Planar", "Process", "Telegraph", "from_dict"]
 
 
-def _column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, 1, ..., 1) in the dtype of `like`."""
-    return t.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
-
-
-@dataclass(frozen=True)
 class Process:
-    """What every process shares. f, g: schedule names; kappa: rate of f = "exp"."""
+    """What every process shares: a frozen dataclass of numbers and names. f, g: schedules; kappa: rate of f = "exp"."""
 
     name: ClassVar[str]
     # Whether a speed limit holds for each coordinate or for each pair of neighbouring coordinates.
-    speed_norm: ClassVar[str] = "telegraph"
+    speed_norm: ClassVar[SpeedNorm] = "telegraph"
+    f: FName
+    g: GName
+    kappa: float
 
     def _check(self) -> None:
-        for field, value in asdict(self).items():
+        for field, value in vars(self).items():
             if isinstance(value, (int, float)) and not 0 < value < float("inf"):
                 raise ValueError(f"{self.name}: {field} must be positive and finite, got {value}")
         if self.f not in F_NAMES:
@@ -40,32 +43,40 @@ class Process:
     def check_shape(self, size: tuple[int, ...]) -> None:
         """Raises ValueError if the process cannot act on samples of this size."""
 
-    def noise(self, t: torch.Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> torch.Tensor:
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         """K after process time t. t: (B,). Returns (B, *size); row b depends on (seed, offset + b) only."""
         raise NotImplementedError
 
-    def velocity(self, k: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
         """Conditional velocity v(t, k) of the displacement k after process time t. k: (B, ...), t: (B,)."""
         raise NotImplementedError
 
-    def std(self, t: torch.Tensor) -> torch.Tensor:
+    def std(self, t: Tensor) -> Tensor:
         """Standard deviation of a coordinate of K_t (docs/method.md, eq. 3). t: (B,) -> (B,) float64."""
         raise NotImplementedError
 
-    def prior(self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device=None) -> torch.Tensor:
+    @property
+    def limit_std(self) -> float:
+        """Standard deviation, after unit time, of the Brownian motion that the process becomes when c^2 / a is kept and a
+        grows without bound: c / sqrt(a)."""
+        raise NotImplementedError
+
+    def prior(
+        self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
         """x_1 of n samples: K_{g(1)}, since f(1) = 0 for the linear and cosine f. Returns (n, *size).
 
         With f = "exp" some data is left at t = 1, exp(-kappa) x_0, which this prior leaves out.
         """
         return self.noise(torch.ones(n, device=device), size, seed, offset)
 
-    def bridge(self, x0: torch.Tensor, t: torch.Tensor, seed: int, offset: int = 0) -> torch.Tensor:
+    def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
         f, _ = f_schedule(t, self.f, self.kappa)
         g, _ = g_schedule(t, self.g)
-        return _column(f, x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
+        return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
 
-    def pair(self, x0: torch.Tensor, t: torch.Tensor, seed: int, offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""
         raise NotImplementedError
 
@@ -77,37 +88,42 @@ class Process:
         """
         return float("inf")
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """{"name": ..., parameters}: what `from_dict` takes."""
-        return {"name": self.name, **asdict(self)}
+        return {"name": self.name, **vars(self)}
 
 
 @dataclass(frozen=True)
 class _Kac(Process):
+    name: ClassVar[SpeedNorm]
     a: float = 25.0
     c: float = 2.0
-    f: str = "linear"
-    g: str = "linear"
+    f: FName = "linear"
+    g: GName = "linear"
     kappa: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
 
-    def noise(self, t, size, seed, offset=0):
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         return ops.kac_noise(t, size, self.name, self.a, self.c, seed, offset)
 
-    def velocity(self, k, t):
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
         return ops.kac_velocity(k, t, self.name, self.a, self.c)
 
-    def pair(self, x0, t, seed, offset=0):
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         return ops.kac_pair(x0, t, self.name, self.a, self.c, self.f, self.g, seed, offset, self.kappa)
 
-    def max_target_speed(self, data_bound=1.0):
+    def max_target_speed(self, data_bound: float = 1.0) -> float:
         # For every pair of schedules |f'| |x_0| + g' c is monotone or convex in t, so its maximum is at an end.
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         f_speed = f_schedule(ends, self.f, self.kappa)[1].abs()
         g_speed = g_schedule(ends, self.g)[1]
         return float((f_speed * data_bound * self._norm_factor + g_speed * self.c).max())
+
+    @property
+    def limit_std(self) -> float:
+        return self.c / math.sqrt(self.a)
 
     _norm_factor: ClassVar[float] = 1.0
 
@@ -119,9 +135,9 @@ class Telegraph(_Kac):
     a: turns per unit time, > 0. c: speed in pixel units per unit time, > 0.
     """
 
-    name: ClassVar[str] = "telegraph"
+    name: ClassVar[SpeedNorm] = "telegraph"
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-2 * turns) / 2).sqrt()
 
@@ -133,15 +149,15 @@ class Planar(_Kac):
     Damped 2-D waves. a, c as in `Telegraph`. The last axis must be even.
     """
 
-    name: ClassVar[str] = "planar"
-    speed_norm: ClassVar[str] = "planar"
+    name: ClassVar[SpeedNorm] = "planar"
+    speed_norm: ClassVar[SpeedNorm] = "planar"
     _norm_factor: ClassVar[float] = 2.0**0.5
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
 
-    def check_shape(self, size):
+    def check_shape(self, size: tuple[int, ...]) -> None:
         if size[-1] % 2:
             raise ValueError(
                 f"planar: pairs neighbouring pixels of a row, so the image width must be even, got {size[-1]}; "
@@ -154,31 +170,35 @@ class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal."""
 
     sigma: float = 1.0
-    f: str = "linear"
-    g: str = "linear"
+    f: FName = "linear"
+    g: GName = "linear"
     kappa: float = 1.0
 
     name: ClassVar[str] = "gaussian"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
 
-    def noise(self, t, size, seed, offset=0):
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
-        return self.sigma * _column(t, z) * z
+        return self.sigma * column(t.to(z.dtype), z) * z
 
-    def std(self, t):
+    def std(self, t: Tensor) -> Tensor:
         return self.sigma * t.double()
 
-    def velocity(self, k, t):
-        # v = K / t = sigma z; at t = 0 the displacement is 0 and so is the mean velocity there.
-        column = _column(t, k)
-        return torch.where(column > 0, k / column.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
+    @property
+    def limit_std(self) -> float:
+        return self.sigma
 
-    def pair(self, x0, t, seed, offset=0):
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
+        # v = K / t = sigma z; at t = 0 the displacement is 0 and so is the mean velocity there.
+        age = column(t.to(k.dtype), k)
+        return torch.where(age > 0, k / age.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
+
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
-        f, f_dot = (_column(v, x0) for v in f_schedule(t, self.f, self.kappa))
-        g, g_dot = (_column(v, x0) for v in g_schedule(t, self.g))
+        f, f_dot = (column(v.to(x0.dtype), x0) for v in f_schedule(t, self.f, self.kappa))
+        g, g_dot = (column(v.to(x0.dtype), x0) for v in g_schedule(t, self.g))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 
 
@@ -190,7 +210,7 @@ class NoiseStream:
     checkpoint and give it again to go on with noise that was never seen.
     """
 
-    def __init__(self, process: Process, seed: int = 0, next_row: int = 0):
+    def __init__(self, process: Process, seed: int = 0, next_row: int = 0) -> None:
         if process.f == "exp":
             raise ValueError(
                 f'{process.name}: f = "exp" leaves data in x_1, so no noise alone begins its paths; take "linear" or "cosine"'
@@ -198,14 +218,12 @@ class NoiseStream:
         self.process, self.seed, self.next_row = process, seed, next_row
         self._prior_row: int | None = None  # the first row of what `prior_like` drew last
 
-    def prior_like(self, x: torch.Tensor) -> torch.Tensor:
+    def prior_like(self, x: Tensor) -> Tensor:
         """New noise x_1 = K_{g(1)} in the shape, dtype and device of x (B, ...), whose values are not used."""
         self._prior_row = self._take(len(x))
         return self._prior(x, self._prior_row)
 
-    def pair(
-        self, x0: torch.Tensor, t: torch.Tensor, x1: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, x0: Tensor, t: Tensor, x1: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(x_t, u) as `Process.pair` gives them, from new noise, or on the paths that end in x1.
 
         x0: (B, ...) data, also float64, which is computed in float32. t: (B,) in [0, 1], of any floating dtype.
@@ -213,7 +231,7 @@ class NoiseStream:
         given end is known only for the noise of this stream. The same x1 may serve again, at other times or with other x0.
         """
         if x1 is not None and getattr(x1, "shape", None) != x0.shape:
-            got = tuple(x1.shape) if isinstance(x1, torch.Tensor) else type(x1).__name__
+            got = tuple(x1.shape) if isinstance(x1, Tensor) else type(x1).__name__
             raise ValueError(f"x1 must be a tensor of the shape of x0, {tuple(x0.shape)}, got {got}")
         row = self._take(len(x0)) if x1 is None else self._row_of(x1)
         data = x0.float() if x0.dtype == torch.float64 else x0
@@ -225,10 +243,10 @@ class NoiseStream:
         first, self.next_row = self.next_row, self.next_row + rows
         return first
 
-    def _prior(self, x: torch.Tensor, row: int) -> torch.Tensor:
+    def _prior(self, x: Tensor, row: int) -> Tensor:
         return self.process.prior(len(x), tuple(x.shape[1:]), self.seed, row, x.device).to(x.dtype)
 
-    def _row_of(self, x1: torch.Tensor) -> int:
+    def _row_of(self, x1: Tensor) -> int:
         if self._prior_row is None or not torch.equal(x1, self._prior(x1, self._prior_row)):
             raise ValueError(
                 "x1 is not the noise that this stream drew last, so the paths to it are not known; take x1 from prior_like and "
@@ -237,10 +255,12 @@ class NoiseStream:
         return self._prior_row
 
 
-PROCESSES = {process.name: process for process in (Telegraph, Planar, Gaussian)}
+PROCESSES: dict[str, type[Telegraph | Planar | Gaussian]] = {
+    process.name: process for process in (Telegraph, Planar, Gaussian)
+}
 
 
-def from_dict(values: dict) -> Process:
+def from_dict(values: dict[str, Any]) -> Process:
     """The process that `to_dict` described. Raises ValueError on an unknown name or parameter."""
     values = dict(values)
     name = values.pop("name", None)

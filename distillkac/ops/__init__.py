@@ -14,19 +14,49 @@ Common to all:
   device, the threads, the SIMD level or how a batch is split.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
+from torch import Tensor
 
 from distillkac._kernels import native as _native
 from distillkac.ops import _arguments as given
 from distillkac.ops import _rules
+from distillkac.ops.schedules import FName, GName
+
+__all__ = [
+    "ProcessName",
+    "Rows",
+    "Seed",
+    "endpoint_loss",
+    "guided_step",
+    "guided_velocity",
+    "kac_noise",
+    "kac_pair",
+    "kac_velocity",
+]
 
 _lib = torch.ops.distillkac
 _rules.register(with_cuda=bool(_native.build_info()["cuda"]))
 
-Seed = int | torch.Tensor | torch.Generator
+Seed = int | Tensor | torch.Generator
+ProcessName = Literal["telegraph", "planar"]
+Rows = float | Tensor
+"""One number for all rows, or (B,)."""
 
 
-def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32, out=None):
+def kac_noise(
+    t: Tensor,
+    size: Sequence[int],
+    process: ProcessName,
+    a: float,
+    c: float,
+    seed: Seed,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
     """Displacements K_t of the Kac process after time t (docs/method.md, sections 2 and 4).
 
     t: (B,), t >= 0. size: the shape of one row. offset: number of the first row, >= 0.
@@ -50,7 +80,7 @@ def kac_noise(t, size, process, a, c, seed: Seed, offset=0, dtype=torch.float32,
     return _lib.kac_noise.default(t, size, process, a, c, seed, seed_tensor, offset, dtype)
 
 
-def kac_velocity(k, t, process, a, c, out=None):
+def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float, out: Tensor | None = None) -> Tensor:
     """Velocity of the Kac flow at displacement k after time t (docs/method.md, eqs. 4 and 7).
 
     k: (B, ...), |k| <= c*t (ValueError beyond rounding; NaN on CUDA). t: (B,), t >= 0.
@@ -71,7 +101,19 @@ def kac_velocity(k, t, process, a, c, out=None):
     return _lib.kac_velocity.default(k, t, process, a, c)
 
 
-def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed: Seed = 0, offset=0, kappa=1.0, out=None):
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: Seed = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """A training pair in one pass: x_t = f(t) x_0 + K_{g(t)} and u = f'(t) x_0 + g'(t) v(g(t), K) (docs/method.md, eq. 8).
 
     x0: (B, ...). t: (B,), >= 0 (a flow lives on [0, 1]). f: "linear", "cosine" or "exp" (rate kappa); g: "linear" or
@@ -93,7 +135,9 @@ def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed: Seed = 0, offse
     return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
 
 
-def guided_velocity(u_cond, u_uncond, w, max_speed=None, process="telegraph"):
+def guided_velocity(
+    u_cond: Tensor, u_uncond: Tensor, w: Rows, max_speed: float | None = None, process: ProcessName = "telegraph"
+) -> Tensor:
     """Classifier-free guidance of velocities: u = u_cond + w (u_cond - u_uncond) (docs/method.md, eq. 10).
 
     u_cond, u_uncond: (B, ...). w: float or (B,); w = 0 is no guidance, diffusers' `guidance_scale` is 1 + w.
@@ -108,7 +152,18 @@ def guided_velocity(u_cond, u_uncond, w, max_speed=None, process="telegraph"):
     return _lib.guided_velocity.default(u_cond, u_uncond, w, w_rows, max_speed, process)
 
 
-def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, process="telegraph", out=None):
+def guided_step(
+    x: Tensor,
+    u_cond: Tensor,
+    u_uncond: Tensor | None,
+    u_prev: Tensor | None,
+    w: Rows | None,
+    h: Rows,
+    h_prev: Rows | None,
+    max_speed: float | None = None,
+    process: ProcessName = "telegraph",
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Guidance and one sampling step from t to t - h in one pass (docs/method.md, eqs. 10 and 11).
 
     x, u_cond: (B, ...). u_uncond: like x, or None for no guidance. u_prev: the u of the step before for Adams-Bashforth 2,
@@ -139,7 +194,9 @@ def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, proce
     return _lib.guided_step.default(x, u_cond, u_uncond, u_prev, *rows)
 
 
-def endpoint_loss(x, u, x_end, delta, weight=None, out=None):
+def endpoint_loss(
+    x: Tensor, u: Tensor, x_end: Tensor, delta: Tensor, weight: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Endpoint distillation loss, mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D) (docs/method.md, eq. 12).
 
     x, u, x_end: (B, ...) with D elements a row; one Euler step of length delta (B,) from x should reach x_end. weight: (B,).

@@ -6,11 +6,14 @@ short: a call of an op takes 5 to 10 us.
 
 import numbers
 import operator
+from typing import Any, TypeVar
 
 import torch
 
+Out = TypeVar("Out", torch.Tensor, tuple[torch.Tensor, torch.Tensor])
 
-def tensors(op, **arguments):
+
+def tensors(op: str, **arguments: object) -> None:
     """Arguments that must be ordinary (dense, strided) tensors; None is left out by the caller."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
@@ -21,12 +24,12 @@ def tensors(op, **arguments):
 _STRIDED = torch.strided
 
 
-def _dense(op, name, tensor):
+def _dense(op: str, name: str, tensor: torch.Tensor) -> None:
     if tensor.layout is not _STRIDED or tensor.is_quantized or tensor.is_nested:
         raise ValueError(f"{op}: {name} must be a dense strided tensor, got layout {tensor.layout}, {tensor.dtype}")
 
 
-def fixed_rows(op, **arguments):
+def fixed_rows(op: str, **arguments: object) -> None:
     """Arguments (B,) without a gradient: asking for one is a mistake that would otherwise go unnoticed."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
@@ -36,21 +39,24 @@ def fixed_rows(op, **arguments):
             raise ValueError(f"{op}: {name} is not differentiable here; pass {name}.detach()")
 
 
-def number(op, name, value):
+def number(op: str, name: str, value: Any) -> float:
     """A real number as the kernels take it."""
     if type(value) is float:
         return value
     if isinstance(value, torch.SymFloat):
-        return value
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, torch.SymInt)):
+        return value  # type: ignore[return-value]  # it stands for a float while torch.compile traces
+    real = isinstance(value, (numbers.Real, torch.SymInt))
+    if isinstance(value, bool) or not real:
         raise ValueError(f"{op}: {name} must be a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"{op}: {name} must fit in a float, got an integer of {value.bit_length()} bits") from None
+        raise ValueError(
+            f"{op}: {name} must fit in a float, got an integer of {int(value).bit_length()} bits"
+        ) from None
 
 
-def integer(op, name, value):
+def integer(op: str, name: str, value: Any) -> int:
     """An int of 64 bits with sign; NumPy's integers are converted."""
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
@@ -66,21 +72,21 @@ def integer(op, name, value):
     return value
 
 
-def extents(op, size):
+def extents(op: str, size: object) -> list[int]:
     """The shape of one row."""
     if not isinstance(size, (tuple, list)):
         raise ValueError(f"{op}: size must be a tuple, the shape of one row such as (3, 32, 32), got {shown(size)}")
     return [integer(op, "size", extent) for extent in size]
 
 
-def names(op, **arguments):
+def names(op: str, **arguments: object) -> None:
     """Arguments that choose by name; the kernels know which names there are."""
     for name, value in arguments.items():
         if not isinstance(value, str):
             raise ValueError(f"{op}: {name} must be a string, got {shown(value)}")
 
 
-def seed_of(op, seed):
+def seed_of(op: str, seed: object) -> tuple[int, torch.Tensor | None]:
     """(int, tensor or None) as the kernels take it."""
     if isinstance(seed, torch.Tensor):
         _dense(op, "seed", seed)
@@ -92,7 +98,9 @@ def seed_of(op, seed):
     return integer(op, "seed", seed), None
 
 
-def row_scalar(op, name, value, like, optional=False):
+def row_scalar(
+    op: str, name: str, value: object, like: torch.Tensor, optional: bool = False
+) -> tuple[float, torch.Tensor | None]:
     """(float, tensor or None) as the kernels take it; a tensor without dimensions serves every row."""
     if type(value) is float:
         return value, None
@@ -108,7 +116,7 @@ def row_scalar(op, name, value, like, optional=False):
     return 0.0, value
 
 
-def outputs(op, out, count=1):
+def outputs(op: str, out: Any, count: int = 1) -> None:
     """The tensors of `out`, which may be written: `count` different ones that want no gradient."""
     if count == 1:
         out = (out,)
@@ -120,10 +128,9 @@ def outputs(op, out, count=1):
         raise ValueError(f"{op}: out must be two different tensors, got the same one twice")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in out):
         raise ValueError(f"{op}: out must not require grad (out= has no autograd); pass out.detach()")
-    return out
 
 
-def written(out):
+def written(out: Out) -> Out:
     """Tells autograd that `out` was overwritten, so that a backward pass which needs the old values fails loudly."""
     if not torch.compiler.is_compiling():  # there the schema's mutation marks serve
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
@@ -132,7 +139,7 @@ def written(out):
     return out
 
 
-def shown(value):
+def shown(value: object) -> str:
     """What came, in one short line."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"

@@ -1,8 +1,15 @@
 """What torch must know of the ops beside their kernels: result shapes (fake tensors) and gradients."""
 
-import torch
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from distillkac.base.tensors import column
 from distillkac.ops.schedules import f_schedule
+
+Grads = tuple[Tensor | None, ...]
 
 NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
 OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.out", "endpoint_loss.out")
@@ -11,7 +18,7 @@ OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.o
 def register(with_cuda: bool) -> None:
     """Register the rules for every op; without CUDA kernels, also a clear refusal of CUDA tensors."""
     _register_fakes()
-    autograd = {
+    autograd: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "kac_velocity": (_velocity_backward, _velocity_context),
         "kac_pair": (_pair_backward, _pair_context),
         "guided_velocity": (_guided_backward, _guided_context),
@@ -28,14 +35,14 @@ def register(with_cuda: bool) -> None:
 _library = torch.library.Library("distillkac", "FRAGMENT")
 
 
-def _no_cuda(*args, **kwargs):
+def _no_cuda(*args: object, **kwargs: object) -> None:
     raise RuntimeError(
         "distillkac was built without CUDA kernels, got CUDA tensors; python -m distillkac.doctor says why; where nvcc is "
         "installed, run: DISTILLKAC_CUDA=ON pip install --no-build-isolation -e ."
     )
 
 
-def _one_device(op, **arguments):
+def _one_device(op: str, **arguments: object) -> None:
     """A meta or fake tensor beside a real one would leave the result without values."""
     tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
     first, *rest = tensors
@@ -46,7 +53,7 @@ def _one_device(op, **arguments):
             )
 
 
-def _batched(op, name, x):
+def _batched(op: str, name: str, x: object) -> Tensor:
     if not isinstance(x, torch.Tensor):  # torch lets None pass for a tensor
         raise ValueError(f"{op}: {name} must be a tensor, got {x}")
     if x.dim() < 1:
@@ -54,11 +61,11 @@ def _batched(op, name, x):
     return x
 
 
-def _contiguous_like(x):
+def _contiguous_like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _register_fakes():
+def _register_fakes() -> None:
     fake = torch.library.register_fake
 
     @fake("distillkac::kac_noise")
@@ -98,34 +105,34 @@ def _register_fakes():
         _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight, out=grad_u)
         return x.new_empty((), dtype=torch.float32)
 
-    def fills_out(name):
+    def fills_out(name: str) -> None:
         op = name.removesuffix(".out")
 
         @fake(f"distillkac::{name}")
-        def _(*arguments):
+        def _(*arguments: object) -> None:
             _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
 
     for name in OUT_NAMES[:-1]:
         fills_out(name)
 
 
-def _rows(value, tensor, like):
+def _rows(value: float, tensor: Tensor | None, like: Tensor) -> float | Tensor:
     """A row scalar, shaped to multiply `like`."""
-    return value if tensor is None else tensor.reshape(-1, *[1] * (like.dim() - 1)).to(torch.float32)
+    return value if tensor is None else column(tensor, like).to(torch.float32)
 
 
 # kac_velocity: derivative in k, in float64 (this is not on any hot path).
 
 
-def _velocity_context(ctx, inputs, output):
+def _velocity_context(ctx: Any, inputs: Any, output: Any) -> None:
     k, t, ctx.process, ctx.a, ctx.c = inputs
     ctx.save_for_backward(k, t)
 
 
-def _velocity_backward(ctx, grad):
+def _velocity_backward(ctx: Any, grad: Tensor) -> Grads:
     k, t = ctx.saved_tensors
     x, g, a, c = k.double(), grad.double(), ctx.a, ctx.c
-    t = t.double().reshape(-1, *[1] * (x.dim() - 1))
+    t = column(t.double(), x)
     if ctx.process == "planar":
         # v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second
         # term is infinite outwards, and only the first is kept.
@@ -148,23 +155,22 @@ def _velocity_backward(ctx, grad):
 # kac_pair: linear in x0.
 
 
-def _pair_context(ctx, inputs, output):
+def _pair_context(ctx: Any, inputs: Any, output: Any) -> None:
     _, t, _, _, _, ctx.f, ctx.g, ctx.kappa, _, _, _ = inputs
     ctx.save_for_backward(t)
 
 
-def _pair_backward(ctx, grad_x_t, grad_u):
+def _pair_backward(ctx: Any, grad_x_t: Tensor, grad_u: Tensor) -> Grads:
     (t,) = ctx.saved_tensors
     f, df = f_schedule(t.double(), ctx.f, ctx.kappa)
-    shape = (-1, *[1] * (grad_x_t.dim() - 1))
-    grad = f.float().reshape(shape) * grad_x_t + df.float().reshape(shape) * grad_u
+    grad = column(f.float(), grad_x_t) * grad_x_t + column(df.float(), grad_u) * grad_u
     return grad.to(grad_x_t.dtype), *[None] * 10
 
 
 # Guidance: u = limit(u_cond + w (u_cond - u_uncond)).
 
 
-def _through_limit(grad, unlimited, max_speed, process):
+def _through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, process: str) -> Tensor:
     if max_speed is None:
         return grad
     if process == "telegraph":
@@ -176,7 +182,15 @@ def _through_limit(grad, unlimited, max_speed, process):
     return torch.where(speed > max_speed, limited, g).flatten(-2)
 
 
-def _guidance_grads(grad, u_cond, u_uncond, w, w_rows, max_speed, process):
+def _guidance_grads(
+    grad: Tensor,
+    u_cond: Tensor,
+    u_uncond: Tensor,
+    w: float,
+    w_rows: Tensor | None,
+    max_speed: float | None,
+    process: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients to u_cond, u_uncond and w_rows of the limited guided velocity."""
     weight = _rows(w, w_rows, u_cond)
     difference = u_cond.float() - u_uncond.float()
@@ -187,12 +201,12 @@ def _guidance_grads(grad, u_cond, u_uncond, w, w_rows, max_speed, process):
     return ((1 + weight) * grad).to(u_cond.dtype), (-weight * grad).to(u_cond.dtype), grad_w
 
 
-def _guided_context(ctx, inputs, output):
+def _guided_context(ctx: Any, inputs: Any, output: Any) -> None:
     u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process = inputs
     ctx.save_for_backward(u_cond, u_uncond, w_rows)
 
 
-def _guided_backward(ctx, grad):
+def _guided_backward(ctx: Any, grad: Tensor) -> Grads:
     u_cond, u_uncond, w_rows = ctx.saved_tensors
     grads = _guidance_grads(grad, u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process)
     return grads[0], grads[1], None, grads[2], None, None
@@ -201,7 +215,7 @@ def _guided_backward(ctx, grad):
 # guided_step: x_next = x - h ((1 + r) u - r u_prev).
 
 
-def _step_context(ctx, inputs, output):
+def _step_context(ctx: Any, inputs: Any, output: Any) -> None:
     _, u_cond, u_uncond, u_prev, ctx.w, ctx.h, ctx.h_prev, w_rows, h_rows, h_prev_rows, ctx.max_speed, ctx.process = (
         inputs
     )
@@ -209,7 +223,7 @@ def _step_context(ctx, inputs, output):
     ctx.save_for_backward(u_cond, u_uncond, w_rows, h_rows, h_prev_rows)
 
 
-def _step_backward(ctx, grad_x_next, grad_u):
+def _step_backward(ctx: Any, grad_x_next: Tensor, grad_u: Tensor) -> Grads:
     u_cond, u_uncond, w_rows, h_rows, h_prev_rows = ctx.saved_tensors
     h = _rows(ctx.h, h_rows, u_cond)
     r = h / (2 * _rows(ctx.h_prev, h_prev_rows, u_cond)) if ctx.ab2 else 0.0
@@ -227,24 +241,24 @@ def _step_backward(ctx, grad_x_next, grad_u):
 # endpoint_loss: the forward pass made the gradient.
 
 
-def _loss_context(ctx, inputs, output):
+def _loss_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.dtype = inputs[0].dtype
     ctx.save_for_backward(output[1], inputs[3])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # no zeros for the output that has no gradient
 
 
-def _loss_backward(ctx, grad, _):
+def _loss_backward(ctx: Any, grad: Tensor, _: object) -> Grads:
     grad_u, delta = ctx.saved_tensors
     if not _is_one(grad):
         grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
     grad_x = grad_x_end = None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-        grad_x_end = (grad_u / delta.reshape(-1, *[1] * (grad_u.dim() - 1))).to(ctx.dtype)
+        grad_x_end = (grad_u / column(delta, grad_u)).to(ctx.dtype)
         grad_x = -grad_x_end
     return grad_x, grad_u.to(ctx.dtype), grad_x_end, None, None
 
 
-def _is_one(grad):
+def _is_one(grad: Tensor) -> bool:
     """Whether a backward pass starts at this loss, where that can be seen without waiting for a device or a compiler."""
     return type(grad) is torch.Tensor and grad.device.type == "cpu" and grad.item() == 1

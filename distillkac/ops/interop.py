@@ -10,21 +10,28 @@ the first array argument comes from, and `out=` arrays are filled. No gradients.
 import functools
 import inspect
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from distillkac import ops
 
+__all__ = ["endpoint_loss", "guided_step", "guided_velocity", "kac_noise", "kac_pair", "kac_velocity"]
 
-def _to_torch(op, name, value):
+Array = Any
+"""Of NumPy, CuPy, ...: they have no type in common."""
+
+
+def _to_torch(op: str, name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_to_torch(op, name, item) for item in value)
     if isinstance(value, torch.Tensor) or not _is_array(value):
         return value
     try:
         if not isinstance(value, np.ndarray):
-            return torch.from_dlpack(value)
+            return torch.utils.dlpack.from_dlpack(value)
         # Read-only memory is copied, because a tensor could write to it; so are negative strides, which torch has not.
         plain = value.flags.writeable and all(stride >= 0 for stride in value.strides)
         if name == "out" and not plain:
@@ -34,7 +41,7 @@ def _to_torch(op, name, value):
         raise ValueError(f"{op}: {name} cannot be used as a tensor: {error}") from None
 
 
-def _from_torch(op, result, like):
+def _from_torch(op: str, result: Any, like: Array) -> Any:
     if isinstance(result, tuple):
         return tuple(_from_torch(op, item, like) for item in result)
     if isinstance(like, torch.Tensor):
@@ -47,15 +54,15 @@ def _from_torch(op, result, like):
     return library.from_dlpack(result)
 
 
-def _is_array(value) -> bool:
+def _is_array(value: object) -> bool:
     return isinstance(value, torch.Tensor) or (hasattr(value, "__dlpack__") and not np.isscalar(value))
 
 
-def _for_arrays(op):
+def _for_arrays(op: Callable[..., Any]) -> Callable[..., Any]:
     name, signature = op.__name__, inspect.signature(op)
 
     @functools.wraps(op, assigned=("__name__", "__doc__", "__qualname__"))
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         given = [value for value in arguments.values() if _is_array(value)]
         if not given:

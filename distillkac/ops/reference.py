@@ -5,20 +5,47 @@ noise has the same law as the kernels' (an exact identity, no table), not the sa
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from distillkac.ops.schedules import f_schedule, g_schedule
+from distillkac.ops import ProcessName, Rows
+from distillkac.ops.schedules import FName, GName, f_schedule, g_schedule
+
+__all__ = [
+    "endpoint_loss",
+    "guided_step",
+    "guided_velocity",
+    "kac_noise",
+    "kac_pair",
+    "kac_velocity",
+    "limit_speed",
+    "planar_cdf_radius",
+    "rows",
+    "telegraph_cdf_abs",
+    "telegraph_density",
+]
 
 
-def rows(value, like: torch.Tensor) -> torch.Tensor:
+def rows(value: Rows, like: Tensor) -> Tensor:
     """A float or (B,) tensor as float64, shaped to multiply `like` (B, ...)."""
     value = torch.as_tensor(value, dtype=torch.float64, device=like.device)
     return value.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def kac_noise(t, size, process, a, c, seed, offset=0, dtype=torch.float64, out=None):
+def kac_noise(
+    t: Tensor,
+    size: Sequence[int],
+    process: ProcessName,
+    a: float,
+    c: float,
+    seed: int,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float64,
+    out: Tensor | None = None,
+) -> Tensor:
     """Displacements K_t: t (B,) -> (B, *size). Row b is drawn from a generator of its own, seeded by (seed, offset + b)."""
     result = torch.empty(len(t), *size, dtype=torch.float64)
     for b, time in enumerate(t.double().tolist()):
@@ -30,12 +57,12 @@ def kac_noise(t, size, process, a, c, seed, offset=0, dtype=torch.float64, out=N
     return result if out is None else out.copy_(result)
 
 
-def _uniform(size, generator):
+def _uniform(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform on (0, 1): 52 random bits and a half."""
     return (torch.randint(2**52, size, generator=generator).double() + 0.5) / 2**52
 
 
-def _telegraph_row(t, size, a, c, generator):
+def _telegraph_row(t: float, size: tuple[int, ...], a: float, c: float, generator: torch.Generator) -> Tensor:
     """n ~ Poisson(a t) turns: none, |xi| = 1; else xi = sqrt(1 - U^(1/(k - 1/2))) cos(2 pi V), k = ceil(n/2)."""
     n = torch.poisson(torch.full(size, a * t, dtype=torch.float64), generator=generator)
     k = torch.ceil(n / 2).clamp(min=1)
@@ -45,7 +72,7 @@ def _telegraph_row(t, size, a, c, generator):
     return c * t * torch.where(n == 0, straight, moved)
 
 
-def _planar_row(t, size, a, c, generator):
+def _planar_row(t: float, size: tuple[int, ...], a: float, c: float, generator: torch.Generator) -> Tensor:
     """s = max(0, c t + (c/a) log U), r = sqrt(c^2 t^2 - s^2), direction uniform; pairs along the last axis."""
     pairs = (*size[:-1], size[-1] // 2)
     s = (c * t + c / a * torch.log(_uniform(pairs, generator))).clamp(min=0)
@@ -54,7 +81,7 @@ def _planar_row(t, size, a, c, generator):
     return torch.stack([r * torch.cos(angle), r * torch.sin(angle)], -1).reshape(size)
 
 
-def kac_velocity(k, t, process, a, c):
+def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float) -> Tensor:
     """Conditional velocity at displacement k (B, ...) after time t (B,): float64, like k. |k| >= c t is on the light cone."""
     k = k.double()
     t = rows(t, k)
@@ -71,7 +98,19 @@ def kac_velocity(k, t, process, a, c):
     return torch.where(k.abs() >= radius, torch.copysign(torch.full_like(k, c), k), v)
 
 
-def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0, out=None):
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: int = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Training pair: x_t = f(t) x_0 + K_{g(t)}, u = f'(t) x_0 + g'(t) v(g(t), K)."""
     x0 = x0.double()
     f_t, df_t = f_schedule(t.double(), f, kappa)
@@ -81,7 +120,7 @@ def kac_pair(x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kap
     return rows(f_t, x0) * x0 + k, rows(df_t, x0) * x0 + rows(dg_t, x0) * v
 
 
-def limit_speed(u, max_speed, process):
+def limit_speed(u: Tensor, max_speed: float | None, process: ProcessName) -> Tensor:
     """Clamp each coordinate (telegraph) or the length of each neighbouring pair (planar) of u to max_speed."""
     if max_speed is None:
         return u
@@ -92,24 +131,39 @@ def limit_speed(u, max_speed, process):
     return (pairs * (max_speed / speed).clamp(max=1)).flatten(-2)
 
 
-def guided_velocity(u_cond, u_uncond, w, max_speed=None, process="telegraph"):
+def guided_velocity(
+    u_cond: Tensor, u_uncond: Tensor, w: Rows, max_speed: float | None = None, process: ProcessName = "telegraph"
+) -> Tensor:
     """Classifier-free guidance u = u_cond + w (u_cond - u_uncond), w = 0 being none; then the speed limit."""
     u_cond, u_uncond = u_cond.double(), u_uncond.double()
     return limit_speed(u_cond + rows(w, u_cond) * (u_cond - u_uncond), max_speed, process)
 
 
-def guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed=None, process="telegraph", out=None):
+def guided_step(
+    x: Tensor,
+    u_cond: Tensor,
+    u_uncond: Tensor | None,
+    u_prev: Tensor | None,
+    w: Rows,
+    h: Rows,
+    h_prev: Rows | None,
+    max_speed: float | None = None,
+    process: ProcessName = "telegraph",
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Guidance and one step from t to t - h: Euler, or with u_prev Adams-Bashforth 2. Returns (x_next, u)."""
     x = x.double()
     u = guided_velocity(u_cond, u_cond if u_uncond is None else u_uncond, w, max_speed, process)
     h = rows(h, x)
     if u_prev is None:
         return x - h * u, u
+    if h_prev is None:
+        raise ValueError("guided_step: h_prev must be the length of the step before, got None")
     r = h / (2 * rows(h_prev, x))
     return x - h * ((1 + r) * u - r * u_prev.double()), u
 
 
-def endpoint_loss(x, u, x_end, delta, weight=None):
+def endpoint_loss(x: Tensor, u: Tensor, x_end: Tensor, delta: Tensor, weight: Tensor | None = None) -> Tensor:
     """mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D), D the elements of a row."""
     x, u, x_end = x.double(), u.double(), x_end.double()
     delta = rows(delta, x)
@@ -121,7 +175,7 @@ def endpoint_loss(x, u, x_end, delta, weight=None):
 # Laws, for tests and diagnostics.
 
 
-def telegraph_density(xi, lam):
+def telegraph_density(xi: Tensor, lam: Tensor) -> Tensor:
     """Density of xi = K/(c t) on (-1, 1), without the two atoms of mass exp(-lam)/2. Float64 tensors that broadcast."""
     r = torch.sqrt((1 - xi) * (1 + xi))
     z = (lam * r).clamp(min=1e-12)
@@ -129,7 +183,7 @@ def telegraph_density(xi, lam):
     return lam / 2 * decay * (torch.special.i0e(z) + lam * torch.special.i1e(z) / z)
 
 
-def telegraph_cdf_abs(xi, lam: float):
+def telegraph_cdf_abs(xi: Tensor, lam: float) -> Tensor:
     """P(|K|/(c t) <= xi, the particle turned): xi (N,) in [0, 1], float64; 1 - exp(-lam) at xi = 1.
 
     Gauss-Legendre on 400 panels up to xi; the density is analytic in xi. Error below 1e-12 for lam <= 1e4.
@@ -143,7 +197,7 @@ def telegraph_cdf_abs(xi, lam: float):
     return (values * weights * half[..., None]).sum((1, 2))
 
 
-def planar_cdf_radius(rho, lam: float):
+def planar_cdf_radius(rho: Tensor, lam: float) -> Tensor:
     """P(|K|/(c t) <= rho) of the planar process for rho in [0, 1): 1 - exp(-lam (1 - sqrt(1 - rho^2)))."""
     s = torch.sqrt((1 - rho) * (1 + rho))
     return -torch.expm1(-lam * rho.square() / (1 + s))

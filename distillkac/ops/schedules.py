@@ -6,14 +6,19 @@ A new one is added here and at the places that csrc/README.md lists ("Add a sche
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 
-F_NAMES = ("linear", "cosine", "exp")
-G_NAMES = ("linear", "quadratic")
+__all__ = ["F_NAMES", "G_NAMES", "FName", "GName", "f_schedule", "g_schedule"]
+
+FName = Literal["linear", "cosine", "exp"]
+GName = Literal["linear", "quadratic"]
+F_NAMES: tuple[FName, ...] = get_args(FName)
+G_NAMES: tuple[GName, ...] = get_args(GName)
 
 
-def f_schedule(t: torch.Tensor, name: str, kappa: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def f_schedule(t: torch.Tensor, name: FName, kappa: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """f(t) and f'(t): `linear` 1 - t, `cosine` cos(pi t / 2), `exp` exp(-kappa t).
 
     t: any shape, in [0, 1]. Returns two tensors of t's shape and dtype.
@@ -31,7 +36,7 @@ def f_schedule(t: torch.Tensor, name: str, kappa: float = 1.0) -> tuple[torch.Te
     raise ValueError(f"f must be one of {', '.join(F_NAMES)}, got {name!r}")
 
 
-def g_schedule(t: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def g_schedule(t: torch.Tensor, name: GName) -> tuple[torch.Tensor, torch.Tensor]:
     """g(t) and g'(t): `linear` t, `quadratic` t^2. t: any shape, in [0, 1]."""
     if name == "linear":
         return t, torch.ones_like(t)

@@ -43,7 +43,8 @@ class ProcessConfig:
         """Raises ValueError on a parameter out of range."""
         if self.process == "gaussian":
             return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g)
-        return processes.PROCESSES[self.process](a=self.a, c=self.c, f=self.f, g=self.g)
+        kac = processes.Planar if self.process == "planar" else processes.Telegraph
+        return kac(a=self.a, c=self.c, f=self.f, g=self.g)
 
 
 def law(noise) -> str:

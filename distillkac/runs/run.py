@@ -14,6 +14,16 @@ from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 
+__all__ = [
+    "Run",
+    "build_network",
+    "load_network",
+    "open_run",
+    "say_if_another_teacher",
+    "student_folder",
+    "students",
+]
+
 PREFERRED = ("inverse", "endpoint", "reconstruction")  # of students with as many steps
 
 
@@ -67,8 +77,8 @@ def students(folder: Path) -> list[Path]:
     """Folders of the students of a run that have a checkpoint: most steps first, and of as many the preferred first."""
     found = []
     for weights in folder.glob(f"student-*/{checkpoints.EMA}"):
-        _, steps, *method = weights.parent.name.split("-")
-        method = method[0] if method else "endpoint"
+        _, steps, *rest = weights.parent.name.split("-")
+        method = rest[0] if rest else "endpoint"
         if steps.isdigit() and method in PREFERRED:
             found.append((-int(steps), PREFERRED.index(method), weights.parent))
     return [path for _, _, path in sorted(found)]
@@ -79,7 +89,7 @@ def say_if_another_teacher(folder: Path) -> None:
     if not all((place / checkpoints.CONFIG).exists() for place in (folder, folder.parent)):
         return
     student, there = load_config(folder).student, checkpoints.described(folder.parent)
-    if student is not None and None not in (student.teacher, there) and student.teacher != there[1]:
+    if student is not None and student.teacher is not None and there is not None and student.teacher != there[1]:
         warnings.warn(
             f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since: "
             "it does not follow the teacher as it is now; remove it and distil again",

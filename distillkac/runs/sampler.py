@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from distillkac.flow.integrators import Method
 from distillkac.runs.config import RunConfig
+
+__all__ = ["TEACHER_RHO", "SamplerConfig", "Settled", "Trained"]
 
 TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
 
@@ -32,7 +35,7 @@ class SamplerConfig:
     """Which network. Auto: a student of that many steps if there is one that can do all that is asked (w, integrator, rho),
     else the teacher; a warning says so where the run has students of as many steps or more."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.rho is not None and not 0 < self.rho < math.inf:
@@ -41,6 +44,19 @@ class SamplerConfig:
             raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
         if self.restart > 0 and self.integrator not in (None, "euler"):
             raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
+
+
+class Settled(NamedTuple):
+    """What a sampler means for one network, with nothing left open.
+
+    w: the weight that the field is given, 0 where guidance is folded in. rho, integrator: of the steps. guidance: the
+    weight that the images have, whether folded in or not.
+    """
+
+    w: float
+    rho: float
+    integrator: Method
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -64,26 +80,35 @@ class Trained:
             return cls(config.label_drop)
         return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max)
 
-    def settle(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
-        """(w, rho, integrator) of a sampler, with what it leaves open filled in.
+    @property
+    def takes_w(self) -> bool:
+        """Whether a weight may be chosen: by a teacher, and by a student that has it as an input."""
+        return self.num_steps is None or self.w_max is not None
 
-        w is the weight that the field is given: 0 where it is folded in. name: of the run or pipeline, for the sentence.
-        Raises ValueError where the network cannot do what is asked.
+    def sampler(self) -> SamplerConfig:
+        """How it is sampled where nothing is asked: a student in its own number of steps."""
+        return SamplerConfig() if self.num_steps is None else SamplerConfig(self.num_steps)
+
+    def settle(self, sampler: SamplerConfig, name: str) -> Settled:
+        """What a sampler's None mean: the one place that decides it.
+
+        name: of the run or pipeline, for the sentence. Raises ValueError where the network cannot do what is asked.
         """
-        w, rho, method = self._teacher(sampler, name) if self.num_steps is None else self._student(sampler, name)
-        if w == 0 and tuple(sampler.interval) != (0.0, 1.0):
+        settled = self._teacher(sampler, name) if self.num_steps is None else self._student(sampler, name)
+        if settled.w == 0 and tuple(sampler.interval) != (0.0, 1.0):
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
-        return w, rho, method
+        return settled
 
-    def _teacher(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
+    def _teacher(self, sampler: SamplerConfig, name: str) -> Settled:
         w = sampler.w or 0.0
         if w > 0 and self.label_drop == 0:
             raise ValueError(
                 f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
             )
-        return w, sampler.rho or TEACHER_RHO, "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
+        method: Method = "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
+        return Settled(w, sampler.rho or TEACHER_RHO, method, w)
 
-    def _student(self, sampler: SamplerConfig, name: str) -> tuple[float, float, str]:
+    def _student(self, sampler: SamplerConfig, name: str) -> Settled:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
         if sampler.restart == 0 and (sampler.steps != self.num_steps or other_rho):
             asked = f"rho = {sampler.rho:g}" if other_rho else f"{sampler.steps}"
@@ -95,14 +120,15 @@ class Trained:
             raise ValueError(f"{name} is a student, which takes Euler steps: omit integrator {sampler.integrator!r}")
         w, rho = sampler.w, sampler.rho or self.rho
         if self.w_max is not None:
-            if (w or 0.0) > self.w_max + 1e-6:
+            w = w or 0.0
+            if w > self.w_max + 1e-6:
                 raise ValueError(
                     f"{name} was distilled for w up to {self.w_max} (guidance_scale {1 + self.w_max:g}), got {w:g}"
                 )
-            return w or 0.0, rho, "euler"
+            return Settled(w, rho, "euler", w)
         if w is not None and not math.isclose(w, self.w, abs_tol=1e-6):
             raise ValueError(
                 f"{name} was distilled with w = {self.w} folded in (guidance_scale {1 + self.w:g}), which w = {w:g} "
                 "cannot change; omit it, choose the teacher (--model teacher), or distil with that w"
             )
-        return 0.0, rho, "euler"
+        return Settled(0.0, rho, "euler", self.w)

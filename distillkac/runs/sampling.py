@@ -12,11 +12,13 @@ from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
 from distillkac.runs import class_names
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import Run, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
+
+__all__ = ["Drawing", "SamplerConfig", "Samples", "choose", "class_labels", "field_of", "generate"]
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
 DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
@@ -25,12 +27,13 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 @dataclass(frozen=True)
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
-    per image. path: (N+1, n, C, H, W)."""
+    per image. grid: (N + 1,) float64, the times of the sampler. path: (N + 1, n, C, H, W), the states at these times."""
 
     images: torch.Tensor
     labels: torch.Tensor
     nfe: int
     seconds: float
+    grid: torch.Tensor
     path: torch.Tensor | None = None
 
 
@@ -67,11 +70,11 @@ def _told(chosen: Path) -> Path:
     return chosen
 
 
-def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, str]:
+def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, Method]:
     """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
-    w, rho, method = Trained.of(run.config).settle(sampler, str(run.folder))
-    velocity = GuidedVelocity(run.network, w, sampler.interval, sampler.max_speed, run.process.speed_norm)
-    return velocity, time_grid(sampler.steps, rho), method
+    settled = Trained.of(run.config).settle(sampler, str(run.folder))
+    velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
+    return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
 
 
 class Drawing:
@@ -82,7 +85,7 @@ class Drawing:
     same to the bit if its block begins at a multiple of `rows`. On a GPU it is the same up to rounding.
     """
 
-    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500):
+    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500) -> None:
         """Raises ValueError where the run cannot do what is asked."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -142,7 +145,8 @@ def generate(
             bar.update(len(y))
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
-    return Samples(states[-1] if path else states, labels, drawing.nfe, seconds, states if path else None)
+    images = states[-1] if path else states
+    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, states if path else None)
 
 
 def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 from distillkac.runs import pictures
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import Run, open_run
-from distillkac.runs.sampling import SamplerConfig, choose, class_labels, field_of, generate
+from distillkac.runs.sampling import SamplerConfig, choose, class_labels, generate
 
 STEPS = (1, 2, 4, 20, 100)
 MODELS = ("auto", "teacher", "student")
@@ -94,8 +94,8 @@ class Demo:
     def _choice(self, title: str, sampler: SamplerConfig, labels: torch.Tensor, seed: int, frames: int) -> Choice:
         try:
             run = self._open(title, sampler)
-            _, grid, _ = field_of(run, sampler)
             samples = generate(run, labels, sampler, seed, path=True)
+            assert samples.path is not None  # it was asked for
         except ValueError as error:
             # What it says about folders is for whoever started the server, not for the page.
             folder = self.runs[title]
@@ -103,7 +103,7 @@ class Demo:
         kept = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long()
         columns = math.ceil(math.sqrt(len(labels)))
         grids = tuple(pictures.grid_image(state, columns) for state in samples.path[kept])
-        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(grid[kept].tolist()))
+        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(samples.grid[kept].tolist()))
 
     def _open(self, title: str, sampler: SamplerConfig) -> Run:
         folder = choose(self.runs[title], sampler)
@@ -122,7 +122,7 @@ def _warm(run: Run) -> Run:
 
 def _titles(folders: tuple[Path, ...], configs: list[RunConfig]) -> list[str]:
     """A name for each run: its process, and the folder where processes repeat."""
-    titles = [config.noise.process for config in configs]
+    titles: list[str] = [config.noise.process for config in configs]
     if len(set(titles)) < len(titles):
         titles = [f"{title} ({folder.resolve().name})" for title, folder in zip(titles, folders, strict=True)]
     if len(set(titles)) < len(titles):

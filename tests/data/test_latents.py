@@ -18,7 +18,7 @@ from distillkac.data import vae
 from distillkac.evaluation import inception
 from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
-from distillkac.runs import lock
+from distillkac.runs import lock, pictures
 from distillkac.runs.config import load_config
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import open_run
@@ -138,8 +138,8 @@ def test_the_pipeline_brings_the_autoencoder_along(run, tmp_path):
     draw = [p([0, 1], generator=torch.Generator().manual_seed(0), output_type="pt").images for p in (pipeline, again)]
     assert draw[0].shape == (2, 3, 16, 16)
     assert_same(*draw)
-    pictures = again([0, 1], generator=torch.Generator().manual_seed(0)).images
-    assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), pictures.to_uint8(draw[1]))
+    drawn = again([0, 1], generator=torch.Generator().manual_seed(0)).images
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in drawn]), pictures.to_uint8(draw[1]))
 
 
 def test_another_autoencoder_is_refused(folder, run, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_max_speed_limits_coordinates_or_pairs(w):
     free = GuidedVelocity(Linear(), w)(X, 1.0, Y)
     limit = free.abs().mean().item()
     torch.testing.assert_close(GuidedVelocity(Linear(), w, max_speed=limit)(X, 1.0, Y), free.clamp(-limit, limit))
-    pairs = GuidedVelocity(Linear(), w, max_speed=limit, process="planar")(X, 1.0, Y)
+    pairs = GuidedVelocity(Linear(), w, max_speed=limit, speed_norm="planar")(X, 1.0, Y)
     torch.testing.assert_close(pairs, free * (limit / free.norm(dim=1, keepdim=True)).clamp(max=1))
 
 
@@ -84,6 +84,7 @@ def test_an_embedded_weight_goes_into_the_network():
         ({"interval": (0.5, 0.2)}, "interval"),
         ({"interval": (0.0, 1.5)}, "interval"),
         ({"max_speed": 0.0}, "max_speed must be positive"),
+        ({"speed_norm": "gaussian"}, "speed_norm must be one of telegraph, planar, got 'gaussian'"),
     ],
 )
 def test_bad_options_are_named(options, message):

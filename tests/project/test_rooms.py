@@ -11,7 +11,8 @@ from tests.places import PACKAGE
 ORDER = (
     ("_sources", "_native"),
     ("_kernels",),
-    ("base", "ops"),
+    ("base",),
+    ("ops",),
     ("data", "flow"),
     ("runs",),
     ("training",),

@@ -158,7 +158,7 @@ def test_limited_speed_keeps_every_guided_sample_in_range(process, dtype, scale,
     for w in (0.0, 1.5, 16.0):
         x = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
         y = torch.arange(6) % 2
-        velocity = GuidedVelocity(Adversary(scale, dtype), w, max_speed=limit, process=process)
+        velocity = GuidedVelocity(Adversary(scale, dtype), w, max_speed=limit, speed_norm=process)
         end = integrate(velocity, x, y, time_grid(20, 2.0), method)
         assert torch.isfinite(end).all()
         assert (end.float() - x.float()).abs().max() <= (2 if method == "ab2" else 1) * limit * 1.05
