@@ -139,16 +139,12 @@ def read_images(
     key, known = _known(records, config)
     if known is None:
         found = _look(records, order, config)
-        if found.large:
+        if found.large and key is not None:
             words = {str(row): text for row, text in found.bad.items()}
-            cache.remember(key, {"shape": [found.depth, *found.size], "bad": words, "limits": [found.low, found.high]})
+            cache.remember(key, {"shape": list(found.shape[1:]), "bad": words, "limits": [found.low, found.high]})
     else:
         found = _recalled(known, order, config)
-    shape, left_out, limits = (
-        (len(found.rows), found.depth, *found.size),
-        list(found.bad.values()),
-        (found.low, found.high),
-    )
+    shape, left_out, limits = found.shape, list(found.bad.values()), (found.low, found.high)
     if found.large:
         return ImageFiles(records, torch.tensor(found.rows), shape, config.image_size), found.rows, left_out, limits
     images = torch.empty(shape, dtype=torch.uint8)
@@ -163,7 +159,7 @@ class _Found:
 
     count: int  # of the images that were asked for
     depth: int
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] = (0, 0)  # height and width, once an image is known
     rows: list[int] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
     low: int = 255
@@ -172,12 +168,18 @@ class _Found:
     recalled: bool = False  # from an earlier look: nothing is kept
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, H, W) of those that can be read."""
+        return (len(self.rows), self.depth, *self.size)
+
+    @property
     def large(self) -> bool:
-        return self.recalled or (bool(self.size) and math.prod((self.count, self.depth, *self.size)) > MEMORY_LIMIT)
+        return self.recalled or math.prod((self.count, self.depth, *self.size)) > MEMORY_LIMIT
 
     def add(self, records: Records, row: int, image: np.ndarray) -> None:
         """Raises ValueError if it is of another size than the first."""
-        self.size = self.size or image.shape[1:]
+        if not self.rows:
+            self.size = (image.shape[1], image.shape[2])
         if image.shape[1:] != self.size:
             raise ValueError(
                 f"{records.name(row)}: is {_size(image.shape[1:])} but {records.name(self.rows[0])} is "
@@ -215,9 +217,9 @@ def _recalled(known: dict, order: Sequence[int], config) -> _Found:
     bad = {int(row): text for row, text in known["bad"].items()}
     if bad and config.bad_images == "refuse":
         raise ValueError(next(iter(bad.values())))
-    depth, *size = known["shape"]
+    (depth, height, width), (low, high) = known["shape"], known["limits"]
     rows = [row for row in order if row not in bad]
-    return _Found(len(order), depth, tuple(size), rows, bad, *known["limits"], recalled=True)
+    return _Found(len(order), depth, (height, width), rows, bad, low, high, recalled=True)
 
 
 def say_narrow(where: str, low: float, high: float, full: tuple[float, float]) -> None:

@@ -1,6 +1,7 @@
 """What a distillation will do and cost, said before it is begun: `python -m distillkac.distill RUN --dry-run`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from distillkac.distillation.stages import (
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
+from distillkac.training.batches import Batch
 from distillkac.training.cost import blank_batch, flops, seconds_per_image
 from distillkac.training.objective import Objective
 
@@ -63,10 +65,14 @@ def _cost(
     updates, device = getattr(learns, "updates", 1), next(network.parameters()).device
     # The updates of a step may differ: those of the fake model and of the generator do.
     batches = [blank_batch(shape, device, update) for update in range(updates)]
-    counted = sum(flops(lambda batch=batch: learns(network, batch).backward()) for batch in batches)
+    counted = sum(flops(partial(_learn, learns, network, batch)) for batch in batches)
     seconds = sum(seconds_per_image(learns, network, batch, batch_size) for batch in batches)
     images = steps * updates * batch_size
     return StageCost(title, folder, steps, images, counted / updates * images, seconds * steps * batch_size)
+
+
+def _learn(learns: Objective, network: nn.Module, batch: Batch) -> None:
+    learns(network, batch).backward()
 
 
 def described(stage_costs: list[StageCost], device: torch.device) -> str:

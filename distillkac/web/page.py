@@ -99,7 +99,7 @@ def build(demo: Demo):
     return page
 
 
-def _form(gr, demo: Demo) -> tuple[list, object, list]:
+def _form(gr, demo: Demo) -> tuple[list, Any, list]:
     """(the widgets in the order of `Demo.generate`'s arguments, the button, the fields that Enter sends off)."""
     titles = list(demo.runs)
     most = max(map(demo.max_images, titles))
