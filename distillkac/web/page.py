@@ -11,6 +11,7 @@ import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from PIL import Image
 
