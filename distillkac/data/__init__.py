@@ -13,14 +13,27 @@ from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import cifar
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_unit
 from distillkac.data.folder import folder
+from distillkac.data.given import from_tensors
 from distillkac.data.latents import latents
 from distillkac.data.npz import npz
+from distillkac.data.protocol import Dataset
 from distillkac.data.shards import shards
 from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
 
-__all__ = ["DataConfig", "ImageDataset", "Stream", "class_means", "load", "load_training", "read", "to_unit"]
+__all__ = [
+    "DataConfig",
+    "Dataset",
+    "ImageDataset",
+    "Stream",
+    "class_means",
+    "from_tensors",
+    "load",
+    "load_training",
+    "read",
+    "to_unit",
+]
 
 READERS = {
     "builtin": lambda found, config: BUILTIN[config.builtin](config),

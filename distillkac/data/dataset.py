@@ -13,6 +13,7 @@ from distillkac.base.paths import PATH, encode, expanded, from_text
 from distillkac.base.random import SampleOrder
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.protocol import Dataset
 from distillkac.data.records import ImageFiles, Records, read_images, say_left_out, say_narrow
 
 SPLITS = ("train", "test")
@@ -86,7 +87,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ImageDataset:
+class ImageDataset(Dataset):
     """Images with their classes, read a batch at a time.
 
     images: (N, C, H, W), uint8 or float32 in [-1, 1]; a tensor or `ImageFiles`. labels: (N,) int64. left_out: what was
@@ -145,13 +146,13 @@ def to_unit(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(torch.full((), 127.5, device=x.device)).sub_(1)
 
 
-def read(dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def read(dataset: Dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)
     return to_unit(x), y
 
 
-def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
+def class_means(dataset: ImageDataset, chunk: int = 1024) -> torch.Tensor:
     """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)

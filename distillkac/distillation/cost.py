@@ -20,7 +20,7 @@ from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
 from distillkac.training.batches import Batch
 from distillkac.training.cost import COUNTED_ROWS, seconds_per_image
-from distillkac.training.objective import Objective
+from distillkac.training.objective import Objective, updates_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _cost(
 ) -> StageCost:
     from torch.utils.flop_counter import FlopCounterMode
 
-    updates, rows = getattr(learns, "updates", 1), min(COUNTED_ROWS, batch_size)
+    updates, rows = updates_of(learns), min(COUNTED_ROWS, batch_size)
     device = next(network.parameters()).device
     x0, y = torch.zeros(rows, *shape, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
     # The updates of a step may differ: those of the fake model and of the generator do.

@@ -11,8 +11,9 @@ from distillkac import ops
 class GuidedVelocity:
     """A network as the velocity field of an integrator, with guidance and an honest count of evaluations.
 
-    network: callable (x (B, ...), t (B,), y (B,)) -> velocity like x. Guidance needs its `null_class`. A network with
-             `guidance_embedding` takes w as a fourth argument and already answers with the guided velocity.
+    network: callable (x (B, ...), t (B,), y (B,)) -> velocity like x; any function will do. Guidance needs its attribute
+             `null_class`, the label that means "no class". A network with `guidance_embedding` takes w as a fourth argument
+             and already answers with the guided velocity.
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
     max_speed: if given, the guided velocity is limited to it, each coordinate or, for process "planar", each pair.
@@ -48,8 +49,8 @@ class GuidedVelocity:
         if isinstance(w, float) and w == 0:
             self.nfe += 1
             return self.network(x, times, y), None, 0.0
+        null = torch.full_like(y, null_class_of(self.network))
         self.nfe += 2
-        null = torch.full_like(y, self.network.null_class)
         both = self.network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]))
         u_cond, u_uncond = both.chunk(2)
         return u_cond, u_uncond, w
@@ -73,3 +74,14 @@ class GuidedVelocity:
             return self.w if torch.is_tensor(self.w) else float(self.w)
         inside = (t >= low) & (t <= high)
         return torch.as_tensor(self.w, dtype=torch.float32, device=t.device) * inside
+
+
+def null_class_of(network) -> int:
+    """The label that means "no class" to a network. Raises ValueError if it has none, and so cannot be guided."""
+    label = getattr(network, "null_class", None)
+    if label is None:
+        raise ValueError(
+            f"guidance (w > 0) asks the network for a velocity without a class, and {type(network).__name__} has no attribute "
+            "null_class, the label that means no class: set it, or use w = 0"
+        )
+    return label

@@ -24,13 +24,14 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 @dataclass(frozen=True)
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
-    per image. path: (N+1, n, C, H, W)."""
+    per image. path: (N+1, n, C, H, W), from noise to images, at `times` (N+1,) from 1 to 0; None unless asked for."""
 
     images: torch.Tensor
     labels: torch.Tensor
     nfe: int
     seconds: float
     path: torch.Tensor | None = None
+    times: torch.Tensor | None = None
 
 
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
@@ -79,9 +80,11 @@ class Drawing:
     def block(self, labels: torch.Tensor, first: int, path: bool = False) -> torch.Tensor:
         """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W)."""
         run, count = self.run, len(labels)
-        none = len(run.config.class_names)  # the label that means no class
-        if not ((labels >= 0) & (labels <= none)).all():
-            raise ValueError(f"labels must be numbers of classes, 0 to {none - 1}, got {labels.tolist()[:10]}")
+        classes = len(run.config.class_names)
+        # The label after the last class means no class, to networks that know of it.
+        last = classes - 1 if getattr(run.network, "null_class", None) is None else classes
+        if not ((labels >= 0) & (labels <= last)).all():
+            raise ValueError(f"labels must be numbers of classes, 0 to {classes - 1}, got {labels.tolist()[:10]}")
         y, self.velocity.nfe = labels.to(run.device), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
@@ -124,7 +127,9 @@ def generate(
             bar.update(len(y))
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
-    return Samples(states[-1] if path else states, labels, drawing.nfe, seconds, states if path else None)
+    if not path:
+        return Samples(states, labels, drawing.nfe, seconds)
+    return Samples(states[-1], labels, drawing.nfe, seconds, states, drawing.grid)
 
 
 def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:
