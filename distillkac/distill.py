@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.data import class_means
 from distillkac.distillation import cost
@@ -18,8 +18,6 @@ from distillkac.runs.config import load_config
 from distillkac.runs.run import build_network, load_network
 from distillkac.runs.run_data import DataPlace, RunData
 from distillkac.training.fit import accelerator_for
-
-PROG = "python -m distillkac.distill"
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class DistillArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = parse(DistillArgs, argv, PROG, _with_recipe(argv))
+    args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
     config, run = args.config, load_config(args.run)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)

@@ -11,7 +11,7 @@ import tyro
 
 from distillkac import data
 from distillkac.base import paths
-from distillkac.base.commands import INTERRUPTED, command
+from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek, with_paths
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
@@ -23,8 +23,6 @@ from distillkac.training import resume
 from distillkac.training.cost import cost, described
 from distillkac.training.fit import Tracker
 from distillkac.training.teacher import fit_teacher, with_data
-
-PROG = "python -m distillkac.train"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class TrainArgs:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     saved = _saved(argv)
-    args = parse(TrainArgs, argv, PROG, _defaults(argv, saved))
+    args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
     process = args.config.noise.build()
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
@@ -86,7 +84,7 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
     """Warns if a preset is named that a run cannot have begun with: its options are those of the run, not of the preset."""
     if not any(word.split("=")[0] == "--preset" for word in argv):
         return
-    named = parse(TrainArgs, argv, PROG, TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
+    named = parse(TrainArgs, argv, prog("train"), TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
     if words := [f"{before}, not {now}" for before, now in resume.all_changes(saved, named)]:
         warnings.warn(
             f"--preset {args.preset} decides nothing of a run that is resumed, whose saved options stay: {'; '.join(words)}",
