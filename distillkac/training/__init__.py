@@ -10,9 +10,20 @@ if TYPE_CHECKING:
     from distillkac.training.fit import accelerator_for, fit_run
     from distillkac.training.loop import Fit, Trainer
     from distillkac.training.objective import FlowMatching, Objective
-    from distillkac.training.teacher import train
+    from distillkac.training.teacher import config_for, train
 
-__all__ = ["EMA", "Batch", "Fit", "FlowMatching", "Objective", "Trainer", "accelerator_for", "fit_run", "train"]
+__all__ = [
+    "EMA",
+    "Batch",
+    "Fit",
+    "FlowMatching",
+    "Objective",
+    "Trainer",
+    "accelerator_for",
+    "config_for",
+    "fit_run",
+    "train",
+]
 
 # The loop needs accelerate, which takes seconds to import.
 __getattr__ = importer(
@@ -23,6 +34,6 @@ __getattr__ = importer(
         "fit": ("accelerator_for", "fit_run"),
         "loop": ("Fit", "Trainer"),
         "objective": ("FlowMatching", "Objective"),
-        "teacher": ("train",),
+        "teacher": ("config_for", "train"),
     },
 )

@@ -46,26 +46,22 @@ def train(
     `config` that these arguments leave without a meaning.
     """
     folder, config = Path(folder).expanduser(), RunConfig() if config is None else config
-    config = dataclasses.replace(config, student=None)
-    saved = load_config(folder) if resume and checkpoints.begun(folder) else None
+    config, images = dataclasses.replace(config, student=None), dataset
     if isinstance(dataset, DataConfig):
         _refuse_two("data", config.data, (DataConfig(), dataset))
         config = with_paths(dataclasses.replace(config, data=dataset))
         check_place(folder, config.data.path)
         images = data.load_training(config.data)
-        config = with_data(config, images, saved)
+        config = with_data(config, images, load_config(folder) if resume and checkpoints.begun(folder) else None)
     else:
-        images = dataset
-        place, known = checked(images)
-        _refuse_two("data", config.data, (DataConfig(), place))
-        config = with_data(dataclasses.replace(config, data=place), images, saved)
-        config = dataclasses.replace(config, fingerprint=known)
+        config = _with_given(config, dataset)
     config.noise.build().check_shape(config.shape)
     if isinstance(network, nn.Module):
         config = _with_own(config, network, images)
     else:
-        _refuse_two("network", config.network, (config.network if network is None else network, NetworkConfig()))
-        config = config if network is None else dataclasses.replace(config, network=network)
+        if network is not None:
+            _refuse_two("network", config.network, (NetworkConfig(), network))
+            config = dataclasses.replace(config, network=network)
         if isinstance(config.network, OwnNetwork):
             raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
         network = build_network(config)
@@ -73,6 +69,14 @@ def train(
     if not fit.finished:
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder, config, config.noise.build(), fit.network, device)
+
+
+def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:
+    """The config of a run that learns own images with an own network, both checked as `train` does: for `fit_run`, with an
+    objective of your own."""
+    config = _with_given(RunConfig() if config is None else config, dataset)
+    config.noise.build().check_shape(config.shape)
+    return _with_own(config, network, dataset)
 
 
 def with_data(config: RunConfig, dataset: Dataset, saved: RunConfig | None = None) -> RunConfig:
@@ -110,6 +114,14 @@ def fit_teacher(
     return fit, accelerator.device
 
 
+def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The config of a run that learns data given in Python. Raises ValueError if they are not what `Dataset` says."""
+    place, known = checked(dataset)
+    _refuse_two("data", config.data, (DataConfig(), place))
+    config = dataclasses.replace(config, data=place)
+    return dataclasses.replace(with_data(config, dataset), fingerprint=known)
+
+
 def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunConfig:
     """The config of a run with an own network, which is tried on two images. Raises ValueError if it will not do."""
     if isinstance(config.network, NetworkConfig):
@@ -125,7 +137,7 @@ def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunCon
                 f"{own.module} has no null_class, the label that means no class: it is trained without class dropping, and "
                 f"cannot be guided. For guidance set null_class = {len(config.class_names)} and let it take that label; to "
                 "say that this is meant, set label_drop=0 in the config",
-                stacklevel=4,
+                stacklevel=3,
             )
         config = dataclasses.replace(config, label_drop=0.0)
     return dataclasses.replace(config, network=own)

@@ -22,7 +22,7 @@ import tyro
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from distillkac import distill, train
+from distillkac import __main__, distill, train
 from distillkac.base import options
 from distillkac.evaluation import classifier
 from tests.places import ROOT
@@ -30,7 +30,19 @@ from tests.toys import TINY_OPTIONS
 
 FILES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PROGRAMS = ("make", "python", "pip", "pip-audit", "pytest", "cmake", "accelerate", "torchrun", "srun", "mkdocs")
+PROGRAMS = (
+    "make",
+    "python",
+    "distillkac",
+    "pip",
+    "pip-audit",
+    "pytest",
+    "cmake",
+    "accelerate",
+    "torchrun",
+    "srun",
+    "mkdocs",
+)
 COST = re.compile(r"#.*\b(\d+|one|two|an?) (seconds?|minutes?|hours?|days?)\b")
 TINY = [*TINY_OPTIONS, "--network.layers", "1", "--optim.batch-size", "8"]
 TINY += ["--preview", "0"]
@@ -56,7 +68,8 @@ ONLY_READ = {  # part of a command: why it is not carried out
     "cifar10": "its images are not here; tests/runs/test_presets.py tries presets",
     "--inception download": "needs the network; tests/evaluation/test_fidelity.py measures with a stand-in",
 }
-OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
+IN_ORDER = "library.md"  # its Python blocks build on each other: test_library.py runs them
+OF_OTHERS = {"--no-isolation", "--use_fsdp", "--tyro-print-completion"}  # options in the text that are not ours
 
 
 class Block:
@@ -102,6 +115,7 @@ COMMANDS = commands()
 PYTHON = [
     pytest.param(block, id=block.where, marks=[pytest.mark.slow] if "FlopCounterMode" in block.text else [])
     for path in FILES
+    if path.name != IN_ORDER
     for block in blocks(path)
     if block.language == "python"
 ]
@@ -153,6 +167,8 @@ def check(line: str) -> None:
         check_make(words)
     elif program == "python":
         check_python(words)
+    elif program == "distillkac":
+        check_verb(words)
     elif program == "pip" and words[0] == "install":
         extras = {e for word in words for group in re.findall(r"\[([\w,-]+)\]$", word) for e in group.split(",")}
         assert extras <= PROJECT["optional-dependencies"].keys(), f"no extra {extras}"
@@ -192,12 +208,23 @@ def check_make(words: list[str]) -> None:
             check(found[1])
 
 
+def check_verb(words: list[str]) -> None:
+    if words[0].startswith("-"):
+        assert words[0] in (*__main__.COMPLETION, "--help", "--version")
+    else:
+        assert words[0] in __main__.VERBS
+        check_python(["-m", f"distillkac.{words[0]}", *([] if words[1:] == ["--help"] else words[1:])])
+
+
 def check_python(words: list[str]) -> None:
     if words[0] != "-m":
         assert (ROOT / words[0]).exists()
         spec = importlib.util.spec_from_file_location("example", ROOT / words[0])
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+    elif words[1] == "distillkac":
+        check_verb(words[2:])
+        return
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
         if not words[1:]:
