@@ -38,20 +38,25 @@ class OwnNetwork:
         )
 
 
+def check_null_class(network: nn.Module, num_classes: int) -> None:
+    """Raises ValueError naming the class if what is no module is given, or one whose label for no class is another."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network must be a torch.nn.Module, got {network!r:.80}")
+    null_class = getattr(network, "null_class", None)
+    if null_class is not None and null_class != num_classes:
+        raise ValueError(
+            f"{type(network).__name__}.null_class, the label that means no class, must be {num_classes}, the number of "
+            f"classes, got {null_class!r}"
+        )
+
+
 def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
     """Raises ValueError naming the class if the network is not what OwnNetwork says. Asked once, in eval mode.
 
     x: (n, C, H, W) float32 images. y: (n,) their classes.
     """
     name = type(network).__name__
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"network must be a torch.nn.Module, got {network!r:.80}")
-    null_class = getattr(network, "null_class", None)
-    if null_class is not None and null_class != num_classes:
-        raise ValueError(
-            f"{name}.null_class, the label that means no class, must be {num_classes}, the number of classes, got "
-            f"{null_class!r}"
-        )
+    check_null_class(network, num_classes)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     x, y, t = x.to(device), y.to(device), torch.linspace(0.25, 0.75, len(x), device=device)
     weights = (torch.ones(len(x), device=device),) if getattr(network, "guidance_embedding", False) else ()
