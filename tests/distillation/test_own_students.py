@@ -81,6 +81,7 @@ def test_a_student_starts_from_its_teachers_weights(teacher, monkeypatch):
     assert same(started[1], students[0].network.state_dict())
 
 
+@pytest.mark.one_alignment
 def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path, monkeypatch):
     whole = distil(teacher, DATA, config=PLAN, out=tmp_path / "whole")
     real, calls = loop.Trainer._stopped, []
@@ -98,6 +99,7 @@ def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path,
         assert same(one.network.state_dict(), two.network.state_dict())
 
 
+@pytest.mark.one_alignment
 def test_ours_and_its_command_make_the_same_students(tmp_path):
     """On images that a command can load too."""
     from distillkac import distill
@@ -114,6 +116,7 @@ def test_ours_and_its_command_make_the_same_students(tmp_path):
             assert (student.folder / name).read_bytes() == (twin / name).read_bytes(), name
 
 
+@pytest.mark.one_alignment
 def test_inverse_distillation_of_an_own_network(teacher, tmp_path):
     plan = dataclasses.replace(PLAN, inverse=InverseConfig(steps=2))
     *_, last = distil(teacher, DATA, config=plan)

@@ -60,6 +60,7 @@ def stop_at(monkeypatch):
     return arrange
 
 
+@pytest.mark.one_alignment
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop_at, monkeypatch):
     whole = fit(tmp_path / "whole", data(), Net(2), CONFIG)
     stop_at(5)
@@ -102,6 +103,7 @@ def test_the_run_knows_network_and_data_and_opens_with_the_network(tmp_path):
         open_run(tmp_path / "run", network=Net)
 
 
+@pytest.mark.one_alignment
 def test_a_network_without_null_class_is_trained_without_dropping_classes(tmp_path):
     with pytest.warns(UserWarning, match=r"no null_class.*set null_class = 2.*label_drop=0"):
         run = fit(tmp_path / "run", data(), Net(), CONFIG)
@@ -245,6 +247,7 @@ class Net10(Net):
         self.classes = nn.Embedding(11, 6)
 
 
+@pytest.mark.one_alignment
 def test_trainings_of_one_program_may_have_different_precisions(tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
     half = dataclasses.replace(CONFIG, optim=dataclasses.replace(OPTIM, precision="bf16"), steps=2)
