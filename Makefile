@@ -1,18 +1,21 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
-# make bench   the benchmarks: results, README's table, plots; ARGS="-k noise" runs and replaces some of them
+# make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (two hours)
+# make bench   the benchmarks: results, tables of docs/speed.md and README, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make package an sdist, the wheel it makes, and that wheel at work in a new environment
 # make docs    the documentation as a site: build/docs/index.html
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff and clang-format, without changing anything
-# Each makes .venv when it is absent or does not work, installs through constraints.txt and builds the kernels;
+# Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
+# /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
 PYTHON ?= python3
 RUN ?= runs/demo
 ARGS ?=
+CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 # By modules: the scripts beside Python name the folder where they were installed, which may have been moved since.
@@ -37,8 +40,8 @@ demo: .venv/built
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
 
 compare: .venv/built
-	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--readme README.md)
-	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.* runs/compare/frechet.png runs/compare/samples.png docs/comparison)
+	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--pages docs/results.md README.md)
+	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.csv runs/compare/frechet.png runs/compare/samples.png docs/comparison)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built .venv/extras
@@ -87,25 +90,27 @@ venv:
 	$(BIN)/python -m ensurepip || $(call quoted,$(PYTHON)) -m venv --clear .venv
 	$(BIN)/python -m pip --version
 
-# What the optional parts need; tests of what cannot be had are skipped.
-EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard
+# What the optional parts need; tests of what cannot be had are skipped. torchcfm comes alone: it asks for torchdyn, which
+# brings torchvision, Lightning and IPython, and its matchers use none of them.
+EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard flow_matching pot
 .venv/extras: .venv/built
-	$(PIP) install -q -c constraints.txt $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
 	touch $@
 
-.venv/lint: $(VENV) constraints.txt
-	$(PIP) install -q -c constraints.txt ruff clang-format
+.venv/lint: $(VENV) $(CONSTRAINTS)
+	$(PIP) install -q -c $(CONSTRAINTS) ruff clang-format
 	touch $@
 
-.venv/docs: $(VENV) constraints.txt pyproject.toml
-	$(PIP) install -q -c constraints.txt 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
+.venv/docs: $(VENV) $(CONSTRAINTS) pyproject.toml
+	$(PIP) install -q -c $(CONSTRAINTS) 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
-.venv/installed: $(VENV) constraints.txt pyproject.toml
-	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt setuptools cmake ninja pybind11
+.venv/installed: $(VENV) $(CONSTRAINTS) pyproject.toml
+	$(PIP) install -q -c $(CONSTRAINTS) torch
+	$(PIP) install -q -c $(CONSTRAINTS) setuptools cmake ninja pybind11
 	touch $@
 
 .venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[test]'
+	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
 	touch $@

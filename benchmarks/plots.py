@@ -1,4 +1,4 @@
-"""The plots of the README, drawn from results alone."""
+"""The plots of docs/speed.md, drawn from results alone."""
 
 import math
 from pathlib import Path

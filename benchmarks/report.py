@@ -1,12 +1,14 @@
 """Keeps results and shows them: `python -m benchmarks.report FILE`, FILE from pytest --benchmark-json.
 
 Merges the contests of FILE into benchmarks/results/<machine>.json, a line for each, so that a run of some contests leaves
-the others; writes README's table between its markers, from those files alone, and the plots of docs/images.
+the others; writes the table of docs/speed.md and README's short one between their marks, from those files alone, and
+the plots of docs/images.
 """
 
 import json
 import re
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,23 +16,25 @@ from typing import Annotated
 import tyro
 
 from benchmarks import plots, tables
+from distillkac.base import files
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+FULL, SHORT = "speed", "speed-short"  # marks of the pages
 # What identifies a contest, in the order of the file.
 FIELDS = ("op", "process", "series", "model", "steps", "shape", "lam", "a", "c", "column", "dtype", "threads", "level")
 
 
 @dataclass(frozen=True)
 class ReportArgs:
-    """Merges a run of the benchmarks into the results and regenerates README's table and the plots."""
+    """Merges a run of the benchmarks into the results and regenerates tables and plots."""
 
     file: Annotated[Path, tyro.conf.Positional]
     """What pytest --benchmark-json wrote."""
     results: Path = ROOT / "benchmarks" / "results"
     """Folder of the results, a file for each machine."""
-    readme: Path = ROOT / "README.md"
-    """File with the markers."""
+    pages: tuple[Path, ...] = (ROOT / "docs" / "speed.md", ROOT / "README.md")
+    """Markdown files to put the tables into, in place of what is there: the whole one between <!-- speed:begin --> and
+    <!-- speed:end -->, the short one between <!-- speed-short:begin --> and <!-- speed-short:end -->."""
     images: Path = ROOT / "docs" / "images"
     """Folder of the plots."""
 
@@ -48,10 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     if machine["gpu"] is None:
         plots.save_ratios(merged, args.images / "speed-ratios.png")
         plots.save_throughput(merged, args.images / "throughput.png")
-    text = "\n\n".join(section(json.loads(file.read_text())) for file in sorted(args.results.glob("*.json")))
-    if not replace_between_markers(args.readme, text):
-        print(f"{args.readme} has no {BEGIN} ... {END}; the table for it:\n")
-    print(text)
+    texts = sections(args.results)
+    files.into_pages(args.pages, texts)
+    print(texts[FULL])
     print(f"\n{tables.steps_table(merged)}")
     below = [tables.line(contest) for contest in merged if tables.missed(contest)]
     print(f"\nBars missed in {len(below)} of {len(merged)} contests" + "".join(f"\n  {row}" for row in below))
@@ -101,27 +104,37 @@ def as_json(machine: dict, contests: list[dict]) -> str:
     return f'{{"machine": {json.dumps(machine, ensure_ascii=False)},\n"contests": [\n{lines}\n]}}\n'
 
 
-def section(results: dict) -> str:
-    """The tables of one machine, with what they were measured on."""
+def sections(results: Path) -> dict[str, str]:
+    """What stands between the marks: the whole table and the short one of every machine in the folder."""
+    machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    return {
+        FULL: "\n\n".join(f"{caption(found)}\n\n{tables.speed_table(found['contests'])}" for found in machines),
+        SHORT: "\n\n".join(f"{short_caption(found)}\n\n{tables.short_table(found['contests'])}" for found in machines),
+    }
+
+
+def caption(results: dict) -> str:
+    """What the tables of one machine were measured on, and what they show."""
     machine = results["machine"]
-    device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
-    caption = (
-        f"{device}; torch {machine['torch']}, {machine['compiler']}, commit {machine['commit']}, {machine['date']}. "
-        "Time of the other over ours: least to greatest of the shapes and rates measured; in brackets the ratio that was "
-        "asked for and missed. float32, one thread."
+    return textwrap.fill(
+        f"{device(machine)}; torch {machine['torch']}, {machine['compiler']}, commit {machine['commit']}, "
+        f"{machine['date']}. Time of the other over ours: least to greatest of the shapes and rates measured; in brackets "
+        "the ratio that was asked for and missed. float32, one thread.",
+        120,
     )
-    return f"{caption}\n\n{tables.speed_table(results['contests'])}"
 
 
-def replace_between_markers(path: Path, text: str) -> bool:
-    """Puts text between the markers of a file; False if it has none."""
-    content = path.read_text() if path.exists() else ""
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        return False
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    return True
+def short_caption(results: dict) -> str:
+    machine = results["machine"]
+    return textwrap.fill(
+        f"How many times as long the other takes, least to greatest over image sizes and parameters; float32, one thread "
+        f"of {device(machine)}; torch {machine['torch']}, commit {machine['commit']}, {machine['date']}.",
+        120,
+    )
+
+
+def device(machine: dict) -> str:
+    return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,19 @@
-"""Results as text: a line for each contest, and the tables of README and report. Every figure comes from the results."""
+"""Results as text: a line for each contest, the tables of docs/speed.md and README. Every figure comes from the results."""
 
 import math
 
 OPS = ("kac_noise", "kac_velocity", "kac_pair", "guided_step", "endpoint_loss")
 LEVELS = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable", "cuda": "CUDA"}
+FRONT = (  # rows of the short table: op, its rival, what the table says of the two
+    ("`kac_noise` telegraph", "torch.randn", "noise for images (telegraph)", "`torch.randn`"),
+    ("`kac_noise` planar", "torch.randn", "noise for images (planar)", "`torch.randn`"),
+    ("`kac_velocity` telegraph", "float64 Bessel", "velocity of the noise", "float64 Bessel functions"),
+    ("`kac_pair` telegraph", "public pipeline", "noised image and its target", "sampler by table, float64 Bessel"),
+    ("`guided_step`", "eager torch", "guidance and a sampler's step", "eager torch"),
+    ("`endpoint_loss`", "eager autograd", "distillation loss and its gradient", "eager torch, autograd"),
+)
 COLUMNS = {"out": "`out=`", "allocating": "allocating"}
-SHORT_ROWS = {64: "rows of 64", 1: "a time per element"}
+SMALL_ROWS = {64: "rows of 64", 1: "a time per element"}
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -72,7 +80,7 @@ def is_contest(result: dict) -> bool:
 
 def op_name(result: dict) -> str:
     """How the speed table calls it: contests of one name differ in shape and rates only."""
-    rows = SHORT_ROWS.get(result["shape"][1]) if len(result["shape"]) == 2 else None
+    rows = SMALL_ROWS.get(result["shape"][1]) if len(result["shape"]) == 2 else None
     place = "in place" if result.get("column") == "in place" else None
     details = ", ".join(part for part in (result.get("process"), rows, place) if part)
     return f"`{result['op']}`" + (f" {details}" if details else "")
@@ -111,11 +119,32 @@ def speed_table(results: list[dict]) -> str:
     return markdown(head, rows)
 
 
+def short_table(results: list[dict]) -> str:
+    """The rows of FRONT: ranges of the ratios of the column `out=`, at every level."""
+    contests = [result for result in results if is_contest(result)]
+    levels = [level for level in LEVELS if any(result["level"] == level for result in contests)]
+    found = {(name, rival): row for (_, _, name, rival), row in speed_rows(contests).items()}
+    rows = [
+        [
+            f"{title}: {name.split()[0]}",
+            beside,
+            *(_range(found[name, rival].get((level, "out"), [])) for level in levels),
+        ]
+        for name, rival, title, beside in FRONT
+        if (name, rival) in found
+    ]
+    return markdown(["op", "beside", *(LEVELS[level] for level in levels)], rows)
+
+
+def _range(entries: list[dict]) -> str:
+    low, high = (number(pick((entry["ratio"] for entry in entries), default=0), 2) for pick in (min, max))
+    return "" if not entries else low if low == high else f"{low}–{high}"
+
+
 def ratios(entries: list[dict]) -> str:
     """Least to greatest ratio; the bar in brackets where a ratio is below it."""
-    low, high = (number(pick(entry["ratio"] for entry in entries), 2) for pick in (min, max))
     below = [entry["bar"] for entry in entries if entry.get("met") is False]
-    return (low if low == high else f"{low}–{high}") + (f" ({number(below[0], 2)})" if below else "")
+    return _range(entries) + (f" ({number(below[0], 2)})" if below else "")
 
 
 def accuracy(results: list[dict], op: str, process: str | None) -> str:

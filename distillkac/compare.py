@@ -48,11 +48,12 @@ class CompareArgs:
     quick: bool = False
     """A small version of a fraction of the time: one seed, short training. Its figures mean little."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds; three are enough for the standard deviations in the README."""
+    """Seeds; three are enough for the standard deviations of docs/results.md."""
     workers: int = 2
     """Processes that work at once, with one thread each."""
-    readme: Path | None = None
-    """A Markdown file whose part between <!-- compare:begin --> and <!-- compare:end --> is replaced by the result."""
+    pages: tuple[Path, ...] = ()
+    """Markdown files to put the result into, in place of what is there: all tables between <!-- compare:begin --> and
+    <!-- compare:end -->, the short one between <!-- compare-short:begin --> and <!-- compare-short:end -->."""
 
 
 @command
@@ -62,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
     check_folder(args.out, *comparison_report.FILES)
-    if args.readme is not None:
-        check_file(args.readme)
-        comparison_report.split_readme(args.readme)
+    for page in args.pages:
+        check_file(page)
+        files.marks_of(page, (comparison_report.FULL, comparison_report.SHORT))
     check_same_plan(args.out, plan)
     built_in = data.DataConfig()
     check_same_evaluator(args.out, plan, Evaluator(data.load(built_in, "train"), data.load(built_in, "test"), args.out))
@@ -125,8 +126,7 @@ def report(args: CompareArgs, plan: Plan) -> str:
             path = cell_folder(args.out, setting, seed) / RESULTS
             rows += files.read_json(path) if path.exists() else []
     text = comparison_report.write(args.out, plan, rows)
-    if args.readme is not None:
-        comparison_report.into_readme(args.readme, text)
+    files.into_pages(args.pages, comparison_report.texts(plan, rows))
     return text
 
 

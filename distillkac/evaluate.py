@@ -27,7 +27,7 @@ from distillkac.training.fit import accelerator_for
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
-OVERVIEW_COLUMNS = 20
+OVERVIEW_COLUMNS = 10
 
 
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
@@ -39,7 +39,7 @@ class EvaluateArgs:
 
     By the features of a classifier of the training images (the default; printed is which one, and its digest: figures of
     other digests do not compare): prints a table, and writes RUN/evaluation.json
-    and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same prior noise in every
+    and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same noise in every
     column) and trajectory.png. By those of the Inception network (fid, kid, precision-recall; needs the extra `eval`):
     prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares the latter
     among GPUs.
@@ -112,7 +112,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     print(_header(COLUMNS))
     print(_line(rows[-1], COLUMNS), flush=True)
     todo = _networks(args, device())
-    strips = []
+    strips, titles = [], []
     for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
         rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
@@ -120,7 +120,8 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
         print(_line(rows[-1], COLUMNS), flush=True)
         pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
         strips.append(samples.images[:OVERVIEW_COLUMNS])
-    pictures.save_grid(torch.cat(strips), args.run / "samples" / "overview.png", columns=len(strips[0]))
+        titles.append(_title(run, sampler))
+    pictures.save_strips(strips, titles, args.run / "samples" / "overview.png")
     teacher, sampler = todo[0]
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     path = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True).path
@@ -234,6 +235,12 @@ def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     folded = student is not None and student.w_max is None
     w = student.w if folded else sampler.w or 0.0
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
+
+
+def _title(run: Run, sampler: SamplerConfig) -> str:
+    """student-1-inverse becomes "student (inverse), 1 step"."""
+    kind, *_, method = run.name.split("-") if run.name.count("-") == 2 else (run.name.split("-")[0], "")
+    return kind + (f" ({method})" if method else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"
 
 
 FIDELITY_COLUMNS = (

@@ -35,6 +35,7 @@ TORCH_KERNELS = {
     "test_fidelity",
     "test_evaluators",
     "test_exact_flow",
+    "test_examples",
     "test_export",
     "test_guidance",
     "test_inception",

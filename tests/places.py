@@ -1,8 +1,30 @@
 """Where things are, for tests in any room."""
 
+import importlib
 import json
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CSRC = ROOT / "distillkac", ROOT / "csrc"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "telegraph.json").read_text())["rows"]
+
+# By the beginning of an example's name: what it needs beyond the package.
+NEEDS = {"flow_matching_": ("flow_matching",), "torchcfm_": ("torchcfm", "ot", "torchdiffeq")}
+
+
+def skip_without_packages(text: str) -> None:
+    """Skips a test of text that names an example whose packages are not installed."""
+    for beginning, packages in NEEDS.items():
+        for package in packages if beginning in text else ():
+            pytest.importorskip(package, reason=f"{package} is not installed; docs/recipes.md says how to install it")
+
+
+def script(path: Path) -> ModuleType:
+    """The module of a script, which finds its neighbours as it does when it is run."""
+    skip_without_packages(path.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        return importlib.import_module(path.stem)

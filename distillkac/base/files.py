@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON.
+"""Files that are written whole or not at all, JSON, and parts of a Markdown file between two marks.
 
 Everything the package writes goes through `replacing`: a temporary name, fsync, rename.
 """
@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -75,6 +75,38 @@ def unwritable(path: Path, error: OSError) -> OSError:
     """The error to raise where `path` could not be written."""
     reason = error.strerror or error
     return OSError(f"{path}: cannot be written ({reason}); what was there is kept. Make room or choose another folder")
+
+
+def marked(page: Path, name: str) -> str:
+    """The lines of a Markdown file between <!-- NAME:begin --> and <!-- NAME:end -->. Raises ValueError without them."""
+    marks_of(page, [name])
+    begin, end = _marks(name)
+    return page.read_text().partition(begin)[2].partition(end)[0]
+
+
+def marks_of(page: Path, names: Iterable[str]) -> list[str]:
+    """Which of the names the page has such marks of. Raises ValueError if of none."""
+    content = page.read_text() if page.is_file() else ""
+    if found := [name for name in names if all(mark in content for mark in _marks(name))]:
+        return found
+    raise ValueError(
+        f"{page} has no place for the result: put the lines <!-- NAME:begin --> and <!-- NAME:end --> into it, NAME one of "
+        + ", ".join(names)
+    )
+
+
+def into_pages(pages: Iterable[Path], texts: dict[str, str]) -> None:
+    """Replaces what is between the marks by the text of that name, in every page. Raises ValueError if a page has no marks."""
+    for page in pages:
+        for name in marks_of(page, texts):
+            begin, end = _marks(name)
+            before, _, rest = page.read_text().partition(begin)
+            after = rest.partition(end)[2]
+            write_atomic(page, f"{before}{begin}{texts[name].rstrip()}\n{end}{after}".encode())
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
 
 
 def write_json(path: Path, value) -> None:

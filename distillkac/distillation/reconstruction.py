@@ -11,7 +11,7 @@ data is left at t = 1.
 
 The noise is what the student itself takes for noise in x, K = x - f x_hat, scaled to the spread of the earlier time: one x,
 one target. With fresh noise one x has many targets and the student learns their mean, which the teacher repairs to a mode:
-measured on the digits, that keeps only a few pictures of each class (README, "Few steps").
+measured on the digits, that keeps only a few pictures of each class (docs/results.md).
 """
 
 from dataclasses import dataclass

@@ -3,23 +3,30 @@
 import csv
 import io
 import statistics
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
 
-from distillkac.base.files import write_atomic
+from distillkac.base import files
 from distillkac.evaluation.comparison import Plan
 from distillkac.evaluation.metrics import describe
 from distillkac.runs import pictures
 
-BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
+FULL, SHORT = "compare", "compare-short"  # marks of a page: all tables, or the short one
 HEAD = "# Processes and methods compared\n\nWritten by `python -m distillkac.compare`.\n\n"
-METHODS = "\nMethods on "  # begins the tables after the first
 PICTURES = "\n![Fréchet distance against evaluations](frechet.png)\n\n![Samples from the same seeds](samples.png)\n"
 SAMPLE_COLUMNS = 20
+SHORT_SETTINGS = 4  # of the plan, from the first
+SHORT_ROWS = {  # what the short table calls them: method, integrator, steps, restart
+    "teacher, 20 steps (AB-2)": ("teacher", "ab2", 20, 0.0),
+    "teacher, 4 steps (Euler)": ("teacher", "euler", 4, 0.0),
+    "student, 4 steps": ("endpoint", "euler", 4, 0.0),
+    "student, 1 step": ("endpoint", "euler", 1, 0.0),
+    "student, 1 step, after inverse distillation": ("inverse", "euler", 1, 0.0),
+}
 COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b")
 
 
@@ -37,26 +44,33 @@ FILES = ("comparison.md", "comparison.csv", "frechet.png", "samples.png")
 def write(out: Path, plan: Plan, rows: list[dict]) -> str:
     """Writes every file of the report and returns the Markdown of its tables."""
     text = markdown(plan, rows)
-    write_atomic(out / "comparison.md", f"{HEAD}{text}{PICTURES}".encode())
-    write_atomic(out / "comparison.csv", _csv(rows).encode())
+    files.write_atomic(out / "comparison.md", f"{HEAD}{text}{PICTURES}".encode())
+    files.write_atomic(out / "comparison.csv", _csv(rows).encode())
     pictures.save_figure(_figure(plan, rows), out / "frechet.png")
     save_sample_sheet(out, plan)
     return text
 
 
-def into_readme(path: Path, text: str) -> None:
-    """Puts the first table, over all processes, between the two markers. Raises ValueError without them."""
-    before, after = split_readme(path)
-    write_atomic(path, f"{before}{BEGIN}\n{text.partition(METHODS)[0]}{END}{after}".encode())
+def texts(plan: Plan, rows: list[dict]) -> dict[str, str]:
+    """What stands between the marks of a page: all tables, and the short one."""
+    return {FULL: markdown(plan, rows), SHORT: short_markdown(plan, rows)}
 
 
-def split_readme(path: Path) -> tuple[str, str]:
-    """The text before and after the markers. Raises ValueError if it has none."""
-    content = path.read_text() if path.exists() else ""
-    if BEGIN not in content or END not in content:
-        raise ValueError(f"{path} has no place for the result; put the lines {BEGIN} and {END} into it")
-    before, _, rest = content.partition(BEGIN)
-    return before, rest.partition(END)[2]
+def short_markdown(plan: Plan, rows: list[dict]) -> str:
+    """The table of a front page: five networks of the first settings, means and standard deviations alone."""
+    settings = plan.settings[:SHORT_SETTINGS]
+    seeds = len({row["seed"] for row in rows if row["setting"] == settings[0].name})
+    caption = (
+        "Fréchet distance to the held-out images in the features of a small classifier (less is better), mean ± standard "
+        f"deviation over {seeds} seeds, {plan.num} images each."
+    )
+    lines = [textwrap.fill(caption, 120), "", "| | " + " | ".join(s.title for s in settings) + " |"]
+    lines.append("|---" * (len(settings) + 1) + "|")
+    for title, entry in SHORT_ROWS.items():
+        found = [_pm(summary(_select(rows, setting.name, *entry), "frechet")) for setting in settings]
+        if any(found):
+            lines.append(f"| {title} | " + " | ".join(found) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(plan: Plan, rows: list[dict]) -> str:
@@ -64,12 +78,12 @@ def markdown(plan: Plan, rows: list[dict]) -> str:
 
     Raises ValueError if the rows are of several evaluators.
     """
-    lines = [
+    caption = (
         "Fréchet distance to the held-out images [to the training images], mean ± standard deviation over the seeds, "
         f"{plan.num} images each; students are distilled from the teacher of their seed."
-        + (f" Evaluator: {describe(_one_evaluator(rows))}." if rows else ""),
-        "",
-    ]
+        + (f" Evaluator: {describe(_one_evaluator(rows))}." if rows else "")
+    )
+    lines = [textwrap.fill(caption, 120), ""]
     shared = [("teacher", integrator, steps, 0.0) for integrator, steps in plan.teacher_samples]
     shared += [(m.name, "euler", steps, restart) for m in plan.everywhere for steps, restart in m.samples]
     lines += ["| | " + " | ".join(s.title for s in plan.settings) + " |", "|---" * (len(plan.settings) + 1) + "|"]
@@ -81,7 +95,7 @@ def markdown(plan: Plan, rows: list[dict]) -> str:
     for setting in plan.settings:
         methods = plan.methods(setting)
         if len(methods) > len(plan.everywhere):
-            lines += ["", f"{METHODS.lstrip()}{setting.title}:", ""]
+            lines += ["", f"Methods on {setting.title}:", ""]
             lines += ["| method | steps | NFE | Fréchet | accuracy | diversity | images/s | MFLOP an image |"]
             lines += ["|---" * 8 + "|", *_method_lines(rows, setting, [m for m in methods if m.config.w == 0])]
         if guided := [m for m in methods if m.config.w > 0]:
@@ -97,6 +111,7 @@ def evaluator_of(row: dict) -> dict[str, str] | None:
 
 
 def _one_evaluator(rows: list[dict]) -> dict[str, str] | None:
+    """The evaluator of all rows. Raises ValueError if there are several."""
     found = [evaluator_of(row) for row in rows]
     if others := [identity for identity in found if identity != found[0]]:
         raise ValueError(
@@ -208,7 +223,7 @@ def save_samples(folder: Path, method: str, steps: int, integrator: str, restart
     torch.save(images.clone(), content)
     path = samples_path(folder, method, steps, integrator, restart)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue())
+    files.write_atomic(path, content.getvalue())
 
 
 def save_sample_sheet(out: Path, plan: Plan) -> None:
@@ -225,12 +240,4 @@ def save_sample_sheet(out: Path, plan: Plan) -> None:
                 titles.append(f"{setting.title}: {_title(plan, method, integrator, steps, restart)}")
     if not strips:
         return
-    columns = len(strips[0])
-    sheet = pictures.grid_image(torch.cat(strips), columns)
-    margin, height = 300, sheet.height / len(strips)
-    page = Image.new("RGB", (sheet.width + margin, sheet.height), "white")
-    page.paste(sheet, (margin, 0))
-    draw = ImageDraw.Draw(page)
-    for i, title in enumerate(titles):
-        draw.text((8, (i + 0.5) * height), title.replace("σ", "sigma"), fill=pictures.INK, anchor="lm")
-    pictures.save_png(page, out / "samples.png")
+    pictures.save_strips(strips, titles, out / "samples.png")

@@ -1,6 +1,7 @@
 """Pictures of a run: sample grids, training curves, the way from noise to data; each written whole or not at all."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from distillkac.base import files
 from distillkac.runs import checkpoints
@@ -19,6 +20,7 @@ GREY, WHITE = 90, 255  # between images: grey sets off black and white backgroun
 MAX_GRID = 89_478_485  # pixels: larger pictures are refused by Pillow and many viewers
 MAX_ANIMATION = 2**30  # values of all frames together, which are held in memory
 MAX_GIF_SIDE = 2**16 - 1
+TITLE = 15  # height of a strip's title, pixels
 INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
 
 
@@ -60,6 +62,23 @@ def picture_of(pixels: np.ndarray, columns: int = 10, scale: int | None = None) 
     if columns < 1 or (scale is not None and scale < 1):
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
     return to_pil(_montage(pixels, min(columns, max(len(pixels), 1)), scale, GREY))
+
+
+def save_strips(strips: Sequence[torch.Tensor], titles: Sequence[str], path: Path) -> None:
+    """Writes a PNG of rows of as many images each, the title of each row on its left.
+
+    strips: each (n, C, H, W), in [-1, 1], clamped. Raises ValueError on another shape.
+    """
+    sheet = grid_image(torch.cat(list(strips)), len(strips[0]))
+    font, height = ImageFont.load_default(TITLE), sheet.height / len(strips)
+    titles = [title.replace("σ", "sigma") for title in titles]  # Pillow's own font has no Greek letters
+    margin = math.ceil(max(font.getlength(title) for title in titles)) + 2 * TITLE
+    page = Image.new("RGB", (sheet.width + margin, sheet.height), "white")
+    page.paste(sheet, (margin, 0))
+    draw = ImageDraw.Draw(page)
+    for i, title in enumerate(titles):
+        draw.text((margin - TITLE, (i + 0.5) * height), title, fill=INK, font=font, anchor="rm")
+    save_png(page, path)
 
 
 def check_grid(count: int, shape: tuple[int, int, int], columns: int, frames: int = 1) -> None:

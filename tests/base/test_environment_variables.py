@@ -17,7 +17,7 @@ from distillkac import train
 from distillkac.base import launch_settings
 from distillkac.runs import checkpoints, device
 from distillkac.runs.config import OptimConfig
-from distillkac.training import fit as commands
+from distillkac.training import fit
 from tests.toys import refusal
 
 SMALL = ["--network.channels", "16", "--network.head-dim", "8", "--optim.batch-size", "8", "--preview", "0"]
@@ -92,7 +92,7 @@ def test_the_accelerator_is_made_from_the_config_alone(monkeypatch):
         "ACCELERATE_DYNAMO_USE_DYNAMIC": "perhaps",
     }.items():
         monkeypatch.setenv(name, value)
-    accelerator = commands.accelerator_for(OptimConfig(batch_size=8, accumulate=2))
+    accelerator = fit.accelerator_for(OptimConfig(batch_size=8, accumulate=2))
     assert accelerator.gradient_accumulation_steps == 2
     assert accelerator.mixed_precision == "no"
     assert accelerator.state.dynamo_plugin.backend == "NO"
@@ -164,7 +164,7 @@ def test_a_plain_file_of_accelerate_config_passes(monkeypatch, user_file):
 
 def test_a_launcher_may_keep_a_command_off_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: {"cuda": "13.0"}))
+    monkeypatch.setattr(device, "native", SimpleNamespace(build_info=lambda: {"cuda": "13.0"}))
     assert device.device().type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert device.device().type == "cpu"
@@ -177,7 +177,7 @@ def test_a_gpu_without_kernels_is_said(monkeypatch, problem):
     """As after an installation with an nvcc that could not build them."""
     build = {"cuda": "", "cuda_problem": problem}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(commands, "native", SimpleNamespace(build_info=lambda: build))
+    monkeypatch.setattr(device, "native", SimpleNamespace(build_info=lambda: build))
     with pytest.warns(UserWarning, match=r"has no CUDA kernels \((nvcc cannot build|it was built without)"):
         assert device.device().type == "cpu"
 

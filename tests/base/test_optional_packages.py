@@ -12,7 +12,7 @@ import pytest
 from distillkac import train
 from distillkac.base import optional
 from distillkac.runs.config import OptimConfig
-from distillkac.training import fit as commands
+from distillkac.training import fit
 from tests.places import ROOT
 from tests.toys import refusal
 
@@ -101,7 +101,7 @@ def test_a_tracker_that_accelerate_does_not_find_is_no_tracker(first_on_the_path
         pytest.warns(UserWarning, match="no supported trackers"),
         pytest.raises(ValueError, match="--track wandb: accelerate does not find"),
     ):
-        commands.accelerator_for(OptimConfig(), trackers=("wandb",))
+        fit.accelerator_for(OptimConfig(), trackers=("wandb",))
 
 
 @pytest.mark.skipif(WANDB, reason="wandb is installed, and wins over a folder without __init__.py")

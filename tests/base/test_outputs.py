@@ -172,9 +172,9 @@ def test_pictures_too_large_or_of_other_channels_are_refused_first(run, blind, c
         pictures.check_grid(1, (4, 8, 8), 1)
 
 
-def test_readme_of_compare_is_read_first(blind, capsys, tmp_path):
-    (tmp_path / "README.md").write_text("no markers")
-    argv = ["--quick", "--out", tmp_path / "out", "--readme", tmp_path / "README.md"]
+def test_pages_of_compare_are_read_first(blind, capsys, tmp_path):
+    (tmp_path / "README.md").write_text("no marks")
+    argv = ["--quick", "--out", tmp_path / "out", "--pages", tmp_path / "README.md"]
     assert "has no place for the result" in refused(compare, argv, capsys)
 
 

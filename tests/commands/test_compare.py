@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distillkac import compare
+from distillkac.base import files
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.evaluation import comparison_report
@@ -125,14 +126,22 @@ def test_mean_and_standard_deviation_over_the_seeds():
     assert comparison_report.summary(rows, "accuracy") is None
 
 
-def test_readme_gets_the_result_between_its_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{comparison_report.BEGIN}\nold\n{comparison_report.END}\nafter\n")
-    comparison_report.into_readme(readme, f"new\n{comparison_report.METHODS}telegraph:\n\n| more |\n")
-    assert readme.read_text() == f"before\n{comparison_report.BEGIN}\nnew\n{comparison_report.END}\nafter\n"
-    readme.write_text("no markers")
+def test_pages_get_the_tables_they_have_a_place_for(compared, tmp_path):
+    _, rows, text = compared
+    texts = comparison_report.texts(TINY, rows)
+    assert texts["compare"] == text
+    assert "| student, 1 step |" in texts["compare-short"]
+    assert "own states" not in texts["compare-short"]
+    pages = [tmp_path / "results.md", tmp_path / "README.md"]
+    for page, name in zip(pages, texts, strict=True):
+        page.write_text(f"before\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nafter\n")
+    files.into_pages(pages, texts)
+    for page, (name, written) in zip(pages, texts.items(), strict=True):
+        assert page.read_text() == f"before\n<!-- {name}:begin -->\n{written}<!-- {name}:end -->\nafter\n"
+        assert files.marked(page, name) == written
+    pages[0].write_text("no marks")
     with pytest.raises(ValueError, match="has no place for the result"):
-        comparison_report.into_readme(readme, "new\n")
+        files.into_pages(pages, texts)
 
 
 def test_a_failed_command_names_itself(tmp_path):

@@ -325,13 +325,15 @@ def test_sliced_wasserstein_against_a_shift():
 
 
 def test_the_example_films_the_flow(tmp_path, capsys):
-    out = tmp_path / "new" / "toy.gif"
-    options = ["--num", "40", "--points", "20", "--steps", "5", "--out", str(out)]
-    for process in ("telegraph", "planar", "gaussian"):
-        assert toy2d.main(["--process", process, "--data", "nine-gaussians", *options]) == 0
+    options = ["--num", "40", "--points", "20", "--steps", "5"]
+    for process, name in (("telegraph", "toy.gif"), ("planar", "toy.webp"), ("gaussian", "toy.GIF")):
+        out = tmp_path / "new" / name
+        assert toy2d.main(["--process", process, "--data", "nine-gaussians", "--out", str(out), *options]) == 0
         assert "sliced Wasserstein distance 0." in capsys.readouterr().out
         with Image.open(out) as film:
             assert film.n_frames == 6
             assert min(film.size) > 200
     assert toy2d.main(["--steps", "1"]) == 1
     assert capsys.readouterr().err.startswith("error: num and points")
+    assert toy2d.main(["--out", str(tmp_path / "toy.mp4")]) == 1
+    assert "must end in one of .gif, .webp" in capsys.readouterr().err

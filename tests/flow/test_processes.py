@@ -7,7 +7,7 @@ import torch
 
 from distillkac.base.random import SampleOrder, derive_seed, generator, normal_rows
 from distillkac.flow import processes
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.processes import Gaussian, NoiseStream, Planar, Telegraph
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Gaussian(0.7))
@@ -144,3 +144,57 @@ def test_std_is_that_of_the_noise(process):
     drawn = process.noise(t, (1, 400, 400), seed=5).double().flatten(1)
     # The variance of 160 000 draws is within 5 standard errors; kurtosis at most 3, so sd(var) <= sqrt(2 / n) var.
     torch.testing.assert_close(drawn.square().mean(1), process.std(t) ** 2, rtol=5 * (2 / 160_000) ** 0.5, atol=0)
+
+
+@pytest.mark.parametrize("process", [Telegraph(), Planar(f="cosine"), Gaussian(g="quadratic")], ids=lambda p: p.name)
+def test_a_stream_draws_each_row_once(process):
+    x0, t = torch.randn(4, 6), torch.rand(4)
+    stream = NoiseStream(process, seed=5)
+    got = [stream.pair(x0, t), stream.pair(x0[:3], t[:3]), stream.pair(x0, t)]
+    for (x_t, u), first in zip(got, (0, 4, 7), strict=True):
+        want = process.pair(x0[: len(x_t)], t[: len(x_t)], 5, first)
+        assert torch.equal(x_t, want[0])
+        assert torch.equal(u, want[1])
+    later = NoiseStream(process, seed=5, next_row=stream.next_row)
+    assert torch.equal(later.prior_like(x0), stream.prior_like(x0))
+    assert torch.equal(stream.prior_like(x0), process.prior(4, (6,), 5, 15))
+
+
+@pytest.mark.parametrize("process", [Telegraph(), Planar(), Gaussian()], ids=lambda p: p.name)
+def test_a_stream_goes_back_from_the_noise_it_drew(process):
+    x0, stream = torch.randn(4, 6), NoiseStream(process, seed=5, next_row=9)
+    x1 = stream.prior_like(x0)
+    assert torch.equal(stream.pair(x0, torch.ones(4), x1)[0], x1)
+    x_t, _ = stream.pair(2 * x0, torch.full((4,), 0.3), x1.clone())
+    assert torch.equal(x_t, process.pair(2 * x0, torch.full((4,), 0.3), 5, 9)[0])
+    stream.pair(x0, torch.ones(4))
+    assert torch.equal(stream.pair(x0, torch.ones(4), x1)[0], x1), "the last prior, whatever pairs came after it"
+    assert stream.next_row == 17
+
+
+def test_a_stream_refuses_noise_that_it_does_not_know():
+    x0, t, stream = torch.zeros(4, 6), torch.ones(4), NoiseStream(Planar())
+    with pytest.raises(ValueError, match="not the noise that this stream drew last"):
+        stream.pair(x0, t, torch.zeros(4, 6))
+    old, new = stream.prior_like(x0), stream.prior_like(x0)
+    for strange in (old, new.flip(0), new + 1e-6, new[:2], new.flatten(), torch.tensor(0.0), new.tolist()):
+        with pytest.raises(ValueError, match=r"not the noise|shape of x0"):
+            stream.pair(x0, t, strange)
+    with pytest.raises(ValueError, match=r"shape of x0, \(2, 6\), got \(4, 6\)"):
+        stream.pair(x0[:2], t[:2], new)
+    with pytest.raises(ValueError, match='f = "exp" leaves data in x_1'):
+        NoiseStream(Telegraph(f="exp"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_stream_answers_in_the_dtype_of_the_data(dtype):
+    x0 = torch.linspace(-1, 1, 24).view(4, 6).to(dtype)
+    t = torch.tensor([0.0, 0.25, 0.5, 1.0]).to(dtype)  # exact in all of them
+    x_t, u = NoiseStream(Planar()).pair(x0, t)
+    assert x_t.dtype == u.dtype == dtype
+    want = NoiseStream(Planar()).pair(x0.float(), t.float())
+    torch.testing.assert_close(x_t.float(), want[0].to(dtype).float())
+    stream = NoiseStream(Planar())
+    x1 = stream.prior_like(x0)
+    assert x1.dtype == dtype
+    assert stream.pair(x0, t, x1)[0].shape == x0.shape

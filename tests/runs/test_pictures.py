@@ -37,6 +37,19 @@ def test_grid_enlarges_each_pixel_to_a_square(tmp_path):
     assert (pixels == pictures.to_uint8(images)[0].repeat(10, 0).repeat(10, 1)).all()
 
 
+def test_strips_stand_beside_their_titles(tmp_path):
+    strips = [torch.full((3, 1, 8, 8), level) for level in (-1.0, 1.0)]
+    for titles in (("a", "b"), ("a", "a much longer title, σ = 1")):
+        pictures.save_strips(strips, titles, tmp_path / "strips.png")
+        pictures.save_grid(torch.cat(strips), tmp_path / "grid.png", columns=3)
+        pixels, grid = read(tmp_path / "strips.png"), read(tmp_path / "grid.png")
+        margin = pixels.shape[1] - grid.shape[1]
+        assert (pixels[:, margin:] == grid[..., None]).all()
+        texts = np.split(pixels[:, :margin].min(2) < 128, 2)
+        assert all(text.any() and not text[:, :4].any() and not text[:, -4:].any() for text in texts)
+    assert texts[1].sum() > 5 * texts[0].sum()
+
+
 def test_large_images_keep_their_size(tmp_path):
     pictures.save_grid(torch.zeros(2, 1, 96, 100), tmp_path / "grid.png")
     assert read(tmp_path / "grid.png").shape == (96 + 2 * 4, 2 * 100 + 3 * 4)

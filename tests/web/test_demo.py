@@ -9,6 +9,7 @@ import pytest
 from distillkac import demo
 from distillkac.runs import pictures
 from distillkac.runs.run import open_run
+from distillkac.web import engine
 from distillkac.web.engine import Demo
 from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct, tiny_runs
 
@@ -52,8 +53,8 @@ def test_mistakes_are_told_in_a_sentence(runs):
 
 
 def test_large_images_are_fewer_with_fewer_frames(runs, monkeypatch):
-    monkeypatch.setattr(demo, "MAX_VALUES", 64 * 9)
-    monkeypatch.setattr(demo, "FRAME_VALUES", 64 * 9 * 2 * 7)
+    monkeypatch.setattr(engine, "MAX_VALUES", 64 * 9)
+    monkeypatch.setattr(engine, "FRAME_VALUES", 64 * 9 * 2 * 7)
     made = Demo(runs, CPU)
     assert made.max_images("planar") == 9
     assert [len(a.frames) for a in made.generate("planar", [4, 20], num=9)] == [5, 7]
@@ -68,7 +69,7 @@ def test_runs_of_one_process_are_told_apart(runs):
 
 def test_networks_are_loaded_once(runs, monkeypatch):
     opened = []
-    monkeypatch.setattr(demo, "open_run", lambda folder, device: opened.append(folder) or open_run(folder, device))
+    monkeypatch.setattr(engine, "open_run", lambda folder, device: opened.append(folder) or open_run(folder, device))
     made = Demo(runs, CPU)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda seed: made.generate("telegraph", [1, 2], num=1, seed=seed), range(8)))
