@@ -156,7 +156,6 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
-    # A command builds its network, so its options are those of NetworkConfig.
     network: Annotated[NetworkConfig | OwnNetwork, tyro.conf.arg(constructor=NetworkConfig)] = field(
         default_factory=NetworkConfig
     )

@@ -9,7 +9,8 @@ from torch import nn
 
 @dataclass(frozen=True)
 class OwnNetwork:
-    """In place of NetworkConfig in the config of a run whose network is a module of the user's, which no command can build.
+    """In place of NetworkConfig in the config of a run whose network is a module of the user's. No command can build it, and
+    none has options for it.
 
     An own network is any nn.Module with forward(x (B, C, H, W), t (B,), y (B,)) -> velocity like x, float32; t in [0, 1], y
     int64 classes. Two attributes say what else it can: `null_class`, the label that means "no class", which must be the
@@ -57,11 +58,12 @@ def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_clas
     """
     name = type(network).__name__
     check_null_class(network, num_classes)
+    _refuse_shared(network)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     x, y, t = x.to(device), y.to(device), torch.linspace(0.25, 0.75, len(x), device=device)
     weights = (torch.ones(len(x), device=device),) if getattr(network, "guidance_embedding", False) else ()
     told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
-    training = network.training
+    training, before = network.training, x.clone()
     try:
         with torch.random.fork_rng(), torch.enable_grad():
             u = network.eval()(x, t, y, *weights)
@@ -76,5 +78,20 @@ def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_clas
         raise ValueError(f"{name}.forward(x, t, y) must return a velocity like x, {wanted}, got {got}")
     if not torch.isfinite(u).all():
         raise ValueError(f"{name}.forward(x, t, y) returned values that are not finite for {told}")
+    if not torch.equal(x, before):
+        raise ValueError(
+            f"{name}.forward(x, t, y) changes x in place, which is the state of an integrator: copy it first"
+        )
     if not u.requires_grad:
         raise ValueError(f"{name} has no parameter that its answer depends on: there is nothing to train")
+
+
+def _refuse_shared(network: nn.Module) -> None:
+    """Raises ValueError if a parameter has two names: moving average and checkpoint know each by one."""
+    places: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if (first := places.setdefault(id(parameter), name)) != name:
+            raise ValueError(
+                f"{type(network).__name__} has one parameter by two names, {first} and {name}: keep it in one place, and let "
+                "forward use it twice"
+            )

@@ -118,6 +118,8 @@ def generate(
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
     a GPU, or another CPU, they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
     """
+    if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
+        raise ValueError(f"labels must be (n,) int64, n >= 1, as class_labels makes them, got {labels!r:.80}")
     drawing = Drawing(run, sampler, seed, batch_size)
     start, parts = time.perf_counter(), []
     with Bar(title=drawing.title, unit="image", total=len(labels)) as bar:

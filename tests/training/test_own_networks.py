@@ -128,6 +128,8 @@ class Wrong(Net):
     def __init__(self, what):
         super().__init__(5 if what == "null_class" else 2)
         self.what = what
+        if what == "shared":
+            self.again = self.first
 
     def forward(self, x, t, y):
         u = super().forward(x, t, y)
@@ -137,6 +139,7 @@ class Wrong(Net):
             "nan": lambda: u * float("nan"),
             "constant": lambda: u.detach(),
             "tuple": lambda: (u,),
+            "in place": lambda: u + x.mul_(2),
             "error": lambda: self.missing(u),
         }
         return answers.get(self.what, lambda: u)()
@@ -150,6 +153,8 @@ class Wrong(Net):
         ("tuple", r"like x, torch.float32 .*, got tuple"),
         ("nan", "not finite"),
         ("constant", "nothing to train"),
+        ("in place", "changes x in place"),
+        ("shared", "one parameter by two names, first.weight and again.weight"),
         ("error", r"forward\(x, t, y\) failed for x \(2, 1, 4, 4\) float32, .*AttributeError: .*missing"),
         ("null_class", "must be 2, the number of classes, got 5"),
     ],
@@ -200,6 +205,41 @@ def test_no_command_takes_another_network(tmp_path, capsys):
     with pytest.raises(ValueError, match="network given in Python"):
         KacPipeline.from_pretrained(run)
     assert report.main([str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1], torch.zeros(2), torch.zeros(0, dtype=torch.int64), torch.zeros(1, 1).long()]
+)
+def test_labels_are_as_class_labels_makes_them(tmp_path, labels):
+    run = fit(tmp_path / "run", data(), Net(2), dataclasses.replace(CONFIG, steps=1))
+    with pytest.raises(ValueError, match=r"labels must be \(n,\) int64, n >= 1, as class_labels makes them"):
+        generate(run, labels, SamplerConfig(steps=1))
+
+
+@pytest.mark.one_alignment
+def test_buffers_and_frozen_parts_go_with_the_network(tmp_path, stop_at, monkeypatch):
+    """Batch statistics are saved, a frozen layer stays, and a resumed run is the same."""
+
+    class Normed(Net):
+        def __init__(self):
+            super().__init__(2)
+            self.norm = nn.BatchNorm2d(1)
+            self.first.requires_grad_(False)
+
+        def forward(self, x, t, y):
+            return super().forward(self.norm(x), t, y)
+
+    before = Normed().first.weight.clone()
+    whole = fit(tmp_path / "whole", data(), Normed(), CONFIG)
+    stop_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", data(), Normed(), CONFIG)
+    monkeypatch.undo()
+    resumed = fit(tmp_path / "run", data(), Normed(), CONFIG, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert torch.equal(whole.network.first.weight, before)
+    assert whole.network.norm.num_batches_tracked == 8
+    assert whole.config.network.parameters == sum(p.numel() for p in Normed().parameters() if p.requires_grad)
 
 
 def test_a_run_is_not_resumed_as_another(tmp_path):
