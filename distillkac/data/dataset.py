@@ -152,7 +152,7 @@ def read(dataset: Dataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.
     return to_unit(x), y
 
 
-def class_means(dataset: ImageDataset, chunk: int = 1024) -> torch.Tensor:
+def class_means(dataset: Dataset, chunk: int = 1024) -> torch.Tensor:
     """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)

@@ -61,11 +61,7 @@ def distil(
     refuse_teacher(run.folder, run.config, config)
     make = _maker(run, network, config)
     images, teacher = _images(run, dataset)
-    if config.exact_start and not hasattr(images, "__len__"):
-        raise ValueError(
-            "exact_start takes the mean image of each class, and this data set has no __len__: it has no end"
-        )
-    means = class_means(images) if config.exact_start else None
+    means = _means(images) if config.exact_start else None
     accelerator = accelerator_for(config.optim)
     # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
     network = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
@@ -135,7 +131,9 @@ class Chain:
             yield run, finished
             if not finished:
                 return
-            before = self.accelerator.prepare_model(run.network, evaluation_mode=True)
+            # A copy, as of the teacher: what is prepared computes in mixed precision for ever.
+            before = self.accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+            del run  # large networks are held no longer than they are needed
             self.accelerator.wait_for_everyone()  # until the main process has written it
         if config.inverse.steps:
             yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse")
@@ -264,6 +262,14 @@ def _check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: 
             )
     if not takes_w and (new := [entry for entry in mine if entry not in weights]):
         raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
+
+
+def _means(dataset: Dataset) -> torch.Tensor:
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "exact_start takes the mean image of each class, and this data set has no __len__: it has no end"
+        )
+    return class_means(dataset)
 
 
 def _images(run: Run, dataset: Dataset | None) -> tuple[Dataset, RunConfig]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from distillkac.data import from_tensors
@@ -36,6 +37,12 @@ class Net(nn.Module):
         hidden = self.module(torch.cat([x, t.view(-1, 1, 1, 1).expand_as(x)], 1))
         added = self.classes(y) + (0 if w is None else self.weight(w[:, None]))
         return self.last(torch.tanh(hidden + added[:, :, None, None]))
+
+
+@pytest.fixture(autouse=True)
+def no_precision_stays():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -147,6 +154,18 @@ def test_w_as_an_input_needs_a_network_that_takes_it(teacher):
     assert not torch.equal(plain, guided)
     with pytest.raises(ValueError, match="takes the guidance weight w as an input, which students do"):
         train(teacher.folder.with_name("other"), DATA, Net(guided=True), RunConfig(steps=2, optim=OPTIM))
+
+
+def test_mixed_precision_stays_with_the_training(teacher):
+    """Students that are returned compute as those that are opened later do."""
+    plan = dataclasses.replace(PLAN, optim=dataclasses.replace(OPTIM, precision="bf16"))
+    for run in (*distil(teacher, DATA, config=plan), teacher):
+        assert "forward" not in vars(run.network)
+        t = torch.ones(2)
+        with torch.no_grad():
+            u = run.network(DATA.x[:2], t, DATA.y[:2])
+        opened = open_run(run.folder, network=Net())
+        assert torch.allclose(u, opened.network(DATA.x[:2], t, DATA.y[:2]), atol=1e-6)
 
 
 def test_what_does_not_belong_to_the_teacher_is_refused(teacher, tmp_path):
