@@ -17,7 +17,7 @@ import torch
 
 from distillkac import data, distill, train
 from distillkac.base import files
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
@@ -61,7 +61,7 @@ class CompareArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(CompareArgs, argv, "python -m distillkac.compare")
+    args = parse(CompareArgs, argv, prog("compare"))
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
     plan = (quick_plan if args.quick else full_plan)(args.seeds)

@@ -7,12 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.runs.device import device
 from distillkac.web.engine import Demo
-
-PROG = "python -m distillkac.demo"
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class DemoArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(DemoArgs, argv, PROG)
+    args = parse(DemoArgs, argv, prog("demo"))
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 1 .. 65535, got {args.port}")
     demo = Demo(args.runs, device())

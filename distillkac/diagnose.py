@@ -10,7 +10,7 @@ import tyro
 
 from distillkac import data
 from distillkac.base import files
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
@@ -65,7 +65,7 @@ class DiagnoseArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(DiagnoseArgs, argv, "python -m distillkac.diagnose")
+    args = parse(DiagnoseArgs, argv, prog("diagnose"))
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
@@ -111,7 +111,7 @@ class _Paths:
 
     def of(self, run, sampler):
         samples = generate(run, self.labels, sampler, self.seed, self.batch_size, path=True)
-        return samples.path, samples.grid
+        return samples.path, samples.times
 
 
 # Each section is measured, printed and drawn; it returns its part of diagnosis.json.

@@ -19,6 +19,7 @@ from typing import Any
 
 import distillkac
 from distillkac import _sources
+from distillkac.base.commands import prog
 
 SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
@@ -29,7 +30,7 @@ PHILOX_OF_ZERO = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's
 def main(argv: list[str] | None = None) -> int:
     """Prints the rows; returns 0, or 1 if something that is needed cannot be imported or the self-test fails."""
     argparse.ArgumentParser(
-        prog="python -m distillkac.doctor",
+        prog=prog("doctor"),
         description="Tells versions, kernels, SIMD level, threads and GPU, imports what is needed, and runs a self-test of "
         "about a second. Exit code 1 if something is wrong. Of environment variables, those of torch's libraries are shown.",
     ).parse_args(argv)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.paths import PATH_OR_NAME
@@ -41,7 +41,7 @@ class EncodeArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(EncodeArgs, argv, "python -m distillkac.encode")
+    args = parse(EncodeArgs, argv, prog("encode"))
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
     if args.data.path is not None and is_latents(Path(args.data.path)):

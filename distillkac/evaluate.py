@@ -10,7 +10,7 @@ import tyro
 from accelerate import Accelerator
 
 from distillkac.base import files
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
@@ -72,7 +72,7 @@ class EvaluateArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(EvaluateArgs, argv, "python -m distillkac.evaluate")
+    args = parse(EvaluateArgs, argv, prog("evaluate"))
     for name in ("num", "reference_num"):
         if getattr(args, name) < 2:
             raise ValueError(f"{name} must be at least 2, got {getattr(args, name)}")
@@ -126,7 +126,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
-    pictures.save_trajectory(samples.path, samples.grid, args.run / "samples" / "trajectory.png")
+    pictures.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / "evaluation.json", report)

@@ -14,15 +14,13 @@ import tyro
 from torch import nn
 
 from distillkac.base import optional
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.files import write_atomic
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.runs.run import Run, open_run
 from distillkac.runs.sampling import SamplerConfig, choose, field_of
-
-PROG = "python -m distillkac.export"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class ExportArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(ExportArgs, argv, PROG)
+    args = parse(ExportArgs, argv, prog("export"))
     kind = kind_of(args.out, (".onnx", ".pt2"))
     sampler = SamplerConfig(steps=args.steps, integrator="euler")
     run = open_run(choose(args.run, sampler), torch.device("cpu"))

@@ -29,7 +29,7 @@ from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs import checkpoints, pictures
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
-from distillkac.runs.run import load_network, students
+from distillkac.runs.run import load_network, network_config, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import DECODED_PIXELS, choose
 from distillkac.scheduler import KacScheduler
@@ -160,7 +160,8 @@ class KacPipeline(DiffusionPipeline):
         if trained is None or trained.num_steps is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
-        settings = {name: getattr(config.network, name) for name in NetworkConfig.__dataclass_fields__}
+        network = network_config(folder, config)
+        settings = {name: getattr(network, name) for name in NetworkConfig.__dataclass_fields__}
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
         vae = asked.vae

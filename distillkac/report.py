@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from distillkac.base import files
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.data.classes import printable
@@ -17,7 +17,6 @@ from distillkac.evaluation.metrics import COLUMNS, describe
 from distillkac.runs.config import law, load_config
 from distillkac.runs.run import students
 
-PROG = "python -m distillkac.report"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #d5dbe0 }
@@ -39,7 +38,7 @@ class ReportArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(ReportArgs, argv, PROG)
+    args = parse(ReportArgs, argv, prog("report"))
     out = args.out or args.run / "report.html"
     kind_of(out, (".html", ".htm"))
     check_file(out)

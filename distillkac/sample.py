@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import tyro
 
-from distillkac.base.commands import command
+from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.base.progress import Bar
@@ -48,7 +48,7 @@ class SampleArgs:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    args = parse(SampleArgs, argv, "python -m distillkac.sample")
+    args = parse(SampleArgs, argv, prog("sample"))
     for name in ("num", "columns"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")

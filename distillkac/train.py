@@ -1,8 +1,6 @@
 """Train a flow: `python -m distillkac.train --run runs/demo [--process planar] [--data.path DIR] [--resume]`."""
 
-import argparse
 import dataclasses
-import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -13,21 +11,18 @@ import tyro
 
 from distillkac import data
 from distillkac.base import paths
-from distillkac.base.commands import INTERRUPTED, command
-from distillkac.base.options import parse, with_paths
-from distillkac.data.listing import is_system
+from distillkac.base.commands import INTERRUPTED, command, prog
+from distillkac.base.options import parse, peek, with_paths
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
-from distillkac.runs.run import build_network
-from distillkac.runs.run_data import in_current_folder, located
+from distillkac.runs.run import build_network, network_config
+from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
 from distillkac.training import resume
 from distillkac.training.cost import cost, described
-from distillkac.training.fit import Tracker, accelerator_for, fit_run
-from distillkac.training.objective import FlowMatching
-
-PROG = "python -m distillkac.train"
+from distillkac.training.fit import Tracker
+from distillkac.training.teacher import fit_teacher, with_data
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class TrainArgs:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     saved = _saved(argv)
-    args = parse(TrainArgs, argv, PROG, _defaults(argv, saved))
+    args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
     process = args.config.noise.build()
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
@@ -67,36 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     if saved is not None:
         located(args.run, args.config.data)
     else:
-        _check_place(args.run, args.config.data.path)
+        check_place(args.run, args.config.data.path)
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
-    space = getattr(dataset, "space", None)
-    if saved is not None and space and saved.latent and space.weights == saved.latent.weights:
-        space = saved.latent  # the same autoencoder, whose place was perhaps written there anew
-    config = dataclasses.replace(
-        args.config,
-        shape=tuple(dataset.shape),
-        class_names=tuple(dataset.class_names),
-        fingerprint=dataset.fingerprint,
-        latent=space,
-        student=None,
-    )
+    config = with_data(args.config, dataset, saved)
     if args.dry_run:
         print(described(config, cost(config, device()), device()))
         return 0
-    network = build_network(config)
-    objective = FlowMatching(process, network.null_class, config.label_drop, config.seed)
-    accelerator = accelerator_for(config.optim, trackers=args.track, folder=args.run)
-    if args.track:
-        accelerator.init_trackers("distillkac")
-    if args.resume and accelerator.is_main_process and not (args.run / checkpoints.STATE).exists():
-        near = "" if saved is not None else checkpoints.similar_runs(args.run)
-        print(
-            f"nothing to resume in {args.run}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
-            flush=True,
-        )
-    fit = fit_run(args.run, config, network, objective, dataset, accelerator, "train", args.resume)
-    accelerator.end_training()
+    fit, _ = fit_teacher(args.run, config, build_network(config), dataset, args.track, args.resume)
     return 0 if fit.finished else INTERRUPTED
 
 
@@ -113,7 +86,7 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
     """Warns if a preset is named that a run cannot have begun with: its options are those of the run, not of the preset."""
     if not any(word.split("=")[0] == "--preset" for word in argv):
         return
-    named = parse(TrainArgs, argv, PROG, TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
+    named = parse(TrainArgs, argv, prog("train"), TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
     if words := [f"{before}, not {now}" for before, now in resume.all_changes(saved, named)]:
         warnings.warn(
             f"--preset {args.preset} decides nothing of a run that is resumed, whose saved options stay: {'; '.join(words)}",
@@ -121,36 +94,17 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
         )
 
 
-def _check_place(run: Path, images: str | None) -> None:
-    """Raises ValueError if the run's own pictures would come among the images: they would be others when it goes on."""
-    place, folder = (Path(os.path.realpath(path)) for path in (run, images or ""))
-    inside = images and folder.is_dir() and folder in place.parents
-    if inside and not any(map(is_system, place.relative_to(folder).parts)):
-        raise ValueError(
-            f"--run {run} lies inside the folder of the images, {images}, which would then hold the run's own pictures too: "
-            "choose a folder beside it"
-        )
-
-
-def _early(argv: list[str]) -> argparse.Namespace:
-    """The options that decide the defaults of the others, read before them."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--run", type=paths.from_text, default=TrainArgs.run)
-    parser.add_argument("--preset", default="digits")
-    parser.add_argument("--resume", action="store_true")
-    # An option without its value at the end is left to the real parser, which says so.
-    return parser.parse_known_args(argv[:-1] if argv and argv[-1] in ("--run", "--preset") else argv)[0]
-
-
 def _saved(argv: list[str]) -> RunConfig | None:
     """The config of the run that is to be resumed, None if there is none."""
-    early = _early(argv)
+    early = peek(argv, run=TrainArgs.run, resume=False)
     if not early.resume:
         return None
     run = paths.expanded("--run", early.run)
-    if not any((run / name).exists() for name in (checkpoints.CONFIG, checkpoints.STATE, checkpoints.EMA)):
+    if not checkpoints.begun(run):
         return None
     config = load_config(run)
+    network_config(run, config)
+    refuse_given(run, config.data)
     if config.data.path is None:
         return config
     # Runs of earlier versions kept the path as it was typed.
@@ -161,7 +115,7 @@ def _defaults(argv: list[str], saved: RunConfig | None) -> TrainArgs | None:
     """What options not given are: those of the saved run or else of the preset. None: the parser's own."""
     if saved is not None:
         return TrainArgs(config=saved)
-    preset = _early(argv).preset
+    preset = peek(argv, preset=TrainArgs.preset).preset
     return TrainArgs(preset=preset, config=PRESETS[preset]) if preset in PRESETS else None
 
 

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from distillkac.base.random import SampleOrder, generator
+from distillkac.base.random import generator
+from distillkac.data import Dataset
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import OptimConfig, RunConfig
 from distillkac.runs.run import build_network
@@ -22,7 +23,7 @@ TINY_OPTIONS = ["--network.channels", "8", "--network.head-dim", "8"]
 
 
 @dataclass
-class ToyData:
+class ToyData(Dataset):
     """`count` images of two classes: all bright or all dark, plus a little noise."""
 
     count: int = 40
@@ -38,9 +39,6 @@ class ToyData:
 
     def __len__(self):
         return self.count
-
-    def order(self, seed):
-        return SampleOrder(self.count, seed)
 
     def __getitems__(self, indices):
         return self.x[indices], self.y[indices]

@@ -11,6 +11,15 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have 
 PACKAGE = Path(__file__).parents[1]
 
 
+def prog(verb: str) -> str:
+    """A command as it was called, for its help: `distillkac train`, or `python -m distillkac.train`."""
+    called = Path(sys.argv[0])
+    if called.name == "distillkac":
+        return f"distillkac {verb}"
+    together = called.name == "__main__.py" and called.parent == PACKAGE
+    return f"python -m distillkac {verb}" if together else f"python -m distillkac.{verb}"
+
+
 _source_and_all = warnings.formatwarning
 
 

@@ -1,5 +1,6 @@
 """The command line as a dataclass, with a hint at the option that was meant."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -52,6 +53,22 @@ def parse(kind: type[Args], argv: list[str] | None, prog: str, default: Args | N
                     print(f"error: there is no option {word}; did you mean {meant}?", file=sys.stderr)
         raise
     return with_paths(args)
+
+
+def peek(argv: list[str], **defaults: str | bool | Path) -> argparse.Namespace:
+    """The options of these names and defaults, read before all others because they decide the defaults of those.
+
+    What is wrong with the command line is left to `parse`, which says so.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, value in defaults.items():
+        if value is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            kind = paths.from_text if isinstance(value, Path) else str
+            parser.add_argument(f"--{name}", type=kind, default=value)
+    lacks_value = argv[-1:] and argv[-1] in {f"--{name}" for name, value in defaults.items() if value is not False}
+    return parser.parse_known_args(argv[:-1] if lacks_value else argv)[0]
 
 
 def with_paths(config: Args) -> Args:

@@ -13,8 +13,10 @@ from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import read_cifar
 from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_bytes, to_unit
 from distillkac.data.folder import read_folder
+from distillkac.data.given import from_tensors
 from distillkac.data.latents import read_latents
 from distillkac.data.npz import read_npz
+from distillkac.data.protocol import Dataset
 from distillkac.data.shards import read_shards
 from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
@@ -22,9 +24,11 @@ from distillkac.data.stream_shards import sample_stream
 
 __all__ = [
     "DataConfig",
+    "Dataset",
     "ImageDataset",
     "Stream",
     "class_means",
+    "from_tensors",
     "load",
     "load_training",
     "read",

@@ -14,6 +14,7 @@ from distillkac.base.random import SampleOrder
 from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.protocol import Dataset
 from distillkac.data.records import Images, Records, read_images, say_left_out, say_narrow
 
 SPLITS = ("train", "test")
@@ -87,7 +88,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ImageDataset:
+class ImageDataset(Dataset):
     """Images with their classes, read a batch at a time.
 
     images: (N, C, H, W), uint8 or float32 in [-1, 1]; a tensor or `ImageFiles`. labels: (N,) int64. left_out: what was
@@ -152,13 +153,13 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
     return ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def read(dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def read(dataset: Dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
     x, y = dataset.__getitems__(indices)
     return to_unit(x), y
 
 
-def class_means(dataset, chunk: int = 1024) -> torch.Tensor:
+def class_means(dataset: Dataset, chunk: int = 1024) -> torch.Tensor:
     """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)

@@ -24,6 +24,7 @@ from distillkac.data import cache
 from distillkac.data.dataset import SPLIT_SEED, DataConfig
 from distillkac.data.file_splits import find_files
 from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.protocol import Dataset
 from distillkac.data.records import NAMED, file_identity, say_narrow
 from distillkac.data.stream_shards import Record, StreamedSplit, held_per_shard, open_shards, stream_fingerprint
 
@@ -46,7 +47,7 @@ class WindowOrder:
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 
-class Stream:
+class Stream(Dataset):
     """The training split as a data set without an end, see the module. Index i is record i of the endless sequence.
 
     held: how many records at the front of each shard are kept for evaluation. fingerprint: of both splits.

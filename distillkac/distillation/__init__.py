@@ -1,1 +1,36 @@
 """Distillation: the stages of a plan, and what the students of each learn from their teacher."""
+
+from typing import TYPE_CHECKING
+
+from distillkac.base.lazy import importer
+
+if TYPE_CHECKING:
+    from distillkac.distillation.chain import distil
+    from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+    from distillkac.distillation.inverse import InverseConfig, RealUID
+    from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
+    from distillkac.distillation.stages import RECIPES, DistillConfig
+
+__all__ = [
+    "RECIPES",
+    "DistillConfig",
+    "EndpointDistillation",
+    "InverseConfig",
+    "RealUID",
+    "ReconstructionConfig",
+    "ShiftedReconstruction",
+    "StudentStates",
+    "distil",
+]
+
+# The chain trains, for which accelerate takes seconds to import.
+__getattr__ = importer(
+    __name__,
+    {
+        "chain": ("distil",),
+        "endpoint": ("EndpointDistillation", "StudentStates"),
+        "inverse": ("InverseConfig", "RealUID"),
+        "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),
+        "stages": ("RECIPES", "DistillConfig"),
+    },
+)

@@ -21,7 +21,7 @@ from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
 from distillkac.training.batches import Batch
 from distillkac.training.cost import blank_batch, flops, seconds_per_image
-from distillkac.training.objective import Objective
+from distillkac.training.objective import Objective, updates_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def costs(
 def _cost(
     title: str, folder: Path, steps: int, batch_size: int, network: nn.Module, learns: Objective, shape: tuple
 ) -> StageCost:
-    updates, device = getattr(learns, "updates", 1), next(network.parameters()).device
+    updates, device = updates_of(learns), next(network.parameters()).device
     # The updates of a step may differ: those of the fake model and of the generator do.
     batches = [blank_batch(shape, device, update) for update in range(updates)]
     counted = sum(flops(partial(_learn, learns, network, batch)) for batch in batches)

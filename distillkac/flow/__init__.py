@@ -1,1 +1,32 @@
-"""Flows between data and noise: the processes, the velocity field of a network with its guidance, and its integrators."""
+"""Flows between data and noise: the processes, the velocity field of a network with its guidance, and its integrators.
+
+Everything here takes a plain callable (x, t, y) -> velocity as the network, and needs torch alone: docs/library.md.
+"""
+
+from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_grid
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
+
+__all__ = [
+    "METHODS",
+    "PROCESSES",
+    "ExactFlow",
+    "ExactStart",
+    "Gaussian",
+    "GuidedVelocity",
+    "NetworkConfig",
+    "Planar",
+    "Process",
+    "Telegraph",
+    "VelocityNet",
+    "from_dict",
+    "integrate",
+    "push",
+    "restart_chain",
+    "sampling_floor",
+    "sliced_wasserstein",
+    "time_grid",
+]

@@ -35,7 +35,7 @@ class ExactStart(GuidedVelocity):
         self._process, self._age, self._means = process, g, means
 
     def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """u(1, x | y). x: (B, C, H, W) at t = 1. y: (B,), null_class for no class."""
+        """u(1, x | y). x: (B, C, H, W) at t = 1. y: (B,), the number of classes for no class."""
         age = torch.full((len(x),), self._age, device=x.device)
         return self._df * self._means.to(x)[y] + self._dg * self._process.velocity(x, age)
 
@@ -45,7 +45,9 @@ class ExactStart(GuidedVelocity):
         start = torch.as_tensor(t, device=x.device) >= 1
         if not start.any():
             return super().evaluate(x, t, y)
-        y, null = self._labels(y)
+        if y is None:
+            raise ValueError("noise correction needs class labels y (B,), got None")
+        null = torch.full_like(y, len(self._means) - 1)
         if start.all():
             w = self._weight(t)
             guided = torch.is_tensor(w) or w != 0

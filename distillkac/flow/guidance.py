@@ -16,7 +16,8 @@ __all__ = ["GuidedVelocity"]
 class GuidedVelocity:
     """A network as the velocity field of an integrator (fields.Field), with guidance and an honest count of evaluations.
 
-    network: as fields.Network says; its `null_class` is needed where w > 0. One with `guidance_embedding` is given w.
+    network: as fields.Network says, any function (x (B, ...), t (B,), y (B,)) -> velocity like x; its `null_class` is needed
+             where w > 0. One with `guidance_embedding` is given w.
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
     max_speed: if given, the guided velocity is limited to it.
@@ -66,8 +67,8 @@ class GuidedVelocity:
         if isinstance(w, float) and w == 0:
             self.nfe += 1
             return self.network(x, times, y), None, 0.0
-        self.nfe += 2
         y, null = self._labels(y)
+        self.nfe += 2
         both = self.network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]))
         u_cond, u_uncond = both.chunk(2)
         return u_cond, u_uncond, w

@@ -49,6 +49,8 @@ def integrate(
     method: "euler"; "heun", two evaluations per step; "ab2", Adams-Bashforth with variable step and one evaluation per
             step, whose first step is Euler: x - h ((1 + r) u - r u_prev), r = h / (2 h_prev).
     Returns x at grid[-1], or with `path` all N + 1 states stacked (N + 1, B, ...). The order is 1, 2 and 2.
+    Gradients flow back through every step, to x and to the network's weights, as through any torch function, and the graph
+    of all steps is kept for it: to draw samples, call it under torch.no_grad().
     """
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")

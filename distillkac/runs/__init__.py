@@ -1,1 +1,51 @@
 """A run is a folder: its config, its checkpoints, its data, and images drawn from its networks."""
+
+from typing import TYPE_CHECKING
+
+from distillkac.base.lazy import importer
+
+if TYPE_CHECKING:
+    from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig, load_config
+    from distillkac.runs.own_network import OwnNetwork
+    from distillkac.runs.pictures import save_animation, save_curves, save_grid, save_trajectory, to_uint8
+    from distillkac.runs.presets import PRESETS
+    from distillkac.runs.run import Run, open_run, students
+    from distillkac.runs.sampler import SamplerConfig
+    from distillkac.runs.sampling import Samples, choose, class_labels, field_of, generate
+
+__all__ = [
+    "PRESETS",
+    "OptimConfig",
+    "OwnNetwork",
+    "ProcessConfig",
+    "Run",
+    "RunConfig",
+    "SamplerConfig",
+    "Samples",
+    "choose",
+    "class_labels",
+    "field_of",
+    "generate",
+    "load_config",
+    "open_run",
+    "save_animation",
+    "save_curves",
+    "save_grid",
+    "save_trajectory",
+    "students",
+    "to_uint8",
+]
+
+# Pictures need matplotlib, which takes longer to import than all the rest.
+__getattr__ = importer(
+    __name__,
+    {
+        "config": ("OptimConfig", "ProcessConfig", "RunConfig", "load_config"),
+        "own_network": ("OwnNetwork",),
+        "pictures": ("save_animation", "save_curves", "save_grid", "save_trajectory", "to_uint8"),
+        "presets": ("PRESETS",),
+        "run": ("Run", "open_run", "students"),
+        "sampler": ("SamplerConfig",),
+        "sampling": ("Samples", "choose", "class_labels", "field_of", "generate"),
+    },
+)

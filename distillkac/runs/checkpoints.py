@@ -40,6 +40,11 @@ paths of data as they were typed, no fingerprint of the data, none of a student'
 networks had one channel a group (networks.check_format)."""
 
 
+def begun(folder: Path) -> bool:
+    """Whether the folder holds anything of a run."""
+    return any((folder / name).exists() for name in (CONFIG, STATE, EMA))
+
+
 def similar_runs(folder: Path) -> str:
     """Run folders that may have been meant: those inside `folder`, and those beside it with a similar name."""
     inside, beside = ([path.parent for path in sorted(root.glob(f"*/{CONFIG}"))] for root in (folder, folder.parent))

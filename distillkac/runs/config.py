@@ -18,6 +18,7 @@ from distillkac.data.latents import LatentSpace
 from distillkac.flow import networks, processes
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
+from distillkac.runs.own_network import OwnNetwork
 
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
 
@@ -162,7 +163,9 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: Annotated[NetworkConfig | OwnNetwork, tyro.conf.arg(constructor=NetworkConfig)] = field(
+        default_factory=NetworkConfig
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
     steps: int = 3000
     """Optimizer steps."""
@@ -213,7 +216,8 @@ def load_config(folder: Path) -> RunConfig:
         written = content.pop("format", 1)
         checkpoints.check_format(path, written)
         config = _build(RunConfig, content, "")
-        networks.check_format(config.network, written)
+        if isinstance(config.network, NetworkConfig):
+            networks.check_format(config.network, written)
         return config
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
@@ -227,7 +231,9 @@ def _build(kind, value, where: str):
         kind = typing.get_args(kind)[0]
     origin, choices = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _build(choices[0], value, where)
+        if value is None and type(None) in choices:
+            return None
+        return _build(_choice(choices, value), value, where)
     if dataclasses.is_dataclass(kind):
         return _build_fields(kind, value, where)
     if origin is tuple:
@@ -246,6 +252,13 @@ def _build(kind, value, where: str):
     if type(value) is not kind:
         raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r:.80}")
     return value
+
+
+def _choice(choices: tuple[type, ...], value) -> type:
+    """The dataclass among the choices that has the fields of the value; else the first of the choices."""
+    names = set(value) if isinstance(value, dict) else set()
+    kinds = (kind for kind in choices if dataclasses.is_dataclass(kind))
+    return next((kind for kind in kinds if names <= {f.name for f in dataclasses.fields(kind)}), choices[0])
 
 
 def _build_fields(kind, value, where: str):

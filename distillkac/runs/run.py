@@ -1,5 +1,6 @@
 """A run folder and the networks in it: the teacher's, its students', ready to be sampled."""
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from torch import nn
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
-from distillkac.flow.networks import VelocityNet
+from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import device as chosen_device
+from distillkac.runs.own_network import OwnNetwork, check_null_class
 
 __all__ = [
     "Run",
@@ -43,27 +46,52 @@ class Run:
         return "teacher" if student is None else student_folder(Path(), student.num_steps, student.method).name
 
 
-def open_run(folder: Path, device: torch.device) -> Run:
-    """Loads the averaged network of a run folder. Raises ValueError saying what is missing or damaged."""
+def open_run(
+    folder: str | os.PathLike[str], device: torch.device | str | None = None, network: nn.Module | None = None
+) -> Run:
+    """Loads the averaged network of a run folder; a student has a folder of its own, RUN/student-4.
+
+    device: by default the GPU, if there is one. network: where the run was trained with an own network, a module of that
+    class, into which the weights are loaded; else it is built from the config. Raises ValueError saying what is missing or
+    damaged, or that the network is needed.
+    """
+    folder = Path(folder).expanduser()
+    device = chosen_device() if device is None else torch.device(device)
     config = load_config(folder)
-    return Run(folder, config, config.noise.build(), load_network(folder, config).to(device), device)
+    return Run(folder, config, config.noise.build(), load_network(folder, config, network).to(device), device)
+
+
+def network_config(folder: Path, config: RunConfig) -> NetworkConfig:
+    """What the network is built from. Raises ValueError if it was given in Python and cannot be built."""
+    if isinstance(config.network, OwnNetwork):
+        raise ValueError(config.network.refusal(folder))
+    return config.network
 
 
 def build_network(config: RunConfig) -> VelocityNet:
-    """A freshly initialised network; its weights depend on config.seed only."""
+    """A freshly initialised network of config.network, a NetworkConfig; its weights depend on config.seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         return VelocityNet(config.network, config.shape, len(config.class_names))
 
 
-def load_network(folder: Path, config: RunConfig) -> VelocityNet:
-    """The averaged network of a run folder, in eval mode. Raises ValueError if there is none or it does not fit."""
-    with torch.device(
-        "meta"
-    ):  # no memory yet: a config may ask for a network of any size, and the file is checked first
-        expected = build_network(config).state_dict()
+def load_network(folder: Path, config: RunConfig, network: nn.Module | None = None) -> nn.Module:
+    """The averaged network of a run folder, in eval mode. network: see `open_run`.
+
+    Raises ValueError if there is none or it does not fit, before a module that was given is changed.
+    """
+    if network is None:
+        network_config(folder, config)
+        # No memory yet: a config may ask for a network of any size, and the file is checked first.
+        with torch.device("meta"):
+            expected = build_network(config).state_dict()
+    elif isinstance(config.network, NetworkConfig):
+        raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
+    else:
+        check_null_class(network, len(config.class_names))
+        expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)
-    network = build_network(config)
+    network = build_network(config) if network is None else network
     network.load_state_dict(weights)
     return in_own_memory(network.eval().requires_grad_(False))
 

@@ -1,5 +1,6 @@
 """The images of a run: where they are now, and whether they are still those that it was trained on."""
 
+import os
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,9 @@ from distillkac import data
 from distillkac.base.paths import HUB, PATH, absolute
 from distillkac.data import DataConfig, ImageDataset, Stream
 from distillkac.data.fingerprint import Fingerprint, difference
+from distillkac.data.given import PYTHON, is_given
 from distillkac.data.latents import is_latents, source
+from distillkac.data.listing import is_system
 from distillkac.runs.config import RunConfig
 
 
@@ -28,6 +31,7 @@ class RunData:
     """
 
     def __init__(self, run: Path, config: RunConfig, place: DataPlace | None = None):
+        refuse_given(run, config.data)
         moved = place.path if place is not None else None
         self.images = moved if config.latent is not None and moved and not is_latents(Path(moved)) else None
         self.run, self.config = run, config
@@ -66,6 +70,16 @@ class RunData:
         return dataset
 
 
+def refuse_given(run: Path, config: DataConfig) -> None:
+    """Raises ValueError if the run learned data given in Python: nobody else can load them."""
+    if is_given(config):
+        raise ValueError(
+            f"{run} was trained on data given in Python ({config.path.removeprefix(PYTHON)}), which cannot be loaded from its "
+            "config: give it again in Python (distillkac.training.train, distillkac.distillation.distil), or write the images "
+            "to an .npz and train on that with --data.path"
+        )
+
+
 def located(run: Path, config: DataConfig) -> DataConfig:
     """The same data by an absolute path. Raises ValueError saying what to do if there is nothing."""
     config = in_current_folder(run, config)
@@ -102,4 +116,15 @@ def _refuse_others(
         raise ValueError(
             f"{place}: not the images that {run} was trained on: {problem}; put those back, or say with --data.path where "
             "they are"
+        )
+
+
+def check_place(run: Path, images: str | None) -> None:
+    """Raises ValueError if the run's own pictures would come among the images: they would be others when it goes on."""
+    place, folder = (Path(os.path.realpath(path)) for path in (run, images or ""))
+    inside = images and folder.is_dir() and folder in place.parents
+    if inside and not any(map(is_system, place.relative_to(folder).parts)):
+        raise ValueError(
+            f"--run {run} lies inside the folder of the images, {images}, which would then hold the run's own pictures too: "
+            "choose a folder beside it"
         )

@@ -27,13 +27,14 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 @dataclass(frozen=True)
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
-    per image. grid: (N + 1,) float64, the times of the sampler. path: (N + 1, n, C, H, W), the states at these times."""
+    per image. times: (N + 1,) float64 from 1 to 0, those of the sampler. path: (N + 1, n, C, H, W), from noise to images, at
+    these times; None unless asked for."""
 
     images: torch.Tensor
     labels: torch.Tensor
     nfe: int
     seconds: float
-    grid: torch.Tensor
+    times: torch.Tensor
     path: torch.Tensor | None = None
 
 
@@ -100,9 +101,11 @@ class Drawing:
     def block(self, labels: torch.Tensor, first: int, path: bool = False) -> torch.Tensor:
         """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W)."""
         run, count = self.run, len(labels)
-        none = len(run.config.class_names)  # the label that means no class
-        if not ((labels >= 0) & (labels <= none)).all():
-            raise ValueError(f"labels must be numbers of classes, 0 to {none - 1}, got {labels.tolist()[:10]}")
+        classes = len(run.config.class_names)
+        # The label after the last class means no class, to networks that know of it.
+        last = classes - 1 if getattr(run.network, "null_class", None) is None else classes
+        if not ((labels >= 0) & (labels <= last)).all():
+            raise ValueError(f"labels must be numbers of classes, 0 to {classes - 1}, got {labels.tolist()[:10]}")
         y, self.velocity.nfe = labels.to(run.device), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
@@ -136,6 +139,8 @@ def generate(
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
     a GPU, or another CPU, they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
     """
+    if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
+        raise ValueError(f"labels must be (n,) int64, n >= 1, as class_labels makes them, got {labels!r:.80}")
     drawing = Drawing(run, sampler, seed, batch_size)
     start, parts = time.perf_counter(), []
     with Bar(title=drawing.title, unit="image", total=len(labels)) as bar:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from distillkac.base.random import generator
-from distillkac.data import to_unit
+from distillkac.data import Dataset, to_unit
 from distillkac.data.ahead import read_ahead
 
 
@@ -49,12 +49,16 @@ class Batch:
 
 
 def read_batches(
-    dataset, seed: int, updates: range, total: int, parts: list[range], device: torch.device, workers: int | None
+    dataset: Dataset,
+    seed: int,
+    updates: range,
+    total: int,
+    parts: list[range],
+    device: torch.device,
+    workers: int | None,
 ) -> Iterator[Batch]:
     """The batches of optimizer updates of `total` rows each: of every update these parts, read ahead by `workers` threads.
 
-    dataset: as in data, or with `shape`, `order` and `__getitems__` as there; its `stop`, if it has one, is called in the end,
-    and no more than its `most_readers` read it.
     workers: None for as many as suit the data set.
     """
     order = dataset.order(seed)
@@ -66,11 +70,10 @@ def read_batches(
         batch = dataset.__getitems__(rows)
         return tuple(part.pin_memory() for part in batch) if device.type == "cuda" else batch
 
-    workers = getattr(dataset, "readers", 0) if workers is None else workers
-    workers = min(
-        workers, getattr(dataset, "most_readers", workers)
-    )  # readers that overtake each other read a stream again
-    batches = read_ahead(read, indices, workers, getattr(dataset, "stop", None))
+    workers = dataset.readers if workers is None else workers
+    if dataset.most_readers is not None:  # readers that overtake each other read a stream again
+        workers = min(workers, dataset.most_readers)
+    batches = read_ahead(read, indices, workers, dataset.stop)
     for (update, row), batch in zip(places, batches, strict=True):
         x0, y = (part.to(device, non_blocking=True) for part in batch)
         yield Batch(to_unit(x0), y, update, row, total)

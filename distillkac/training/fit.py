@@ -1,4 +1,4 @@
-"""The one way to train a run, which `train` and `distill` share."""
+"""The one way to train a run, which `train` and `distill` share: its folder, its accelerator, its pictures."""
 
 import dataclasses
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac.base import launch_settings, optional
+from distillkac.data import Dataset
 from distillkac.runs import checkpoints, kept, pictures
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
 from distillkac.runs.device import device
@@ -33,6 +35,9 @@ def accelerator_for(
     for name in trackers:
         optional.load(name, f"--track {name}")
     launch_settings.check(optim, device())
+    # Trainings of one program, in a notebook say, may have different precisions, which accelerate keeps for all of them.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != optim.precision:
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device().type == "cpu",  # else several processes on a CPU would not find each other
         mixed_precision=optim.precision,
@@ -55,7 +60,7 @@ def fit_run(
     config: RunConfig,
     network: torch.nn.Module,
     objective: Objective,
-    dataset,
+    dataset: Dataset,
     accelerator: Accelerator,
     title: str,
     go_on: bool,
@@ -66,17 +71,9 @@ def fit_run(
     that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
     """
 
-    def draw(average: torch.nn.Module, step: int) -> None:
-        pictures.save_curves(folder / checkpoints.METRICS, folder / "curves.png")
-        if config.preview and (config.shape[0] in (1, 3) or config.latent):
-            run = Run(folder, config, config.noise.build(), average, accelerator.device)
-            sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
-            images = generate(run, class_labels(config, config.preview), sampler).images
-            pictures.save_grid(images, folder / "samples" / f"step-{step:06d}.png")
-
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)
-        draw(average, step)
+        draw(Run(folder, config, config.noise.build(), average, accelerator.device), step)
 
     with run_lock(folder, accelerator):
         before = resume.check(folder, config, go_on)
@@ -86,14 +83,7 @@ def fit_run(
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
-            kept.clean(folder)
-            if before is not None and trainer.step == config.steps:
-                config = finished(folder, before, config)
-            save_config(folder, config)
-            if before is not None:
-                kept.keep(folder, trainer.step, config.optim.keep)  # if it died before it could
-                if sentence := new_schedule(before, config, trainer.step):
-                    print(f"{folder} {sentence}", flush=True)
+            begin(folder, config, before, trainer.step)
         fit = trainer.fit()
     # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
     # stages; accelerate keeps a list of them besides.
@@ -102,6 +92,28 @@ def fit_run(
     if accelerator.is_main_process and not fit.finished:
         print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
     return fit
+
+
+def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) -> None:
+    """Makes the folder that of `config`, of which `before` has made `step` steps; says what changes, if anything does."""
+    kept.clean(folder)
+    if before is not None and step == config.steps:
+        config = finished(folder, before, config)
+    save_config(folder, config)
+    if before is not None:
+        kept.keep(folder, step, config.optim.keep)  # if it died before it could
+        if sentence := new_schedule(before, config, step):
+            print(f"{folder} {sentence}", flush=True)
+
+
+def draw(run: Run, step: int) -> None:
+    """The pictures of a checkpoint: curves.png, and samples of the averaged network where they can be shown."""
+    config = run.config
+    pictures.save_curves(run.folder / checkpoints.METRICS, run.folder / "curves.png")
+    if config.preview and (config.shape[0] in (1, 3) or config.latent):
+        sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
+        images = generate(run, class_labels(config, config.preview), sampler).images
+        pictures.save_grid(images, run.folder / "samples" / f"step-{step:06d}.png")
 
 
 def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:

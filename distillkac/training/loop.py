@@ -20,12 +20,13 @@ from torch import nn
 from distillkac.base import progress
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
+from distillkac.data import Dataset
 from distillkac.runs import checkpoints
 from distillkac.runs.config import OptimConfig
 from distillkac.training import exact_sums, failure, resume, sharding
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.ema import EMA
-from distillkac.training.objective import Objective
+from distillkac.training.objective import Objective, updates_of
 from distillkac.training.stop_signal import StopSignal
 
 
@@ -62,16 +63,15 @@ def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
 class Trainer:
     """Fits a network to an objective, from the folder's checkpoint if there is one, and saves there.
 
-    network: module to fit. objective: (network, Batch) -> scalar loss. dataset: as in data.py. seed: of data order and
-    anything random inside the network. title: what the progress bar says. on_save: called on the main process after every
-    checkpoint with the averaged network, in eval mode.
+    network: module to fit. seed: of data order and anything random inside the network. title: what the progress bar says.
+    on_save: called on the main process after every checkpoint with the averaged network, in eval mode.
     """
 
     def __init__(
         self,
         network: nn.Module,
         objective: Objective,
-        dataset,
+        dataset: Dataset,
         folder: Path,
         steps: int,
         optim: OptimConfig,
@@ -85,7 +85,7 @@ class Trainer:
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
         self.on_save = on_save
-        self.updates = getattr(objective, "updates", 1)
+        self.updates = updates_of(objective)
         self.raw, self.followed = in_own_memory(network), getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
         self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """What a network is trained for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -10,24 +10,40 @@ from distillkac.base.random import derive_seed
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 
-Objective = Callable[[nn.Module, Batch], torch.Tensor]
-"""(network, batch) -> scalar loss. An objective with an attribute `updates` makes that many optimizer updates a step, each
-on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
-`lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py)."""
+
+class Objective(Protocol):
+    """What a network is fitted to: (network, batch) -> scalar loss, of rows of `batch.x0` that this process handles at once.
+
+    Everything random in it must follow from `batch` (`batch.uniform`, `batch.stratified`, `batch.first`) and a seed of its
+    own, so that a run can be resumed. An objective with an attribute `updates` makes that many optimizer updates a step, each
+    on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
+    `lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py).
+    """
+
+    def __call__(self, network: nn.Module, batch: Batch, /) -> torch.Tensor: ...
+
+
+def updates_of(objective: Objective) -> int:
+    """Optimizer updates a step: one, unless the objective has another number of `updates`."""
+    return getattr(objective, "updates", 1)
 
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped."""
+    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped.
+
+    null_class: the label of no class; None for a network without one, where label_drop must be 0.
+    """
 
     process: Process
-    null_class: int
+    null_class: int | None
     label_drop: float
     seed: int
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t = batch.stratified(self.seed, "time")
         x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
-        dropped = batch.uniform(self.seed, "label") < self.label_drop
-        y = torch.where(dropped, self.null_class, batch.y)
+        y = batch.y
+        if self.label_drop > 0:
+            y = torch.where(batch.uniform(self.seed, "label") < self.label_drop, self.null_class, y)
         return nn.functional.mse_loss(network(x_t, t, y), u)

@@ -9,8 +9,10 @@ from torch import nn
 
 from distillkac.base.options import labelled
 from distillkac.data.fingerprint import difference
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import RunConfig, StudentConfig, load_config
+from distillkac.runs.own_network import OwnNetwork
 
 FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
 
@@ -34,7 +36,10 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
             )
         return None
     if not resume:
-        raise ValueError(f"{folder} already holds a checkpoint: add --resume to continue it, or choose another folder")
+        raise ValueError(
+            f"{folder} already holds a checkpoint: add --resume (in Python resume=True) to continue it, or choose another "
+            "folder"
+        )
     saved = load_config(folder)
     if (saved.student is None) != (config.student is None):
         raise ValueError(
@@ -53,7 +58,9 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
     """Of every option that may not change and did: as it was and as it is, in the words of the command line."""
     for f, option in labelled(RunConfig):
         before, now = getattr(saved, f.name), getattr(config, f.name)
-        if f.name in ("data", "noise", "network"):
+        if f.name == "network" and OwnNetwork in (type(before), type(now)):
+            yield from _change("the network", _network_name(before), _network_name(now))
+        elif f.name in ("data", "noise", "network"):
             yield from changes(before, now, option, FREE if f.name == "data" else ())
         elif f.name in ("label_drop", "seed"):
             yield from _change(option, before, now)
@@ -78,6 +85,11 @@ def changes(before, now, option: str, free: tuple[str, ...] = ()) -> Iterator[tu
 def _change(option: str, before, now) -> Iterator[tuple[str, str]]:
     if before != now:
         yield _shown(option, before), _shown(option, now)
+
+
+def _network_name(network: NetworkConfig | OwnNetwork) -> str:
+    """Of an own network the class: where it is defined may change, and its weights are compared with the checkpoint's."""
+    return network.backbone if isinstance(network, NetworkConfig) else network.module.rsplit(".", 1)[-1]
 
 
 def _words(option: str) -> str:

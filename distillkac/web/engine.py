@@ -103,7 +103,7 @@ class Demo:
         kept = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long()
         columns = math.ceil(math.sqrt(len(labels)))
         grids = tuple(pictures.grid_image(state, columns) for state in samples.path[kept])
-        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(samples.grid[kept].tolist()))
+        return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(samples.times[kept].tolist()))
 
     def _open(self, title: str, sampler: SamplerConfig) -> Run:
         folder = choose(self.runs[title], sampler)

@@ -2,12 +2,14 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from distillkac import compare, diagnose, distill, evaluate, export, report, sample, train
+from distillkac.base import options, paths
 from distillkac.base.files import write_json
 from distillkac.distillation.cost import costs
 from distillkac.distillation.inverse import InverseConfig
@@ -142,3 +144,21 @@ def test_cost_of_a_distillation_follows_the_evaluations(run, tmp_path, monkeypat
     assert guided[0] == pytest.approx((8 + 3) * one, rel=0.05)
     assert guided[1] == plain[1]
     assert len(flops(inverse=InverseConfig(steps=1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "found"),
+    [
+        ([], ("paper", False, Path("runs/demo"))),
+        (["--recipe", "best", "--run", "x"], ("best", False, Path("x"))),
+        (["--recipe=best", "--other", "--resume", "1"], ("best", True, Path("runs/demo"))),
+        (["--run"], ("paper", False, Path("runs/demo"))),  # without its value: `parse` says so
+        (["--recipe", "best", "--run"], ("best", False, Path("runs/demo"))),
+        (["--reci", "best"], ("paper", False, Path("runs/demo"))),  # no abbreviations
+        (["--resume", "--resume"], ("paper", True, Path("runs/demo"))),
+        (["--run", ""], ("paper", False, paths.EMPTY)),
+    ],
+)
+def test_what_is_read_before_the_rest(argv, found):
+    seen = options.peek(argv, recipe="paper", resume=False, run=Path("runs/demo"))
+    assert (seen.recipe, seen.resume, seen.run) == found

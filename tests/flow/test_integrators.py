@@ -104,3 +104,28 @@ def test_bad_arguments_are_named():
         time_grid(5, -1.0)
     with pytest.raises(ValueError, match="euler, heun, ab2"):
         integrate(field(), torch.ones(1, 1), Y, time_grid(2), "rk4")
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "ab2"])
+def test_gradients_flow_through_every_step_unless_they_are_not_wanted(method):
+    """The end is linear in the start, so their quotient is the gradient; and the field below is linear in k."""
+    x = torch.tensor([[0.7]], requires_grad=True)
+    end = integrate(field(), x, Y, time_grid(8), method)
+    (gradient,) = torch.autograd.grad(end.sum(), x)
+    assert gradient.item() == pytest.approx(end.item() / 0.7, rel=1e-5)
+    with torch.no_grad():
+        assert not integrate(field(), x, Y, time_grid(8), method).requires_grad
+
+
+def test_gradients_reach_the_weights_of_the_network():
+    k, steps = torch.tensor(0.5, requires_grad=True), 10
+    end = integrate(GuidedVelocity(lambda x, t, y: k * x), torch.ones(1, 1), Y, time_grid(steps, 1.0), "euler")
+    end.sum().backward()
+    # x (1 - k / N)^N, whose derivative is -(1 - k / N)^(N - 1).
+    assert k.grad.item() == pytest.approx(-((1 - 0.5 / steps) ** (steps - 1)), rel=1e-5)
+
+
+def test_any_callable_is_a_network_but_guidance_needs_its_null_class():
+    velocity = GuidedVelocity(lambda x, t, y: x, w=1.0)
+    with pytest.raises(ValueError, match="function has no attribute null_class, the label that means no class"):
+        integrate(velocity, torch.ones(1, 1), Y, time_grid(2))

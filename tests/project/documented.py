@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from distillkac import __main__
 from tests.places import ROOT, script
 from tests.toys import TINY_OPTIONS
 
@@ -20,7 +21,19 @@ FILES = [
 ]
 STORIES = {"first-hour.md": "runs/first"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PROGRAMS = ("make", "python", "pip", "pip-audit", "pytest", "cmake", "accelerate", "torchrun", "srun", "mkdocs")
+PROGRAMS = (
+    "make",
+    "python",
+    "distillkac",
+    "pip",
+    "pip-audit",
+    "pytest",
+    "cmake",
+    "accelerate",
+    "torchrun",
+    "srun",
+    "mkdocs",
+)
 COST = re.compile(r"#.*\b(\d+|one|two|an?) (seconds?|minutes?|hours?|days?)\b")
 TINY = [*TINY_OPTIONS, "--network.layers", "1", "--optim.batch-size", "8", "--preview", "0"]
 CHAIN = ["--stages", "4,2,1", "--steps", "1", "1", "--optim.batch-size", "8"]
@@ -106,6 +119,8 @@ def check(line: str) -> None:
         check_make(words)
     elif program == "python":
         check_python(words)
+    elif program == "distillkac":
+        check_verb(words)
     elif program == "pip" and words[0] == "install":
         extras = {e for word in words for group in re.findall(r"\[([\w,-]+)\]$", word) for e in group.split(",")}
         assert extras <= PROJECT["optional-dependencies"].keys(), f"no extra {extras}"
@@ -145,12 +160,23 @@ def check_make(words: list[str]) -> None:
             check(found[1])
 
 
+def check_verb(words: list[str]) -> None:
+    if words[0].startswith("-"):
+        assert words[0] in (*__main__.COMPLETION, "--help", "--version")
+    else:
+        assert words[0] in __main__.VERBS
+        check_python(["-m", f"distillkac.{words[0]}", *([] if words[1:] == ["--help"] else words[1:])])
+
+
 def check_python(words: list[str]) -> None:
     if words[0] in SCRIPTS:
         return  # carried out with its story
     if words[0] != "-m":
         assert (ROOT / words[0]).exists()
         module = script(ROOT / words[0])
+    elif words[1] == "distillkac":
+        check_verb(words[2:])
+        return
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
         if not words[1:]:

@@ -45,7 +45,8 @@ ONLY_READ = {  # part of a command: why it is not carried out
     "cifar10": "its images are not here; tests/runs/test_presets.py tries presets",
     "--inception download": "needs the network; tests/evaluation/test_fidelity_command.py measures with a stand-in",
 }
-OF_OTHERS = {"--no-isolation", "--use_fsdp"}  # options in the text that are not ours
+IN_ORDER = "library.md"  # its Python blocks build on each other: test_library.py runs them
+OF_OTHERS = {"--no-isolation", "--use_fsdp", "--tyro-print-completion"}  # options in the text that are not ours
 
 
 def commands() -> list:
@@ -62,6 +63,7 @@ COMMANDS = commands()
 PYTHON = [
     pytest.param(block, id=block.where, marks=[pytest.mark.slow] if "FlopCounterMode" in block.text else [])
     for path in FILES
+    if path.name != IN_ORDER
     for block in blocks(path)
     if block.language == "python" and path.name not in STORIES
 ]

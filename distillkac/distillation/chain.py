@@ -1,0 +1,288 @@
+"""A distillation from its first stage to its last: `distil` is `python -m distillkac.distill` as a function."""
+
+import copy
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac.base.memory import in_own_memory
+from distillkac.base.random import derive_seed
+from distillkac.data import Dataset, class_means
+from distillkac.data.fingerprint import difference
+from distillkac.data.given import checked
+from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.stages import (
+    DistillConfig,
+    inverse_config,
+    inverse_objective,
+    objective,
+    stages_of,
+    student_config,
+)
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.own_network import OwnNetwork, check_network
+from distillkac.runs.run import Run, build_network, load_network, student_folder
+from distillkac.runs.run_data import RunData
+from distillkac.training.fit import accelerator_for, fit_run
+
+Maker = Callable[[RunConfig], nn.Module]
+"""Makes the network of a student from the config of its run; its weights are set afterwards."""
+
+
+def distil(
+    run: Run,
+    dataset: Dataset | None = None,
+    network: Callable[[], nn.Module] | None = None,
+    config: DistillConfig | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    start: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> list[Run]:
+    """Distils a teacher into students of few steps, as `python -m distillkac.distill` does, in RUN/student-20, -4, -2, -1.
+
+    run: what `train` or `open_run` returned. dataset: the images it was trained on; None where its config knows where they
+    are. network: where the run has an own network, a function that makes the one of a student; by default students are copies
+    of the teacher. It is needed for what copies cannot do: config.w_max (networks with `guidance_embedding` = True, whose
+    forward takes w), and inverse.start "random". out, start, resume: as --out, --start and --resume of the command.
+
+    Returns the students in order, with their averaged networks. Ctrl-C saves, then raises KeyboardInterrupt. Raises
+    ValueError before anything is trained if the run, the images or the network will not do.
+    """
+    config = DistillConfig() if config is None else config
+    refuse_teacher(run.folder, run.config, config)
+    make = _maker(run, network, config)
+    images, teacher = _images(run, dataset)
+    means = _means(images) if config.exact_start else None
+    accelerator = accelerator_for(config.optim)
+    # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
+    network = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+    chain = Chain(
+        run.folder,
+        run.folder if out is None else Path(out).expanduser(),
+        None if start is None else Path(start).expanduser(),
+        config,
+        teacher,
+        network,
+        make,
+        images,
+        means,
+        accelerator,
+        resume,
+    )
+    made = []
+    for student, finished in chain():
+        made.append(student)
+        if not finished:
+            raise KeyboardInterrupt(f"stopped at {student.name}; distil(..., resume=True) goes on")
+    return made
+
+
+def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
+    """Raises ValueError if this run cannot be distilled like that."""
+    if run.student is not None:
+        raise ValueError(f"{folder} is itself a student; distil the run of its teacher")
+    if (config.w > 0 or config.w_max) and run.label_drop == 0:
+        raise ValueError(f"{folder} was trained with label_drop 0 and cannot be guided; use --w 0")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the stages of one distillation have in common; called, it makes the students.
+
+    run, out: folders of the teacher and of the students. start: of the 1-step student that a lone inverse distillation begins
+    with. teacher: the config of its run. network: its network, prepared. means: the class means, for an exact start.
+    """
+
+    run: Path
+    out: Path
+    start: Path | None
+    config: DistillConfig
+    teacher: RunConfig
+    network: nn.Module
+    make: Maker
+    dataset: Dataset
+    means: torch.Tensor | None
+    accelerator: Accelerator
+    resume: bool
+
+    def __call__(self) -> Iterator[tuple[Run, bool]]:
+        """Each student, and whether it is finished: the last one is not if Ctrl-C stopped it."""
+        config, plan = self.config, students(self.config, self.out)
+        if self.resume:
+            self._check(plan)
+        _, digest = checkpoints.described(self.run)
+        before, latest, current = self.network, self.run, self.teacher  # what the next student is distilled from
+        for number, stage in enumerate(stages_of(config), 1):
+            current = known_teacher(student_config(current, stage, config), digest, latest)
+            student, current = self._student(current, before)
+            latest = student_folder(self.out, stage.num_steps, config.method)
+            learns = objective(before, self.network, self.teacher.noise.build(), stage, config, self.means)
+            title = f"{number} of {len(plan)}: {stage.teacher_steps} -> {stage.num_steps}"
+            run, finished = self._fit(latest, current, student, learns, self.accelerator, title)
+            yield run, finished
+            if not finished:
+                return
+            # A copy, as of the teacher: what is prepared computes in mixed precision for ever.
+            before = self.accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+            del run  # large networks are held no longer than they are needed
+            self.accelerator.wait_for_everyone()  # until the main process has written it
+        if config.inverse.steps:
+            yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse")
+
+    def _check(self, plan: list[tuple[Path, int]]) -> None:
+        inverse = self.config.inverse
+        check_chain(plan[:-1] if inverse.steps and inverse.start != "student" else plan)
+        if self.accelerator.is_main_process and not any((folder / checkpoints.STATE).exists() for folder, _ in plan):
+            print(f"nothing to resume in {self.out}: its students begin at step 0", flush=True)
+
+    def _student(self, config: RunConfig, before: nn.Module) -> tuple[nn.Module, RunConfig]:
+        """The network of a student with the weights of the network before, and its config."""
+        student = self.make(config)
+        weights = self.accelerator.unwrap_model(before).state_dict()
+        if isinstance(config.network, OwnNetwork):
+            _check_start(student, weights, config.student.w_max is not None)
+            config = dataclasses.replace(config, network=OwnNetwork.of(student))
+        # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
+        student.load_state_dict(weights, strict=False)
+        return student, config
+
+    def _inverse(self, before: nn.Module, digest: str, title: str) -> tuple[Run, bool]:
+        config = inverse_config(self.teacher, self.config)
+        generator, started_from = self._generator(config, before)
+        ratio = self.config.inverse.fake_lr / self.config.inverse.lr
+        return self._fit(
+            student_folder(self.out, 1, "inverse"),
+            known_teacher(config, digest, started_from),
+            GeneratorAndFake(generator, self.accelerator.unwrap_model(self.network), ratio),
+            inverse_objective(self.network, config.noise.build(), self.config),
+            accelerator_for(self.config.optim, alternating=True),
+            title,
+        )
+
+    def _generator(self, config: RunConfig, before: nn.Module) -> tuple[nn.Module, Path | None]:
+        """The network that inverse distillation starts from, and the folder of its weights."""
+        network, start = self.make(config), self.config.inverse.start
+        student = student_folder(self.out, 1, self.config.method)
+        folder = {"random": None, "teacher": self.run, "student": student}[start]
+        if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
+            folder = self.start or student_folder(self.out, 1)
+            saved = load_config(folder)
+            own = self.make(config) if isinstance(saved.network, OwnNetwork) else None
+            network.load_state_dict(load_network(folder, saved, own).state_dict())
+        elif start != "random":
+            source = before if start == "student" else self.network
+            network.load_state_dict(self.accelerator.unwrap_model(source).state_dict())
+        return network, folder
+
+    def _fit(self, folder, config, network, learns, accelerator, title) -> tuple[Run, bool]:
+        fit = fit_run(folder, config, network, learns, self.dataset, accelerator, title, self.resume)
+        return Run(folder, config, config.noise.build(), fit.network, accelerator.device), fit.finished
+
+
+def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
+    """(folder, optimizer steps) of every student that is made, in order."""
+    made = [(student_folder(out, stage.num_steps, config.method), stage.steps) for stage in stages_of(config)]
+    return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
+
+
+def check_chain(made: list[tuple[Path, int]]) -> None:
+    """Raises ValueError if a student is there whose own teacher, the student before, is yet to be made or trained on."""
+    for (folder, steps), (after, _) in itertools.pairwise(made):
+        found = checkpoints.described(folder)
+        if (after / checkpoints.STATE).exists() and (found is None or found[0] < steps):
+            raise ValueError(
+                f"{after} was distilled from {folder}, which "
+                + ("is gone" if found is None else f"has made {found[0]} steps and is to make {steps}")
+                + ": give the same options as before, choose another --out, or remove that student and those after it to "
+                "distil them again"
+            )
+
+
+def known_teacher(config: RunConfig, teacher: str, latest: Path | None) -> RunConfig:
+    """The config of a student with the digests of its teacher's weights, and of those in the folder that it starts from."""
+    before = None if latest is None else checkpoints.described(latest)[1]
+    return dataclasses.replace(config, student=dataclasses.replace(config.student, teacher=teacher, before=before))
+
+
+def _maker(run: Run, network: Callable[[], nn.Module] | None, config: DistillConfig) -> Maker:
+    """How the students of a run get their networks. Raises ValueError if they cannot."""
+    if not isinstance(run.config.network, OwnNetwork):
+        if network is not None:
+            raise ValueError(f"{run.folder} has a network of distillkac's own, and so have its students: omit network")
+        return build_network
+    name = run.config.network.module
+    if network is None:
+        if config.w_max is not None:
+            raise ValueError(
+                f"w_max makes w an input of the students, and {name} takes none: give network=, a function that makes a "
+                "network with guidance_embedding = True and forward(x, t, y, w)"
+            )
+        if config.inverse.steps and config.inverse.start == "random":
+            raise ValueError(f'inverse.start "random" needs network=, a function that makes a new {name}')
+        return lambda _: in_own_memory(copy.deepcopy(run.network).train().requires_grad_(True))
+    tried = _made(network, config.seed)
+    x, y = torch.zeros(2, *run.config.shape), torch.zeros(2, dtype=torch.int64)
+    check_network(tried, x, y, len(run.config.class_names))
+    _check_start(tried, run.network.state_dict(), config.w_max is not None)
+    return lambda student: _made(network, student.seed)
+
+
+def _made(network: Callable[[], nn.Module], seed: int) -> nn.Module:
+    if isinstance(network, nn.Module) or not callable(network):
+        raise ValueError("network must be a function that makes a new module, such as lambda: Net(), not a module")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        made = network()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"network must be a function that makes a torch.nn.Module, it made a {type(made).__name__}")
+    return made
+
+
+def _check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: bool) -> None:
+    """Raises ValueError if the student cannot start from these weights, or does not take w where it must."""
+    name, mine = type(student).__name__, student.state_dict()
+    if bool(getattr(student, "guidance_embedding", False)) != takes_w:
+        raise ValueError(
+            f"{name} must have guidance_embedding = {takes_w}: w_max is what makes the weight w an input of the students"
+        )
+    for entry, value in weights.items():
+        if entry not in mine or mine[entry].shape != value.shape:
+            found = tuple(mine[entry].shape) if entry in mine else "nothing"
+            raise ValueError(
+                f"{name} cannot start from its teacher: {entry} is {tuple(value.shape)} there, {found} here"
+            )
+    if not takes_w and (new := [entry for entry in mine if entry not in weights]):
+        raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
+
+
+def _means(dataset: Dataset) -> torch.Tensor:
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "exact_start takes the mean image of each class, and this data set has no __len__: it has no end"
+        )
+    return class_means(dataset)
+
+
+def _images(run: Run, dataset: Dataset | None) -> tuple[Dataset, RunConfig]:
+    """What the students learn from, and the config of the teacher that knows it. Raises ValueError for other images than
+    those that the teacher was trained on."""
+    if dataset is None:
+        images = RunData(run.folder, run.config)
+        dataset = images.load_training()
+        return dataset, dataclasses.replace(run.config, data=images.data, fingerprint=dataset.fingerprint)
+    _, known = checked(dataset)
+    names, names_now = run.config.class_names, tuple(dataset.class_names)
+    if tuple(dataset.shape) != tuple(run.config.shape):
+        raise ValueError(f"{run.folder} was trained on images {run.config.shape}, these are {tuple(dataset.shape)}")
+    if (problem := difference(run.config.fingerprint or known, names, known, names_now)) is not None:
+        raise ValueError(f"not the images that {run.folder} was trained on: {problem}")
+    return dataset, dataclasses.replace(run.config, fingerprint=known)

@@ -1,0 +1,151 @@
+"""Teachers: `train` is `python -m distillkac.train` as a function, for own data and own networks too."""
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distillkac import data
+from distillkac.base.options import with_paths
+from distillkac.data import DataConfig, Dataset
+from distillkac.data.given import checked
+from distillkac.data.latents import LatentDataset
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.own_network import OwnNetwork, check_network
+from distillkac.runs.run import Run, build_network
+from distillkac.runs.run_data import check_place
+from distillkac.training.fit import Tracker, accelerator_for, fit_run
+from distillkac.training.loop import Fit
+from distillkac.training.objective import FlowMatching
+
+
+def train(
+    folder: str | os.PathLike[str],
+    dataset: Dataset | DataConfig,
+    network: nn.Module | NetworkConfig | None = None,
+    config: RunConfig | None = None,
+    *,
+    resume: bool = False,
+    track: tuple[Tracker, ...] = (),
+) -> Run:
+    """Trains a flow on images and saves it in a run folder, as `python -m distillkac.train` does: config, checkpoints, moving
+    average, curves, samples.
+
+    dataset: own images, `data.from_tensors(images, labels)` or any `data.Dataset`; or a DataConfig, which says where they are.
+    network: an own module, see runs.own_network.OwnNetwork, which is trained where it stands; or the NetworkConfig of one
+    of ours; by default config.network. config: everything else; by default that of the command, 3000 steps.
+    resume: continue the run in the folder from its last checkpoint; where there is none, begin.
+
+    Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
+    is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
+    `config` that these arguments leave without a meaning.
+    """
+    folder, config = Path(folder).expanduser(), RunConfig() if config is None else config
+    config, images = dataclasses.replace(config, student=None), dataset
+    if isinstance(dataset, DataConfig):
+        _refuse_two("data", config.data, (DataConfig(), dataset))
+        config = with_paths(dataclasses.replace(config, data=dataset))
+        check_place(folder, config.data.path)
+        images = data.load_training(config.data)
+        config = with_data(config, images, load_config(folder) if resume and checkpoints.begun(folder) else None)
+    else:
+        config = _with_given(config, dataset)
+    config.noise.build().check_shape(config.shape)
+    if isinstance(network, nn.Module):
+        config = _with_own(config, network, images)
+    else:
+        if network is not None:
+            _refuse_two("network", config.network, (NetworkConfig(), network))
+            config = dataclasses.replace(config, network=network)
+        if isinstance(config.network, OwnNetwork):
+            raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
+        network = build_network(config)
+    fit, device = fit_teacher(folder, config, network, images, track, resume)
+    if not fit.finished:
+        raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
+    return Run(folder, config, config.noise.build(), fit.network, device)
+
+
+def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:
+    """The config of a run that learns own images with an own network, both checked as `train` does: for `fit_run`, with an
+    objective of your own."""
+    config = _with_given(RunConfig() if config is None else config, dataset)
+    config.noise.build().check_shape(config.shape)
+    return _with_own(config, network, dataset)
+
+
+def with_data(config: RunConfig, dataset: Dataset, saved: RunConfig | None = None) -> RunConfig:
+    """The config of a run that learns this data set. saved: of the run that is continued."""
+    space = dataset.space if isinstance(dataset, LatentDataset) else None
+    if saved is not None and space and saved.latent and space.weights == saved.latent.weights:
+        space = saved.latent  # the same autoencoder, whose place was perhaps written there anew
+    return dataclasses.replace(
+        config,
+        shape=tuple(dataset.shape),
+        class_names=tuple(dataset.class_names),
+        fingerprint=dataset.fingerprint,
+        latent=space,
+        student=None,
+    )
+
+
+def fit_teacher(
+    folder: Path, config: RunConfig, network: nn.Module, dataset: Dataset, track: tuple[Tracker, ...], resume: bool
+) -> tuple[Fit, torch.device]:
+    """Trains the network to config.steps; returns where it is then, too."""
+    null_class = getattr(network, "null_class", None)
+    objective = FlowMatching(config.noise.build(), null_class, config.label_drop, config.seed)
+    accelerator = accelerator_for(config.optim, trackers=track, folder=folder)
+    if track:
+        accelerator.init_trackers("distillkac")
+    if resume and accelerator.is_main_process and not (folder / checkpoints.STATE).exists():
+        near = "" if checkpoints.begun(folder) else checkpoints.similar_runs(folder)
+        print(
+            f"nothing to resume in {folder}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
+            flush=True,
+        )
+    fit = fit_run(folder, config, network, objective, dataset, accelerator, "train", resume)
+    accelerator.end_training()
+    return fit, accelerator.device
+
+
+def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The config of a run that learns data given in Python. Raises ValueError if they are not what `Dataset` says."""
+    place, known = checked(dataset)
+    _refuse_two("data", config.data, (DataConfig(), place))
+    config = dataclasses.replace(config, data=place)
+    return dataclasses.replace(with_data(config, dataset), fingerprint=known)
+
+
+def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunConfig:
+    """The config of a run with an own network, which is tried on two images. Raises ValueError if it will not do."""
+    if isinstance(config.network, NetworkConfig):
+        _refuse_two("network", config.network, (NetworkConfig(),))
+    x, y = data.read(dataset, dataset.order(config.seed)(0, 2).tolist())
+    check_network(network, x, y, len(config.class_names))
+    own = OwnNetwork.of(network)
+    if own.guidance_embedding:
+        raise ValueError(f"{own.module} takes the guidance weight w as an input, which students do and teachers do not")
+    if getattr(network, "null_class", None) is None and config.label_drop > 0:
+        if len(config.class_names) > 1:
+            warnings.warn(
+                f"{own.module} has no null_class, the label that means no class: it is trained without class dropping, and "
+                f"cannot be guided. For guidance set null_class = {len(config.class_names)} and let it take that label; to "
+                "say that this is meant, set label_drop=0 in the config",
+                stacklevel=3,
+            )
+        config = dataclasses.replace(config, label_drop=0.0)
+    return dataclasses.replace(config, network=own)
+
+
+def _refuse_two(name: str, inside: object, accepted: tuple) -> None:
+    """Raises ValueError if config.NAME says something else than the argument, and would be ignored."""
+    if inside not in accepted:
+        raise ValueError(
+            f"config.{name} and the {name} that is given say different things: leave config.{name} as it is"
+        )
