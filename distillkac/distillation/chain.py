@@ -57,6 +57,8 @@ def distil(
     Returns the students in order, with their averaged networks. Ctrl-C saves, then raises KeyboardInterrupt. Raises
     ValueError before anything is trained if the run, the images or the network will not do.
     """
+    if not isinstance(run, Run):
+        raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else config
     refuse_teacher(run.folder, run.config, config)
     make = _maker(run, network, config)

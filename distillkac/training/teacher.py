@@ -60,6 +60,8 @@ def train(
         config = _with_own(config, network, images)
     else:
         if network is not None:
+            if not isinstance(network, NetworkConfig):
+                raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = dataclasses.replace(config, network=network)
         if isinstance(config.network, OwnNetwork):
