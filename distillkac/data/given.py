@@ -1,7 +1,7 @@
 """Data given in Python: tensors as a data set, and what is asked of the data sets of others before they are trained on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 
@@ -83,7 +83,7 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
                 f"{name} gave other images when the same rows were asked for again: a row must always be the same image, so "
                 "that a run can be resumed; if that is meant, give it a `fingerprint`, which then tells it again"
             )
-        size = str(len(dataset)) if hasattr(dataset, "__len__") else "endless"
+        size = str(len(dataset)) if isinstance(dataset, Sized) else "endless"
         content = fingerprint.of_arrays(x, y, x[:0], y[:0], len(names))
         known = fingerprint.of_words((name, size, str(shape), content.train_digest))
     return DataConfig(path=f"{PYTHON}{name}"), known
