@@ -1,6 +1,7 @@
 """Data given in Python: tensors as a data set, and what is asked of the data sets of others before they are trained on."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Sequence, Sized
 
 import torch
 
@@ -32,6 +33,9 @@ def from_tensors(
     """
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"images must be a tensor (N, C, H, W), not empty, got {_told(images)}")
+    channels, height, width = images.shape[1:]
+    if width in PICTURE_CHANNELS and channels not in PICTURE_CHANNELS and height > max(PICTURE_CHANNELS):
+        raise ValueError(f"images must have their channels first, got {_told(images)}: images.permute(0, 3, 1, 2)")
     images = images.detach().cpu()
     _check_values("images", images, whole=True)
     if images.dtype == torch.uint8:
@@ -57,7 +61,11 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
     """
     name = type(dataset).__name__
     if lacking := [member for member in MEMBERS if not hasattr(dataset, member)]:
-        hint = "; wrap it: distillkac.data.from_tensors(images, labels)" if isinstance(dataset, torch.Tensor) else ""
+        hint = ""
+        if isinstance(dataset, torch.Tensor):
+            hint = "; wrap it: distillkac.data.from_tensors(images, labels)"
+        elif isinstance(dataset, (str, os.PathLike)):
+            hint = "; name images on the disk by distillkac.data.DataConfig(path=...)"
         raise ValueError(
             f"{name} is no data set: it lacks {', '.join(lacking)}; inherit from distillkac.data.Dataset{hint}"
         )
@@ -75,7 +83,7 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
                 f"{name} gave other images when the same rows were asked for again: a row must always be the same image, so "
                 "that a run can be resumed; if that is meant, give it a `fingerprint`, which then tells it again"
             )
-        size = str(len(dataset)) if hasattr(dataset, "__len__") else "endless"
+        size = str(len(dataset)) if isinstance(dataset, Sized) else "endless"
         content = fingerprint.of_arrays(x, y, x[:0], y[:0], len(names))
         known = fingerprint.of_words((name, size, str(shape), content.train_digest))
     return DataConfig(path=f"{PYTHON}{name}"), known

@@ -43,3 +43,4 @@ class Dataset(Protocol):
 
     def stop(self) -> None:
         """Called when a training ends, also by an error: what is still being read ahead is waited for by nobody."""
+        return None

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # The chain trains, for which accelerate takes seconds to import.
-__getattr__ = importer(
+__getattr__, __dir__ = importer(
     __name__,
     {
         "chain": ("distil",),

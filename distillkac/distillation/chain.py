@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,8 @@ def distil(
     Returns the students in order, with their averaged networks. Ctrl-C saves, then raises KeyboardInterrupt. Raises
     ValueError before anything is trained if the run, the images or the network will not do.
     """
+    if not isinstance(run, Run):
+        raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else config
     refuse_teacher(run.folder, run.config, config)
     make = _maker(run, network, config)
@@ -64,14 +66,14 @@ def distil(
     means = _means(images) if config.exact_start else None
     accelerator = accelerator_for(config.optim)
     # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
-    network = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+    teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
     chain = Chain(
         run.folder,
         run.folder if out is None else Path(out).expanduser(),
         None if start is None else Path(start).expanduser(),
         config,
         teacher,
-        network,
+        teaching,
         make,
         images,
         means,
@@ -265,7 +267,7 @@ def _check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: 
 
 
 def _means(dataset: Dataset) -> torch.Tensor:
-    if not hasattr(dataset, "__len__"):
+    if not isinstance(dataset, Sized):
         raise ValueError(
             "exact_start takes the mean image of each class, and this data set has no __len__: it has no end"
         )

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Pictures need matplotlib, which takes longer to import than all the rest.
-__getattr__ = importer(
+__getattr__, __dir__ = importer(
     __name__,
     {
         "config": ("OptimConfig", "ProcessConfig", "RunConfig", "load_config"),

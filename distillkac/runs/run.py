@@ -69,7 +69,10 @@ def network_config(folder: Path, config: RunConfig) -> NetworkConfig:
 
 
 def build_network(config: RunConfig) -> VelocityNet:
-    """A freshly initialised network of config.network, a NetworkConfig; its weights depend on config.seed only."""
+    """A freshly initialised network of config.network; its weights depend on config.seed only. Raises ValueError if that is no
+    NetworkConfig."""
+    if isinstance(config.network, OwnNetwork):
+        raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         return VelocityNet(config.network, config.shape, len(config.class_names))

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # The loop needs accelerate, which takes seconds to import.
-__getattr__ = importer(
+__getattr__, __dir__ = importer(
     __name__,
     {
         "batches": ("Batch",),

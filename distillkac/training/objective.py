@@ -40,10 +40,16 @@ class FlowMatching:
     label_drop: float
     seed: int
 
+    def __post_init__(self) -> None:
+        if self.null_class is None and self.label_drop > 0:
+            raise ValueError(
+                f"label_drop {self.label_drop} needs a network with null_class, the label that means no class"
+            )
+
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t = batch.stratified(self.seed, "time")
         x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
         y = batch.y
-        if self.label_drop > 0:
+        if self.null_class is not None and self.label_drop > 0:
             y = torch.where(batch.uniform(self.seed, "label") < self.label_drop, self.null_class, y)
         return nn.functional.mse_loss(network(x_t, t, y), u)

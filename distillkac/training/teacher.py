@@ -46,24 +46,25 @@ def train(
     `config` that these arguments leave without a meaning.
     """
     folder, config = Path(folder).expanduser(), RunConfig() if config is None else config
-    config, images = dataclasses.replace(config, student=None), dataset
+    config = dataclasses.replace(config, student=None)
     if isinstance(dataset, DataConfig):
         _refuse_two("data", config.data, (DataConfig(), dataset))
         config = with_paths(dataclasses.replace(config, data=dataset))
         check_place(folder, config.data.path)
-        images = data.load_training(config.data)
+        images: Dataset = data.load_training(config.data)
         config = with_data(config, images, load_config(folder) if resume and checkpoints.begun(folder) else None)
     else:
-        config = _with_given(config, dataset)
+        images = dataset
+        config = _with_given(config, images)
     config.noise.build().check_shape(config.shape)
     if isinstance(network, nn.Module):
         config = _with_own(config, network, images)
     else:
         if network is not None:
+            if not isinstance(network, NetworkConfig):
+                raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = dataclasses.replace(config, network=network)
-        if isinstance(config.network, OwnNetwork):
-            raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
         network = build_network(config)
     fit, device = fit_teacher(folder, config, network, images, track, resume)
     if not fit.finished:

@@ -42,6 +42,7 @@ def test_names_default_to_numbers_and_mirror_images_double_the_data():
         (FLOATS[0], r"must be a tensor \(N, C, H, W\), not empty, got float32 \(1, 4, 4\)"),
         (FLOATS[:0], r"not empty, got float32 \(0, 1, 4, 4\)"),
         (np.zeros((2, 1, 4, 4)), "got ndarray"),
+        (BYTES.permute(0, 2, 3, 1), r"channels first, got uint8 \(6, 4, 4, 3\): images.permute\(0, 3, 1, 2\)"),
     ],
 )
 def test_other_values_are_refused(images, words):
@@ -132,6 +133,8 @@ def test_what_is_no_data_set_is_told_what_it_lacks():
         ValueError, match=r"Tensor is no data set: it lacks class_names, .*from_tensors\(images, labels\)"
     ):
         checked(FLOATS)
+    with pytest.raises(ValueError, match=r"str is no data set: .*DataConfig\(path="):
+        checked("DIR")
     with pytest.raises(ValueError, match=r"TensorDataset is no data set: .*inherit from distillkac.data.Dataset"):
         checked(torch.utils.data.TensorDataset(FLOATS))
 

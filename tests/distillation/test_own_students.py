@@ -184,6 +184,8 @@ def test_what_does_not_belong_to_the_teacher_is_refused(teacher, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             distil(**({"run": teacher, "dataset": DATA, "config": PLAN} | changes))
+    with pytest.raises(ValueError, match="run must be what train or open_run returned"):
+        distil(teacher.folder, DATA, config=PLAN)
     assert not list(teacher.folder.glob("student-*"))
     ours = train(tmp_path / "ours", DATA, TINY, RunConfig(steps=2, optim=OPTIM, preview=0))
     with pytest.raises(ValueError, match="a network of distillkac's own, and so have its students: omit network"):

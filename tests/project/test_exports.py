@@ -17,6 +17,7 @@ def test_every_name_is_there_once_and_in_order(room):
     package = importlib.import_module(f"distillkac.{room}")
     names = package.__all__
     assert len(set(names)) == len(names)
+    assert set(names) <= set(dir(package))  # which notebooks complete
     for name in names:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="nothing_of_that_name"):

@@ -265,6 +265,9 @@ def test_what_is_said_twice_must_agree(tmp_path):
         fit(tmp_path / "run", data(), Net(2), dataclasses.replace(CONFIG, network=TINY))
     with pytest.raises(ValueError, match=r"config.network and the network"):
         fit(tmp_path / "run", data(), NetworkConfig(), dataclasses.replace(CONFIG, network=TINY))
+    for network in (Net, CONFIG):
+        with pytest.raises(ValueError, match=r"network must be a torch.nn.Module or a NetworkConfig, got "):
+            fit(tmp_path / "run", data(), network)
     run = fit(tmp_path / "run", data(), Net(2), CONFIG)
     again = fit(tmp_path / "again", data(), Net(2), run.config)  # the config of a run may be given again
     assert again.config == run.config
