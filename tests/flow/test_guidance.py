@@ -90,3 +90,12 @@ def test_an_embedded_weight_goes_into_the_network():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         GuidedVelocity(Linear(), **options)
+
+
+def test_what_guidance_needs_and_is_missing_is_named():
+    """Without classes, or a label for "no class", a field works as long as it guides nothing."""
+    assert torch.equal(GuidedVelocity(lambda x, t, y: 2 * x)(X, 0.5, None), 2 * X)
+    with pytest.raises(ValueError, match=r"guidance needs class labels y \(B,\), got None"):
+        GuidedVelocity(Linear(), 1.0)(X, 0.5, None)
+    with pytest.raises(ValueError, match="guidance needs the network's null_class"):
+        GuidedVelocity(lambda x, t, y: 2 * x, 1.0)(X, 0.5, Y)

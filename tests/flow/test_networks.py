@@ -76,6 +76,9 @@ def test_guidance_embedding_starts_without_effect():
     assert not missing.unexpected_keys
     x, t, y = inputs(DIGITS)
     w = torch.tensor([0.0, 1.0, 4.0])
+    for network, given in ((plain, (w,)), (conditioned, ())):
+        with pytest.raises(ValueError, match="guidance_embedding"):
+            network(x, t, y, *given)
     torch.testing.assert_close(conditioned.eval()(x, t, y, w), plain(x, t, y))
     woken(conditioned)
     assert not torch.allclose(conditioned(x, t, y, w), conditioned(x, t, y, w + 1))
