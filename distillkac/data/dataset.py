@@ -14,7 +14,7 @@ from distillkac.base.random import SampleOrder
 from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
-from distillkac.data.protocol import Dataset
+from distillkac.data.protocol import Dataset, FiniteDataset
 from distillkac.data.records import Images, Records, read_images, say_left_out, say_narrow
 
 SPLITS = ("train", "test")
@@ -105,7 +105,7 @@ class ImageDataset(Dataset):
     fingerprint: Fingerprint | None = field(default=None, repr=False)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]  # it follows from the images: nobody may set it
         """(C, H, W)."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
@@ -115,7 +115,7 @@ class ImageDataset(Dataset):
         return len(self.class_names)
 
     @property
-    def readers(self) -> int:
+    def readers(self) -> int:  # type: ignore[override]  # the same
         """Threads that are worth reading with: none for what lies in memory."""
         return 0 if isinstance(self.images, torch.Tensor) else min(4, os.cpu_count() or 1)
 
@@ -155,11 +155,11 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
 
 def read(dataset: Dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
-    x, y = dataset.__getitems__(indices)
+    x, y = dataset.__getitems__(indices.tolist() if isinstance(indices, torch.Tensor) else indices)
     return to_unit(x), y
 
 
-def class_means(dataset: Dataset, chunk: int = 1024) -> torch.Tensor:
+def class_means(dataset: FiniteDataset, chunk: int = 1024) -> torch.Tensor:
     """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)

@@ -1,6 +1,6 @@
 """What a data set is to the rest of the package."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Protocol
 
 import torch
@@ -44,3 +44,7 @@ class Dataset(Protocol):
     def stop(self) -> None:
         """Called when a training ends, also by an error: what is still being read ahead is waited for by nobody."""
         return None
+
+
+class FiniteDataset(Dataset, Sized, Protocol):
+    """A data set with an end: `len` is the number of its rows."""

@@ -121,7 +121,7 @@ class Chain:
         config, plan = self.config, students(self.config, self.out)
         if self.resume:
             self._check(plan)
-        _, digest = checkpoints.described(self.run)
+        digest = digest_of(self.run)
         before, latest, current = self.network, self.run, self.teacher  # what the next student is distilled from
         for number, stage in enumerate(stages_of(config), 1):
             current = known_teacher(student_config(current, stage, config), digest, latest)
@@ -151,7 +151,7 @@ class Chain:
         student = self.make(config)
         weights = self.accelerator.unwrap_model(before).state_dict()
         if isinstance(config.network, OwnNetwork):
-            _check_start(student, weights, config.student.w_max is not None)
+            _check_start(student, weights, self.config.w_max is not None)
             config = dataclasses.replace(config, network=OwnNetwork.of(student))
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
         student.load_state_dict(weights, strict=False)
@@ -209,9 +209,18 @@ def check_chain(made: list[tuple[Path, int]]) -> None:
             )
 
 
+def digest_of(folder: Path) -> str:
+    """The digest of the averaged weights of a run folder. Raises ValueError if there are none."""
+    found = checkpoints.described(folder)
+    if found is None:
+        raise ValueError(f"{folder} has no {checkpoints.EMA}: put it back, or train the run again")
+    return found[1]
+
+
 def known_teacher(config: RunConfig, teacher: str, latest: Path | None) -> RunConfig:
     """The config of a student with the digests of its teacher's weights, and of those in the folder that it starts from."""
-    before = None if latest is None else checkpoints.described(latest)[1]
+    assert config.student is not None, "the config of a teacher"
+    before = None if latest is None else digest_of(latest)
     return dataclasses.replace(config, student=dataclasses.replace(config.student, teacher=teacher, before=before))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
 from distillkac.training.batches import Batch
@@ -79,6 +80,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
 def described(config: RunConfig, figures: dict[str, float], device: torch.device) -> str:
     """A paragraph for people."""
     kind = "images" if config.shape[0] in (1, 3) else "latents"
+    assert isinstance(config.network, NetworkConfig), "one given in Python has no options to show"
     return "\n".join(
         (
             f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",

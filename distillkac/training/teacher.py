@@ -85,9 +85,10 @@ def with_data(config: RunConfig, dataset: Dataset, saved: RunConfig | None = Non
     space = dataset.space if isinstance(dataset, LatentDataset) else None
     if saved is not None and space and saved.latent and space.weights == saved.latent.weights:
         space = saved.latent  # the same autoencoder, whose place was perhaps written there anew
+    channels, height, width = dataset.shape
     return dataclasses.replace(
         config,
-        shape=tuple(dataset.shape),
+        shape=(channels, height, width),
         class_names=tuple(dataset.class_names),
         fingerprint=dataset.fingerprint,
         latent=space,
