@@ -1,10 +1,13 @@
-"""The keywords of diffusers' from_pretrained: each is honoured or refused, none is dropped without a word."""
+"""What a user gives a pipeline: the keywords of diffusers' from_pretrained, each honoured or refused, and numbers."""
 
 import inspect
+import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
@@ -96,3 +99,22 @@ def _device(device_map: Any) -> torch.device | None:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     return f"from_pretrained does not know the keyword {name}; it takes {', '.join(dict.fromkeys(known))}"
+
+
+def number(value: Any) -> float:
+    """A number, also of NumPy or torch; NaN for what is none."""
+    try:
+        return math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
+    try:
+        count = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count

@@ -6,7 +6,6 @@ pipeline.save_pretrained("kac-digits")            # and push_to_hub
 """
 
 import math
-import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,13 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
-from distillkac._pipeline_options import Options
+from distillkac._pipeline_options import Options, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
@@ -112,7 +110,7 @@ class KacPipeline(DiffusionPipeline):
         ):
             _check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
-        steps = _whole("num_inference_steps", num_inference_steps)
+        steps = whole("num_inference_steps", num_inference_steps)
         self.register_to_config(num_inference_steps=steps, trained=trained)
         if trained is None:
             warnings.warn(
@@ -154,7 +152,7 @@ class KacPipeline(DiffusionPipeline):
                     memory.in_own_memory(part)
             return pipeline
         asked = Options.of_run(options)
-        steps = None if num_inference_steps is None else _whole("num_inference_steps", num_inference_steps)
+        steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps)
         trained = Trained.of(load_config(folder)) if (folder / checkpoints.CONFIG).exists() else None
         steps = steps or (SamplerConfig() if trained is None else trained.sampler()).steps
         if trained is None or trained.num_steps is None:
@@ -216,7 +214,7 @@ class KacPipeline(DiffusionPipeline):
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        steps = _whole("num_inference_steps", steps)
+        steps = whole("num_inference_steps", steps)
         w = self._settled(steps, guidance_scale)
         classes = find_all(class_labels, list(self.unet.config.class_names))
         channels = self.unet.config.shape[0] if self.vae is None else self.vae.config.out_channels
@@ -242,7 +240,7 @@ class KacPipeline(DiffusionPipeline):
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
         _check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
-        w = None if guidance_scale is None else _number(guidance_scale) - 1
+        w = None if guidance_scale is None else number(guidance_scale) - 1
         if w is not None and not 0 <= w < math.inf:
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
         if self.config.trained is None:
@@ -281,21 +279,3 @@ def _check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None
     if not isinstance(part, kinds):
         wanted = kinds[0] if isinstance(kinds, tuple) else kinds
         raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")
-
-
-def _number(value: Any) -> float:
-    try:
-        return math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
-    try:
-        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return number

@@ -1,4 +1,4 @@
-// Every schema and what serves it, on each device alike; nothing else. Python side: distillkac/ops.py. Tensors to
+// Every schema and what serves it, on each device alike; nothing else. Python side: distillkac/ops/. Tensors to
 // arguments: adapters.h.
 #include <torch/csrc/stable/library.h>
 

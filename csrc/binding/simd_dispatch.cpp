@@ -1,6 +1,9 @@
 #include "simd_dispatch.h"
 
 #include <atomic>
+#ifdef DISTILLKAC_X86
+#include <cpuid.h>
+#endif
 
 #include "../kernels.h"
 
@@ -25,12 +28,20 @@ struct Level {
   const CpuKernels* kernels;
 };
 
+#ifdef DISTILLKAC_X86
+// clang before 18 does not know __builtin_cpu_supports("f16c").
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found = {{"portable", &portable::kKernels}};
 #ifdef DISTILLKAC_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
       found.push_back({"avx2", &avx2::kKernels});
     if (found.size() == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
