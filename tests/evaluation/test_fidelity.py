@@ -293,7 +293,8 @@ def test_mistakes_are_explained(run, stand_in, monkeypatch, capsys):
 TWO = """
 import sys
 from pathlib import Path
-from distillkac import evaluate, inception
+from distillkac import evaluate
+from distillkac.evaluation import inception
 from tests.evaluation.test_fidelity import Stand
 inception.find_weights = lambda choice: Path("weights.pth")
 inception.load_inception = lambda path: Stand("abc")
