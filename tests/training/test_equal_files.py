@@ -16,7 +16,8 @@ from distillkac.runs import checkpoints
 TINY = "['--network.channels', '8', '--network.head-dim', '8', '--optim.batch-size', '16', '--preview', '4']"
 WORK = f"""
 import sys
-from distillkac import classifier, distill, evaluate, sample, train
+from distillkac import distill, evaluate, sample, train
+from distillkac.evaluation import classifier
 classifier.STEPS = 5
 assert train.main(["--run", "run", "--steps", "4", "--optim.save-every", "2", "--optim.keep", "2", "--data.flip", *{TINY}]) == 0
 assert distill.main(["run", "--stages", "2,1", "--steps", "2", "--optim.batch-size", "16"]) == 0
