@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print(described(config, cost(config, device()), device()))
         return 0
-    fit, _ = fit_teacher(args.run, config, build_network(config), dataset, args.track, args.resume)
+    fit, accelerator = fit_teacher(args.run, config, build_network(config), dataset, args.track, args.resume)
+    accelerator.end_training()
     return 0 if fit.finished else INTERRUPTED
 
 

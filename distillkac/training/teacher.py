@@ -5,7 +5,7 @@ import os
 import warnings
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
 from torch import nn
 
 from distillkac import data
@@ -66,10 +66,12 @@ def train(
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = dataclasses.replace(config, network=network)
         network = build_network(config)
-    fit, device = fit_teacher(folder, config, network, images, track, resume)
+    fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
+    for tracker in accelerator.trackers:  # not the processes, which may have more to do
+        tracker.finish()
     if not fit.finished:
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
-    return Run(folder, config, config.noise.build(), fit.network, device)
+    return Run(folder, config, config.noise.build(), fit.network, accelerator.device)
 
 
 def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:
@@ -98,8 +100,8 @@ def with_data(config: RunConfig, dataset: Dataset, saved: RunConfig | None = Non
 
 def fit_teacher(
     folder: Path, config: RunConfig, network: nn.Module, dataset: Dataset, track: tuple[Tracker, ...], resume: bool
-) -> tuple[Fit, torch.device]:
-    """Trains the network to config.steps; returns where it is then, too."""
+) -> tuple[Fit, Accelerator]:
+    """Trains the network to config.steps; whoever asks for it ends what the accelerator has begun."""
     null_class = getattr(network, "null_class", None)
     objective = FlowMatching(config.noise.build(), null_class, config.label_drop, config.seed)
     accelerator = accelerator_for(config.optim, trackers=track, folder=folder)
@@ -111,9 +113,7 @@ def fit_teacher(
             f"nothing to resume in {folder}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
             flush=True,
         )
-    fit = fit_run(folder, config, network, objective, dataset, accelerator, "train", resume)
-    accelerator.end_training()
-    return fit, accelerator.device
+    return fit_run(folder, config, network, objective, dataset, accelerator, "train", resume), accelerator
 
 
 def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:

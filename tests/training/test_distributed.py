@@ -13,6 +13,7 @@ from distillkac import distill, train
 from distillkac.runs import checkpoints
 from tests.places import ROOT
 from tests.toys import TINY_OPTIONS
+from tests.training import own_script
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.log-every", "1"]
 DISTIL = ["--stages", "2,1", "--steps", "2", "--backward", "0.5", "--inverse.steps", "2", "--optim.log-every", "1"]
@@ -51,6 +52,15 @@ def test_two_processes_train_and_distil_as_one(tmp_path):
     processes(2, "distillkac.distill", str(one), *DISTIL, "--out", str(two / "students"))
     for student in STUDENTS:
         agree(one / student, two / "students" / student)
+
+
+@on_a_cpu
+def test_two_processes_train_and_distil_an_own_network_as_one(tmp_path):
+    """One script: what ends with the training must not take the processes from the distillation."""
+    own_script.main(tmp_path / "one")
+    processes(2, "tests.training.own_script", str(tmp_path / "two"))
+    for student in (".", "student-1"):
+        agree(tmp_path / "one" / student, tmp_path / "two" / student)
 
 
 @on_a_cpu
