@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
-    from distillkac.distillation.chain import distil
+    from distillkac.distillation.chain import distill
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
     from distillkac.distillation.inverse import InverseConfig, RealUID
     from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
@@ -20,14 +20,14 @@ __all__ = [
     "ReconstructionConfig",
     "ShiftedReconstruction",
     "StudentStates",
-    "distil",
+    "distill",
 ]
 
 # The chain trains, for which accelerate takes seconds to import.
 __getattr__, __dir__ = importer(
     __name__,
     {
-        "chain": ("distil",),
+        "chain": ("distill",),
         "endpoint": ("EndpointDistillation", "StudentStates"),
         "inverse": ("InverseConfig", "RealUID"),
         "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),

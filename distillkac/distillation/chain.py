@@ -1,4 +1,4 @@
-"""A distillation from its first stage to its last: `distil` is `python -m distillkac.distill` as a function."""
+"""A distillation from its first stage to its last: `distill` is `python -m distillkac.distill` as a function."""
 
 import copy
 import dataclasses
@@ -37,7 +37,7 @@ Maker = Callable[[RunConfig], nn.Module]
 """Makes the network of a student from the config of its run; its weights are set afterwards."""
 
 
-def distil(
+def distill(
     run: Run,
     dataset: Dataset | None = None,
     network: Callable[[], nn.Module] | None = None,
@@ -84,7 +84,7 @@ def distil(
     for student, finished in chain():
         made.append(student)
         if not finished:
-            raise KeyboardInterrupt(f"stopped at {student.name}; distil(..., resume=True) goes on")
+            raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
     return made
 
 

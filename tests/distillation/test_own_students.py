@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from distillkac.data import from_tensors
-from distillkac.distillation import DistillConfig, InverseConfig, chain, distil
+from distillkac.distillation import DistillConfig, InverseConfig, chain, distill
 from distillkac.runs import OptimConfig, RunConfig, SamplerConfig, class_labels, generate, open_run
 from distillkac.training import loop, train
 from tests.toys import TINY, ToyData
@@ -57,7 +57,7 @@ def same(one, two):
 
 def test_students_are_copies_that_are_trained_and_found(teacher):
     before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
-    students = distil(teacher, DATA, config=PLAN)
+    students = distill(teacher, DATA, config=PLAN)
     assert [student.folder.name for student in students] == ["student-2", "student-1"]
     assert same(teacher.network.state_dict(), before)
     assert not teacher.network.training
@@ -83,14 +83,14 @@ def test_a_student_starts_from_its_teachers_weights(teacher, monkeypatch):
         return real(folder, config, network, *rest)
 
     monkeypatch.setattr(chain, "fit_run", fit_run)
-    students = distil(teacher, DATA, config=PLAN)
+    students = distill(teacher, DATA, config=PLAN)
     assert same(started[0], teacher.network.state_dict())
     assert same(started[1], students[0].network.state_dict())
 
 
 @pytest.mark.one_alignment
 def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path, monkeypatch):
-    whole = distil(teacher, DATA, config=PLAN, out=tmp_path / "whole")
+    whole = distill(teacher, DATA, config=PLAN, out=tmp_path / "whole")
     real, calls = loop.Trainer._stopped, []
 
     def stopped(self, stop):
@@ -99,9 +99,9 @@ def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path,
 
     monkeypatch.setattr(loop.Trainer, "_stopped", stopped)
     with pytest.raises(KeyboardInterrupt, match=r"student-1; distil\(\.\.\., resume=True\)"):
-        distil(teacher, DATA, config=PLAN, out=tmp_path / "again")
+        distill(teacher, DATA, config=PLAN, out=tmp_path / "again")
     monkeypatch.undo()
-    again = distil(teacher, DATA, config=PLAN, out=tmp_path / "again", resume=True)
+    again = distill(teacher, DATA, config=PLAN, out=tmp_path / "again", resume=True)
     for one, two in zip(whole, again, strict=True):
         assert same(one.network.state_dict(), two.network.state_dict())
 
@@ -114,7 +114,7 @@ def test_ours_and_its_command_make_the_same_students(tmp_path):
 
     run = train(tmp_path / "run", DataConfig(), TINY, RunConfig(steps=2, optim=OPTIM, preview=0))
     config = dataclasses.replace(PLAN, steps=(2, 2), optim=DistillConfig().optim)
-    made = distil(run, config=config, out=tmp_path / "python")
+    made = distill(run, config=config, out=tmp_path / "python")
     options = ["--stages", "4,2,1", "--steps", "2", "2", "--out", str(tmp_path / "command")]
     assert distill.main([str(run.folder), *options]) == 0
     for student in made:
@@ -126,27 +126,27 @@ def test_ours_and_its_command_make_the_same_students(tmp_path):
 @pytest.mark.one_alignment
 def test_inverse_distillation_of_an_own_network(teacher, tmp_path):
     plan = dataclasses.replace(PLAN, inverse=InverseConfig(steps=2))
-    *_, last = distil(teacher, DATA, config=plan)
+    *_, last = distill(teacher, DATA, config=plan)
     assert last.folder.name == "student-1-inverse"
     assert type(last.network) is Net
     assert same(open_run(last.folder, network=Net()).network.state_dict(), last.network.state_dict())
     alone = DistillConfig(stages=(1,), steps=(), inverse=InverseConfig(steps=2), optim=OPTIM)
-    (only,) = distil(teacher, DATA, config=alone, out=tmp_path / "alone", start=teacher.folder / "student-1")
+    (only,) = distill(teacher, DATA, config=alone, out=tmp_path / "alone", start=teacher.folder / "student-1")
     assert same(only.network.state_dict(), last.network.state_dict())
     random = dataclasses.replace(alone, inverse=InverseConfig(steps=2, start="random"))
     with pytest.raises(ValueError, match=r'inverse.start "random" needs network=, a function that makes a new .*Net'):
-        distil(teacher, DATA, config=random, out=tmp_path / "random")
-    (fresh,) = distil(teacher, DATA, Net, random, out=tmp_path / "random")
+        distill(teacher, DATA, config=random, out=tmp_path / "random")
+    (fresh,) = distill(teacher, DATA, Net, random, out=tmp_path / "random")
     assert fresh.config.student.before is None
 
 
 def test_w_as_an_input_needs_a_network_that_takes_it(teacher):
     plan = dataclasses.replace(PLAN, w_max=2.0)
     with pytest.raises(ValueError, match=r"w_max makes w an input .*Net takes none: give network="):
-        distil(teacher, DATA, config=plan)
+        distill(teacher, DATA, config=plan)
     with pytest.raises(ValueError, match="Net must have guidance_embedding = True"):
-        distil(teacher, DATA, Net, plan)
-    students = distil(teacher, DATA, lambda: Net(guided=True), plan)
+        distill(teacher, DATA, Net, plan)
+    students = distill(teacher, DATA, lambda: Net(guided=True), plan)
     assert all(student.config.network.guidance_embedding for student in students)
     opened = open_run(students[0].folder, network=Net(guided=True))
     labels = class_labels(opened.config, 4)
@@ -159,7 +159,7 @@ def test_w_as_an_input_needs_a_network_that_takes_it(teacher):
 def test_mixed_precision_stays_with_the_training(teacher):
     """Students that are returned compute as those that are opened later do."""
     plan = dataclasses.replace(PLAN, optim=dataclasses.replace(OPTIM, precision="bf16"))
-    for run in (*distil(teacher, DATA, config=plan), teacher):
+    for run in (*distill(teacher, DATA, config=plan), teacher):
         assert "forward" not in vars(run.network)
         t = torch.ones(2)
         with torch.no_grad():
@@ -183,19 +183,19 @@ def test_what_does_not_belong_to_the_teacher_is_refused(teacher, tmp_path):
         ({"network": lambda: 1}, "it made a int"),
     ):
         with pytest.raises(ValueError, match=words):
-            distil(**({"run": teacher, "dataset": DATA, "config": PLAN} | changes))
+            distill(**({"run": teacher, "dataset": DATA, "config": PLAN} | changes))
     with pytest.raises(ValueError, match="run must be what train or open_run returned"):
-        distil(teacher.folder, DATA, config=PLAN)
+        distill(teacher.folder, DATA, config=PLAN)
     assert not list(teacher.folder.glob("student-*"))
     ours = train(tmp_path / "ours", DATA, TINY, RunConfig(steps=2, optim=OPTIM, preview=0))
     with pytest.raises(ValueError, match="a network of distillkac's own, and so have its students: omit network"):
-        distil(ours, DATA, Net, PLAN)
+        distill(ours, DATA, Net, PLAN)
 
 
 def test_without_null_class_there_is_no_guidance_to_fold_in_but_an_exact_start(tmp_path):
     config = RunConfig(steps=2, optim=OPTIM, preview=0, label_drop=0.0)
     run = train(tmp_path / "run", DATA, Net(null_class=None), config)
     with pytest.raises(ValueError, match="label_drop 0 and cannot be guided"):
-        distil(run, DATA, config=dataclasses.replace(PLAN, w=1.0))
-    students = distil(run, DATA, config=dataclasses.replace(PLAN, exact_start=True))
+        distill(run, DATA, config=dataclasses.replace(PLAN, w=1.0))
+    students = distill(run, DATA, config=dataclasses.replace(PLAN, exact_start=True))
     assert len(students) == 2

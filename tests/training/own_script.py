@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.distillation import DistillConfig, distil
+from distillkac.distillation import DistillConfig, distill
 from distillkac.runs import OptimConfig, RunConfig
 from distillkac.training import train
 from tests.toys import ToyData
@@ -29,7 +29,7 @@ class Net(nn.Module):
 def main(folder: Path) -> None:
     optim = OptimConfig(batch_size=16, lr=1e-3, warmup=2, log_every=1)
     run = train(folder, ToyData(), Net(), RunConfig(steps=3, optim=optim, preview=0))
-    distil(run, ToyData(), config=DistillConfig(stages=(2, 1), steps=(2,), w=1.0, optim=optim))
+    distill(run, ToyData(), config=DistillConfig(stages=(2, 1), steps=(2,), w=1.0, optim=optim))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,6 @@ class Net(nn.Module):
         return self.last(torch.tanh(self.first(torch.cat([x, time], 1)) + self.classes(y)[:, :, None, None]))
 
 
-def data(**changes):
-    return ToyData(**changes)
-
-
 def weights(run):
     return run.network.state_dict()
 
@@ -62,12 +58,12 @@ def stop_at(monkeypatch):
 
 @pytest.mark.one_alignment
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop_at, monkeypatch):
-    whole = fit(tmp_path / "whole", data(), Net(2), CONFIG)
+    whole = fit(tmp_path / "whole", ToyData(), Net(2), CONFIG)
     stop_at(5)
     with pytest.raises(KeyboardInterrupt, match=r"step 5 of 8; train\(\.\.\., resume=True\)"):
-        fit(tmp_path / "run", data(), Net(2), CONFIG)
+        fit(tmp_path / "run", ToyData(), Net(2), CONFIG)
     monkeypatch.undo()
-    resumed = fit(tmp_path / "run", data(), Net(2, seed=9), CONFIG, resume=True)  # its first weights do not matter
+    resumed = fit(tmp_path / "run", ToyData(), Net(2, seed=9), CONFIG, resume=True)  # its first weights do not matter
     assert same(weights(whole), weights(resumed))
     assert not same(weights(whole), Net(2).state_dict())
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
@@ -75,7 +71,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop_at, monkeypatch
 
 
 def test_the_run_knows_network_and_data_and_opens_with_the_network(tmp_path):
-    run = fit(tmp_path / "run", data(), Net(2), CONFIG)
+    run = fit(tmp_path / "run", ToyData(), Net(2), CONFIG)
     config = load_config(tmp_path / "run")
     assert config == run.config
     assert config.network.module == f"{Net.__module__}.Net"
@@ -106,7 +102,7 @@ def test_the_run_knows_network_and_data_and_opens_with_the_network(tmp_path):
 @pytest.mark.one_alignment
 def test_a_network_without_null_class_is_trained_without_dropping_classes(tmp_path):
     with pytest.warns(UserWarning, match=r"no null_class.*set null_class = 2.*label_drop=0"):
-        run = fit(tmp_path / "run", data(), Net(), CONFIG)
+        run = fit(tmp_path / "run", ToyData(), Net(), CONFIG)
     assert run.config.label_drop == 0
     with pytest.raises(ValueError, match="label_drop 0 and cannot be guided"):
         generate(run, class_labels(run.config, 2), SamplerConfig(steps=2, w=1.0))
@@ -114,8 +110,8 @@ def test_a_network_without_null_class_is_trained_without_dropping_classes(tmp_pa
         generate(run, torch.tensor([2]), SamplerConfig(steps=2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        meant = fit(tmp_path / "meant", data(), Net(), dataclasses.replace(CONFIG, label_drop=0.0))
-        images = from_tensors(data().x)
+        meant = fit(tmp_path / "meant", ToyData(), Net(), dataclasses.replace(CONFIG, label_drop=0.0))
+        images = from_tensors(ToyData().x)
         alone = fit(tmp_path / "alone", images, Net(), CONFIG)  # of one class there is nothing to warn of
     assert same(weights(run), weights(meant))
     assert alone.config.class_names == ("all",)
@@ -162,14 +158,14 @@ class Wrong(Net):
 def test_a_wrong_network_is_refused_at_once(tmp_path, what, words):
     network = Wrong(what)
     with pytest.raises(ValueError, match=rf"Wrong.*{words}"):
-        fit(tmp_path / "run", data(), network, CONFIG)
+        fit(tmp_path / "run", ToyData(), network, CONFIG)
     assert not (tmp_path / "run").exists()
     assert network.training
 
 
 def test_ours_on_own_data_is_sampled_by_commands_and_no_command_takes_other_images(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
-    fit(run, data(), TINY, CONFIG)
+    fit(run, ToyData(), TINY, CONFIG)
     assert load_config(run).network == TINY
     assert sample.main([str(run), "--steps", "2", "--num", "4"]) == 0
     assert report.main([str(run)]) == 0
@@ -191,7 +187,7 @@ def test_ours_on_own_data_is_sampled_by_commands_and_no_command_takes_other_imag
 
 def test_no_command_takes_another_network(tmp_path, capsys):
     run = tmp_path / "run"
-    fit(run, data(), Net(2), CONFIG)
+    fit(run, ToyData(), Net(2), CONFIG)
     for module, argv in (
         (sample, [str(run)]),
         (distill, [str(run)]),
@@ -211,7 +207,7 @@ def test_no_command_takes_another_network(tmp_path, capsys):
     "labels", [[0, 1], torch.zeros(2), torch.zeros(0, dtype=torch.int64), torch.zeros(1, 1).long()]
 )
 def test_labels_are_as_class_labels_makes_them(tmp_path, labels):
-    run = fit(tmp_path / "run", data(), Net(2), dataclasses.replace(CONFIG, steps=1))
+    run = fit(tmp_path / "run", ToyData(), Net(2), dataclasses.replace(CONFIG, steps=1))
     with pytest.raises(ValueError, match=r"labels must be \(n,\) int64, n >= 1, as class_labels makes them"):
         generate(run, labels, SamplerConfig(steps=1))
 
@@ -230,12 +226,12 @@ def test_buffers_and_frozen_parts_go_with_the_network(tmp_path, stop_at, monkeyp
             return super().forward(self.norm(x), t, y)
 
     before = Normed().first.weight.clone()
-    whole = fit(tmp_path / "whole", data(), Normed(), CONFIG)
+    whole = fit(tmp_path / "whole", ToyData(), Normed(), CONFIG)
     stop_at(5)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "run", data(), Normed(), CONFIG)
+        fit(tmp_path / "run", ToyData(), Normed(), CONFIG)
     monkeypatch.undo()
-    resumed = fit(tmp_path / "run", data(), Normed(), CONFIG, resume=True)
+    resumed = fit(tmp_path / "run", ToyData(), Normed(), CONFIG, resume=True)
     assert same(weights(whole), weights(resumed))
     assert torch.equal(whole.network.first.weight, before)
     assert whole.network.norm.num_batches_tracked == 8
@@ -244,35 +240,35 @@ def test_buffers_and_frozen_parts_go_with_the_network(tmp_path, stop_at, monkeyp
 
 def test_a_run_is_not_resumed_as_another(tmp_path):
     short = dataclasses.replace(CONFIG, steps=4)
-    fit(tmp_path / "run", data(), Net(2), short)
-    others = from_tensors(data().x, data().y, ("dark", "bright"))
+    fit(tmp_path / "run", ToyData(), Net(2), short)
+    others = from_tensors(ToyData().x, ToyData().y, ("dark", "bright"))
     with pytest.raises(ValueError, match="already holds a checkpoint"):
-        fit(tmp_path / "run", data(), Net(2), CONFIG)
+        fit(tmp_path / "run", ToyData(), Net(2), CONFIG)
     with pytest.raises(ValueError, match=r"python://ImageDataset: not the images that .*run was trained on"):
         fit(tmp_path / "run", others, Net(2), CONFIG, resume=True)
     with pytest.raises(ValueError, match=r"trained with the network Net, .* cannot change to the network unet"):
-        fit(tmp_path / "run", data(), TINY, CONFIG, resume=True)
+        fit(tmp_path / "run", ToyData(), TINY, CONFIG, resume=True)
     with pytest.raises(ValueError, match=r"does not fit .*classes.weight"):
-        fit(tmp_path / "run", data(), Net(2, width=7), CONFIG, resume=True)
-    assert fit(tmp_path / "run", data(), Net(2), CONFIG, resume=True).config.steps == 8
+        fit(tmp_path / "run", ToyData(), Net(2, width=7), CONFIG, resume=True)
+    assert fit(tmp_path / "run", ToyData(), Net(2), CONFIG, resume=True).config.steps == 8
 
 
 def test_what_is_said_twice_must_agree(tmp_path):
     flipped = dataclasses.replace(CONFIG, data=DataConfig(flip=True))
     with pytest.raises(ValueError, match=r"config.data and the data that is given say different things"):
-        fit(tmp_path / "run", data(), Net(2), flipped)
+        fit(tmp_path / "run", ToyData(), Net(2), flipped)
     with pytest.raises(ValueError, match=r"config.network and the network"):
-        fit(tmp_path / "run", data(), Net(2), dataclasses.replace(CONFIG, network=TINY))
+        fit(tmp_path / "run", ToyData(), Net(2), dataclasses.replace(CONFIG, network=TINY))
     with pytest.raises(ValueError, match=r"config.network and the network"):
-        fit(tmp_path / "run", data(), NetworkConfig(), dataclasses.replace(CONFIG, network=TINY))
+        fit(tmp_path / "run", ToyData(), NetworkConfig(), dataclasses.replace(CONFIG, network=TINY))
     for network in (Net, CONFIG):
         with pytest.raises(ValueError, match=r"network must be a torch.nn.Module or a NetworkConfig, got "):
-            fit(tmp_path / "run", data(), network)
-    run = fit(tmp_path / "run", data(), Net(2), CONFIG)
-    again = fit(tmp_path / "again", data(), Net(2), run.config)  # the config of a run may be given again
+            fit(tmp_path / "run", ToyData(), network)
+    run = fit(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    again = fit(tmp_path / "again", ToyData(), Net(2), run.config)  # the config of a run may be given again
     assert again.config == run.config
     with pytest.raises(ValueError, match=r"config.network is .*Net, given in Python: give the network itself"):
-        fit(tmp_path / "third", data(), None, run.config)
+        fit(tmp_path / "third", ToyData(), None, run.config)
 
 
 def test_images_that_the_package_reads_are_kept_by_their_place(tmp_path, monkeypatch):
@@ -294,9 +290,9 @@ class Net10(Net):
 def test_trainings_of_one_program_may_have_different_precisions(tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
     half = dataclasses.replace(CONFIG, optim=dataclasses.replace(OPTIM, precision="bf16"), steps=2)
-    fit(tmp_path / "one", data(), Net(2), dataclasses.replace(CONFIG, steps=2))
-    run = fit(tmp_path / "two", data(), Net(2), half)
+    fit(tmp_path / "one", ToyData(), Net(2), dataclasses.replace(CONFIG, steps=2))
+    run = fit(tmp_path / "two", ToyData(), Net(2), half)
     assert run.config.optim.precision == "bf16"
-    again = fit(tmp_path / "three", data(), Net(2), dataclasses.replace(CONFIG, steps=2))
+    again = fit(tmp_path / "three", ToyData(), Net(2), dataclasses.replace(CONFIG, steps=2))
     assert same(weights(again), weights(open_run(tmp_path / "one", network=Net())))
     AcceleratorState._reset_state(reset_partial_state=True)
