@@ -127,7 +127,7 @@ def caption(results: dict) -> str:
 def short_caption(results: dict) -> str:
     machine = results["machine"]
     return textwrap.fill(
-        f"How many times as long the other takes, least to greatest over image sizes and parameters; float32, one thread "
+        f"The other's time divided by ours: least to greatest over image sizes and parameters; float32, one thread "
         f"of {device(machine)}; torch {machine['torch']}, commit {machine['commit']}, {machine['date']}.",
         120,
     )

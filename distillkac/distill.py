@@ -37,7 +37,7 @@ class DistillArgs:
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps, --optim.*,
     and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
-    recipe: Literal[tuple(RECIPES)] = "paper"
+    recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
     1-step student, in RUN/student-1-inverse."""
     dry_run: bool = False

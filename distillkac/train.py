@@ -38,7 +38,7 @@ class TrainArgs:
     """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
     change: --steps, --optim.*, --preview, --track, and where the data lie (--data.path, --data.cache). What decides what is
     learned may not: process, network, images, label_drop, seed."""
-    preset: Literal[tuple(PRESETS)] = "digits"
+    preset: Literal[tuple(PRESETS)] = "digits"  # type: ignore[valid-type]  # names are listed once, where they are defined
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()
     """Show losses in TensorBoard (from RUN/distillkac) or W&B too; metrics.jsonl is always written."""
@@ -78,7 +78,7 @@ def _images_are_to_come(args: TrainArgs) -> bool:
     """A preset as it is, whose images have not been fetched. Not a path that was given: there, nothing is a mistake."""
     return (
         args.config.data == with_paths(PRESETS[args.preset].data)
-        and bool(path := args.config.data.path)
+        and (path := args.config.data.path) is not None
         and not Path(path).exists()
     )
 

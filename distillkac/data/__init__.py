@@ -6,12 +6,20 @@ bad file hours later; only what is streamed is checked as it comes. Every mistak
 and says what to do. docs/data.md is the manual.
 """
 
-from typing import Literal
-
 from distillkac.data.arrow import read_arrow
 from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import read_cifar
-from distillkac.data.dataset import SPLITS, DataConfig, ImageDataset, Splits, class_means, read, to_bytes, to_unit
+from distillkac.data.dataset import (
+    SPLITS,
+    DataConfig,
+    ImageDataset,
+    Split,
+    Splits,
+    class_means,
+    read,
+    to_bytes,
+    to_unit,
+)
 from distillkac.data.folder import read_folder
 from distillkac.data.given import from_tensors
 from distillkac.data.latents import read_latents
@@ -49,7 +57,7 @@ READERS = {
 }
 
 
-def load(config: DataConfig, split: Literal["train", "test"]) -> ImageDataset:
+def load(config: DataConfig, split: Split) -> ImageDataset:
     """One split of the data; both are read and checked. Only the train split is mirrored. With config.streaming, the first
     config.eval_images of it.
 

@@ -14,10 +14,11 @@ from distillkac.base.random import SampleOrder
 from distillkac.base.tensors import column
 from distillkac.data import fingerprint
 from distillkac.data.fingerprint import Fingerprint
-from distillkac.data.protocol import Dataset, FiniteDataset
+from distillkac.data.protocol import Dataset
 from distillkac.data.records import Images, Records, read_images, say_left_out, say_narrow
 
-SPLITS = ("train", "test")
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 SPLIT_SEED = 1234  # of every split this package makes; fixed, so that no choice of seed moves an image between splits
 KEY_BYTES = 1 << 16
 
@@ -115,7 +116,7 @@ class ImageDataset(Dataset):
         return len(self.class_names)
 
     @property
-    def readers(self) -> int:  # type: ignore[override]  # the same
+    def readers(self) -> int:  # type: ignore[override]  # it follows from where they lie
         """Threads that are worth reading with: none for what lies in memory."""
         return 0 if isinstance(self.images, torch.Tensor) else min(4, os.cpu_count() or 1)
 
@@ -159,12 +160,13 @@ def read(dataset: Dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch
     return to_unit(x), y
 
 
-def class_means(dataset: FiniteDataset, chunk: int = 1024) -> torch.Tensor:
+def class_means(dataset: Dataset, chunk: int = 1024) -> torch.Tensor:
     """(num_classes + 1, C, H, W) float32: the mean image of each class, and last of all images, for "no class"."""
     sums = torch.zeros(len(dataset.class_names) + 1, *dataset.shape, dtype=torch.float64)
     counts = torch.zeros(len(sums), dtype=torch.float64)
-    for first in range(0, len(dataset), chunk):
-        x, y = read(dataset, list(range(first, min(first + chunk, len(dataset)))))
+    size = len(dataset)  # type: ignore[arg-type]  # one with an end: Python has no type that is both Dataset and Sized
+    for first in range(0, size, chunk):
+        x, y = read(dataset, list(range(first, min(first + chunk, size))))
         sums.index_add_(0, y, x.double())
         counts += torch.bincount(y, minlength=len(counts))
     sums[-1], counts[-1] = sums[:-1].sum(0), counts[:-1].sum()

@@ -1,6 +1,6 @@
 """What a data set is to the rest of the package."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -39,12 +39,8 @@ class Dataset(Protocol):
     def order(self, seed: int) -> Callable[[int, int], torch.Tensor]:
         """Which rows a run of this seed meets: a function (start, stop) -> (stop - start,) int64 rows of the samples number
         start, ..., stop - 1, for ever. The default needs `__len__`: every epoch is a permutation of all rows."""
-        return SampleOrder(len(self), seed)  # type: ignore[arg-type]
+        return SampleOrder(len(self), seed)  # type: ignore[arg-type]  # who takes this default has a length
 
     def stop(self) -> None:
         """Called when a training ends, also by an error: what is still being read ahead is waited for by nobody."""
         return None
-
-
-class FiniteDataset(Dataset, Sized, Protocol):
-    """A data set with an end: `len` is the number of its rows."""

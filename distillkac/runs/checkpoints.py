@@ -188,11 +188,12 @@ def open_safetensors(path: Path) -> Iterator[safe_open]:
     """A safetensors file, whatever the folders above it are called: the library takes no name that is not UTF-8. Raises
     SafetensorError or OSError."""
     with open(path, "rb") as opened:
+        name = str(path)
         try:
-            str(path).encode()
+            name.encode()
         except UnicodeEncodeError:
-            path = f"/dev/fd/{opened.fileno()}"
-        with safe_open(path, framework="pt") as file:
+            name = f"/dev/fd/{opened.fileno()}"
+        with safe_open(name, framework="pt") as file:
             yield file
 
 
@@ -262,7 +263,7 @@ def _digest(step: int, weights: dict[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name].contiguous()
         digest.update(f"\0{name}\0{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -132,12 +132,12 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
     states: (N + 1, n, C, H, W); drawn clamped to [-1, 1]. times: (N + 1,), decreasing from 1 (noise) to 0 (data). The
     states drawn are spread evenly in time. Raises ValueError on another shape.
     """
-    times = np.asarray(times, dtype=float)
-    if states.dim() != 5 or len(states) < 2 or times.shape != (len(states),):
+    at = np.asarray(times, dtype=float)
+    if states.dim() != 5 or len(states) < 2 or at.shape != (len(states),):
         raise ValueError(
-            f"states must be (N + 1, n, C, H, W), N >= 1, with N + 1 times, got {tuple(states.shape)} and {times.shape}"
+            f"states must be (N + 1, n, C, H, W), N >= 1, with N + 1 times, got {tuple(states.shape)} and {at.shape}"
         )
-    chosen = _spread_evenly(-times, columns)
+    chosen = _spread_evenly(-at, columns)
     images = states[chosen].transpose(0, 1).flatten(0, 1)
     _check_images(images)
     pixels = _montage(to_uint8(images), len(chosen), None, WHITE)
@@ -146,7 +146,7 @@ def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor,
     axes = figure.add_axes((0, 0, 1, height / (height + margin)))
     axes.imshow(to_pil(pixels), cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    for i, t in enumerate(times[chosen]):
+    for i, t in enumerate(at[chosen]):
         place = (i + 0.5) / len(chosen), 1 - margin / 2 / (height + margin)
         figure.text(*place, f"$t$ = {t:.2f}", ha="center", va="center", fontsize=7, color=INK)
     save_figure(figure, path)

@@ -53,5 +53,3 @@ PRESETS = {
         class_names=("all",),
     ),
 }
-
-COUNTED_ROWS, ENOUGH_SECONDS = 1, 0.5

@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "build_network",
     "load_network",
+    "network_config",
     "open_run",
     "say_if_another_teacher",
     "student_folder",

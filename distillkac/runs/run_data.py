@@ -8,6 +8,7 @@ from pathlib import Path
 from distillkac import data
 from distillkac.base.paths import HUB, PATH, absolute
 from distillkac.data import DataConfig, ImageDataset, Stream
+from distillkac.data.dataset import Split
 from distillkac.data.fingerprint import Fingerprint, difference
 from distillkac.data.given import PYTHON, is_given
 from distillkac.data.latents import is_latents, source
@@ -37,7 +38,7 @@ class RunData:
         self.run, self.config = run, config
         self.data = located(run, replace(config.data, path=moved) if moved and not self.images else config.data)
 
-    def load(self, split: str) -> ImageDataset:
+    def load(self, split: Split) -> ImageDataset:
         """See `data.load`."""
         return self._checked(data.load(self.data, split))
 
@@ -45,10 +46,11 @@ class RunData:
         """See `data.load_training`."""
         return self._checked(data.load_training(self.data))
 
-    def load_pixels(self, split: str) -> ImageDataset:
+    def load_pixels(self, split: Split) -> ImageDataset:
         """Like `load`, but where the run learned latents, the images that they were made of."""
         if self.config.latent is None:
             return self.load(split)
+        assert self.data.path is not None, "latents lie in a folder"
         images, known, names = source(Path(self.data.path))
         if self.config.data.unconditional:  # the latents were learned without the classes of their images
             images, known, names = replace(images, unconditional=True, label_column=None), None, ("all",)
@@ -73,9 +75,10 @@ class RunData:
 def refuse_given(run: Path, config: DataConfig) -> None:
     """Raises ValueError if the run learned data given in Python: nobody else can load them."""
     if is_given(config):
+        assert config.path is not None
         raise ValueError(
             f"{run} was trained on data given in Python ({config.path.removeprefix(PYTHON)}), which cannot be loaded from its "
-            "config: give it again in Python (distillkac.training.train, distillkac.distillation.distil), or write the images "
+            "config: give it again in Python (distillkac.training.train, distillkac.distillation.distill), or write the images "
             "to an .npz and train on that with --data.path"
         )
 
@@ -110,6 +113,8 @@ def _refuse_others(
     run: Path, config: DataConfig, known: Fingerprint | None, names: tuple[str, ...], dataset: ImageDataset | Stream
 ) -> None:
     # A run of an earlier version knows no more of its images than the classes.
+    if dataset.fingerprint is None:
+        return
     problem = difference(known or dataset.fingerprint, names, dataset.fingerprint, dataset.class_names)
     if problem is not None:
         place = config.path or f"the built-in {config.builtin}"

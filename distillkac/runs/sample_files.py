@@ -116,11 +116,11 @@ class SinglePngs:
                 if entry.name.startswith(".") or not entry.name.lower().endswith(PICTURES):
                     continue
                 number = re.match(r"([0-9]{5,18})-class-", entry.name)
-                ours = begun and number is not None and entry.name == self.name(int(number[1]))
-                if not ours:
+                index = -1 if number is None else int(number[1])
+                if not begun or index < 0 or entry.name != self.name(index):
                     count, example = count + 1, min(entry.name, example or entry.name)
-                elif int(number[1]) >= self.num:
-                    beyond = max(beyond, int(number[1]))
+                elif index >= self.num:
+                    beyond = max(beyond, index)
         if beyond >= 0 and not count:
             raise ValueError(
                 f"{self.out} holds {beyond + 1} images of this sampling already, more than --num {self.num}: give at least as "
@@ -149,7 +149,8 @@ class OneFile:
     def __init__(self, out: Path, facts: dict, shape: tuple[int, ...], num: int, rows: int, assemble: Callable):
         """shape: of the pixels of one image, uint8. rows: of a batch. assemble(pixels (num, *shape)) writes `out`."""
         self.shape, self.num, self.rows, self.assemble = shape, num, rows, assemble
-        self.done, self.small, self.held = 0, [], contextlib.ExitStack()
+        self.done, self.held = 0, contextlib.ExitStack()
+        self.small: list[np.ndarray] = []
         self.folder = None if num <= rows else out.with_name(f".{out.name}.partial")
         self.goes_on = self.folder is not None
         if self.folder is None:

@@ -31,7 +31,7 @@ def one_thread():
 class PairwiseSum:
     """Adds 2^k tensors as a binary tree, in the order they come; k + 1 of them are in memory at most."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._partial: list[tuple[int, torch.Tensor]] = []  # (number of terms, sum), the numbers falling
 
     def add(self, term: torch.Tensor) -> None:
@@ -72,7 +72,9 @@ def gradient(
         accelerator.backward(loss)
         # Which parameters have a gradient is the same for all parts of an update.
         found = [p for p in parameters if p.grad is not None]
-        sums.add(torch.cat([loss.detach().float().reshape(1), *(p.grad.flatten() for p in found)]))
+        sums.add(
+            torch.cat([loss.detach().float().reshape(1), *(p.grad.flatten() for p in found if p.grad is not None)])
+        )
         for p in found:
             p.grad = None
     mean = _over_processes(sums.total, accelerator.num_processes) / total

@@ -155,7 +155,9 @@ class Trainer:
 
     def rewind(self) -> None:
         """Back to the last checkpoint, or to the start if there is none."""
-        self._take_up(resume.checkpoint(self.folder, self.raw, self.followed) or self.start)
+        state = resume.checkpoint(self.folder, self.raw, self.followed) or self.start
+        assert state is not None, "the start is kept until there is a checkpoint"
+        self._take_up(state)
 
     def _recorded(self, update: int, loss: float, norm: float) -> FloatingPointError:
         """Runs up to the step of optimizer update `update` again and keeps the state before it, see failure.py.
@@ -207,12 +209,13 @@ class Trainer:
                 total=self.optim.exact_parts,
             )
         else:
-            loss = 0.0
+            losses: list[torch.Tensor] = []
             for _ in range(self.parts):
                 with self.accelerator.accumulate(self.network):
                     part = self.objective(self.network, next(batches))
                     self.accelerator.backward(part)
-                loss = loss + part.detach() / self.parts
+                losses.append(part.detach() / self.parts)
+            loss = sum(losses[1:], start=losses[0])
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()

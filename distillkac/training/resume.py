@@ -49,7 +49,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
         before, now = (" and ".join(words) for words in zip(*changed, strict=True))
         raise ValueError(f"{folder} was trained with {before}, which --resume cannot change to {now}")
     _check_data(folder, saved, config)
-    if config.student is not None:
+    if config.student is not None and saved.student is not None:
         _check_teacher(folder, saved.student, config.student)
     return saved
 
@@ -177,4 +177,5 @@ def start(network: nn.Module, averaged: nn.Module) -> dict:
 
 def parameter_groups(network: nn.Module) -> list[dict]:
     """For the optimizer, see training.Objective."""
-    return network.param_groups() if hasattr(network, "param_groups") else [{"params": list(network.parameters())}]
+    groups = getattr(network, "param_groups", None)
+    return groups() if callable(groups) else [{"params": list(network.parameters())}]

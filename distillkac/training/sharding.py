@@ -50,11 +50,12 @@ def local(value: torch.Tensor) -> torch.Tensor:
 
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A whole tensor spread as `parameter` is, if it has its shape."""
-    if hasattr(parameter, "placements") and value.shape == parameter.shape:
-        from torch.distributed.tensor import distribute_tensor
+    if not hasattr(parameter, "placements") or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def optimizer_state_like(state: dict, optimizer: torch.optim.Optimizer) -> dict:
