@@ -26,6 +26,7 @@ from distillkac.distillation.stages import (
     stages_of,
     student_config,
 )
+from distillkac.flow.fields import guidance_embedding
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
@@ -261,7 +262,7 @@ def _made(network: Callable[[], nn.Module], seed: int) -> nn.Module:
 def _check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: bool) -> None:
     """Raises ValueError if the student cannot start from these weights, or does not take w where it must."""
     name, mine = type(student).__name__, student.state_dict()
-    if bool(getattr(student, "guidance_embedding", False)) != takes_w:
+    if guidance_embedding(student) != takes_w:
         raise ValueError(
             f"{name} must have guidance_embedding = {takes_w}: w_max is what makes the weight w an input of the students"
         )

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distillkac.flow.fields import guidance_embedding
+
 
 @dataclass(frozen=True)
 class OwnNetwork:
@@ -28,7 +30,7 @@ class OwnNetwork:
     def of(cls, network: nn.Module) -> "OwnNetwork":
         kind = type(network)
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        return cls(f"{kind.__module__}.{kind.__qualname__}", count, bool(getattr(network, "guidance_embedding", False)))
+        return cls(f"{kind.__module__}.{kind.__qualname__}", count, guidance_embedding(network))
 
     def refusal(self, folder: Path) -> str:
         """Why the network cannot be built, and what to do."""
@@ -61,7 +63,7 @@ def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_clas
     _refuse_shared(network)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     x, y, t = x.to(device), y.to(device), torch.linspace(0.25, 0.75, len(x), device=device)
-    weights = (torch.ones(len(x), device=device),) if getattr(network, "guidance_embedding", False) else ()
+    weights = (torch.ones(len(x), device=device),) if guidance_embedding(network) else ()
     told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
     training, before = network.training, x.clone()
     try:

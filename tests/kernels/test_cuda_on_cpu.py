@@ -1,6 +1,6 @@
-"""Every CUDA kernel, run on the CPU by the emulation in cuda_on_cpu/: the same bits as the CPU kernels (the endpoint loss, a sum
-in another order: the values of the reference), no access outside its arrays (AddressSanitizer), and planted bugs that must be
-found."""
+"""Every CUDA kernel, run on the CPU by the emulation in cuda_on_cpu/: the same bits as the CPU kernels (of the endpoint loss, a
+sum in another order, the values of the reference), no access outside its arrays (AddressSanitizer), and planted bugs that must
+be found."""
 
 import os
 import subprocess
