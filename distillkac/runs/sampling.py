@@ -62,7 +62,8 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     if sampler.model == "student":
         raise ValueError(problem)
     if sampler.steps <= max(steps, default=0):
-        warnings.warn(f"the teacher is sampled in {sampler.steps} steps: {problem}", stacklevel=2)
+        count = f"{sampler.steps} step{'s' if sampler.steps > 1 else ''}"
+        warnings.warn(f"the teacher is sampled in {count}: {problem}", stacklevel=2)
     return _told(folder)
 
 

@@ -112,7 +112,7 @@ def test_report_is_one_file_with_everything_in_it(run, tmp_path):
     assert evaluate.main([str(run), "--num", "30", "--teacher-steps", "2"]) == 0
     assert report.main([str(run), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
-    for word in ("telegraph (a = 25, c = 2)", "student-2", "Fréchet", "optim.batch_size", "samples/overview.png"):
+    for word in ("telegraph (a 25, c 2)", "student-2", "Fréchet", "optim.batch_size", "samples/overview.png"):
         assert word in page
     assert page.count("data:image/png;base64,") >= 5
     digest = json.loads((run / "evaluation.json").read_text())["evaluator"]["digest"]
@@ -156,7 +156,9 @@ def test_conditioned_students_serve_every_w(run, tmp_path):
     plain = arrays(teacher, tmp_path, "--steps", "1", "--num", "4")[0]
     guided = arrays(teacher, tmp_path, "--steps", "1", "--num", "4", "--w", "3")[0]
     assert plain.shape == guided.shape
-    assert sample.main([str(teacher), "--steps", "1", "--w", "4"]) == 1
+    assert sample.main([str(teacher), "--steps", "1", "--w", "4", "--model", "student"]) == 1
+    with pytest.warns(UserWarning, match=r"the teacher is sampled in 1 step: .*distilled for w up to 3"):
+        assert sample.main([str(teacher), "--steps", "1", "--w", "4", "--num", "4"]) == 0
 
 
 def test_resumed_chain_skips_what_is_done(run, capsys):

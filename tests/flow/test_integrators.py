@@ -127,5 +127,5 @@ def test_gradients_reach_the_weights_of_the_network():
 
 def test_any_callable_is_a_network_but_guidance_needs_its_null_class():
     velocity = GuidedVelocity(lambda x, t, y: x, w=1.0)
-    with pytest.raises(ValueError, match="function has no attribute null_class, the label that means no class"):
+    with pytest.raises(ValueError, match="null_class, the label that means no class, got None of function"):
         integrate(velocity, torch.ones(1, 1), Y, time_grid(2))
