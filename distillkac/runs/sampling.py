@@ -57,12 +57,12 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
             problems.append(str(error))
         else:
             return _told(path)
+    count = f"{sampler.steps} step{'s' if sampler.steps > 1 else ''}"
     have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
-    problem = problems[0] if problems else f"{folder} has no student for {sampler.steps} steps (students: {have})"
+    problem = problems[0] if problems else f"{folder} has no student for {count} (students: {have})"
     if sampler.model == "student":
         raise ValueError(problem)
     if sampler.steps <= max(steps, default=0):
-        count = f"{sampler.steps} step{'s' if sampler.steps > 1 else ''}"
         warnings.warn(f"the teacher is sampled in {count}: {problem}", stacklevel=2)
     return _told(folder)
 
