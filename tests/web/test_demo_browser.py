@@ -127,7 +127,7 @@ def test_mistakes_are_shown_in_place(page):
     assert "NFE 8" in cards.nth(2).inner_text()
     page.get_by_label("student", exact=True).check()
     generate(page)
-    assert "has no student for 1 steps" in cards.nth(0).inner_text()
+    assert "has no student for 1 step (" in cards.nth(0).inner_text()
     assert "was distilled with w = 0.0 folded in" in cards.nth(1).inner_text()
     generate(page, **{"Guidance w": ""})
     assert "NFE 2" in cards.nth(1).inner_text()
