@@ -31,6 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     first = argv[0] if argv else ""
     if first in VERBS:
         return importlib.import_module(f"distillkac.{first}").main(argv[1:])
+    if first in ("-h", "--help", "--version") and argv[1:]:
+        print(
+            f"error: {first} stands alone, got {' '.join(argv[1:])} after it; distillkac VERB --help helps with a verb",
+            file=sys.stderr,
+        )
+        return 2
     if first in ("-h", "--help"):
         print(usage())
         return 0

@@ -156,7 +156,7 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
 
 def read(dataset: Dataset, indices: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x (n, C, H, W) float32 in [-1, 1], y (n,) int64) of a data set, on the CPU."""
-    x, y = dataset.__getitems__(indices.tolist() if isinstance(indices, torch.Tensor) else indices)
+    x, y = dataset.__getitems__(indices.tolist() if isinstance(indices, torch.Tensor) else list(indices))
     return to_unit(x), y
 
 

@@ -1,6 +1,7 @@
 """Data given in Python: tensors as a data set, and what is asked of the data sets of others before they are trained on."""
 
 import os
+import warnings
 from collections.abc import Sequence, Sized
 
 import torch
@@ -28,8 +29,8 @@ def from_tensors(
 
     images: (N, C, H, W), uint8 from 0 to 255, or float32 that spans [-1, 1]; with other than 1 or 3 channels any finite
     float32. labels: (N,) whole numbers from 0; None for images without classes. class_names: by default "0", "1", ... up to
-    the largest label. flip: every image is met together with its mirror image. Nothing is scaled and nothing clipped; raises
-    ValueError for other values, NaN among them.
+    the largest label. flip: every image is met together with its mirror image. Nothing is scaled, clipped or copied, so the
+    tensors are not to be changed afterwards; raises ValueError for other values, NaN among them.
     """
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"images must be a tensor (N, C, H, W), not empty, got {_told(images)}")
@@ -46,7 +47,10 @@ def from_tensors(
     if not whole or labels.shape != images.shape[:1] or labels.dtype == torch.bool:
         raise ValueError(f"labels must be {len(images)} whole numbers, one for each image, got {_told(labels)}")
     labels = labels.detach().cpu().long()
-    names = tuple(map(str, range(int(labels.max()) + 1))) if class_names is None else tuple(class_names)
+    if class_names is None:
+        _refuse_gaps(labels)
+        class_names = tuple(map(str, range(int(labels.max()) + 1)))
+    names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
     _check_names(names)
     _check_labels("labels", labels, names)
     none = images[:0], labels[:0]
@@ -59,7 +63,9 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
     Without a fingerprint of its own, that look makes one. Raises ValueError naming the class if it does not do what
     `Dataset` says.
     """
-    name = type(dataset).__name__
+    name = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
+    if isinstance(dataset, type):
+        raise ValueError(f"the data set must be an object, got the class {name}: make one, {name}(...)")
     if lacking := [member for member in MEMBERS if not hasattr(dataset, member)]:
         hint = ""
         if isinstance(dataset, torch.Tensor):
@@ -73,9 +79,12 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
     if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"{name}.shape must be (C, H, W), got {shape}")
     _check_names(names, f"{name}.class_names")
-    rows = dataset.order(0)(0, LOOKED_AT).tolist()
+    rows = _first_rows(name, dataset)
     x, y = _looked_at(name, dataset, rows, shape, names)
+    _say_if_not_spread(name, x)
     known = dataset.fingerprint
+    if isinstance(known, str):
+        known = fingerprint.of_words((known,))
     if known is None:
         again = _looked_at(name, dataset, rows, shape, names)
         if not (torch.equal(x, again[0]) and torch.equal(y, again[1])):
@@ -94,11 +103,51 @@ def is_given(config: DataConfig) -> bool:
     return config.path is not None and config.path.startswith(PYTHON)
 
 
+def _first_rows(name: str, dataset: Dataset) -> list[int]:
+    try:
+        order = dataset.order(0)(0, LOOKED_AT)
+    except TypeError as error:  # the usual order asks for its length
+        raise ValueError(
+            f"{name}.order(seed)(start, stop) failed ({error}); write `__len__`, or an order of its own"
+        ) from error
+    if not isinstance(order, torch.Tensor) or order.shape != (LOOKED_AT,) or order.is_floating_point():
+        raise ValueError(
+            f"{name}.order(seed)(0, {LOOKED_AT}) must be a tensor of {LOOKED_AT} rows, whole numbers, got {_told(order)}; rows "
+            "come again, so that there is no last one"
+        )
+    return order.tolist()
+
+
+def _say_if_not_spread(name: str, x: torch.Tensor) -> None:
+    """Warns of images that are probably not scaled as they should be; a few of them may well be of the bright half alone."""
+    if x.shape[1] not in PICTURE_CHANNELS:
+        return
+    if x.dtype == torch.uint8:
+        say_narrow(name, float(x.min()), float(x.max()), (0, 255))
+    elif float(x.min()) >= 0:
+        warnings.warn(
+            f"{name}: none of the first {len(x)} images has a value below 0, as if they spanned [0, 1] and not [-1, 1]: scale "
+            "them by 2 * x - 1, unless they are meant to be bright",
+            stacklevel=4,
+        )
+
+
+def _refuse_gaps(labels: torch.Tensor) -> None:
+    """Raises ValueError if a class that nobody named has no image: it would be learned, shown and drawn."""
+    present = labels.unique()
+    if int(present[0]) >= 0 and len(present) != int(present[-1]) + 1:
+        absent = next(number for number in range(len(present) + 1) if number not in present.tolist())
+        raise ValueError(
+            f"labels must be 0, 1, ... without a gap, or class_names must name all classes: there is no image of class "
+            f"{absent} (torch.unique(labels, return_inverse=True)[1] numbers them anew)"
+        )
+
+
 def _looked_at(name: str, dataset: Dataset, rows: list[int], shape: tuple, names: tuple) -> tuple:
     batch = dataset.__getitems__(rows)
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(v, torch.Tensor) for v in batch):
         raise ValueError(f"{name}.__getitems__ must return a pair of tensors (x, y), got {_told(batch)}")
-    x, y = batch
+    x, y = (part.clone() for part in batch)  # a buffer may be used again
     if x.shape != (len(rows), *shape):
         raise ValueError(f"{name}: x of {len(rows)} rows must have shape {(len(rows), *shape)}, got {_told(x)}")
     if y.shape != (len(rows),) or y.dtype != torch.int64:

@@ -1,6 +1,6 @@
 """What a data set is to the rest of the package."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -28,7 +28,7 @@ class Dataset(Protocol):
     most_readers: int | None = None
     """At most so many threads may read at once, if that is limited."""
 
-    def __getitems__(self, rows: Sequence[int], /) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitems__(self, rows: list[int], /) -> tuple[torch.Tensor, torch.Tensor]:
         """(x (n, C, H, W), y (n,) int64, in fresh memory) of these rows.
 
         x: uint8 from 0 to 255, or float32 in [-1, 1]; of what is no picture (C other than 1 and 3) any finite float32.

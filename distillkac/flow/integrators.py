@@ -25,8 +25,8 @@ def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:
 
     rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation, 2 for a plain teacher.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_steps must be a whole number of at least 1, got {num_steps}")
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho}")
     i = torch.arange(num_steps + 1, dtype=torch.float64)
@@ -54,6 +54,8 @@ def integrate(
     """
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
+    _check_field(field)
+    _check_grid(grid, len(x))
     times: Iterable[float | torch.Tensor] = grid.tolist() if grid.dim() == 1 else grid
     states = [x]
     u_prev: torch.Tensor | None = None
@@ -95,6 +97,9 @@ def restart_chain(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
+    _check_grid(grid, None)
+    if float(grid[-1]) != 0:
+        raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
     states, times = [x], grid.tolist()
     for step, (t, t_next) in enumerate(pairwise(times)):
         u = field(x, t, y)
@@ -113,3 +118,27 @@ def restart_chain(
         if path:
             states.append(x)
     return torch.stack(states) if path else x
+
+
+def _check_field(field: object) -> None:
+    if not hasattr(field, "evaluate"):
+        raise ValueError(
+            f"field must be a velocity field with `evaluate`, got {type(field).__name__}: wrap a network or a function "
+            "(x, t, y) -> velocity as GuidedVelocity(network)"
+        )
+
+
+def _check_grid(grid: torch.Tensor, rows: int | None) -> None:
+    """Raises ValueError if these are no times to go along. rows: of the state, if each may have a grid of its own. The values
+    of such grids, which may lie on a GPU, are not looked at."""
+    shapes = "(N + 1,)" if rows is None else f"(N + 1,) or (N + 1, {rows})"
+    if not torch.is_tensor(grid) or grid.dim() not in ((1,) if rows is None else (1, 2)) or len(grid) < 2:
+        found = tuple(grid.shape) if torch.is_tensor(grid) else type(grid).__name__
+        raise ValueError(f"grid must be a tensor of times {shapes}, N >= 1, such as time_grid(20), got {found}")
+    if grid.dim() == 2:
+        if grid.shape[1] != rows:
+            raise ValueError(f"grid must have shape {shapes}, got {tuple(grid.shape)}")
+        return
+    times = grid.tolist()
+    if not all(a > b for a, b in pairwise(times)) or not (times[0] <= 1 and times[-1] >= 0):
+        raise ValueError(f"grid must be decreasing times in [0, 1], from noise (1) to data (0), got {times!r:.80}")

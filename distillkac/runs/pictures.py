@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ MAX_GRID = 89_478_485  # pixels: larger pictures are refused by Pillow and many 
 MAX_ANIMATION = 2**30  # values of all frames together, which are held in memory
 MAX_GIF_SIDE = 2**16 - 1
 TITLE = 15  # height of a strip's title, pixels
+PathLike = str | os.PathLike[str]
 INK, LIGHT, LINE = "#22303c", "#d5dbe0", "#1b6ca8"
 
 
@@ -35,14 +37,14 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def save_png(image: Image.Image, path: Path | str) -> None:
+def save_png(image: Image.Image, path: PathLike) -> None:
     """Writes a Pillow image; the file appears whole or not at all."""
     content = io.BytesIO()
     image.save(content, "PNG")
     files.write_atomic(Path(path), content.getvalue())
 
 
-def save_grid(images: torch.Tensor, path: Path, columns: int = 10, scale: int | None = None) -> None:
+def save_grid(images: torch.Tensor, path: PathLike, columns: int = 10, scale: int | None = None) -> None:
     """Writes a PNG of images in rows of `columns`, left to right, then down.
 
     images: (n, C, H, W), n >= 1, C 1 or 3; [-1, 1], clamped. scale: whole-number enlargement, each pixel a square;
@@ -95,7 +97,7 @@ def check_grid(count: int, shape: tuple[int, int, int], columns: int, frames: in
         raise ValueError(f"{largest}, and a GIF has at most {MAX_GIF_SIDE} a side: lower --num or change --columns")
 
 
-def save_curves(metrics: Path, path: Path) -> None:
+def save_curves(metrics: Path, path: PathLike) -> None:
     """Draws loss, gradient norm and learning rate over the optimizer steps, from a run's metrics.jsonl.
 
     Raises ValueError if it holds no lines.
@@ -126,7 +128,9 @@ def save_curves(metrics: Path, path: Path) -> None:
     save_figure(figure, path)
 
 
-def save_trajectory(states: torch.Tensor, times: Sequence[float] | torch.Tensor, path: Path, columns: int = 9) -> None:
+def save_trajectory(
+    states: torch.Tensor, times: Sequence[float] | torch.Tensor, path: PathLike, columns: int = 9
+) -> None:
     """Draws how noise becomes data: a row per sample, `columns` states from noise (left) to data (right).
 
     states: (N + 1, n, C, H, W); drawn clamped to [-1, 1]. times: (N + 1,), decreasing from 1 (noise) to 0 (data). The
@@ -158,7 +162,7 @@ def frames_of(count: int, frames: int = 40) -> list[int]:
 
 
 def save_animation(
-    states: torch.Tensor, path: Path, columns: int = 10, frames: int = 40, milliseconds: int = 80
+    states: torch.Tensor, path: PathLike, columns: int = 10, frames: int = 40, milliseconds: int = 80
 ) -> None:
     """Writes a GIF of a grid of samples on their way from noise to data; the last frame stays for a second and a half.
 
@@ -172,7 +176,7 @@ def save_animation(
     )
 
 
-def write_animation(pixels: np.ndarray, path: Path, columns: int = 10, milliseconds: int = 80) -> None:
+def write_animation(pixels: np.ndarray, path: PathLike, columns: int = 10, milliseconds: int = 80) -> None:
     """The same from the frames themselves: pixels (n, frames, H, W, C) uint8."""
     pictures = [picture_of(pixels[:, i], columns) for i in range(pixels.shape[1])]
     with files.replacing(Path(path)) as file:
@@ -226,7 +230,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: PathLike) -> None:
     """Writes a matplotlib figure as PNG; the file appears whole or not at all."""
     # A canvas of our own instead of pyplot: no global backend to set, no display needed.
     canvas = FigureCanvasAgg(figure)

@@ -36,8 +36,8 @@ class SamplerConfig:
     else the teacher; a warning says so where the run has students of as many steps or more."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
         if self.rho is not None and not 0 < self.rho < math.inf:
             raise ValueError(f"rho must be positive and finite, got {self.rho}")
         if not 0 <= self.restart <= 1:

@@ -47,7 +47,7 @@ def test_help_reads_well(module, capsys):
         (sample, ["RUN", "--restart", "2"], "restart is the share"),
         (sample, ["RUN", "--restart", "0.5", "--integrator", "ab2"], "restarts take Euler steps"),
         (sample, ["TMP"], "is no run folder"),
-        (sample, ["RUN", "--steps", "0"], "steps must be at least 1"),
+        (sample, ["RUN", "--steps", "0"], "steps must be a whole number of at least 1"),
         (sample, ["RUN", "--classes", "ten"], "class 'ten' is unknown"),
         (sample, ["RUN", "--num", "0"], "num must be at least 1"),
         (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),

@@ -104,3 +104,9 @@ def test_completion_knows_verbs_and_their_options(capsys):
     assert "complete -F" in script
     for word in (*__main__.VERBS, "--optim.batch-size", "--inverse.steps", "--teacher-steps"):
         assert word in script, word
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_words_after_what_stands_alone_are_refused(capsys, option):
+    assert __main__.main([option, "train"]) == 2
+    assert f"{option} stands alone, got train after it" in capsys.readouterr().err

@@ -154,3 +154,56 @@ def test_rows_that_change_are_refused_unless_the_data_set_says_what_it_is():
 def test_no_command_line_can_name_them():
     with pytest.raises(ValueError, match="where there is nothing"):
         data.load(DataConfig(path="python://Own"), "train")
+
+
+def test_classes_that_nobody_named_have_images():
+    with pytest.raises(ValueError, match=r"no image of class 0 .*return_inverse"):
+        from_tensors(FLOATS, torch.tensor([1, 2, 3, 1, 2, 3]))
+    with pytest.raises(ValueError, match="no image of class 1 "):
+        from_tensors(FLOATS, torch.tensor([0, 2500, 5000, 0, 0, 0]))
+    assert from_tensors(FLOATS, torch.tensor([1] * 6), ("none", "all")).class_names == ("none", "all")
+    assert from_tensors(FLOATS, class_names="cat").class_names == ("cat",)
+
+
+class Of(ToyData):
+    """ToyData whose images went through a function."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __getitems__(self, rows):
+        x, y = super().__getitems__(rows)
+        return self.change(x), y
+
+
+def test_own_images_that_span_0_to_1_are_said():
+    with pytest.warns(UserWarning, match=r"Of: none of the first 64 images has a value below 0.*2 \* x - 1"):
+        checked(Of(lambda x: x / 2 + 0.5))
+
+
+def test_a_buffer_that_is_used_again_hides_no_change():
+    buffer = torch.empty(64, *ToyData.shape)
+
+    def fill(x):
+        return buffer.copy_(torch.rand(len(x), *ToyData.shape) * 2 - 1)
+
+    with pytest.raises(ValueError, match="gave other images when the same rows were asked for again"):
+        checked(Of(fill))
+
+
+def test_a_word_is_a_fingerprint():
+    dataset = ToyData()
+    dataset.fingerprint = "v1"
+    _, known = checked(dataset)
+    dataset.fingerprint = "v2"
+    assert known != checked(dataset)[1]
+
+
+def test_orders_that_are_none_and_classes_in_place_of_objects_are_refused():
+    dataset = ToyData()
+    dataset.order = lambda seed: lambda start, stop: list(range(start, stop))
+    with pytest.raises(ValueError, match=r"must be a tensor of 64 rows, whole numbers, got list"):
+        checked(dataset)
+    with pytest.raises(ValueError, match=r"got the class ToyData: make one, ToyData\(\.\.\.\)"):
+        checked(ToyData)

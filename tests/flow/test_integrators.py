@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, time_grid
+from distillkac.flow.integrators import integrate, restart_chain, time_grid
+from distillkac.flow.processes import Telegraph
 
 Y = torch.zeros(1, dtype=torch.int64)
 
@@ -98,7 +99,7 @@ def test_path_starts_at_x_and_ends_at_the_result():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+    with pytest.raises(ValueError, match="num_steps must be a whole number of at least 1"):
         time_grid(0)
     with pytest.raises(ValueError, match="rho must be positive"):
         time_grid(5, -1.0)
@@ -129,3 +130,35 @@ def test_any_callable_is_a_network_but_guidance_needs_its_null_class():
     velocity = GuidedVelocity(lambda x, t, y: x, w=1.0)
     with pytest.raises(ValueError, match="null_class, the label that means no class, got None of function"):
         integrate(velocity, torch.ones(1, 1), Y, time_grid(2))
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ([1.0, 0.0], r"tensor of times \(N \+ 1,\) or \(N \+ 1, 2\).*got list"),
+        (torch.tensor(1.0), r"got \(\)"),
+        (torch.tensor([1.0]), "N >= 1"),
+        (torch.rand(3, 5), r"\(N \+ 1, 2\), got \(3, 5\)"),
+        (torch.tensor([0.0, 1.0]), r"decreasing times in \[0, 1\]"),
+        (torch.tensor([1000.0, 0.0]), r"decreasing times in \[0, 1\]"),
+        (torch.tensor([1.0, math.nan, 0.0]), r"decreasing times in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_grid_is_refused(grid, message):
+    field = GuidedVelocity(lambda x, t, y: x)
+    with pytest.raises(ValueError, match=message):
+        integrate(field, torch.ones(2, 3), None, grid)
+
+
+def test_a_chain_of_restarts_goes_down_to_the_data():
+    field = GuidedVelocity(lambda x, t, y: x)
+    for grid, message in ((torch.tensor([1.0, 0.5]), "end at 0"), (torch.rand(3, 2), r"\(N \+ 1,\)")):
+        with pytest.raises(ValueError, match=message):
+            restart_chain(field, torch.ones(2, 3), None, grid, Telegraph(), 0.5, 0)
+
+
+def test_a_network_alone_is_no_field():
+    with pytest.raises(ValueError, match=r"wrap a network or a function .* as GuidedVelocity\(network\)"):
+        integrate(lambda x, t, y: x, torch.ones(2, 3), None, time_grid(2))
+    with pytest.raises(ValueError, match=r"whole number of at least 1, got 2\.5"):
+        time_grid(2.5)
