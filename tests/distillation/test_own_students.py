@@ -109,8 +109,8 @@ def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path,
 @pytest.mark.one_alignment
 def test_ours_and_its_command_make_the_same_students(tmp_path):
     """On images that a command can load too."""
-    from distillkac.distill import main
     from distillkac.data import DataConfig
+    from distillkac.distill import main
 
     run = train(tmp_path / "run", DataConfig(), TINY, RunConfig(steps=2, optim=OPTIM, preview=0))
     config = dataclasses.replace(PLAN, steps=(2, 2), optim=DistillConfig().optim)
