@@ -15,7 +15,7 @@ from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
-from distillkac.runs.own_network import OwnNetwork, check_null_class
+from distillkac.runs.own_network import OwnNetwork, check_attributes
 
 __all__ = [
     "Run",
@@ -92,7 +92,7 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
     elif isinstance(config.network, NetworkConfig):
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
-        check_null_class(network, len(config.class_names))
+        check_attributes(network, len(config.class_names))
         expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config) if network is None else network
