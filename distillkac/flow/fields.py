@@ -27,8 +27,15 @@ class Network(Protocol):
 
 
 def guidance_embedding(network: object) -> bool:
-    """Whether the network takes the guidance weight as a fourth argument; False where it does not say."""
-    return bool(getattr(network, "guidance_embedding", False))
+    """Whether the network takes the guidance weight as a fourth argument; False where it does not say. Raises ValueError if it
+    says something else, such as a layer of that name."""
+    takes_w = getattr(network, "guidance_embedding", False)
+    if not isinstance(takes_w, bool):
+        raise ValueError(
+            f"{type(network).__name__}.guidance_embedding says whether forward takes the guidance weight w: it must be True or "
+            f"False, got {takes_w!r:.80}"
+        )
+    return takes_w
 
 
 def null_class(network: object) -> int:

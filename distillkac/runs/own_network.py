@@ -1,5 +1,7 @@
 """Networks that were given in Python: what a run keeps of one, and what is asked of it before it is trained."""
 
+import copy
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 from distillkac.flow.fields import guidance_embedding
+from distillkac.runs import checkpoints
 
 
 @dataclass(frozen=True)
@@ -41,59 +44,161 @@ class OwnNetwork:
         )
 
 
-def check_null_class(network: nn.Module, num_classes: int) -> None:
-    """Raises ValueError naming the class if what is no module is given, or one whose label for no class is another."""
+def check_attributes(network: nn.Module, num_classes: int) -> None:
+    """Raises ValueError naming the class if what is no module is given, one whose label for no class is another, or one whose
+    `guidance_embedding` is no bool."""
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be a torch.nn.Module, got {network!r:.80}")
+    guidance_embedding(network)
     null_class = getattr(network, "null_class", None)
-    if null_class is not None and null_class != num_classes:
+    # Neither 3.0 nor tensor(3), which are equal to 3 and serve for some of what is asked of a label only.
+    if null_class is not None and (type(null_class) is not int or null_class != num_classes):
+        told = "" if type(null_class) is int else f", a {type(null_class).__name__} and not an int"
         raise ValueError(
             f"{type(network).__name__}.null_class, the label that means no class, must be {num_classes}, the number of "
-            f"classes, got {null_class!r}"
+            f"classes, got {null_class!r}{told}"
         )
 
 
 def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
-    """Raises ValueError naming the class if the network is not what OwnNetwork says. Asked once, in eval mode.
+    """Raises ValueError naming the class if the network is not what OwnNetwork says, or cannot be copied and saved.
 
-    x: (n, C, H, W) float32 images. y: (n,) their classes.
+    Asked once, of a copy, in eval and in train mode: the network itself stays as it is. x: (n, C, H, W) float32 images. y:
+    (n,) their classes.
     """
     name = type(network).__name__
-    check_null_class(network, num_classes)
-    _refuse_shared(network)
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    x, y, t = x.to(device), y.to(device), torch.linspace(0.25, 0.75, len(x), device=device)
-    weights = (torch.ones(len(x), device=device),) if guidance_embedding(network) else ()
-    told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
-    training, before = network.training, x.clone()
+    check_attributes(network, num_classes)
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(f"network is a {name}, which wraps another: give that one, its .module")
+    if not torch.is_grad_enabled():
+        mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
+        raise ValueError(f"nothing can be trained under torch.{mode}(): leave it first")
+    _check_weights(network)
+    tried = copied(network)
+    names = _check_saving(tried)
+    for training in (False, True):
+        _check_answer(tried.train(training), x, y)
+    if new := sorted(names ^ tried.state_dict().keys()):
+        raise ValueError(f"{name}.forward adds or removes weights, {new[0]}: make all of them in __init__")
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy. Raises ValueError saying why there can be none; the moving average, students and opened runs are copies."""
+    name, first = type(network).__name__, next(network.parameters(), None)
     try:
-        with torch.random.fork_rng(), torch.enable_grad():
-            u = network.eval()(x, t, y, *weights)
+        other = copy.deepcopy(network)
+    except Exception as error:  # whatever the members of a user's module raise
+        raise ValueError(
+            f"{name} cannot be copied with copy.deepcopy, as its moving average must be: {_reason(error)}: keep in the "
+            "module no tensor with a graph (the old weight_norm does; torch.nn.utils.parametrizations.weight_norm does not), "
+            "no generator and no lock"
+        ) from error
+    again = next(other.parameters(), None) if type(other) is type(network) else None
+    if other is network or (first is not None and (again is None or again.data_ptr() == first.data_ptr() != 0)):
+        raise ValueError(
+            f"{name}.__deepcopy__ must return a new {name} with weights of its own: leave it out, or mend it"
+        )
+    return other
+
+
+def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raises ValueError if forward, in the mode that the network is in, does not answer as it must."""
+    call = f"{type(network).__name__}.forward(x, t, y)" + (" in train mode" if network.training else "")
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    before, y = x.to(device), y.to(device)
+    x, t = before.clone(), torch.linspace(0.25, 0.75, len(x), dtype=torch.float32, device=device)
+    weights = (torch.ones_like(t),) if guidance_embedding(network) else ()
+    told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
+    try:
+        with torch.random.fork_rng():
+            u = network(x, t, y, *weights)
     except Exception as error:  # whatever the module of a user raises
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{name}.forward(x, t, y) failed for {told}: {type(error).__name__}: {reason}") from error
-    finally:
-        network.train(training)
+        raise ValueError(f"{call} failed for {told}: {_reason(error)}") from error
     if not isinstance(u, torch.Tensor) or u.shape != x.shape or u.dtype != x.dtype:
         got = f"{u.dtype} {tuple(u.shape)}" if isinstance(u, torch.Tensor) else type(u).__name__
-        wanted = f"torch.float32 {tuple(x.shape)}"
-        raise ValueError(f"{name}.forward(x, t, y) must return a velocity like x, {wanted}, got {got}")
+        raise ValueError(f"{call} must return a velocity like x, torch.float32 {tuple(x.shape)}, got {got}")
     if not torch.isfinite(u).all():
-        raise ValueError(f"{name}.forward(x, t, y) returned values that are not finite for {told}")
+        raise ValueError(f"{call} returned values that are not finite for {told}")
     if not torch.equal(x, before):
-        raise ValueError(
-            f"{name}.forward(x, t, y) changes x in place, which is the state of an integrator: copy it first"
-        )
+        raise ValueError(f"{call} changes x in place, which is the state of an integrator: copy it first")
     if not u.requires_grad:
-        raise ValueError(f"{name} has no parameter that its answer depends on: there is nothing to train")
+        raise ValueError(
+            f"{type(network).__name__} has no parameter that its answer depends on: there is nothing to train"
+        )
 
 
-def _refuse_shared(network: nn.Module) -> None:
-    """Raises ValueError if a parameter has two names: moving average and checkpoint know each by one."""
-    places: dict[int, str] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        if (first := places.setdefault(id(parameter), name)) != name:
-            raise ValueError(
-                f"{type(network).__name__} has one parameter by two names, {first} and {name}: keep it in one place, and let "
-                "forward use it twice"
-            )
+def _check_weights(network: nn.Module) -> None:
+    """Raises ValueError naming a parameter or buffer that cannot be trained, averaged or saved."""
+    name, state = type(network).__name__, network.state_dict()
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    trained = {entry for entry, parameter in parameters.items() if parameter.requires_grad}
+    entries = parameters | state
+    for entry, value in entries.items():
+        if problem := _problem(value, entry in trained):
+            raise ValueError(f"{name}: {entry} {problem}")
+    if hidden := [entry for entry, _ in network.named_parameters() if entry not in state]:
+        raise ValueError(
+            f"{name}: the parameter {hidden[0]} is not in its state_dict: do not rename or leave out entries"
+        )
+    # Tensors in one memory would be saved by one name, and averaged by two.
+    order = list(entries)
+    places = sorted((v.data_ptr(), order.index(entry), _extent(v)) for entry, v in entries.items() if v.numel())
+    pairs = [{n, m} for (a, n, size), (b, m, _) in itertools.pairwise(places) if b < a + size]
+    if pairs:
+        one, other = (order[number] for number in min(map(sorted, pairs)))
+        kind = "parameter" if {one, other} <= parameters.keys() else "memory"
+        raise ValueError(
+            f"{name} has one {kind} by two names, {one} and {other}: keep it in one place, and let forward use it twice"
+        )
+
+
+def _problem(value: object, trained: bool) -> str | None:
+    """What keeps an entry of a state dict from being trained or saved."""
+    if not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, and a checkpoint holds tensors only: keep it out of the state_dict"
+    if nn.parameter.is_lazy(value):
+        return "has no shape yet: call the network once, on a few images, before it is trained"
+    if value.is_meta:
+        return 'has no values, it lies on the device "meta": make the network on the CPU or the GPU'
+    if type(value.detach()) is not torch.Tensor or value.layout != torch.strided:
+        return f"is a {type(value.detach()).__name__} of layout {value.layout}: only dense tensors are saved"
+    if value.is_inference():
+        return "was made under torch.inference_mode(), and cannot be trained: make the network outside"
+    if trained and value.dtype not in (torch.float32, torch.float64):
+        return (
+            f"is {value.dtype}, and such weights are too coarse for their moving average: keep the weights float32, and "
+            'compute in bfloat16 with OptimConfig(precision="bf16"), --optim.precision bf16'
+        )
+    if not torch.isfinite(value).all():
+        return (
+            "holds values that are not finite, which no checkpoint may hold: a constant such as a mask is left out of it with "
+            "register_buffer(..., persistent=False)"
+        )
+    return None
+
+
+def _extent(value: torch.Tensor) -> int:
+    """Bytes from the first to the last element of a tensor that has some."""
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    return (last + 1) * value.element_size()
+
+
+def _check_saving(network: nn.Module) -> set[str]:
+    """Names of its state dict. Raises ValueError if it does not come back from a file; the network's weights are loaded."""
+    name, saved = type(network).__name__, {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    for entry, value in saved.items():
+        try:
+            checkpoints.to_safetensors({entry: value}, {})
+        except Exception as error:  # the library has several of its own
+            raise ValueError(f"{name}: {entry} cannot be saved: {_reason(error)}") from error
+    try:
+        network.load_state_dict({entry: value.clone() for entry, value in saved.items()})
+    except Exception as error:  # hooks of the user, too
+        raise ValueError(f"{name} cannot load what its state_dict gives: {_reason(error)}") from error
+    return set(saved)
+
+
+def _reason(error: Exception) -> str:
+    """Its kind, and its first line that is no heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().endswith(":")]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

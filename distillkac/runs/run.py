@@ -15,7 +15,7 @@ from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
-from distillkac.runs.own_network import OwnNetwork, check_null_class
+from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
 
 __all__ = [
     "Run",
@@ -53,13 +53,27 @@ def open_run(
     """Loads the averaged network of a run folder; a student has a folder of its own, RUN/student-4.
 
     device: by default the GPU, if there is one. network: where the run was trained with an own network, a module of that
-    class, into which the weights are loaded; else it is built from the config. Raises ValueError saying what is missing or
-    damaged, or that the network is needed.
+    class, into a copy of which the weights are loaded; else it is built from the config. Warns if it is of another class.
+    Raises ValueError saying what is missing or damaged, or that the network is needed.
     """
     folder = Path(folder).expanduser()
-    device = chosen_device() if device is None else torch.device(device)
+    device = chosen_device() if device is None else _usable(device)
     config = load_config(folder)
     return Run(folder, config, config.noise.build(), load_network(folder, config, network).to(device), device)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device that was asked for. Raises ValueError if it is none, or cannot be used here."""
+    if not isinstance(device, torch.device | str):
+        raise ValueError(
+            f'device must be such as "cpu" or "cuda", got a {type(device).__name__}: say network=... for that'
+        )
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f'device {str(device)!r} cannot be used here, choose "cpu" or omit it: {reason}') from None
 
 
 def network_config(folder: Path, config: RunConfig) -> NetworkConfig:
@@ -82,7 +96,7 @@ def build_network(config: RunConfig) -> VelocityNet:
 def load_network(folder: Path, config: RunConfig, network: nn.Module | None = None) -> nn.Module:
     """The averaged network of a run folder, in eval mode. network: see `open_run`.
 
-    Raises ValueError if there is none or it does not fit, before a module that was given is changed.
+    A module that was given stays as it is. Raises ValueError if there is none or it does not fit.
     """
     if network is None:
         network_config(folder, config)
@@ -92,12 +106,26 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
     elif isinstance(config.network, NetworkConfig):
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
-        check_null_class(network, len(config.class_names))
+        check_attributes(network, len(config.class_names))
+        _say_if_another_class(folder, config.network, network)
         expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)
-    network = build_network(config) if network is None else network
+    network = build_network(config) if network is None else copied(network)
     network.load_state_dict(weights)
     return in_own_memory(network.eval().requires_grad_(False))
+
+
+def _say_if_another_class(folder: Path, saved: OwnNetwork, network: nn.Module) -> None:
+    """Warns if the module that was given is of another class than the one that was trained."""
+    given = OwnNetwork.of(network).module
+    # A script's own classes are in "__main__", and elsewhere when they are imported.
+    same_name = given.rpartition(".")[2] == saved.module.rpartition(".")[2]
+    if given != saved.module and not (same_name and "__main__" in (given.split(".")[0], saved.module.split(".")[0])):
+        warnings.warn(
+            f"{folder} was trained with {saved.module}, and its weights are loaded into {given}, which has as many of the "
+            "same names: what it computes may be something else",
+            stacklevel=4,
+        )
 
 
 def student_folder(run: Path, num_steps: int, method: str = "endpoint") -> Path:

@@ -1,7 +1,9 @@
 """From a run folder to images: which network to use for how many steps, and the batched sampler."""
 
+import contextlib
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +75,16 @@ def _told(chosen: Path) -> Path:
 
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, Method]:
-    """(velocity field, time grid, integrator) for a run. Raises ValueError where the run cannot do what is asked."""
+    """(velocity field, time grid, integrator) for a run, with its own network: no other is looked for. Raises ValueError where
+    it cannot do what is asked, or is not the teacher or student that `sampler.model` names."""
+    kind = "teacher" if run.config.student is None else "student"
+    if sampler.model not in ("auto", kind):
+        where = (
+            "its students are in folders of their own"
+            if kind == "teacher"
+            else "its teacher has a run folder of its own"
+        )
+        raise ValueError(f'{run.folder} is a {kind}, and model "{sampler.model}" was asked for: {where}; open that one')
     settled = Trained.of(run.config).settle(sampler, str(run.folder))
     velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
     return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
@@ -111,11 +122,12 @@ class Drawing:
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
-        if self.sampler.restart > 0:
-            fresh, share = derive_seed(self.seed, "fresh"), self.sampler.restart
-            result = restart_chain(self.velocity, x, y, self.grid, run.process, share, fresh, first, path)
-        else:
-            result = integrate(self.velocity, x, y, self.grid, self.method, path)
+        with _in_eval_mode(run.network):
+            if self.sampler.restart > 0:
+                fresh, share = derive_seed(self.seed, "fresh"), self.sampler.restart
+                result = restart_chain(self.velocity, x, y, self.grid, run.process, share, fresh, first, path)
+            else:
+                result = integrate(self.velocity, x, y, self.grid, self.method, path)
         result = _decoded(run, result)
         return (result[:, :count] if path else result[:count]).cpu()
 
@@ -134,7 +146,7 @@ def generate(
     path: bool = False,
     offset: int = 0,
 ) -> Samples:
-    """Images of the given classes. labels: (n,) int64. With `path` also every state on the way.
+    """Images of the given classes from the network of `run`. labels: (n,) int64. With `path` also every state on the way.
 
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. On a CPU
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
@@ -153,6 +165,19 @@ def generate(
     seconds = time.perf_counter() - start
     images = states[-1] if path else states
     return Samples(images, labels, drawing.nfe, seconds, drawing.grid, states if path else None)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Without dropout, and with batch norms that learn nothing; each part is in its own mode again afterwards."""
+    training = [part for part in network.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,8 @@ def updates_of(objective: Objective) -> int:
 class FlowMatching:
     """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped.
 
-    null_class: the label of no class; None for a network without one, where label_drop must be 0.
+    null_class: the label of no class; None for a network without one, where label_drop must be 0. Raises ValueError if the
+    network answers with another shape than x has.
     """
 
     process: Process
@@ -52,4 +53,9 @@ class FlowMatching:
         y = batch.y
         if self.null_class is not None and self.label_drop > 0:
             y = torch.where(batch.uniform(self.seed, "label") < self.label_drop, self.null_class, y)
-        return nn.functional.mse_loss(network(x_t, t, y), u)
+        predicted = network(x_t, t, y)
+        if predicted.shape != u.shape:  # which torch would stretch, with a warning
+            raise ValueError(
+                f"the network must return a velocity like x, {tuple(u.shape)}, got {tuple(predicted.shape)} in train mode"
+            )
+        return nn.functional.mse_loss(predicted, u)
