@@ -70,9 +70,7 @@ def test_auto_takes_what_can_do_all_that_is_asked_and_says_so(run, asked, networ
 def test_auto_says_where_a_run_has_students_of_more_steps(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "student-1")
-    with pytest.warns(
-        UserWarning, match=r"the teacher is sampled in 1 step: .* no student for 1 step \(students: 2\)"
-    ):
+    with pytest.warns(UserWarning, match=r"the teacher is sampled in 1 step: .* no student for 1 step \(students: 2\)"):
         assert choose(tmp_path / "run", SamplerConfig(steps=1)) == tmp_path / "run"
 
 
