@@ -98,7 +98,7 @@ def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path,
         return len(calls) == 6 or real(self, stop)  # two steps into the second student
 
     monkeypatch.setattr(loop.Trainer, "_stopped", stopped)
-    with pytest.raises(KeyboardInterrupt, match=r"student-1; distil\(\.\.\., resume=True\)"):
+    with pytest.raises(KeyboardInterrupt, match=r"student-1; distill\(\.\.\., resume=True\)"):
         distill(teacher, DATA, config=PLAN, out=tmp_path / "again")
     monkeypatch.undo()
     again = distill(teacher, DATA, config=PLAN, out=tmp_path / "again", resume=True)
@@ -109,14 +109,14 @@ def test_a_chain_that_was_stopped_ends_with_the_same_students(teacher, tmp_path,
 @pytest.mark.one_alignment
 def test_ours_and_its_command_make_the_same_students(tmp_path):
     """On images that a command can load too."""
-    from distillkac import distill
+    from distillkac import distill as command
     from distillkac.data import DataConfig
 
     run = train(tmp_path / "run", DataConfig(), TINY, RunConfig(steps=2, optim=OPTIM, preview=0))
     config = dataclasses.replace(PLAN, steps=(2, 2), optim=DistillConfig().optim)
     made = distill(run, config=config, out=tmp_path / "python")
     options = ["--stages", "4,2,1", "--steps", "2", "2", "--out", str(tmp_path / "command")]
-    assert distill.main([str(run.folder), *options]) == 0
+    assert command.main([str(run.folder), *options]) == 0
     for student in made:
         twin = tmp_path / "command" / student.folder.name
         for name in ("config.json", "model.safetensors", "ema.safetensors"):

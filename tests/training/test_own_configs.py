@@ -23,7 +23,7 @@ def optim(**options):
 
 
 @pytest.mark.parametrize(
-    "changes, words",
+    ("changes", "words"),
     [
         ({"noise": ProcessConfig("plannar")}, "config.noise.process must be one of 'telegraph', 'planar', 'gaussian'"),
         ({"noise": "planar"}, r"config.noise must be an object \(ProcessConfig\), got 'planar'"),
@@ -47,7 +47,7 @@ def test_values_that_no_file_may_hold_are_refused(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         ({"config": {"steps": 2}}, "config must be a RunConfig, got {'steps': 2}"),
         ({"config": OPTIM}, "config must be a RunConfig, got OptimConfig"),
