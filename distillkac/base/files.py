@@ -23,24 +23,29 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def temporary(path: Path) -> Path:
+    """Where the file at `path` is written, before it is renamed to that."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
 
     Raises OSError saying that what was there is kept: no space, read-only, no permission.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    written = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
+        written.unlink(missing_ok=True)
+        with open(written, "xb") as file:
             yield file
             flush_to_disk(file)
-        os.replace(temporary, path)
+        os.replace(written, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise

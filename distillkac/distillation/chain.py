@@ -12,8 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from distillkac.base.memory import in_own_memory
-from distillkac.base.random import derive_seed
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
@@ -26,16 +24,14 @@ from distillkac.distillation.stages import (
     stages_of,
     student_config,
 )
-from distillkac.flow.fields import guidance_embedding
+from distillkac.distillation.students import Maker, check_start, maker
 from distillkac.runs import checkpoints
+from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, load_config
-from distillkac.runs.own_network import OwnNetwork, check_network
-from distillkac.runs.run import Run, build_network, load_network, student_folder
+from distillkac.runs.own_network import OwnNetwork
+from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.runs.run_data import RunData
 from distillkac.training.fit import accelerator_for, fit_run
-
-Maker = Callable[[RunConfig], nn.Module]
-"""Makes the network of a student from the config of its run; its weights are set afterwards."""
 
 
 def distill(
@@ -60,9 +56,9 @@ def distill(
     """
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
-    config = DistillConfig() if config is None else config
+    config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
     refuse_teacher(run.folder, run.config, config)
-    make = _maker(run, network, config)
+    make = maker(run, network, config)
     images, teacher = _images(run, dataset)
     means = _means(images) if config.exact_start else None
     accelerator = accelerator_for(config.optim)
@@ -152,7 +148,7 @@ class Chain:
         student = self.make(config)
         weights = self.accelerator.unwrap_model(before).state_dict()
         if isinstance(config.network, OwnNetwork):
-            _check_start(student, weights, self.config.w_max is not None)
+            check_start(student, weights, self.config.w_max is not None)
             config = dataclasses.replace(config, network=OwnNetwork.of(student))
         # Not strict: a student conditioned on w has an embedding that a plain teacher lacks, and that starts at zero.
         student.load_state_dict(weights, strict=False)
@@ -223,57 +219,6 @@ def known_teacher(config: RunConfig, teacher: str, latest: Path | None) -> RunCo
     assert config.student is not None, "the config of a teacher"
     before = None if latest is None else digest_of(latest)
     return dataclasses.replace(config, student=dataclasses.replace(config.student, teacher=teacher, before=before))
-
-
-def _maker(run: Run, network: Callable[[], nn.Module] | None, config: DistillConfig) -> Maker:
-    """How the students of a run get their networks. Raises ValueError if they cannot."""
-    if not isinstance(run.config.network, OwnNetwork):
-        if network is not None:
-            raise ValueError(f"{run.folder} has a network of distillkac's own, and so have its students: omit network")
-        return build_network
-    name = run.config.network.module
-    if network is None:
-        if config.w_max is not None:
-            raise ValueError(
-                f"w_max makes w an input of the students, and {name} takes none: give network=, a function that makes a "
-                "network with guidance_embedding = True and forward(x, t, y, w)"
-            )
-        if config.inverse.steps and config.inverse.start == "random":
-            raise ValueError(f'inverse.start "random" needs network=, a function that makes a new {name}')
-        return lambda _: in_own_memory(copy.deepcopy(run.network).train().requires_grad_(True))
-    tried = _made(network, config.seed)
-    x, y = torch.zeros(2, *run.config.shape), torch.zeros(2, dtype=torch.int64)
-    check_network(tried, x, y, len(run.config.class_names))
-    _check_start(tried, run.network.state_dict(), config.w_max is not None)
-    return lambda student: _made(network, student.seed)
-
-
-def _made(network: Callable[[], nn.Module], seed: int) -> nn.Module:
-    if isinstance(network, nn.Module) or not callable(network):
-        raise ValueError("network must be a function that makes a new module, such as lambda: Net(), not a module")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        made = network()
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"network must be a function that makes a torch.nn.Module, it made a {type(made).__name__}")
-    return made
-
-
-def _check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: bool) -> None:
-    """Raises ValueError if the student cannot start from these weights, or does not take w where it must."""
-    name, mine = type(student).__name__, student.state_dict()
-    if guidance_embedding(student) != takes_w:
-        raise ValueError(
-            f"{name} must have guidance_embedding = {takes_w}: w_max is what makes the weight w an input of the students"
-        )
-    for entry, value in weights.items():
-        if entry not in mine or mine[entry].shape != value.shape:
-            found = tuple(mine[entry].shape) if entry in mine else "nothing"
-            raise ValueError(
-                f"{name} cannot start from its teacher: {entry} is {tuple(value.shape)} there, {found} here"
-            )
-    if not takes_w and (new := [entry for entry in mine if entry not in weights]):
-        raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
 
 
 def _means(dataset: Dataset) -> torch.Tensor:

@@ -7,7 +7,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -20,6 +20,7 @@ from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
 from distillkac.runs.own_network import OwnNetwork
 
+Config = TypeVar("Config")
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
 
 
@@ -41,11 +42,14 @@ class ProcessConfig:
     """How the noise ages: t or t^2."""
 
     def build(self) -> processes.Process:
-        """Raises ValueError on a parameter out of range."""
+        """Raises ValueError on an unknown process or a parameter out of range."""
         if self.process == "gaussian":
             return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g)
-        kac = processes.Planar if self.process == "planar" else processes.Telegraph
-        return kac(a=self.a, c=self.c, f=self.f, g=self.g)
+        if self.process == "planar":
+            return processes.Planar(a=self.a, c=self.c, f=self.f, g=self.g)
+        if self.process == "telegraph":
+            return processes.Telegraph(a=self.a, c=self.c, f=self.f, g=self.g)
+        raise ValueError(f"process must be telegraph, planar or gaussian, got {self.process!r:.80}")
 
 
 def law(noise) -> str:
@@ -197,6 +201,20 @@ class RunConfig:
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
 
 
+def checked(config: Config, kind: type[Config]) -> Config:
+    """The config as it will be read back from a file, its whole numbers floats where floats are meant.
+
+    config: what a caller gave, of which Python has looked at no field. kind: the dataclass that it must be. Raises ValueError
+    naming the field that no file may hold, such as a word that is not known, or a number of numpy.
+    """
+    if not isinstance(config, kind):
+        raise ValueError(f"config must be a {kind.__name__}, got {config!r:.80}")
+    try:
+        return _build(kind, config, "config")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
 def save_config(folder: Path, config: RunConfig) -> None:
     content = {"format": checkpoints.FORMAT, **dataclasses.asdict(config)}
     files.write_json(folder / checkpoints.CONFIG, content)
@@ -226,7 +244,8 @@ def load_config(folder: Path) -> RunConfig:
 
 
 def _build(kind, value, where: str):
-    """JSON back into dataclasses and tuples, following the annotations. Raises TypeError naming the field."""
+    """JSON back into dataclasses and tuples, following the annotations; dataclasses and tuples are taken as they are, once
+    what is in them was looked at. Raises TypeError naming the field."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     origin, choices = typing.get_origin(kind), typing.get_args(kind)
@@ -237,8 +256,8 @@ def _build(kind, value, where: str):
     if dataclasses.is_dataclass(kind):
         return _build_fields(kind, value, where)
     if origin is tuple:
-        kinds = choices[:1] * len(value) if choices[-1] is ... and isinstance(value, list) else choices
-        if not isinstance(value, list) or len(value) != len(kinds):
+        kinds = choices[:1] * len(value) if choices[-1] is ... and isinstance(value, list | tuple) else choices
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
             raise TypeError(f"{where} must be a list{'' if ... in kinds else f' of {len(kinds)}'}, got {value!r:.80}")
         return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
     if origin is Literal:
@@ -255,15 +274,19 @@ def _build(kind, value, where: str):
 
 
 def _choice(choices: tuple[type, ...], value) -> type:
-    """The dataclass among the choices that has the fields of the value; else the first of the choices."""
+    """The dataclass among the choices that the value is, or that has its fields; else the first of the choices."""
+    if type(value) in choices:
+        return type(value)
     names = set(value) if isinstance(value, dict) else set()
     kinds = (kind for kind in choices if dataclasses.is_dataclass(kind))
     return next((kind for kind in kinds if names <= {f.name for f in dataclasses.fields(kind)}), choices[0])
 
 
 def _build_fields(kind, value, where: str):
+    if isinstance(value, kind):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
     if not isinstance(value, dict):
-        raise TypeError(f"{where} must be an object, got {value!r:.80}")
+        raise TypeError(f"{where} must be an object ({kind.__name__}), got {value!r:.80}")
     hints = typing.get_type_hints(kind, include_extras=True)
     unknown = set(value) - set(hints)
     if unknown:

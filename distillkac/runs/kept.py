@@ -9,6 +9,7 @@ from distillkac.runs import checkpoints
 KEPT = "checkpoints"
 # In the order they are written: the last one makes it a run folder.
 FILES = (checkpoints.STATE, checkpoints.MODEL, checkpoints.EMA, checkpoints.CONFIG)
+CURVES, SAMPLES = "curves.png", "samples"  # the pictures of a training
 
 
 def keep(folder: Path, step: int, count: int) -> None:
@@ -45,8 +46,12 @@ def keeper(folder: Path) -> Path | None:
 
 
 def clean(folder: Path) -> None:
-    """Removes the half-written files of a run that was killed. Only for the process that holds the folder's lock."""
+    """Removes the half-written files of a run that was killed, and no others: hidden files may be the user's.
+
+    Only for the process that holds the folder's lock.
+    """
+    names = [*map(str, FILES), checkpoints.METRICS, CURVES, f"{SAMPLES}/step-*.png"]
     for run in (folder, *kept(folder)):
-        for place in (run, run / checkpoints.STATE.parent, run / "samples"):
-            for left in place.glob(".*.tmp"):
+        for path in map(run.joinpath, names):
+            for left in path.parent.glob(files.temporary(path).name):
                 left.unlink()

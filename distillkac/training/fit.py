@@ -109,11 +109,11 @@ def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) 
 def draw(run: Run, step: int) -> None:
     """The pictures of a checkpoint: curves.png, and samples of the averaged network where they can be shown."""
     config = run.config
-    pictures.save_curves(run.folder / checkpoints.METRICS, run.folder / "curves.png")
+    pictures.save_curves(run.folder / checkpoints.METRICS, run.folder / kept.CURVES)
     if config.preview and (config.shape[0] in (1, 3) or config.latent):
         sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
         images = generate(run, class_labels(config, config.preview), sampler).images
-        pictures.save_grid(images, run.folder / "samples" / f"step-{step:06d}.png")
+        pictures.save_grid(images, run.folder / kept.SAMPLES / f"step-{step:06d}.png")
 
 
 def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:

@@ -20,9 +20,9 @@ FREE = ("path", "cache")  # of the data: where they lie is another matter than w
 def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     """The saved config of the run that is continued, None if one begins.
 
-    Raises ValueError if a new run would overwrite another one's weights, or a resumed one would become another model. A
-    resumed run may train longer, with other settings of the optimizer and another preview, its data and --data.cache
-    elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
+    Raises ValueError if a new run would overwrite another one's weights or the user's files, or a resumed one would become
+    another model. A resumed run may train longer, with other settings of the optimizer and another preview, its data and
+    --data.cache elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
     """
     if (keeper := kept.keeper(folder)) is not None:
         raise ValueError(
@@ -34,6 +34,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
                 f"{folder} holds weights of a run, but no {checkpoints.STATE} to go on from: choose another folder, or remove "
                 "them"
             )
+        _refuse_foreign(folder)
         return None
     if not resume:
         raise ValueError(
@@ -52,6 +53,24 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     if config.student is not None and saved.student is not None:
         _check_teacher(folder, saved.student, config.student)
     return saved
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises ValueError if a folder without a checkpoint holds files that a run would replace, and are not of one that died
+    before its first: that has written its config, which comes first, and no weights."""
+    weights, config = folder / checkpoints.MODEL, folder / checkpoints.CONFIG
+    found = [weights.name] if weights.exists() else []
+    if config.exists():
+        try:
+            load_config(folder)
+        except ValueError as error:
+            found.append(f"{config.name} ({error})")
+    else:
+        pictures = sorted((folder / kept.SAMPLES).glob("step-*.png"))
+        others = (folder / checkpoints.METRICS, folder / kept.CURVES, *pictures[:1])
+        found += [str(path.relative_to(folder)) for path in others if path.exists()]
+    if found:
+        raise ValueError(f"{folder} holds files that are not of a run: {', '.join(found)}; choose another folder")
 
 
 def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]]:

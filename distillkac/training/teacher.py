@@ -15,6 +15,7 @@ from distillkac.data.given import checked
 from distillkac.data.latents import LatentDataset
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
+from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
@@ -45,11 +46,14 @@ def train(
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
     `config` that these arguments leave without a meaning.
     """
-    folder, config = Path(folder).expanduser(), RunConfig() if config is None else config
+    folder = _folder(folder)
+    if isinstance(track, str):
+        raise ValueError(f'track must be a tuple of names, such as ("{track:.80}",), got {track!r:.80}')
+    config = RunConfig() if config is None else configs.checked(config, RunConfig)
     config = dataclasses.replace(config, student=None)
     if isinstance(dataset, DataConfig):
         _refuse_two("data", config.data, (DataConfig(), dataset))
-        config = with_paths(dataclasses.replace(config, data=dataset))
+        config = with_paths(configs.checked(dataclasses.replace(config, data=dataset), RunConfig))
         check_place(folder, config.data.path)
         images: Dataset = data.load_training(config.data)
         config = with_data(config, images, load_config(folder) if resume and checkpoints.begun(folder) else None)
@@ -64,7 +68,7 @@ def train(
             if not isinstance(network, NetworkConfig):
                 raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
             _refuse_two("network", config.network, (NetworkConfig(), network))
-            config = dataclasses.replace(config, network=network)
+            config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
         network = build_network(config)
     fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
     for tracker in accelerator.trackers:  # not the processes, which may have more to do
@@ -77,7 +81,7 @@ def train(
 def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:
     """The config of a run that learns own images with an own network, both checked as `train` does: for `fit_run`, with an
     objective of your own."""
-    config = _with_given(RunConfig() if config is None else config, dataset)
+    config = _with_given(RunConfig() if config is None else configs.checked(config, RunConfig), dataset)
     config.noise.build().check_shape(config.shape)
     return _with_own(config, network, dataset)
 
@@ -143,6 +147,13 @@ def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunCon
             )
         config = dataclasses.replace(config, label_drop=0.0)
     return dataclasses.replace(config, network=own)
+
+
+def _folder(folder: str | os.PathLike[str]) -> Path:
+    """Raises ValueError if it is no path."""
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder must be a path, the run folder to write, got {folder!r:.80}")
+    return Path(folder).expanduser()
 
 
 def _refuse_two(name: str, inside: object, accepted: tuple) -> None:

@@ -1,0 +1,90 @@
+"""Configs and arguments given in Python: what no config.json may hold is refused by name before anything is trained."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from distillkac.data import DataConfig
+from distillkac.distillation import DistillConfig, distill
+from distillkac.flow import Telegraph
+from distillkac.runs import OptimConfig, ProcessConfig, RunConfig, load_config
+from distillkac.training import config_for, train
+from tests.toys import ToyData
+from tests.training.test_own_networks import Net
+
+OPTIM = OptimConfig(batch_size=8, warmup=2)
+CONFIG = RunConfig(steps=2, optim=OPTIM, preview=0)
+PLAN = DistillConfig(stages=(2, 1), steps=(2,), optim=OPTIM)
+
+
+def optim(**options):
+    return {"optim": dataclasses.replace(OPTIM, **options)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"noise": ProcessConfig("plannar")}, "config.noise.process must be one of 'telegraph', 'planar', 'gaussian'"),
+        ({"noise": "planar"}, r"config.noise must be an object \(ProcessConfig\), got 'planar'"),
+        ({"noise": Telegraph()}, r"config.noise must be an object \(ProcessConfig\), got Telegraph"),
+        (optim(precision="fp16"), "config.optim.precision must be one of 'no', 'bf16', got 'fp16'"),
+        (optim(save_every=2.5), "config.optim.save_every must be of type int, got 2.5"),
+        (optim(batch_size=8.0), "config.optim.batch_size must be of type int, got 8.0"),
+        (optim(lr=np.float32(0.5)), r"config.optim.lr must be of type float, got .*0.5"),
+        ({"seed": 1.5}, "config.seed must be of type int, got 1.5"),
+        ({"seed": np.int64(1)}, "config.seed must be of type int, got .*1"),
+        ({"steps": 2.5}, "config.steps must be of type int, got 2.5"),
+    ],
+)
+def test_values_that_no_file_may_hold_are_refused(tmp_path, changes, words):
+    config = dataclasses.replace(CONFIG, **changes)
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", ToyData(), Net(2), config)
+    with pytest.raises(ValueError, match=words):
+        config_for(ToyData(), Net(2), config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": {"steps": 2}}, "config must be a RunConfig, got {'steps': 2}"),
+        ({"config": OPTIM}, "config must be a RunConfig, got OptimConfig"),
+        ({"folder": None}, "folder must be a path, the run folder to write, got None"),
+        ({"track": "wandb"}, r'track must be a tuple of names, such as \("wandb",\)'),
+        (
+            {"dataset": DataConfig(builtin="digit")},
+            "config.data.builtin must be one of 'digits', 'patches', got 'digit'",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        train(**{"folder": tmp_path / "run", "dataset": ToyData(), "network": Net(2), "config": CONFIG} | arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_distillation_takes_configs_by_the_same_reader(tmp_path):
+    run = train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    for config, words in (
+        (dataclasses.replace(PLAN, method="recon"), "config.method must be one of 'endpoint', 'reconstruction'"),
+        (dataclasses.replace(PLAN, seed=1.5), "config.seed must be of type int"),
+        (dataclasses.replace(PLAN, **optim(precision="fp16")), "config.optim.precision must be one of"),
+        (CONFIG, "config must be a DistillConfig, got RunConfig"),
+        ({}, "config must be a DistillConfig"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            distill(run, ToyData(), config=config)
+    assert not list((tmp_path / "run").glob("student-*"))
+
+
+def test_a_whole_number_for_a_float_is_read_back_as_it_was_trained(tmp_path):
+    run = train(tmp_path / "run", ToyData(), Net(2), dataclasses.replace(CONFIG, noise=ProcessConfig(a=9, c=1)))
+    assert load_config(tmp_path / "run") == run.config
+    assert type(run.config.noise.a) is float
+
+
+def test_an_unknown_process_is_never_built():
+    with pytest.raises(ValueError, match="process must be telegraph, planar or gaussian, got 'plannar'"):
+        ProcessConfig("plannar").build()
