@@ -174,6 +174,8 @@ def _problem(value: object, trained: bool) -> str | None:
         return f"is a {type(value.detach()).__name__} of layout {value.layout}: only dense tensors are saved"
     if value.is_inference():
         return "was made under torch.inference_mode(), and cannot be trained: make the network outside"
+    if trained and value.is_complex():
+        return f"is {value.dtype}, and complex weights are not trained: keep it as real numbers, torch.view_as_real"
     if trained and value.dtype not in (torch.float32, torch.float64):
         return (
             f"is {value.dtype}, and such weights are too coarse for their moving average: keep the weights float32, and "

@@ -83,7 +83,7 @@ class Extra(Net):
         (overlapping, "one memory by two names, one and two"),
         (tied, "one parameter by two names, (first.weight and again.weight|again.weight and first.weight)"),
         (lambda n: n.register_buffer("wide", torch.ones(1).expand(4)), "cannot load what its state_dict gives.*wide"),
-        (complex_weight, "phase is torch.complex64"),
+        (complex_weight, "phase is torch.complex64, and complex weights are not trained"),
         (lambda n: n.bfloat16(), r"classes.weight is torch.bfloat16.*OptimConfig\(precision=\"bf16\"\)"),
         (lambda n: n.half(), "classes.weight is torch.float16"),
         (lambda n: n.to("meta"), "has no values"),
