@@ -88,10 +88,11 @@ def copied(network: nn.Module) -> nn.Module:
     try:
         other = copy.deepcopy(network)
     except Exception as error:  # whatever the members of a user's module raise
+        kept = _with_graph(network)
+        cause = f"{kept} is a tensor with a graph, which the old weight_norm keeps, too" if kept else _reason(error)
         raise ValueError(
-            f"{name} cannot be copied with copy.deepcopy, as its moving average must be: {_reason(error)}: keep in the "
-            "module no tensor with a graph (the old weight_norm does; torch.nn.utils.parametrizations.weight_norm does not), "
-            "no generator and no lock"
+            f"{name} cannot be copied with copy.deepcopy, as its moving average must be: {cause}: keep no tensor with a graph, "
+            "no generator and no lock in the module"
         ) from error
     again = next(other.parameters(), None) if type(other) is type(network) else None
     if other is network or (first is not None and (again is None or again.data_ptr() == first.data_ptr() != 0)):
@@ -99,6 +100,15 @@ def copied(network: nn.Module) -> nn.Module:
             f"{name}.__deepcopy__ must return a new {name} with weights of its own: leave it out, or mend it"
         )
     return other
+
+
+def _with_graph(network: nn.Module) -> str | None:
+    """The member of the module that is a computed tensor, the usual reason why a module cannot be copied."""
+    for place, part in network.named_modules():
+        for member, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                return f"{place}.{member}".lstrip(".")
+    return None
 
 
 def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -164,6 +174,8 @@ def _problem(value: object, trained: bool) -> str | None:
         return f"is a {type(value.detach()).__name__} of layout {value.layout}: only dense tensors are saved"
     if value.is_inference():
         return "was made under torch.inference_mode(), and cannot be trained: make the network outside"
+    if trained and value.is_complex():
+        return f"is {value.dtype}, and complex weights are not trained: keep it as real numbers, torch.view_as_real"
     if trained and value.dtype not in (torch.float32, torch.float64):
         return (
             f"is {value.dtype}, and such weights are too coarse for their moving average: keep the weights float32, and "

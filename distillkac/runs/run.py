@@ -122,8 +122,8 @@ def _say_if_another_class(folder: Path, saved: OwnNetwork, network: nn.Module) -
     same_name = given.rpartition(".")[2] == saved.module.rpartition(".")[2]
     if given != saved.module and not (same_name and "__main__" in (given.split(".")[0], saved.module.split(".")[0])):
         warnings.warn(
-            f"{folder} was trained with {saved.module}, and its weights are loaded into {given}, which has as many of the "
-            "same names: what it computes may be something else",
+            f"{folder} was trained with {saved.module}, and this is a {given}: its weights are loaded where "
+            "names and shapes are equal, and what it computes may be something else",
             stacklevel=4,
         )
 

@@ -60,7 +60,7 @@ def test_every_interface_says_the_same(runs, tmp_path, capsys, name, steps, w, c
             answers[way], errors[way] = False, str(error)
     assert answers == dict.fromkeys(answers, can), errors
     if steps in (1, 2, 4, 20):
-        choice = Demo((folder,), CPU).generate("telegraph", [steps], w=w, num=1, model="teacher")[0]
+        choice = Demo((folder,), CPU).generate("telegraph", [steps], w=w, num=1)[0]
         assert (choice.error == "") == can
 
 
