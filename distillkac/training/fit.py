@@ -89,8 +89,9 @@ def fit_run(
     # stages; accelerate keeps a list of them besides.
     del trainer
     accelerator.free_memory()
-    if accelerator.is_main_process and not fit.finished:
-        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
+    if accelerator.is_main_process and (fit.interrupted or not fit.finished):
+        rest = "which is all of them" if fit.finished else "--resume continues"
+        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; {rest}", flush=True)
     return fit
 
 

@@ -73,9 +73,9 @@ def train(
     fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
     for tracker in accelerator.trackers:  # not the processes, which may have more to do
         tracker.finish()
-    if not fit.finished:
+    if fit.interrupted or not fit.finished:
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
-    return Run(folder, config, config.noise.build(), fit.network, accelerator.device)
+    return Run(folder.absolute(), config, config.noise.build(), fit.network, accelerator.device)
 
 
 def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:
