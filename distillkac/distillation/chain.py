@@ -31,7 +31,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.runs.run_data import RunData
-from distillkac.training.fit import accelerator_for, fit_run
+from distillkac.training.fit import accelerator_for, fit_run, own_accelerate
 
 
 def distill(
@@ -63,27 +63,20 @@ def distill(
     make = maker(run, network, config)
     images, teacher = _images(run, dataset)
     means = _means(images) if config.exact_start else None
-    accelerator = accelerator_for(config.optim)
-    # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
-    teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
-    chain = Chain(
-        run.folder,
-        run.folder if out is None else Path(out).expanduser(),
-        None if start is None else Path(start).expanduser(),
-        config,
-        teacher,
-        teaching,
-        make,
-        images,
-        means,
-        accelerator,
-        resume,
-    )
-    made = []
-    for student, finished in chain():
-        made.append(student)
-        if not finished:
-            raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
+    with own_accelerate():
+        accelerator = accelerator_for(config.optim)
+        # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
+        teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+        students_in = run.folder if out is None else Path(out).expanduser()
+        begin = None if start is None else Path(start).expanduser()
+        chain = Chain(
+            run.folder, students_in, begin, config, teacher, teaching, make, images, means, accelerator, resume
+        )
+        made = []
+        for student, finished in chain():
+            made.append(student)
+            if not finished:
+                raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
     return made
 
 

@@ -1,10 +1,12 @@
-"""Runs that stay in Python: which weights are distilled, late Ctrl-C."""
+"""Runs that stay in Python: which weights are distilled, late Ctrl-C, and what the caller's program keeps."""
 
 import os
 import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 
 from distillkac.distillation import chain, distill
 from distillkac.training import fit as fitting
@@ -12,6 +14,13 @@ from distillkac.training import train
 from tests.toys import ToyData
 from tests.training.test_own_configs import CONFIG, PLAN
 from tests.training.test_own_networks import Net
+
+
+@pytest.fixture(autouse=True)
+def no_precision_stays():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture
@@ -59,3 +68,32 @@ def test_ctrl_c_at_the_end_of_a_stage_stops_the_chain(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="stopped at student-2"):
         distill(run, ToyData(), config=plan)
     assert not (run.folder / "student-1").exists()
+
+
+def test_the_callers_accelerate_is_left_as_it_was(tmp_path):
+    mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    network = mine.prepare(torch.nn.Linear(2, 2))
+    run = train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    distill(run, ToyData(), config=PLAN)
+    assert mine.mixed_precision == "bf16"
+    assert mine.gradient_accumulation_steps == 4
+    steps = []
+    for _ in range(4):
+        with mine.accumulate(network):
+            mine.backward(network(torch.ones(1, 2)).float().sum())
+            steps.append(mine.sync_gradients)
+    assert steps == [False, False, False, True]
+
+
+def test_training_finds_gradients_where_the_caller_has_them_off(tmp_path):
+    with torch.no_grad():
+        run = train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+        (student,) = distill(run, ToyData(), config=PLAN)
+        assert not torch.is_grad_enabled()
+    assert (student.folder / "ema.safetensors").exists()
+
+
+def test_inference_mode_is_refused_by_name(tmp_path):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"under torch.inference_mode\(\)"):
+        train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    assert not (tmp_path / "run").exists()
