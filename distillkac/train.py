@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     fit, accelerator = fit_teacher(args.run, config, build_network(config), dataset, args.track, args.resume)
     accelerator.end_training()
-    return 0 if fit.finished else INTERRUPTED
+    return 0 if fit.finished and not fit.interrupted else INTERRUPTED
 
 
 def _images_are_to_come(args: TrainArgs) -> bool:

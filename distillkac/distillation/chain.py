@@ -31,7 +31,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.runs.run_data import RunData
-from distillkac.training.fit import accelerator_for, fit_run
+from distillkac.training.fit import accelerator_for, fit_run, own_accelerate
 
 
 def distill(
@@ -57,32 +57,39 @@ def distill(
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
+    run = dataclasses.replace(run, folder=run.folder.absolute())
     refuse_teacher(run.folder, run.config, config)
+    _check_weights(run)
     make = maker(run, network, config)
     images, teacher = _images(run, dataset)
     means = _means(images) if config.exact_start else None
-    accelerator = accelerator_for(config.optim)
-    # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
-    teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
-    chain = Chain(
-        run.folder,
-        run.folder if out is None else Path(out).expanduser(),
-        None if start is None else Path(start).expanduser(),
-        config,
-        teacher,
-        teaching,
-        make,
-        images,
-        means,
-        accelerator,
-        resume,
-    )
-    made = []
-    for student, finished in chain():
-        made.append(student)
-        if not finished:
-            raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
+    with own_accelerate():
+        accelerator = accelerator_for(config.optim)
+        # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
+        teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+        students_in = run.folder if out is None else Path(out).expanduser()
+        begin = None if start is None else Path(start).expanduser()
+        chain = Chain(
+            run.folder, students_in, begin, config, teacher, teaching, make, images, means, accelerator, resume
+        )
+        made = []
+        for student, finished in chain():
+            made.append(student)
+            if not finished:
+                raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
     return made
+
+
+def _check_weights(run: Run) -> None:
+    """Raises ValueError if the network is not what its folder holds, by whose digest students know their teacher."""
+    digest_of(run.folder)
+    saved, _ = checkpoints.load_weights(run.folder)
+    mine = {name: value.detach().cpu() for name, value in run.network.state_dict().items()}
+    if mine.keys() != saved.keys() or not all(torch.equal(saved[name], mine[name]) for name in saved):
+        raise ValueError(
+            f"run.network has other weights than {run.folder} has now, which was trained on, or the network changed: open it "
+            "again with distillkac.runs.open_run"
+        )
 
 
 def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
@@ -114,7 +121,7 @@ class Chain:
     resume: bool
 
     def __call__(self) -> Iterator[tuple[Run, bool]]:
-        """Each student, and whether it is finished: the last one is not if Ctrl-C stopped it."""
+        """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
         config, plan = self.config, students(self.config, self.out)
         if self.resume:
             self._check(plan)
@@ -184,7 +191,8 @@ class Chain:
 
     def _fit(self, folder, config, network, learns, accelerator, title) -> tuple[Run, bool]:
         fit = fit_run(folder, config, network, learns, self.dataset, accelerator, title, self.resume)
-        return Run(folder, config, config.noise.build(), fit.network, accelerator.device), fit.finished
+        made = Run(folder.absolute(), config, config.noise.build(), fit.network, accelerator.device)
+        return made, fit.finished and not fit.interrupted
 
 
 def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:

@@ -1,12 +1,15 @@
 """The one way to train a run, which `train` and `distill` share: its folder, its accelerator, its pictures."""
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac.base import launch_settings, optional
@@ -22,6 +25,31 @@ from distillkac.training.loop import Fit, Trainer, learning_rate
 from distillkac.training.objective import Objective
 
 Tracker = Literal["tensorboard", "wandb"]
+
+
+def refuse_inference_mode() -> None:
+    """Raises ValueError inside torch.inference_mode, whose tensors never have gradients."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("nothing can be trained under torch.inference_mode(): train outside of it")
+
+
+@contextlib.contextmanager
+def own_accelerate() -> Iterator[None]:
+    """Inside, accelerate begins as in a new program; after it, it is as it was for the training loop of the caller.
+
+    accelerate keeps precision and accumulation for all accelerators of a program, in dicts that these share: they are filled
+    anew, not replaced. What it knows of the processes stays.
+    """
+    shared = [state._shared_state for state in (AcceleratorState, GradientState)]
+    before = [dict(values) for values in shared]
+    for values in shared:
+        values.clear()
+    try:
+        yield
+    finally:
+        for values, was in zip(shared, before, strict=True):
+            values.clear()
+            values.update(was)
 
 
 def accelerator_for(
@@ -56,7 +84,7 @@ def accelerator_for(
 
 
 def fit_run(
-    folder: Path,
+    folder: str | os.PathLike[str],
     config: RunConfig,
     network: torch.nn.Module,
     objective: Objective,
@@ -70,12 +98,14 @@ def fit_run(
     With `go_on` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
     that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
     """
+    folder = Path(folder).expanduser()
+    refuse_inference_mode()
 
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)
         draw(Run(folder, config, config.noise.build(), average, accelerator.device), step)
 
-    with run_lock(folder, accelerator):
+    with run_lock(folder, accelerator), torch.enable_grad():  # the caller may have it off
         before = resume.check(folder, config, go_on)
         trainer = Trainer(
             network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, saved
@@ -89,8 +119,9 @@ def fit_run(
     # stages; accelerate keeps a list of them besides.
     del trainer
     accelerator.free_memory()
-    if accelerator.is_main_process and not fit.finished:
-        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; --resume continues", flush=True)
+    if accelerator.is_main_process and (fit.interrupted or not fit.finished):
+        rest = "which is all of them" if fit.finished else "--resume continues"
+        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; {rest}", flush=True)
     return fit
 
 

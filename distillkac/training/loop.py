@@ -32,11 +32,13 @@ from distillkac.training.stop_signal import StopSignal
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` returns: the averaged network in eval mode, the steps done, and whether that was all of them."""
+    """What `fit` returns: the averaged network in eval mode, the steps done, whether that was all of them, and whether
+    Ctrl-C or SIGTERM came, which may be as late as the pictures of the last step."""
 
     network: nn.Module
     step: int
     finished: bool
+    interrupted: bool
 
 
 def parts_of_process(optim: OptimConfig, processes: int) -> int:
@@ -144,7 +146,8 @@ class Trainer:
                     if main and self.on_save is not None:
                         self.on_save(self.averaged, self.step)
                     since = time.perf_counter()
-        return Fit(self._average(), self.step, self.step >= self.steps)
+            stopped = stopped or self._stopped(stop)
+        return Fit(self._average(), self.step, self.step >= self.steps, stopped)
 
     def failed(self, updates: list[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
         """Of each update whether its loss or gradient is not finite, on any process; all must call it."""

@@ -20,7 +20,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
-from distillkac.training.fit import Tracker, accelerator_for, fit_run
+from distillkac.training.fit import Tracker, accelerator_for, fit_run, own_accelerate, refuse_inference_mode
 from distillkac.training.loop import Fit
 from distillkac.training.objective import FlowMatching
 
@@ -46,6 +46,7 @@ def train(
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
     `config` that these arguments leave without a meaning.
     """
+    refuse_inference_mode()
     folder = _folder(folder)
     if isinstance(track, str):
         raise ValueError(f'track must be a tuple of names, such as ("{track:.80}",), got {track!r:.80}')
@@ -70,12 +71,14 @@ def train(
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
         network = build_network(config)
-    fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
-    for tracker in accelerator.trackers:  # not the processes, which may have more to do
-        tracker.finish()
-    if not fit.finished:
+    with own_accelerate():
+        fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
+        for tracker in accelerator.trackers:  # not the processes, which may have more to do
+            tracker.finish()
+        device = accelerator.device
+    if fit.interrupted or not fit.finished:
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
-    return Run(folder, config, config.noise.build(), fit.network, accelerator.device)
+    return Run(folder.absolute(), config, config.noise.build(), fit.network, device)
 
 
 def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:

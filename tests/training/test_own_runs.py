@@ -1,0 +1,99 @@
+"""Runs that stay in Python: which weights are distilled, late Ctrl-C, and what the caller's program keeps."""
+
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from distillkac.distillation import chain, distill
+from distillkac.training import fit as fitting
+from distillkac.training import train
+from tests.toys import ToyData
+from tests.training.test_own_configs import CONFIG, PLAN
+from tests.training.test_own_networks import Net
+
+
+@pytest.fixture(autouse=True)
+def no_precision_stays():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def run(tmp_path):
+    return train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+
+
+def test_weights_that_are_not_the_folders_are_not_distilled(run):
+    with torch.no_grad():
+        next(run.network.parameters()).add_(1)
+    with pytest.raises(ValueError, match=r"run.network has other weights than .*run has now"):
+        distill(run, ToyData(), config=PLAN)
+    assert not list(run.folder.glob("student-*"))
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = train("run", ToyData(), Net(2), CONFIG)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (student,) = distill(run, ToyData(), config=PLAN)
+    assert student.folder == tmp_path / "run" / "student-1"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def interrupt_at_end(monkeypatch, steps):
+    """Ctrl-C comes while the pictures of the last step are drawn."""
+    monkeypatch.setattr(
+        fitting, "draw", lambda run, step: os.kill(os.getpid(), signal.SIGINT) if step == steps else None
+    )
+
+
+def test_ctrl_c_during_the_last_pictures_is_heard(tmp_path, monkeypatch, capsys):
+    interrupt_at_end(monkeypatch, CONFIG.steps)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    assert "stopped: saved at step 2 of 2" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert train(tmp_path / "run", ToyData(), Net(2), CONFIG, resume=True).folder == tmp_path / "run"
+
+
+def test_ctrl_c_at_the_end_of_a_stage_stops_the_chain(run, monkeypatch):
+    plan = chain.DistillConfig(stages=(4, 2, 1), steps=(2, 2), optim=PLAN.optim)
+    interrupt_at_end(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt, match="stopped at student-2"):
+        distill(run, ToyData(), config=plan)
+    assert not (run.folder / "student-1").exists()
+
+
+def test_the_callers_accelerate_is_left_as_it_was(tmp_path):
+    mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    network = mine.prepare(torch.nn.Linear(2, 2))
+    run = train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    distill(run, ToyData(), config=PLAN)
+    assert mine.mixed_precision == "bf16"
+    assert mine.gradient_accumulation_steps == 4
+    steps = []
+    for _ in range(4):
+        with mine.accumulate(network):
+            mine.backward(network(torch.ones(1, 2)).float().sum())
+            steps.append(mine.sync_gradients)
+    assert steps == [False, False, False, True]
+
+
+def test_training_finds_gradients_where_the_caller_has_them_off(tmp_path):
+    with torch.no_grad():
+        run = train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+        (student,) = distill(run, ToyData(), config=PLAN)
+        assert not torch.is_grad_enabled()
+    assert (student.folder / "ema.safetensors").exists()
+
+
+def test_inference_mode_is_refused_by_name(tmp_path):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"under torch.inference_mode\(\)"):
+        train(tmp_path / "run", ToyData(), Net(2), CONFIG)
+    assert not (tmp_path / "run").exists()
