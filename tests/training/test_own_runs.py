@@ -102,11 +102,11 @@ def test_inference_mode_is_refused_by_name(tmp_path):
 
 def test_rows_that_are_not_finite_are_named(tmp_path):
     data = ToyData(count=200)
-    second = data.order(CONFIG.seed)(CONFIG.optim.batch_size, 2 * CONFIG.optim.batch_size).tolist()
-    late = max(second)  # the first rows are looked at before training
+    config = dataclasses.replace(CONFIG, steps=12)
+    (late,) = data.order(config.seed)(80, 81).tolist()  # the first 64 are looked at before training; 8 a step
     data.x[late] = float("nan")
-    with pytest.raises(FloatingPointError, match=rf"in step 2; .* The data are not finite in row {late}: mend"):
-        train(tmp_path / "run", data, Net(2), CONFIG)
+    with pytest.raises(FloatingPointError, match=rf"in step 11; .* The data are not finite in row {late}: mend"):
+        train(tmp_path / "run", data, Net(2), config)
 
 
 @pytest.mark.parametrize("parts", [None, 1])
