@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import distributed, nn
 
 from distillkac.base.random import derive_seed
+from distillkac.training import failure
 from distillkac.training.batches import Batch
 from distillkac.training.objective import Objective
 
@@ -68,7 +69,7 @@ def gradient(
     for part in range(first, first + parts):
         batch = next(batches)
         torch.manual_seed(derive_seed(seed, "network", batch.step, part))
-        loss = objective(network, batch)
+        loss = failure.check_loss(objective(network, batch))
         accelerator.backward(loss)
         # Which parameters have a gradient is the same for all parts of an update.
         found = [p for p in parameters if p.grad is not None]

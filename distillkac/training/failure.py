@@ -8,7 +8,10 @@ runs up to the step again: on one CPU to the bit, on a GPU up to rounding.
 import json
 from pathlib import Path
 
+import torch
+
 from distillkac.base import files
+from distillkac.data import Dataset, read
 from distillkac.runs import checkpoints
 
 FOLDER, REPORT = "failure", "failure.json"
@@ -38,9 +41,27 @@ def write(
     files.write_atomic(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
 
 
-def sentence(folder: Path, step: int, loss: float, norm: float) -> str:
-    """The message of the FloatingPointError that ends the run."""
+def rows_not_finite(dataset: Dataset, indices: list[int]) -> list[int]:
+    """Which of these rows of the data hold NaN or infinity: no learning rate helps against them."""
+    if not indices:
+        return []
+    finite = read(dataset, indices)[0].flatten(1).isfinite().all(1).tolist()
+    return sorted({row for row, whole in zip(indices, finite, strict=True) if not whole})
+
+
+def check_loss(loss: torch.Tensor) -> torch.Tensor:
+    """Raises ValueError if the loss of an objective is not one number."""
+    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+        found = f"of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)[:80]
+        raise ValueError(f"the objective must return one number, a tensor of shape (), such as a mean, got {found}")
+    return loss
+
+
+def sentence(folder: Path, step: int, loss: float, norm: float, rows: list[int]) -> str:
+    """The message of the FloatingPointError that ends the run. rows: of the data, which are to blame."""
+    shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    mend = f"The data are not finite in row {shown}: mend or remove what is there" if rows else "Lower --optim.lr"
     return (
         f"{folder.parent}: the loss is {loss} and its gradient's norm {norm} in step {step}; the last checkpoint is "
-        f"kept. {folder} has the state before that step, and {REPORT} there its images. Lower --optim.lr"
+        f"kept. {folder} has the state before that step, and {REPORT} there its images. {mend}"
     )

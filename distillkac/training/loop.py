@@ -176,7 +176,8 @@ class Trainer:
         again = self.failed(self.advance(batches))
         if self.accelerator.is_main_process:
             failure.write(folder, step + 1, update, loss, norm, self.seed, self.indices(update), reproduced=any(again))
-        return FloatingPointError(failure.sentence(folder, step + 1, loss, norm))
+        rows = failure.rows_not_finite(self.dataset, self.indices(update))
+        return FloatingPointError(failure.sentence(folder, step + 1, loss, norm, rows))
 
     def _average(self) -> nn.Module:
         self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
@@ -215,7 +216,7 @@ class Trainer:
             losses: list[torch.Tensor] = []
             for _ in range(self.parts):
                 with self.accelerator.accumulate(self.network):
-                    part = self.objective(self.network, next(batches))
+                    part = failure.check_loss(self.objective(self.network, next(batches)))
                     self.accelerator.backward(part)
                 losses.append(part.detach() / self.parts)
             loss = sum(losses[1:], start=losses[0])

@@ -46,10 +46,7 @@ def train(
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
     `config` that these arguments leave without a meaning.
     """
-    refuse_inference_mode()
-    folder = _folder(folder)
-    if isinstance(track, str):
-        raise ValueError(f'track must be a tuple of names, such as ("{track:.80}",), got {track!r:.80}')
+    folder = _looked_at(folder, network, track)
     config = RunConfig() if config is None else configs.checked(config, RunConfig)
     config = dataclasses.replace(config, student=None)
     if isinstance(dataset, DataConfig):
@@ -66,16 +63,14 @@ def train(
         config = _with_own(config, network, images)
     else:
         if network is not None:
-            if not isinstance(network, NetworkConfig):
-                raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
         network = build_network(config)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
+        device = accelerator.device
         for tracker in accelerator.trackers:  # not the processes, which may have more to do
             tracker.finish()
-        device = accelerator.device
     if fit.interrupted or not fit.finished:
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder.absolute(), config, config.noise.build(), fit.network, device)
@@ -152,8 +147,13 @@ def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunCon
     return dataclasses.replace(config, network=own)
 
 
-def _folder(folder: str | os.PathLike[str]) -> Path:
-    """Raises ValueError if it is no path."""
+def _looked_at(folder: str | os.PathLike[str], network: object, track: tuple[Tracker, ...]) -> Path:
+    """The folder as a path. Raises ValueError if an argument is of another kind, or nothing can be trained here."""
+    refuse_inference_mode()
+    if isinstance(track, str):
+        raise ValueError(f'track must be a tuple of names, such as ("{track:.80}",), got {track!r:.80}')
+    if not isinstance(network, nn.Module | NetworkConfig | None):
+        raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"folder must be a path, the run folder to write, got {folder!r:.80}")
     return Path(folder).expanduser()

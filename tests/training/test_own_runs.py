@@ -1,5 +1,6 @@
 """Runs that stay in Python: which weights are distilled, late Ctrl-C, and what the caller's program keeps."""
 
+import dataclasses
 import os
 import signal
 
@@ -9,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from distillkac.distillation import chain, distill
+from distillkac.training import config_for, train
 from distillkac.training import fit as fitting
-from distillkac.training import train
 from tests.toys import ToyData
 from tests.training.test_own_configs import CONFIG, PLAN
 from tests.training.test_own_networks import Net
@@ -97,3 +98,29 @@ def test_inference_mode_is_refused_by_name(tmp_path):
     with torch.inference_mode(), pytest.raises(ValueError, match=r"under torch.inference_mode\(\)"):
         train(tmp_path / "run", ToyData(), Net(2), CONFIG)
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_not_finite_are_named(tmp_path):
+    data = ToyData(count=200)
+    config = dataclasses.replace(CONFIG, steps=12)
+    (late,) = data.order(config.seed)(80, 81).tolist()  # the first 64 are looked at before training; 8 a step
+    data.x[late] = float("nan")
+    with pytest.raises(FloatingPointError, match=rf"in step 11; .* The data are not finite in row {late}: mend"):
+        train(tmp_path / "run", data, Net(2), config)
+
+
+@pytest.mark.parametrize("parts", [None, 1])
+def test_fit_run_takes_a_path_as_text_and_refuses_a_loss_of_many_numbers(tmp_path, parts):
+    network, data = Net(2), ToyData()
+    optim = dataclasses.replace(CONFIG.optim, exact_parts=parts)
+    config = config_for(data, network, dataclasses.replace(CONFIG, optim=optim))
+    accelerator = fitting.accelerator_for(optim)
+
+    def losses(network, batch):
+        return network(batch.x0, batch.y.float(), batch.y).square().mean((1, 2, 3))
+
+    arguments = str(tmp_path / "run"), config, network
+    with pytest.raises(ValueError, match=r"must return one number, .* got of shape \(8,\)"):
+        fitting.fit_run(*arguments, losses, data, accelerator, "own", go_on=False)
+    fit = fitting.fit_run(*arguments, lambda *given: losses(*given).mean(), data, accelerator, "own", go_on=False)
+    assert fit.finished
