@@ -70,9 +70,8 @@ def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_clas
     check_attributes(network, num_classes)
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(f"network is a {name}, which wraps another: give that one, its .module")
-    if not torch.is_grad_enabled():
-        mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
-        raise ValueError(f"nothing can be trained under torch.{mode}(): leave it first")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("nothing can be trained under torch.inference_mode(): train outside of it")
     _check_weights(network)
     tried = copied(network)
     names = _check_saving(tried)
@@ -120,7 +119,7 @@ def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     weights = (torch.ones_like(t),) if guidance_embedding(network) else ()
     told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.enable_grad():  # as in training, where the caller may have it off
             u = network(x, t, y, *weights)
     except Exception as error:  # whatever the module of a user raises
         raise ValueError(f"{call} failed for {told}: {_reason(error)}") from error
