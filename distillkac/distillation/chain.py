@@ -65,8 +65,9 @@ def distill(
     means = _means(images) if config.exact_start else None
     with own_accelerate():
         accelerator = accelerator_for(config.optim)
-        # Prepared for mixed precision, and moved to its device; that of the caller stays as it is.
-        teaching = accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+        # Prepared for mixed precision, and moved to its device; that of the caller stays as it is, in train mode perhaps.
+        still = copy.deepcopy(run.network).eval().requires_grad_(False)
+        teaching = accelerator.prepare_model(still, evaluation_mode=True)
         students_in = run.folder if out is None else Path(out).expanduser()
         begin = None if start is None else Path(start).expanduser()
         chain = Chain(

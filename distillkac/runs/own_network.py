@@ -95,9 +95,7 @@ def copied(network: nn.Module) -> nn.Module:
         ) from error
     again = next(other.parameters(), None) if type(other) is type(network) else None
     if other is network or (first is not None and (again is None or again.data_ptr() == first.data_ptr() != 0)):
-        raise ValueError(
-            f"{name}.__deepcopy__ must return a new {name} with weights of its own: leave it out, or mend it"
-        )
+        raise ValueError(f"{name}.__deepcopy__ must return a new {name} with weights of its own: omit it, or mend it")
     return other
 
 

@@ -201,3 +201,13 @@ def test_without_null_class_there_is_no_guidance_to_fold_in_but_an_exact_start(t
         distill(run, DATA, config=dataclasses.replace(PLAN, w=1.0))
     students = distill(run, DATA, config=dataclasses.replace(PLAN, exact_start=True))
     assert len(students) == 2
+
+
+def test_a_teacher_in_train_mode_teaches_in_eval_mode(teacher, monkeypatch):
+    """Else its students would learn from dropout, and its batch norms would move."""
+    seen = []
+    monkeypatch.setattr(chain.Chain, "__call__", lambda self: iter(seen.append(self.network.training) or ()))
+    teacher.network.train()
+    assert distill(teacher, DATA, config=PLAN) == []
+    assert seen == [False]
+    assert teacher.network.training
