@@ -107,7 +107,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     images = RunData(args.run, config, args.data)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
     labels = class_labels(config, args.num)
-    rows = [{"name": "real train images", **evaluator.floor()}]
+    rows = [{"name": "real train images", **evaluator.floor(args.num)}]
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     print(_header(COLUMNS))
     print(_line(rows[-1], COLUMNS), flush=True)

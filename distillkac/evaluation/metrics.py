@@ -28,7 +28,7 @@ from distillkac.base.random import generator
 from distillkac.data import ImageDataset, read
 from distillkac.evaluation.classifier import CHUNK, FEATURES, batches, classifier_of
 
-DISTANCE_IMAGES, FLOOR_IMAGES = 2000, 5000
+DISTANCE_IMAGES = 2000
 UNNAMED = "of an earlier version, trained on one machine"
 
 # Of a table of networks: title, key of a row, format.
@@ -145,12 +145,12 @@ class Evaluator:
         images = images.detach().float().cpu().clamp(-1, 1)
         return torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale
 
-    def floor(self) -> dict[str, float]:
-        """Real train images (5000 at most) through the same measures: the frechet of a perfect generator.
+    def floor(self, num: int = 5000) -> dict[str, float]:
+        """Real train images, `num` at most, through the same measures: the frechet of a perfect generator of as many.
 
         They are copies of train images by definition: nn_ratio shows what copying looks like, frechet_train is near 0.
         """
-        return self(*read(self.train, _subset(len(self.train), FLOOR_IMAGES, "floor")))
+        return self(*read(self.train, _subset(len(self.train), num, "floor")))
 
     def _check(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.train.shape or len(images) < 2:
