@@ -235,7 +235,7 @@ def load_config(folder: Path) -> RunConfig:
         checkpoints.check_format(path, written)
         config = _build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
-            networks.check_format(config.network, written)
+            config = dataclasses.replace(config, network=networks.of_format(config.network, written))
         return config
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None

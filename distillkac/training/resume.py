@@ -80,6 +80,8 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
         if f.name == "network" and OwnNetwork in (type(before), type(now)):
             yield from _change("the network", _network_name(before), _network_name(now))
         elif f.name in ("data", "noise", "network"):
+            if f.name == "network":  # a patch may be given as what it is by default
+                before, now = (dataclasses.replace(network, patch=network.side) for network in (before, now))
             yield from changes(before, now, option, FREE if f.name == "data" else ())
         elif f.name in ("label_drop", "seed"):
             yield from _change(option, before, now)
