@@ -80,11 +80,13 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
 def described(config: RunConfig, figures: dict[str, float], device: torch.device) -> str:
     """A paragraph for people."""
     kind = "images" if config.shape[0] in (1, 3) else "latents"
-    assert isinstance(config.network, NetworkConfig), "one given in Python has no options to show"
+    network = config.network
+    assert isinstance(network, NetworkConfig), "one given in Python has no options to show"
+    patches = f", patches of {network.side}x{network.side}," if network.side > 1 else ""
     return "\n".join(
         (
             f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
-            f"network      {config.network.backbone} {figures['parameters'] / 1e6:.2f} M parameters, "
+            f"network      {network.backbone}{patches} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
             f"{3 * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
