@@ -81,6 +81,14 @@ class VelocityNet(nn.Module):
             embedding = embedding + self.guidance(w[:, None])
         return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
 
+    def outer_layers(self) -> list[nn.Module]:
+        """Those that images, times, classes and w enter, and the one that the velocity leaves (training/optimizer.py)."""
+        if self.config.backbone == "dit":
+            times = [block.norm1.emb for block in self.dit.transformer_blocks]
+            return [self.dit.pos_embed, *times, self.dit.proj_out_2]
+        entries = [self.classes, *([self.guidance] if self.guidance_embedding else [])]
+        return [self.unet.conv_in, self.unet.time_embedding, *entries, self.unet.conv_out]
+
 
 def norm_groups(channels: tuple[int, ...]) -> int:
     """Groups of the U-Net's group norms: of 8, 4, 2 and 1 the most that leave each width MIN_GROUP channels a group."""

@@ -234,7 +234,7 @@ def _check_state(path: Path, state) -> None:
             raise ValueError(f"{path}: {name} must be a dict, got {type(state.get(name)).__name__}")
     moments = state["optimizer"].get("state")
     if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
-        raise ValueError(f"{path}: optimizer holds no state of AdamW")
+        raise ValueError(f"{path}: optimizer holds no state of an optimizer")
     for part in ("model", "ema"):
         _check_tensors(path, state[part], f"{part}.")
     for number, values in moments.items():
