@@ -84,10 +84,12 @@ class VelocityNet(nn.Module):
     def outer_layers(self) -> list[nn.Module]:
         """Those that images, times, classes and w enter, and the one that the velocity leaves (training/optimizer.py)."""
         if self.config.backbone == "dit":
-            times = [block.norm1.emb for block in self.dit.transformer_blocks]
-            return [self.dit.pos_embed, *times, self.dit.proj_out_2]
-        entries = [self.classes, *([self.guidance] if self.guidance_embedding else [])]
-        return [self.unet.conv_in, self.unet.time_embedding, *entries, self.unet.conv_out]
+            times = [f"dit.transformer_blocks.{number}.norm1.emb" for number in range(self.config.layers)]
+            names = ["dit.pos_embed", *times, "dit.proj_out_2"]
+        else:
+            guidance = ["guidance"] if self.guidance_embedding else []
+            names = ["unet.conv_in", "unet.time_embedding", "classes", *guidance, "unet.conv_out"]
+        return [self.get_submodule(name) for name in names]
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:

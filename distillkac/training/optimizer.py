@@ -42,8 +42,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One update of every parameter that has a gradient."""
+    def step(self, closure=None):
+        """One update of every parameter that has a gradient. closure: always None, nothing here asks for the loss again."""
+        assert closure is None
         for group in self.param_groups:
             found = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not group["muon"]:
@@ -53,11 +54,12 @@ class Muon(torch.optim.Optimizer):
                 self._muon(parameter, group["lr"], group["weight_decay"])
 
     def _muon(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
-        matrix = sharding.whole(parameter.grad.lerp(momentum, MOMENTUM)).flatten(1)
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
+        matrix = sharding.whole(gradient.lerp(momentum, MOMENTUM)).flatten(1)
         update = orthogonalized(matrix).mul_(UPDATE_RMS * max(matrix.shape) ** 0.5).view(parameter.shape)
         parameter.mul_(1 - lr * weight_decay).sub_(sharding.like(update, parameter), alpha=lr)
 
