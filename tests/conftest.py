@@ -47,6 +47,7 @@ TORCH_KERNELS = {
     "test_inverse",
     "test_kept_checkpoints",
     "test_latents",
+    "test_muon",
     "test_library",
     "test_methods",
     "test_metrics",

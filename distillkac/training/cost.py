@@ -54,7 +54,8 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     network = build_network(config).to(device).train()
     parameters = sum(p.numel() for p in network.parameters())
     # Muon keeps one number for each of a matrix, where AdamW keeps two.
-    spared = sum(p.numel() for p in optimizer.matrices(network)) if config.optim.optimizer == "muon" else 0
+    groups = optimizer.parameter_groups(network, config.optim)
+    spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
     objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
     batch = blank_batch(config.shape, device)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}

@@ -120,7 +120,8 @@ def build(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
 def parameter_groups(network: nn.Module, optim: OptimConfig) -> list[dict]:
     """The network's groups (see training.Objective); for Muon each is two, its matrices and what AdamW has."""
     named = getattr(network, "param_groups", None)
-    groups = named() if callable(named) else [{"params": list(network.parameters())}]
+    groups = named() if callable(named) else [{"params": network.parameters()}]
+    groups = [group | {"params": list(group["params"])} for group in groups]
     if optim.optimizer != "muon":
         return groups
     chosen = {id(parameter) for parameter in matrices(network)}
