@@ -48,6 +48,7 @@ TORCH_KERNELS = {
     "test_kept_checkpoints",
     "test_latents",
     "test_muon",
+    "test_muon_runs",
     "test_library",
     "test_methods",
     "test_metrics",
