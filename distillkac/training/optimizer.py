@@ -147,20 +147,21 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
 def outer_layers(network: nn.Module) -> list[nn.Module]:
     """The layers through which something enters or leaves a network, which AdamW has with all that is in them.
 
-    What the network's own method `outer_layers()` returns; without one, the first and the last of its layers in the order in
-    which they were registered. Raises ValueError if it returns anything but modules of the network.
+    What the network's own method `outer_layers()` returns, a list; without one, the first and the last of its layers in the
+    order in which they were registered. Raises ValueError if there is no such list of modules of the network.
     """
     named = getattr(network, "outer_layers", None)
-    if not callable(named):
+    if named is None:
         layers = [layer for layer, _ in _layers(network)]
         return [layers[0], layers[-1]] if layers else []
-    found, own = list(named()), {id(module) for module in network.modules()}
-    for layer in found:
-        if id(layer) not in own:
-            raise ValueError(
-                f"{type(network).__name__}.outer_layers() must return modules of the network, got {layer!r:.80}"
-            )
-    return found
+    found = named() if callable(named) and not isinstance(named, nn.Module) else None
+    own = {id(module) for module in network.modules()}
+    if not isinstance(found, list | tuple) or any(id(layer) not in own for layer in found):
+        raise ValueError(
+            f"{type(network).__name__}.outer_layers must be a method that returns a list of modules of the network, got "
+            f"{named if found is None else found!r:.80}"
+        )
+    return list(found)
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:

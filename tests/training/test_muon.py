@@ -190,9 +190,16 @@ def test_an_own_network_may_name_its_outer_layers():
             return [self.attention, self.linear]
 
     assert left_to_adamw(Named())[1] == 4  # first, conv, up, last
-    Named.outer_layers = lambda self: ["linear"]
-    with pytest.raises(ValueError, match=r"Named.outer_layers\(\) must return modules of the network, got 'linear'"):
-        optimizer.build(Named(), MUON)
+    for wrong in (
+        lambda self: ["linear"],
+        lambda self: [nn.Linear(2, 2)],
+        lambda self: None,
+        nn.ModuleList(),
+        "linear",
+    ):
+        Named.outer_layers = wrong
+        with pytest.raises(ValueError, match=r"Named\.outer_layers must be a method that returns a list of modules"):
+            optimizer.build(Named(), MUON)
 
 
 def test_a_network_with_nothing_for_muon_is_refused():
