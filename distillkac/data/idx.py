@@ -113,17 +113,16 @@ def _choose(path: Path, files: tuple[Path, ...]) -> IdxSet:
 
 
 def _unpacked(path: Path, files: list[Path]) -> list[Path]:
-    """Of a file and its packed form the file; what was named is read."""
-    twins: dict[str, list[Path]] = {}
+    """Of a file and its packed twin the plain one, but for one that was named itself."""
+    forms: dict[str, list[Path]] = {}
     for file in files:
-        twins.setdefault(plain_name(file), []).append(file)
-    kept = []
-    for both in twins.values():
-        file = path if path in both else min(both, key=lambda one: len(one.name))
-        if len(both) > 1:
-            other = next(one for one in both if one != file)
-            warnings.warn(f"{printable(str(file))} is read and {printable(other.name)}, its twin, is not", stacklevel=3)
-        kept.append(file)
+        forms.setdefault(plain_name(file), []).append(file)
+    kept = [path if path in twins else min(twins, key=lambda one: len(one.name)) for twins in forms.values()]
+    if left := sorted(printable(file.name) for file in files if file not in kept):
+        where = printable(str(path))
+        warnings.warn(
+            f"{where}: {len(left)} IDX files are here plain and packed; left out {', '.join(left)}", stacklevel=4
+        )
     return kept
 
 

@@ -69,17 +69,17 @@ def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
                 place += TAG + length
                 if place > size:
                     raise ValueError("it is cut short")
-                packed = kind == PACKED
-                content: Reading = _Unpacked(file, length) if packed else file
-                if packed:
-                    kind, length = _tag(content, order)
+                content: Reading = file
+                if packed := kind == PACKED:
+                    content = _Unpacked(file, length)
+                    kind, _ = _tag(content, order)
                 if kind != ARRAY:
                     continue
                 matrix = _read_matrix(content, order)
                 if matrix.name in names:
                     if matrix.name in found:
                         raise ValueError(f"it has {matrix.name} twice")
-                    found[matrix.name] = _read_numbers(path, content, order, matrix, length if packed else size)
+                    found[matrix.name] = _read_numbers(path, content, order, matrix, length, packed)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         if str(error).startswith(where):
             raise
@@ -135,8 +135,8 @@ def _read_matrix(source: Reading, order: str) -> _Matrix:
     return _Matrix(name, tuple(sizes.tolist()), (flags & 0xFF) in NUMERIC_CLASSES and not flags & COMPLEX)
 
 
-def _read_numbers(path: Path, source: Reading, order: str, matrix: _Matrix, held: int) -> np.ndarray:
-    """The numbers, in fresh memory, after their sizes were compared with what is there."""
+def _read_numbers(path: Path, source: Reading, order: str, matrix: _Matrix, held: int, packed: bool) -> np.ndarray:
+    """The numbers, in fresh memory, after their sizes were compared with the `held` bytes of the element."""
     if not matrix.numeric:
         raise ValueError(f"{matrix.name} is no array of plain numbers")
     count = math.prod(matrix.shape)
@@ -149,6 +149,8 @@ def _read_numbers(path: Path, source: Reading, order: str, matrix: _Matrix, held
     dtype = np.dtype(f"{order}{NUMBERS[kind]}")
     if length != count * dtype.itemsize:
         raise ValueError(f"{matrix.name} should be {' x '.join(map(str, matrix.shape))} but has {length} bytes")
+    if not packed and length > held:
+        raise EOFError("it is cut short")
     check_promise(path, length, held)
     data = np.empty(count, dtype)
     content = data.view(np.uint8)
