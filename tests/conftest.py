@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 from distillkac._kernels import native
 from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  --misalign
+from tests.places import without_fashion
 
 # What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
@@ -39,6 +40,7 @@ TORCH_KERNELS = {
     "test_exact_transport",
     "test_export",
     "test_failure",
+    "test_fashion",
     "test_fidelity",
     "test_fidelity_command",
     "test_guidance",
@@ -95,6 +97,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in TORCH_KERNELS:
             item.add_marker(pytest.mark.torch_kernels)
+        if item.get_closest_marker("fashion") and (reason := without_fashion()):
+            item.add_marker(pytest.mark.skip(reason=reason))
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
