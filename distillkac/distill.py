@@ -34,8 +34,8 @@ class DistillArgs:
     start: Path | None = None
     """With --stages 1: folder of the 1-step student that inverse distillation starts from; by default OUT/student-1."""
     resume: bool = False
-    """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps, --optim.*,
-    and where the data lie (--data.path)."""
+    """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps, --optim.*
+    but --optim.optimizer, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the

@@ -50,9 +50,8 @@ class KacNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
-        config = NetworkConfig(**settings)
         checkpoints.check_format("a saved KacNet", format)
-        networks.check_format(config, format)
+        config = networks.of_format(NetworkConfig(**settings), format)
         self.velocity = VelocityNet(config, (shape[0], shape[1], shape[2]), len(class_names))
 
     @classmethod

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 from distillkac._kernels import native
 from tests.misaligned import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: F401  --misalign
+from tests.places import without_fashion
 
 # What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
@@ -32,6 +33,7 @@ TORCH_KERNELS = {
     "test_diagnose",
     "test_distillation",
     "test_distributed",
+    "test_earlier_formats",
     "test_equal_files",
     "test_evaluators",
     "test_exact_flow",
@@ -39,6 +41,7 @@ TORCH_KERNELS = {
     "test_exact_transport",
     "test_export",
     "test_failure",
+    "test_fashion",
     "test_fidelity",
     "test_fidelity_command",
     "test_guidance",
@@ -47,9 +50,12 @@ TORCH_KERNELS = {
     "test_inverse",
     "test_kept_checkpoints",
     "test_latents",
+    "test_muon",
+    "test_muon_runs",
     "test_library",
     "test_methods",
     "test_metrics",
+    "test_network_patch",
     "test_networks",
     "test_outputs",
     "test_opened_runs",
@@ -95,6 +101,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in TORCH_KERNELS:
             item.add_marker(pytest.mark.torch_kernels)
+        if item.get_closest_marker("fashion") and (reason := without_fashion()):
+            item.add_marker(pytest.mark.skip(reason=reason))
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

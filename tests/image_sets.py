@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.idx_files import write_set
+
 CLASSES = ("0", "1")
 
 
@@ -56,6 +58,36 @@ def write_tar(root: Path, made: list, shards: int = 3, label: str = "cls") -> Pa
     return root
 
 
+def write_medmnist(root: Path, made: list) -> Path:
+    """As MedMNIST names and shapes its arrays."""
+    root.mkdir(parents=True, exist_ok=True)
+    labels = np.array([[label] for *_, label in made], np.uint8)
+    np.savez_compressed(root / "set.npz", train_images=_arrays(made), train_labels=labels)
+    return root / "set.npz"
+
+
+def write_idx(root: Path, made: list) -> Path:
+    """The training files of MNIST's kind, which are grey."""
+    images = np.stack([np.asarray(Image.open(io.BytesIO(content)).convert("L")) for _, content, _ in made])
+    return write_set(root, images, np.array([label for *_, label in made], np.uint8))
+
+
+def write_svhn(root: Path, made: list) -> Path:
+    """train_32x32.mat, whatever the size of the images; the label 10 is the digit 0."""
+    import scipy.io
+
+    root.mkdir(parents=True, exist_ok=True)
+    labels = np.array([[label or 10] for *_, label in made], np.uint8)
+    arrays = {"X": _arrays(made).transpose(1, 2, 3, 0), "y": labels}
+    scipy.io.savemat(root / "train_32x32.mat", arrays, do_compression=True)
+    return root
+
+
+def _arrays(made: list) -> np.ndarray:
+    """(N, H, W, 3) uint8."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for _, content, _ in made])
+
+
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
@@ -102,4 +134,9 @@ WRITERS = {
     "tar": write_tar,
     "parquet": write_parquet,
     "saved": write_saved,
+    "medmnist": write_medmnist,
+    "idx": write_idx,
+    "svhn": write_svhn,
 }
+ARRAYS = {"npz", "medmnist", "idx", "svhn"}  # which are in memory however large they are
+GREY = {"idx"}

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CSRC = ROOT / "distillkac", ROOT / "csrc"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "telegraph.json").read_text())["rows"]
+
+# Fashion-MNIST, for tests marked `fashion`: where Debian's package puts it, or where the variable says.
+FASHION = Path(os.environ.get("FASHION_MNIST") or "/usr/share/datasets/fashion-mnist")
+FASHION_FILES = [
+    FASHION / f"{part}-{name}-ubyte.gz" for part in ("train", "t10k") for name in ("images-idx3", "labels-idx1")
+]
 
 # By the beginning of an example's name: what it needs beyond the package.
 NEEDS = {"flow_matching_": ("flow_matching",), "torchcfm_": ("torchcfm", "ot", "torchdiffeq")}
@@ -20,6 +27,13 @@ def skip_without_packages(text: str) -> None:
     for beginning, packages in NEEDS.items():
         for package in packages if beginning in text else ():
             pytest.importorskip(package, reason=f"{package} is not installed; docs/recipes.md says how to install it")
+
+
+def without_fashion() -> str | None:
+    """Why Fashion-MNIST cannot be read here; None if it can."""
+    if all(path.is_file() for path in FASHION_FILES):
+        return None
+    return f"no Fashion-MNIST in {FASHION}: apt-get install dataset-fashion-mnist, or say FASHION_MNIST=FOLDER"
 
 
 def script(path: Path) -> ModuleType:

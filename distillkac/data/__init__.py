@@ -1,5 +1,5 @@
-"""Images to learn: built-in ones, folders of image files, `.npz` arrays, CIFAR-10's own files, Hugging Face data sets,
-WebDataset shards, latents of an autoencoder.
+"""Images to learn: built-in ones, folders of image files, `.npz` arrays, the own files of CIFAR-10 and CIFAR-100, of MNIST and
+its like (IDX) and of SVHN, Hugging Face data sets, WebDataset shards, latents of an autoencoder.
 
 Whatever the source, `load` decodes and checks every image of both splits before it returns, so that no run dies of a
 bad file hours later; only what is streamed is checked as it comes. Every mistake is a ValueError that names the file
@@ -9,6 +9,7 @@ and says what to do. docs/data.md is the manual.
 from distillkac.data.arrow import read_arrow
 from distillkac.data.builtin import BUILTIN
 from distillkac.data.cifar import read_cifar
+from distillkac.data.cifar100 import read_cifar100
 from distillkac.data.dataset import (
     SPLITS,
     DataConfig,
@@ -22,6 +23,7 @@ from distillkac.data.dataset import (
 )
 from distillkac.data.folder import read_folder
 from distillkac.data.given import from_tensors
+from distillkac.data.idx import read_idx
 from distillkac.data.latents import read_latents
 from distillkac.data.npz import read_npz
 from distillkac.data.protocol import Dataset
@@ -29,6 +31,7 @@ from distillkac.data.shards import read_shards
 from distillkac.data.sources import find
 from distillkac.data.stream import Stream, open_stream
 from distillkac.data.stream_shards import sample_stream
+from distillkac.data.svhn import read_svhn
 
 __all__ = [
     "DataConfig",
@@ -49,6 +52,9 @@ READERS = {
     "folder": lambda found, config: read_folder(found.tree, config),
     "npz": lambda found, config: read_npz(found.path, config),
     "cifar": lambda found, config: read_cifar(found.path, config),
+    "cifar100": lambda found, config: read_cifar100(found.files[0], config),
+    "idx": lambda found, config: read_idx(found.path, found.files, config),
+    "svhn": lambda found, config: read_svhn(found.path, found.files, config),
     "latents": lambda found, config: read_latents(found.path, config),
     "shards": lambda found, config: read_shards(list(found.files), found.path, config),
     "saved": lambda found, config: read_arrow(found.path, config),

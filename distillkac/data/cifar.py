@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig, Splits, check_own_test, make_splits, without_classes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -58,16 +59,27 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        images, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path}: is no batch of CIFAR-10 ({error}); unpack the archive anew") from None
-    if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS):
+    images, labels = unpickled(path, "batch of CIFAR-10", b"data", b"labels")
+    if images.dtype != np.uint8 or labels.ndim != 1 or images.shape != (labels.size, PIXELS):
         raise ValueError(
-            f"{path}: data must be ({len(labels)}, {PIXELS}) uint8, one row per label, got {images.shape} {images.dtype}"
+            f"{path}: data must be ({labels.size}, {PIXELS}) uint8, one row per label, got {images.shape} {images.dtype}"
         )
     return images, _checked(path, labels)
+
+
+def unpickled(path: Path, what: str, *entries: bytes) -> list[np.ndarray]:
+    """These entries of the dictionary in a file, as arrays. Raises ValueError if it has none of that name, or is no dictionary
+    of arrays and plain values."""
+    content = path.read_bytes()
+    try:
+        found = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        values = [found[entry] for entry in entries]
+        if any(isinstance(value, np.ndarray) and value.nbytes > len(content) for value in values):
+            raise ValueError("it has larger arrays than its size allows")
+        return [np.asarray(value) for value in values]
+    # A damaged pickle may lead to any of them; it runs no code.
+    except Exception as error:
+        raise ValueError(f"{path}: is no {what} ({printable(str(error))}); unpack the archive anew") from None
 
 
 def _checked(path: Path, labels: np.ndarray) -> np.ndarray:

@@ -29,8 +29,9 @@ class DataConfig:
 
     path: str | None = field(default=None, metadata=PATH)
     """A folder of images (a sub-folder per class, or none; train/ and test/ above them if they are there); an .npz with
-    images, labels, test_images, test_labels (all but the first optional); CIFAR-10's folder, binary or Python version;
-    a Hugging Face data set: a save_to_disk folder, .parquet or a folder of them, hf://NAME or hf://NAME@REVISION;
+    images, labels, test_images, test_labels (all but the first optional), MedMNIST's too; a folder of IDX files (MNIST,
+    Fashion-MNIST, KMNIST, QMNIST, EMNIST), or its file of images; CIFAR-10's or CIFAR-100's folder, binary or Python version;
+    SVHN's train_32x32.mat; a Hugging Face data set: a save_to_disk folder, .parquet or a folder of them, hf://NAME or hf://NAME@REVISION;
     WebDataset shards: .tar, a folder of them, or 'DIR/shard-{000..009}.tar'. Built-in images if not given.
     """
     builtin: Literal["digits", "patches"] = "digits"
@@ -53,6 +54,8 @@ class DataConfig:
     .json that is the class, if it is not called label; it then counts more than a .cls."""
     unconditional: bool = False
     """Learn without classes, whatever the data say of them."""
+    coarse: bool = False
+    """CIFAR-100: learn its 20 coarse classes instead of its 100 fine ones."""
     subset: str | None = None
     """hf://NAME: which of its configurations."""
     split: str = "train"

@@ -97,3 +97,19 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
         raise ValueError(f"its pixels reach from {pixels.min()} to {pixels.max()}; save it with 8 or 16 bits")
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+
+
+def fitted(images: np.ndarray, image_size: int | None, channels: int | None) -> np.ndarray:
+    """(N, C, H, W) uint8 images brought to a square of `image_size` and to `channels`; as they are where they fit.
+
+    Returns (N, channels, image_size, image_size), contiguous. None: of the images themselves.
+    """
+    count, depth, height, width = images.shape
+    size = (height, width) if image_size is None else (image_size, image_size)
+    channels = channels or depth
+    if (channels, *size) == (depth, height, width):
+        return np.ascontiguousarray(images)
+    made = np.empty((count, channels, *size), np.uint8)
+    for place, image in zip(made, images, strict=True):
+        place[:] = to_array(Image.fromarray(image[0] if depth == 1 else image.transpose(1, 2, 0)), image_size, channels)
+    return made

@@ -1,5 +1,6 @@
 """Arrays in an .npz file."""
 
+import math
 import warnings
 import zipfile
 import zlib
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from distillkac.data.arrays import check_promise
 from distillkac.data.classes import number_classes, printable
 from distillkac.data.dataset import DataConfig, Splits, check_own_test, content_key, hold_out, make_splits
-from distillkac.data.image_files import to_array
+from distillkac.data.image_files import fitted
 from distillkac.data.records import say_left_out, say_narrow
 
 # Names of the arrays, ours first; then those of mnist.npz and of MedMNIST. Of several parts to measure with the first is
@@ -91,6 +92,7 @@ def _read_arrays(
         with file:
             parts = _choose(where, file.files, config)
             used = [name for part in parts for name in part if name is not None]
+            _check_promises(where, path, used)
             arrays = {name: file[name] for name in used}
             meant = {label for pairs in (TRAIN, TEST) for _, label in pairs} if config.unconditional else ()
             return arrays, parts, [printable(n) for n in file.files if n not in used and n not in meant]
@@ -100,8 +102,29 @@ def _read_arrays(
         raise ValueError(f"{where}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
 
 
+def _check_promises(where: str, path: Path, names: list[str]) -> None:
+    """Compares what the headers of arrays say with the bytes that are there, before any is read."""
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            member = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                held = member.file_size - file.tell()
+            promised = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                continue  # which is refused when it is read
+            if held != promised:
+                raise ValueError(f"{name} should be {shape} {dtype} but has {held} bytes")
+            try:
+                check_promise(where, promised, path.stat().st_size)
+            except ValueError as error:
+                raise _Unclear(str(error)) from None
+
+
 class _Unclear(Exception):
-    """The file can be read, but not what its arrays are."""
+    """What is wrong is said in full."""
 
 
 def _choose(where: str, names: list[str], config: DataConfig) -> tuple[Names, TestNames]:
@@ -139,6 +162,8 @@ def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) 
         hint = ""
         if images.ndim == 4 and shape[1] in (1, 3):
             hint = "; for channels first, (N, C, H, W), save images.transpose(0, 2, 3, 1)"
+        elif images.ndim == 4 and len(set(shape[1:])) == 1:
+            hint = "; these are volumes, as in MedMNIST's 3-D sets, and only flat images are learned"
         elif images.ndim == 3:
             hint = "; of a single image save images[None]"
         raise ValueError(
@@ -147,9 +172,7 @@ def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) 
     size, channels = config.image_size, config.channels or images.shape[3]
     fits = (size is None or images.shape[1:3] == (size, size)) and images.shape[3] == channels
     if images.dtype == np.uint8:
-        if not fits:
-            pictures = (Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in images)
-            return torch.from_numpy(np.stack([to_array(picture, size, channels) for picture in pictures])), bad
+        return torch.from_numpy(fitted(images.transpose(0, 3, 1, 2), size, channels)), bad
     elif images.dtype.kind == "f":
         if not fits:
             raise ValueError(

@@ -3,17 +3,22 @@
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillkac.base.paths import HUB
 from distillkac.data.cifar import find_batches
+from distillkac.data.cifar100 import find_cifar100
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
+from distillkac.data.idx import find_idx
+from distillkac.data.idx_files import is_idx
 from distillkac.data.latents import INDEX, is_latents
-from distillkac.data.listing import PACKED, Tree, is_image, scan
+from distillkac.data.listing import PACKED, Tree, is_image, is_system, scan
 from distillkac.data.shards import expand
 from distillkac.data.splits import role
+from distillkac.data.svhn import find_svhn
 from distillkac.data.tables import is_saved
 
 WORDS = {  # what errors call each kind
@@ -21,6 +26,9 @@ WORDS = {  # what errors call each kind
     "folder": "a folder of images",
     "npz": "an .npz",
     "cifar": "CIFAR-10's folder",
+    "cifar100": "CIFAR-100's folder",
+    "idx": "IDX files",
+    "svhn": "SVHN's .mat files",
     "latents": "a folder of latents",
     "shards": "WebDataset shards",
     "parquet": "parquet",
@@ -37,6 +45,9 @@ STREAM = (ROWS - {"held_out"}) | {"streaming", "shuffle_buffer", "eval_images", 
 UNDERSTOOD = {
     "builtin": IMAGES | {"held_out"},  # 0, as of all data with a test part of their own
     "cifar": IMAGES | {"held_out"},
+    "cifar100": IMAGES | {"held_out", "coarse"},
+    "idx": IMAGES | {"held_out"},
+    "svhn": IMAGES | {"held_out"},
     "latents": {"unconditional"},
     "folder": FILES,
     "npz": FILES,
@@ -49,12 +60,35 @@ STREAMED = {"parquet": STREAM, "hub": STREAM | {"subset"}}
 NO_OPTIONS = ("path", "builtin", "cache")
 
 # Data in these lie beside what is read now and then; unlike a README they are worth a word.
-DATA = (".tar", ".parquet", ".npz", ".arrow", ".csv", ".h5", ".lmdb", *PACKED)
+DATA = (".tar", ".parquet", ".npz", ".arrow", ".csv", ".h5", ".lmdb", ".mat", *PACKED)
+
+# How each kind is found in a folder: the files that show that it is there.
+IN_FOLDER: dict[str, Callable[[Tree], list[Path]]] = {
+    "latents": lambda tree: [tree.root / INDEX] if is_latents(tree.root) else [],
+    "cifar": lambda tree: find_batches(tree.root),
+    "cifar100": find_cifar100,
+    "idx": find_idx,
+    "svhn": find_svhn,
+    "saved": lambda tree: [tree.root / "state.json"] if is_saved(tree.root) else [],
+    "parquet": lambda tree: _on_top(tree, ".parquet"),
+    "shards": lambda tree: _on_top(tree, ".tar"),
+    "folder": lambda tree: [path for path in tree.files if is_image(path)],
+}
+# How a file is told that is given itself; what else it needs lies beside it.
+GIVEN: dict[str, Callable[[Path], bool]] = {
+    "npz": lambda path: path.suffix.lower() == ".npz",
+    "parquet": lambda path: path.suffix.lower() == ".parquet",
+    "shards": lambda path: path.suffix.lower() == ".tar",
+    "svhn": lambda path: path.suffix.lower() == ".mat",
+    "idx": is_idx,
+}
+BESIDE = ("idx", "svhn")  # of which more than the file itself is read
+UNPACKED = {"cifar": "CIFAR-10", "cifar100": "CIFAR-100"}  # what archives unpack to a folder of its own
 
 
 @dataclass(frozen=True)
 class Source:
-    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR-10's files. files: its tables or shards."""
+    """kind: a key of WORDS. path: what lies there, or None; the folder of CIFAR's files. files: those that show it."""
 
     kind: str
     path: str | Path | None
@@ -76,13 +110,11 @@ def _find(config: DataConfig) -> Source:
     if config.path.startswith(HUB):
         return Source("hub", config.path)
     path = Path(config.path).expanduser()
-    kind = path.suffix.lower()
     if path.is_dir():
         return _find_in_folder(path, config)
-    if kind in (".npz", ".parquet") and path.is_file():
-        return Source(kind[1:], path)
-    if kind == ".tar" and path.is_file():
-        return Source("shards", path.parent, (path,))
+    if path.is_file() and (kind := next((kind for kind, told in GIVEN.items() if told(path)), None)):
+        return _given(kind, path)
+    kind = path.suffix.lower()
     if kind == ".tar" and "{" in config.path and not os.path.lexists(path):
         paths = expand(str(path))
         return Source("shards", Path(os.path.commonpath([path.parent for path in paths])), tuple(paths))
@@ -94,25 +126,25 @@ def _find(config: DataConfig) -> Source:
         elif kind in PACKED:
             found += ": unpack it first"
     raise ValueError(
-        "data.path must be a folder of images, CIFAR-10's folder, an .npz file, a Hugging Face data set (hf://NAME, .parquet, "
-        f"a folder of save_to_disk) or WebDataset shards (.tar), got {printable(str(path))}, {found}"
+        "data.path must be a folder of images, CIFAR's folder, an .npz file, IDX files (of MNIST's kind), SVHN's .mat, a "
+        "Hugging Face data set (hf://NAME, .parquet, a folder of save_to_disk) or WebDataset shards (.tar), got "
+        f"{printable(str(path))}, {found}"
     )
+
+
+def _given(kind: str, path: Path) -> Source:
+    if kind == "shards":
+        return Source(kind, path.parent, (path,))
+    if kind not in BESIDE:
+        return Source(kind, path)
+    beside = (file for file in path.parent.iterdir() if not is_system(file.name) and file.is_file())
+    return Source(kind, path, tuple(IN_FOLDER[kind](Tree(path.parent, sorted({*beside, path})))))
 
 
 def _find_in_folder(path: Path, config: DataConfig) -> Source:
     """One reading must be possible and no more: which of two is meant nobody can know, and what is not read is lost."""
     tree = scan(path, config.bad_images == "skip")
-    batches = find_batches(path)
-    tables, archives = (_on_top(tree, suffix) for suffix in (".parquet", ".tar"))
-    images = [file for file in tree.files if is_image(file)]
-    readings = {
-        "latents": [path / INDEX] if is_latents(path) else [],
-        "cifar": batches,
-        "saved": [path / "state.json"] if is_saved(path) else [],
-        "parquet": tables,
-        "shards": archives,
-        "folder": images,
-    }
+    readings = {kind: look(tree) for kind, look in IN_FOLDER.items()}
     found = {kind: files for kind, files in readings.items() if files}
     if len(found) > 1:
         ways = " and as ".join(f"{WORDS[kind]} ({tree.name(files[0])})" for kind, files in found.items())
@@ -121,22 +153,22 @@ def _find_in_folder(path: Path, config: DataConfig) -> Source:
             "to another folder"
         )
     kind = next(iter(found), "folder")
+    files = found.get(kind, [])
     if kind != "folder":  # which has to say more
+        read = set(files)
         for file in tree.files:
             # Of a set of many files the library that reads it says which it does not.
-            if (
-                kind != "saved"
-                and file.suffix.lower() in DATA
-                and file not in archives
-                and file.suffix.lower() != f".{kind}"
-            ):
+            suffix = file.suffix.lower()
+            if kind != "saved" and suffix in DATA and file not in read and suffix != f".{kind}":
                 tree.pass_over("files that are not read", file)
         tree.say()
-    if len({file.parent for file in batches}) > 1:
+    if kind not in UNPACKED:
+        return Source(kind, path, tuple(files), tree)
+    if len({file.parent for file in files}) > 1:
         warnings.warn(
-            f"{printable(str(path))}: holds CIFAR-10 twice; {tree.name(batches[0].parent)} is read", stacklevel=2
+            f"{printable(str(path))}: holds {UNPACKED[kind]} twice; {tree.name(files[0].parent)} is read", stacklevel=2
         )
-    return Source(kind, batches[0].parent if kind == "cifar" else path, tuple(tables or archives), tree)
+    return Source(kind, files[0].parent, tuple(files), tree)
 
 
 def _on_top(tree: Tree, suffix: str) -> list[Path]:

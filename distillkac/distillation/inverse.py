@@ -24,6 +24,7 @@ from distillkac.base.random import derive_seed
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
+from distillkac.training.optimizer import outer_layers
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class GeneratorAndFake(nn.Module):
     @property
     def averaged(self) -> nn.Module:
         return self.generator
+
+    def outer_layers(self) -> list[nn.Module]:
+        return [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
 
     def param_groups(self) -> list[dict]:
         return [

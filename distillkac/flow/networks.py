@@ -1,11 +1,11 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["NetworkConfig", "VelocityNet", "check_format", "norm_groups"]
+__all__ = ["NetworkConfig", "VelocityNet", "norm_groups", "of_format"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
@@ -26,8 +26,9 @@ class NetworkConfig:
     """U-Net: residual blocks per level. DiT: transformer blocks."""
     scale_shift: bool = False
     """U-Net: time and class scale and shift the features of a residual block, instead of being added to them."""
-    patch: int = 2
-    """DiT: side of the square of pixels that makes a token."""
+    patch: int | None = None
+    """Side of the square of pixels that becomes one position of the network, whose values are its channels (space to depth).
+    It must divide height and width. If not given, 1 for the U-Net (every pixel is a position) and 2 for the DiT."""
     attention: tuple[int, ...] = ()
     """Levels with self-attention, 0 = finest; none by default."""
     middle_attention: bool = True
@@ -38,6 +39,11 @@ class NetworkConfig:
     """Dropout inside the residual blocks."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input, so that one student serves every w."""
+
+    @property
+    def side(self) -> int:
+        """`patch`, or what it is where it was not given."""
+        return self.patch if self.patch is not None else 2 if self.backbone == "dit" else 1
 
 
 class VelocityNet(nn.Module):
@@ -79,7 +85,23 @@ class VelocityNet(nn.Module):
         embedding = self.classes(y)
         if w is not None:
             embedding = embedding + self.guidance(w[:, None])
-        return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
+        # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
+        # of the planar process are neighbours in the image whatever the patch.
+        side = self.config.side
+        if side == 1:
+            return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
+        u = self.unet(nn.functional.pixel_unshuffle(x, side), TIME_SCALE * t, embedding, return_dict=False)[0]
+        return nn.functional.pixel_shuffle(u, side)
+
+    def outer_layers(self) -> list[nn.Module]:
+        """Those that images, times, classes and w enter, and the one that the velocity leaves (training/optimizer.py)."""
+        if self.config.backbone == "dit":
+            times = [f"dit.transformer_blocks.{number}.norm1.emb" for number in range(self.config.layers)]
+            names = ["dit.pos_embed", *times, "dit.proj_out_2"]
+        else:
+            guidance = ["guidance"] if self.guidance_embedding else []
+            names = ["unet.conv_in", "unet.time_embedding", "classes", *guidance, "unet.conv_out"]
+        return [self.get_submodule(name) for name in names]
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:
@@ -87,26 +109,31 @@ def norm_groups(channels: tuple[int, ...]) -> int:
     return next(groups for groups in (8, 4, 2, 1) if groups == 1 or min(channels) >= MIN_GROUP * groups)
 
 
-def check_format(config: NetworkConfig, found: int) -> None:
-    """Raises ValueError if weights of run format `found` (checkpoints.FORMAT) belong to another network than this one.
+def of_format(config: NetworkConfig, found: int) -> NetworkConfig:
+    """What a config that was written by run format `found` (checkpoints.FORMAT) means today. Raises ValueError if no network of
+    today fits its weights.
 
-    Up to format 2 the group norms of every U-Net had 8 groups, so narrow ones ignored time and class.
+    Up to format 2 the group norms of every U-Net had 8 groups, so narrow ones ignored time and class. Up to format 3 the U-Net
+    had no patches, and a number that was written for them, 2 by default, meant nothing.
     """
-    if found < 3 and config.backbone == "unet" and config.channels and norm_groups(config.channels) != 8:
+    if config.backbone != "unet":
+        return config
+    if found < 3 and config.channels and norm_groups(config.channels) != 8:
         raise ValueError(
             f"network.channels {config.channels} was trained by an earlier version, whose networks with fewer than "
             f"{8 * MIN_GROUP} channels ignored time and class; its weights do not fit today's network: train it anew"
         )
+    return replace(config, patch=None) if found < 4 else config
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
     from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
 
-    levels = range(len(config.channels))
+    levels, values = range(len(config.channels)), shape[0] * config.side**2
     unet = UNet2DModel(
-        sample_size=tuple(shape[1:]),
-        in_channels=shape[0],
-        out_channels=shape[0],
+        sample_size=(shape[1] // config.side, shape[2] // config.side),
+        in_channels=values,
+        out_channels=values,
         block_out_channels=tuple(config.channels),
         layers_per_block=config.layers,
         down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
@@ -136,7 +163,7 @@ def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -
         num_layers=config.layers,
         dropout=config.dropout,
         sample_size=shape[1],
-        patch_size=config.patch,
+        patch_size=config.side,
         num_embeds_ada_norm=num_classes,
     )
     for block in dit.transformer_blocks:
@@ -152,8 +179,12 @@ def _zero(layer: nn.Module) -> None:
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
-    for name, low, high in (("channels", 1, 2**16), ("layers", 1, 2**10), ("head_dim", 1, 2**16), ("patch", 1, 2**16)):
-        value = getattr(config, name)
+    for name, value, low, high in (
+        ("channels", config.channels, 1, 2**16),
+        ("layers", config.layers, 1, 2**10),
+        ("head_dim", config.head_dim, 1, 2**16),
+        ("patch", config.side, 1, 2**16),
+    ):
         if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"network.{name} must lie in [{low}, {high}], got {value}")
     if not 0 <= config.dropout < 1:
@@ -172,9 +203,9 @@ def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
         )
     if config.channels[0] % 4:  # its positions are a sine and a cosine of either coordinate
         raise ValueError(f"network.backbone dit takes a width that is a multiple of 4, got {config.channels[0]}")
-    if shape[1] != shape[2] or shape[1] % config.patch:
+    if shape[1] != shape[2] or shape[1] % config.side:
         raise ValueError(
-            f"network.backbone dit needs square images that network.patch {config.patch} divides, got "
+            f"network.backbone dit needs square images that network.patch {config.side} divides, got "
             f"{shape[1]}x{shape[2]}"
         )
     if config.guidance_embedding:
@@ -184,12 +215,19 @@ def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
 def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
     if not config.channels or any(width % 8 or width < 8 for width in config.channels):
         raise ValueError(f"network.channels must be multiples of 8, got {config.channels}")
-    factor = 2 ** (len(config.channels) - 1)
-    if shape[1] % factor or shape[2] % factor:
+    side, halvings = config.side, len(config.channels) - 1
+    image, multiple = f"{shape[1]}x{shape[2]}", side * 2**halvings
+    if shape[1] % side or shape[2] % side:
         raise ValueError(
-            f"images of {shape[1]}x{shape[2]} cannot be halved {len(config.channels) - 1} times for the "
-            f"{len(config.channels)} levels of network.channels; use fewer levels, or --data.image-size with a "
-            f"multiple of {factor}"
+            f"network.patch must divide height and width of the images, got {side} for {image}; use another (1 for no "
+            f"patches), or --data.image-size with a multiple of {multiple}"
+        )
+    if shape[1] % multiple or shape[2] % multiple:
+        grid = f", {shape[1] // side}x{shape[2] // side} in patches of {side}," if side > 1 else ""
+        raise ValueError(
+            f"images of {image}{grid} cannot be halved {halvings} times for the {halvings + 1} levels of network.channels; "
+            f"use fewer levels, {'a smaller network.patch, ' if side > 1 else ''}or --data.image-size with a multiple of "
+            f"{multiple}"
         )
     for level in config.attention:
         if not 0 <= level < len(config.channels):

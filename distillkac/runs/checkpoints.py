@@ -34,10 +34,10 @@ from distillkac.base import files
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
-FORMAT = 3
+FORMAT = 4
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
 paths of data as they were typed, no fingerprint of the data, none of a student's teacher; and the group norms of narrow
-networks had one channel a group (networks.check_format)."""
+networks had one channel a group. Up to 3: the U-Net had no patches, whatever network.patch said (networks.of_format)."""
 
 
 def begun(folder: Path) -> bool:
@@ -234,7 +234,7 @@ def _check_state(path: Path, state) -> None:
             raise ValueError(f"{path}: {name} must be a dict, got {type(state.get(name)).__name__}")
     moments = state["optimizer"].get("state")
     if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
-        raise ValueError(f"{path}: optimizer holds no state of AdamW")
+        raise ValueError(f"{path}: optimizer holds no state of an optimizer")
     for part in ("model", "ema"):
         _check_tensors(path, state[part], f"{part}.")
     for number, values in moments.items():

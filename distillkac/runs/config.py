@@ -66,8 +66,10 @@ class OptimConfig:
     """Samples per optimizer step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
     """Micro-batches per optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon: for the weight matrices and convolutions between the first and the last layer; AdamW has the rest."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW; linear warm-up, then cosine."""
+    """Peak learning rate, of AdamW's scale for both; linear warm-up, then cosine."""
     lr_end: float = 0.01
     """Final learning rate as a fraction of the peak."""
     warmup: int = 100
@@ -235,7 +237,7 @@ def load_config(folder: Path) -> RunConfig:
         checkpoints.check_format(path, written)
         config = _build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
-            networks.check_format(config.network, written)
+            config = dataclasses.replace(config, network=networks.of_format(config.network, written))
         return config
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None

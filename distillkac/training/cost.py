@@ -12,6 +12,7 @@ from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
+from distillkac.training import optimizer
 from distillkac.training.batches import Batch
 from distillkac.training.objective import FlowMatching, Objective
 
@@ -45,12 +46,16 @@ def blank_batch(shape: tuple[int, ...], device: torch.device, update: int = 0) -
 def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     """What training `config` takes: counted where it can be, its time measured on `device` with a few images.
 
-    parameters; flops_per_image of one evaluation (a multiply-add is two); weight_bytes of weights, gradients, AdamW and
-    the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and hours of the run:
-    forward and backward, the best of three or the only one of over half a second, with as many images as that allows.
+    parameters; flops_per_image of one evaluation (a multiply-add is two); weight_bytes of weights, gradients, the
+    optimizer's state and the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and
+    hours of the run: forward and backward, without the optimizer, the best of three or the only one of over half a second,
+    with as many images as that allows.
     """
     network = build_network(config).to(device).train()
     parameters = sum(p.numel() for p in network.parameters())
+    # Muon keeps one number for each of a matrix, where AdamW keeps two.
+    groups = optimizer.parameter_groups(network, config.optim)
+    spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
     objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
     batch = blank_batch(config.shape, device)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -70,7 +75,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     return {
         "parameters": parameters,
         "flops_per_image": flops_per_image(network, config.shape),
-        "weight_bytes": 20 * parameters,
+        "weight_bytes": 20 * parameters - 4 * spared,
         "activation_bytes": saved * config.optim.batch_size / config.optim.accumulate,
         "seconds_per_step": step,
         "hours": step * config.steps / 3600,
@@ -80,11 +85,13 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
 def described(config: RunConfig, figures: dict[str, float], device: torch.device) -> str:
     """A paragraph for people."""
     kind = "images" if config.shape[0] in (1, 3) else "latents"
-    assert isinstance(config.network, NetworkConfig), "one given in Python has no options to show"
+    network = config.network
+    assert isinstance(network, NetworkConfig), "one given in Python has no options to show"
+    patches = f", patches of {network.side}x{network.side}," if network.side > 1 else ""
     return "\n".join(
         (
             f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
-            f"network      {config.network.backbone} {figures['parameters'] / 1e6:.2f} M parameters, "
+            f"network      {network.backbone}{patches} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
             f"{3 * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",

@@ -1,4 +1,4 @@
-"""The one training loop, for teachers and students: an objective, a data set, AdamW, a moving average, checkpoints.
+"""The one training loop, for teachers and students: an objective, a data set, an optimizer, a moving average, checkpoints.
 
 Every random draw is a function of (seed, step, global sample index), see random.py: an interrupted run that is resumed
 ends with the same weights as one that was not: on CPUs of one kind with as many threads to the bit, else up to rounding. So
@@ -23,7 +23,7 @@ from distillkac.base.random import derive_seed
 from distillkac.data import Dataset
 from distillkac.runs import checkpoints
 from distillkac.runs.config import OptimConfig
-from distillkac.training import exact_sums, failure, resume, sharding
+from distillkac.training import exact_sums, failure, optimizer, resume, sharding
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.ema import EMA
 from distillkac.training.objective import Objective, updates_of
@@ -91,7 +91,7 @@ class Trainer:
         self.raw, self.followed = in_own_memory(network), getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
         self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
-        state = resume.checkpoint(folder, network, self.followed)
+        state = resume.checkpoint(folder, network, self.followed, optim)
         sharded = optim.shard and accelerator.num_processes > 1
         # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
         self.start = resume.start(network, self.followed) if state is None else None
@@ -99,13 +99,7 @@ class Trainer:
         if sharded:
             sharding.shard(network, accelerator.num_processes, accelerator.device)
         self.ema = EMA(self.followed, optim.ema)
-        self.optimizer = torch.optim.AdamW(
-            resume.parameter_groups(network),
-            lr=optim.lr,
-            betas=(optim.beta1, optim.beta2),
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer.build(network, optim)
         self.step = 0
         if state is not None:
             self._take_up(state)
@@ -158,7 +152,7 @@ class Trainer:
 
     def rewind(self) -> None:
         """Back to the last checkpoint, or to the start if there is none."""
-        state = resume.checkpoint(self.folder, self.raw, self.followed) or self.start
+        state = resume.checkpoint(self.folder, self.raw, self.followed, self.optim) or self.start
         assert state is not None, "the start is kept until there is a checkpoint"
         self._take_up(state)
 
@@ -186,9 +180,9 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Writes the checkpoint of the current step into `folder`, on the main process; all must call it."""
         average = self._average()
-        model, optimizer = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
+        model, moments = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
         if self.accelerator.is_main_process:
-            checkpoints.save(folder, self.step, model, average.state_dict(), optimizer, self.ema.updates)
+            checkpoints.save(folder, self.step, model, average.state_dict(), moments, self.ema.updates)
 
     def advance(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One step: (loss, gradient norm before clipping) of each of its updates, as tensors: no GPU waits here."""

@@ -11,8 +11,9 @@ from distillkac.base.options import labelled
 from distillkac.data.fingerprint import difference
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, kept
-from distillkac.runs.config import RunConfig, StudentConfig, load_config
+from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig, load_config
 from distillkac.runs.own_network import OwnNetwork
+from distillkac.training import optimizer
 
 FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
 
@@ -21,7 +22,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     """The saved config of the run that is continued, None if one begins.
 
     Raises ValueError if a new run would overwrite another one's weights or the user's files, or a resumed one would become
-    another model. A resumed run may train longer, with other settings of the optimizer and another preview, its data and
+    another model. A resumed run may train longer, with other settings of the same optimizer and another preview, its data and
     --data.cache elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
     """
     if (keeper := kept.keeper(folder)) is not None:
@@ -80,7 +81,11 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
         if f.name == "network" and OwnNetwork in (type(before), type(now)):
             yield from _change("the network", _network_name(before), _network_name(now))
         elif f.name in ("data", "noise", "network"):
+            if f.name == "network":  # a patch may be given as what it is by default
+                before, now = (dataclasses.replace(network, patch=network.side) for network in (before, now))
             yield from changes(before, now, option, FREE if f.name == "data" else ())
+        elif f.name == "optim":  # the state of one is of no use to the other
+            yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)
         elif f.name in ("label_drop", "seed"):
             yield from _change(option, before, now)
         elif f.name == "student" and now is not None:
@@ -163,21 +168,25 @@ def _check_teacher(folder: Path, saved: StudentConfig, config: StudentConfig) ->
             )
 
 
-def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module) -> dict | None:
+def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module, optim: OptimConfig) -> dict | None:
     """The state that `checkpoints.save` wrote, or None if there is none yet.
 
     network, averaged: what is trained, and the part of it that the moving average follows. Raises ValueError naming the file
-    and the entry if weights, average or AdamW's moments do not fit.
+    and the entry if weights, average or the optimizer's moments do not fit.
     """
     state, path = checkpoints.load_state(folder), folder / checkpoints.STATE
     if state is None:
         return None
     checkpoints.check_fit(path, state["model"], network.state_dict())
     checkpoints.check_fit(path, state["ema"], averaged.state_dict())
-    parameters = [p for group in parameter_groups(network) for p in group["params"]]
+    parameters = [
+        (p.shape, optimizer.STATE[group.get("muon", False)])
+        for group in optimizer.parameter_groups(network, optim)
+        for p in group["params"]
+    ]
     for number, moments in state["optimizer"]["state"].items():
-        shape = parameters[number].shape if number in range(len(parameters)) else None
-        fits = moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and all(
+        shape, names = parameters[number] if number in range(len(parameters)) else (None, None)
+        fits = moments.keys() == names and all(
             value.shape == (() if name == "step" else shape) for name, value in moments.items()
         )
         if not fits:
@@ -192,9 +201,3 @@ def start(network: nn.Module, averaged: nn.Module) -> dict:
         for part in (network, averaged)
     )
     return {"step": 0, "model": model, "ema": ema, "optimizer": {"state": {}}, "ema_updates": 0}
-
-
-def parameter_groups(network: nn.Module) -> list[dict]:
-    """For the optimizer, see training.Objective."""
-    groups = getattr(network, "param_groups", None)
-    return groups() if callable(groups) else [{"params": list(network.parameters())}]

@@ -41,6 +41,21 @@ def test_graph_gives_the_images_of_the_network(run, tmp_path, capsys, suffix, st
     assert export.largest_gap(out, export.Chain(loaded, steps), loaded) < 1e-4  # at 70 images; the example had 3
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_network_with_patches_is_exported_as_it_is(tmp_path, suffix):
+    """In one step: patches are cut and put together inside the graph, whose images have their own shape."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    run, out = tmp_path / "run", tmp_path / f"patched{suffix}"
+    tiny = ["--network.channels", "8", "--network.head-dim", "8", "--optim.batch-size", "16"]
+    assert train.main(["--run", str(run), "--steps", "5", "--optim.lr", "0.01", "--network.patch", "2", *tiny]) == 0
+    assert export.main([str(run), "--steps", "1", "--out", str(out)]) == 0
+    loaded = open_run(run, torch.device("cpu"))
+    assert loaded.network.unet.config.in_channels == 4
+    assert export.largest_gap(out, export.Chain(loaded, 1), loaded) < 1e-4
+
+
 def test_noise_inside_makes_other_images_every_time(run, tmp_path):
     out = tmp_path / "student.pt2"
     assert export.main([str(run), "--steps", "2", "--noise", "inside", "--out", str(out)]) == 0

@@ -6,8 +6,9 @@ import tarfile
 import pytest
 
 from distillkac.data import load
+from tests.data import cifar100_files
 from tests.image_folders import config, pictures, refused, told
-from tests.image_sets import samples, write_npz, write_saved, write_table, write_tar
+from tests.image_sets import samples, write_idx, write_npz, write_saved, write_svhn, write_table, write_tar
 
 # -------------------------------------------------------------------------------------------------------- two readings
 
@@ -42,7 +43,22 @@ def add_latents(root):
     return "latents.json"
 
 
-OTHERS = [add_tar, add_parquet, add_cifar, add_saved, add_latents]
+def add_cifar100(root):
+    cifar100_files.write_pickled(root / "cifar-100-python")
+    return "cifar-100-python/train"
+
+
+def add_idx(root):
+    write_idx(root, samples(4))
+    return "train-images-idx3-ubyte.gz"
+
+
+def add_svhn(root):
+    write_svhn(root, samples(4))
+    return "train_32x32.mat"
+
+
+OTHERS = [add_tar, add_parquet, add_cifar, add_cifar100, add_idx, add_svhn, add_saved, add_latents]
 
 
 @pytest.mark.parametrize("add", OTHERS)

@@ -13,6 +13,7 @@ from distillkac.data.latents import LatentSpace, write_index
 from distillkac.data.sources import STREAMED, UNDERSTOOD, WORDS
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run_data import RunData
+from tests.data import cifar100_files
 from tests.data.test_cifar_and_patches import write_binary
 from tests.image_sets import WRITERS, samples, write_npz, write_tar
 from tests.toys import refusal
@@ -40,6 +41,9 @@ MAKERS = {
     "folder": WRITERS["folder"],
     "npz": WRITERS["npz"],
     "cifar": write_cifar,
+    "cifar100": lambda root, made: cifar100_files.write_binary(root),
+    "idx": WRITERS["idx"],
+    "svhn": WRITERS["svhn"],
     "latents": write_latents,
     "shards": WRITERS["tar"],
     "saved": WRITERS["saved"],
@@ -55,6 +59,7 @@ VALUES = {
     "image_column": "image",
     "label_column": "label",
     "unconditional": True,
+    "coarse": True,
     "subset": "small",
     "split": "dev",
     "test_split": "dev",
@@ -158,12 +163,19 @@ def own_test(kind, root):
     elif kind == "tar":
         for split in ("train", "test"):
             write_tar(root / split, made, shards=1)
+    elif kind in ("idx", "svhn"):
+        for split in ("t10k" if kind == "idx" else "test", "train"):
+            for file in WRITERS[kind](root / split, made).iterdir():
+                file.rename(root / file.name.replace("train", split))
+            (root / split).rmdir()
+    elif kind == "cifar100":
+        cifar100_files.write_pickled(root)
     else:
         write_cifar(root, made)
     return root
 
 
-@pytest.mark.parametrize("kind", ["folder", "npz", "tar", "cifar", "builtin"])
+@pytest.mark.parametrize("kind", ["folder", "npz", "tar", "cifar", "cifar100", "idx", "svhn", "builtin"])
 def test_nothing_is_held_out_beside_a_test_part(tmp_path, kind):
     path = None if kind == "builtin" else str(own_test(kind, tmp_path / "set"))
     whole = {}
@@ -189,7 +201,7 @@ def test_every_source_can_be_learned_without_classes(tmp_path, kind):
         assert data.class_names == ("all",)
         assert data.labels.dtype == torch.int64
         assert data.labels.unique().tolist() == [0]
-    if kind in ("builtin", "cifar", "latents"):  # these have splits of their own
+    if kind in ("builtin", "cifar", "cifar100", "latents"):  # these have splits of their own
         assert torch.equal(read(load(settings, "train"), range(6))[0], read(plain, range(6))[0])
 
 

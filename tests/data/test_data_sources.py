@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distillkac import train
 from distillkac.data import DataConfig, load, read, records, to_unit
@@ -12,7 +14,9 @@ from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from tests.data.sources_tools import config, small_memory, splits, write
 from tests.image_sets import (
+    ARRAYS,
     CLASSES,
+    GREY,
     WRITERS,
     pixels,
     samples,
@@ -29,6 +33,15 @@ TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8", "--optim.log
 # ------------------------------------------------------------------------------------------------- one set, five forms
 
 
+def truth_of(kind):
+    """(C, 8, 8) of each of the pixels."""
+    images = map(Image.fromarray, pixels())
+    return [
+        np.asarray(image.convert("L"))[None] if kind in GREY else np.asarray(image).transpose(2, 0, 1)
+        for image in images
+    ]
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("kind", SOURCES)
 def test_all_sources_give_the_same_tensors(tmp_path, monkeypatch, kind, large):
@@ -37,11 +50,11 @@ def test_all_sources_give_the_same_tensors(tmp_path, monkeypatch, kind, large):
     settings = config(write(kind, tmp_path / kind), tmp_path, held_out=0.2)
     made = load(settings, "train")
     assert made.class_names == CLASSES
-    assert isinstance(made.images, torch.Tensor) == (not large or kind == "npz")
+    assert isinstance(made.images, torch.Tensor) == (not large or kind in ARRAYS)
     assert made.__getitems__([0])[0].dtype == torch.uint8
     (x, y), (x_test, y_test) = splits(settings)
     # Against the pixels themselves: every image is in one split, none in both.
-    truth = torch.from_numpy(pixels()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    truth = torch.from_numpy(np.stack(truth_of(kind))).float() / 127.5 - 1
     place = [int((truth == image).flatten(1).all(1).nonzero()) for image in torch.cat([x, x_test])]
     assert sorted(place) == list(range(20))
     assert torch.cat([y, y_test]).tolist() == [int(i >= 10) for i in place]
@@ -56,7 +69,8 @@ def test_every_source_trains_by_command(tmp_path, kind):
     options = ["--data.path", str(path), "--data.flip", "--data.cache", str(tmp_path / "cache")]
     assert train.main(["--run", str(tmp_path / "run"), "--steps", "2", *options, *TINY]) == 0
     assert [line["step"] for line in checkpoints.MetricsLog.read(tmp_path / "run")] == [1, 2]
-    assert (load_config(tmp_path / "run").shape, load_config(tmp_path / "run").class_names) == ((3, 8, 8), CLASSES)
+    run = load_config(tmp_path / "run")
+    assert (run.shape, run.class_names) == ((1 if kind in GREY else 3, 8, 8), CLASSES)
     assert train.main(["--run", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
     assert checkpoints.MetricsLog.read(tmp_path / "run")[-1]["step"] == 3
 

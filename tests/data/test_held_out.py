@@ -7,10 +7,17 @@ from PIL import Image
 
 from distillkac.data import DataConfig, load, read
 from distillkac.data.dataset import content_key, hold_out
-from tests.image_sets import encoded, write_folder, write_npz, write_saved, write_tar
+from tests.image_sets import encoded, write_folder, write_idx, write_npz, write_saved, write_svhn, write_tar
 
 CLASSES = ("0", "1")
-WRITERS = {"folder": write_folder, "npz": write_npz, "tar": lambda r, m: write_tar(r, m, 2), "saved": write_saved}
+WRITERS = {
+    "folder": write_folder,
+    "npz": write_npz,
+    "tar": lambda r, m: write_tar(r, m, 2),
+    "saved": write_saved,
+    "idx": write_idx,
+    "svhn": write_svhn,
+}
 
 
 @pytest.fixture(autouse=True)

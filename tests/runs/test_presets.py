@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from distillkac import train
+from distillkac import distill, sample, train
 from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.config import OptimConfig, RunConfig, load_config
 from distillkac.runs.presets import PRESETS
 from distillkac.training.cost import cost
-from tests.toys import TINY_OPTIONS
+from tests.toys import TINY_OPTIONS, refused
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,33 @@ def test_cost_counts_what_a_linear_layer_does():
     assert figures["hours"] == pytest.approx(figures["seconds_per_step"] * 10 / 3600)
 
 
+def test_cost_of_patches_is_that_of_the_smaller_image():
+    """2 x 2 pixels as one position: a quarter of the work behind the first convolution and before the last."""
+    plain, patched = (
+        cost(
+            RunConfig(
+                network=NetworkConfig(channels=(32,), head_dim=8, patch=patch),
+                shape=(1, 12, 20),
+                class_names=("a",),
+                steps=1,
+                optim=OptimConfig(batch_size=1),
+            ),
+            torch.device("cpu"),
+        )
+        for patch in (None, 2)
+    )
+    assert 0.2 < patched["flops_per_image"] / plain["flops_per_image"] < 0.3
+    assert 0.2 < patched["activation_bytes"] / plain["activation_bytes"] < 0.35
+    assert patched["parameters"] - plain["parameters"] == 9 * 32 * 3 * 2 + 3
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert train.main(["--run", str(tmp_path / "x"), "--dry-run", *TINY_OPTIONS]) == 0
     text = capsys.readouterr().out
-    for word in ("telegraph (a 25, c 2)", "1x8x8, 10 classes", "M parameters", "hours in all"):
+    for word in ("telegraph (a 25, c 2)", "1x8x8, 10 classes", "unet 0.01 M parameters", "hours in all"):
         assert word in text
+    assert train.main(["--run", str(tmp_path / "x"), "--dry-run", *TINY_OPTIONS, "--network.patch", "2"]) == 0
+    assert "unet, patches of 2x2, 0.01 M parameters" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
 
 
@@ -83,6 +105,29 @@ def test_a_preset_is_the_start_for_the_other_options(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         train.main(["--preset", "cifar", "--dry-run"])
     assert "cifar10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("process", ["telegraph", "planar", "gaussian"])
+def test_a_unet_of_patches_trains_distils_and_samples(tmp_path, process):
+    run, grid = tmp_path / "run", tmp_path / "grid.png"
+    options = ["--process", process, *TINY_OPTIONS, "--network.patch", "2", "--optim.batch-size", "16"]
+    assert train.main(["--run", str(run), "--steps", "3", *options]) == 0
+    assert load_config(run).network.patch == 2
+    assert distill.main([str(run), "--stages", "4,2", "--steps", "2", "--optim.batch-size", "16"]) == 0
+    assert load_config(run / "student-2").network == load_config(run).network
+    assert sample.main([str(run), "--steps", "2", "--num", "4", "--out", str(grid)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--network.patch", "3"], "network.patch must divide height and width of the images, got 3 for 8x8"),
+        (["--network.patch", "8"], "images of 8x8, 1x1 in patches of 8, cannot be halved 1 times"),
+        (["--network.patch", "0"], "network.patch must lie in [1, 65536], got 0"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_refused(tmp_path, capsys, options, sentence):
+    assert sentence in refused(train, ["--run", tmp_path / "run", *options], capsys)
 
 
 def test_a_transformer_trains(tmp_path):

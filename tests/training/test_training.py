@@ -45,11 +45,11 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "patch"), [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGINT, 2)])
 @pytest.mark.one_alignment
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, number):
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, number, patch):
     # Dropout and accumulation are on: they too must follow from seed and step alone.
-    network = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False, dropout=0.2)
+    network = NetworkConfig(channels=(8,), head_dim=8, middle_attention=False, dropout=0.2, patch=patch)
     config = run_config(network=network, optim=optim(accumulate=2))
     whole = trainer(tmp_path / "whole", config)
     assert whole.fit().finished
