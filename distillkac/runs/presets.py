@@ -4,6 +4,7 @@ from distillkac.data import DataConfig
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig
 
+FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # shape and class_names are for --dry-run before the images are there; those of the data replace them.
@@ -15,6 +16,14 @@ PRESETS = {
         network=NetworkConfig(channels=(32, 64, 128), layers=1, attention=(), head_dim=32),
         optim=OptimConfig(batch_size=64, lr=1e-3),
         steps=5000,
+    ),
+    # Shoes and bags of Fashion-MNIST all point one way: mirrored ones would be images that the data do not have.
+    "fashion": RunConfig(
+        data=DataConfig(path=FASHION),
+        network=NetworkConfig(channels=(48, 96), layers=1, patch=2),
+        optim=OptimConfig(optimizer="muon", lr=2e-3, lr_end=0.0, beta2=0.99, save_every=500),
+        steps=7000,
+        shape=(1, 28, 28),
     ),
     "cifar10": RunConfig(
         data=DataConfig(path="cifar10", flip=True),
