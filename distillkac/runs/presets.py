@@ -22,7 +22,7 @@ PRESETS = {
         data=DataConfig(path=FASHION),
         network=NetworkConfig(channels=(48, 96), layers=1, patch=2),
         optim=OptimConfig(optimizer="muon", lr=2e-3, lr_end=0.0, beta2=0.99, save_every=500),
-        steps=7000,
+        steps=6000,
         shape=(1, 28, 28),
     ),
     "cifar10": RunConfig(
