@@ -7,6 +7,11 @@ import torch
 from distillkac import ops
 from distillkac._kernels import native
 from distillkac.ops import interop, reference
+from distillkac.runs.config import OptimConfig
+from distillkac.runs.run import build_network
+from distillkac.training import optimizer
+from tests.toys import run_config
+from tests.training.test_muon import SHAPES, check_formula
 
 pytestmark = [
     pytest.mark.gpu,
@@ -122,6 +127,30 @@ def test_rows_out_of_range_are_nan():
     noise = ops.kac_noise(t, (64,), "telegraph", A, C, 1)
     assert noise[:2].isnan().all()
     assert noise[2].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon_follows_its_formula(shape):
+    check_formula(shape, "cuda")
+
+
+def test_the_state_of_muon_comes_back_from_a_checkpoint():
+    """From the CPU, where checkpoints are read; AdamW's numbers of steps too must lie where its kernel wants them."""
+    networks = [build_network(run_config()).cuda() for _ in range(2)]
+    one, two = (optimizer.build(network, OptimConfig(optimizer="muon", lr=0.01)) for network in networks)
+    for updates in ((one,), (one, two)):
+        for update in updates:
+            for number, parameter in enumerate(p for group in update.param_groups for p in group["params"]):
+                parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).cuda()
+            update.step()
+        if len(updates) == 1:
+            state = one.state_dict()
+            moments = {n: {k: v.cpu() for k, v in values.items()} for n, values in state["state"].items()}
+            two.load_state_dict(state | {"state": moments})
+            networks[1].load_state_dict(networks[0].state_dict())
+    for first, second in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second)
+    assert {values["step"].device.type for values in two.state.values() if "step" in values} == {"cuda"}
 
 
 def test_cupy_arrays_pass_without_a_copy_and_its_bessel_functions_agree():

@@ -49,16 +49,16 @@ def formula(weight, gradients, lr, decay):
     return torch.from_numpy(w.reshape(weight.shape))
 
 
-def check_formula(shape):
+def check_formula(shape, device="cpu"):
     weight, gradients = noise(*shape), [noise(*shape, seed=seed) for seed in (1, 2, 3)]
-    parameter = nn.Parameter(weight.clone())
+    parameter = nn.Parameter(weight.to(device, copy=True))
     muon = optimizer.Muon([{"params": [parameter], "muon": True}], 0.1, (0.9, 0.999), 0.5, True)
     for gradient in gradients:
-        parameter.grad = gradient.clone()
+        parameter.grad = gradient.to(device, copy=True)
         muon.step()
-        assert torch.equal(parameter.grad, gradient)
+        assert torch.equal(parameter.grad.cpu(), gradient)
     expected = formula(weight, gradients, 0.1, 0.5)
-    torch.testing.assert_close(parameter.detach().double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parameter.detach().cpu().double(), expected, rtol=1e-4, atol=1e-5)
     assert muon.state[parameter].keys() == {"momentum_buffer"}
     assert muon.state[parameter]["momentum_buffer"].dtype == torch.float32
 

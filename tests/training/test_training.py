@@ -215,6 +215,11 @@ def test_learning_rate_warms_up_and_follows_the_cosine():
     assert learning_rate(50, 100, settings) == pytest.approx(0.55)
     assert learning_rate(100, 100, settings) == pytest.approx(0.1)
     assert learning_rate(0, 100, optim(lr=1.0, warmup=0)) == pytest.approx(1.0)
+    # Down to nothing, but only after the last step: each of them moves the weights.
+    rates = [learning_rate(step, 100, optim(lr=1.0, warmup=10, lr_end=0.0)) for step in range(101)]
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert 0 < rates[99] < 3e-4
+    assert rates[50] == pytest.approx(0.5)
 
 
 def test_weights_follow_from_the_seed_and_leave_the_global_state_alone():
