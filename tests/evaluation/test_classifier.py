@@ -43,6 +43,26 @@ def test_classifier_of_8_by_8_is_the_published_one():
     assert sizes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (32, 1024), (10, 32)]
 
 
+def test_larger_data_are_seen_a_number_of_times_by_muon_and_smaller_ones_as_ever(monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 3)
+    data = small()
+    before, known = classifier.train_classifier(data).state_dict(), classifier.fingerprint_of(data, data)
+    assert classifier.steps_for(14_999) == 3
+    assert classifier.steps_for(60_000) == 4687  # five times each, in batches of 64
+    monkeypatch.setattr(classifier, "LARGE", len(data))
+    monkeypatch.setattr(classifier, "BATCH", max(1, classifier.EPOCHS * len(data) // 3))  # as many steps as before
+    assert classifier.steps_for(len(data)) == 3
+    built = []
+    build = classifier.build_optimizer
+    monkeypatch.setattr(classifier, "build_optimizer", lambda *given: built.append(given[1]) or build(*given))
+    after = classifier.train_classifier(data).state_dict()
+    assert [optim.optimizer for optim in built] == ["muon"]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert (
+        classifier.fingerprint_of(data, data) != known
+    )  # so neither a cached nor a shipped one is taken for the other
+
+
 def test_one_class_has_no_accuracy_but_features(splits, monkeypatch):
     x, _ = read(splits[0], range(1297))
     data = [ImageDataset(part, torch.zeros(len(part), dtype=torch.int64), ("all",)) for part in (x[:800], x[800:])]
