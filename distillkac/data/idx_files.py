@@ -5,6 +5,7 @@ compared with the size of the file before anything is read; of a packed file no 
 """
 
 import gzip
+import io
 import math
 import re
 import struct
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def read_idx_file(found: IdxFile) -> np.ndarray:
     try:
         with _opened(found.path) as (file, _):
             file.read(found.start)
-            while got < content.size and (count := file.readinto(content[got : got + PART].data)):  # type: ignore[attr-defined]
+            while got < content.size and (count := file.readinto(content[got : got + PART].data)):
                 got += count
             more = file.read(1)  # the checksum of what is packed stands after its last byte
     except (OSError, EOFError, zlib.error) as error:
@@ -111,14 +111,14 @@ def read_idx_file(found: IdxFile) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, bool]]:
     """(the bytes of the IDX file, whether they are packed)."""
     with open(path, "rb") as file:
         packed = file.read(2) == GZIP
         file.seek(0)
         if packed:
             with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked, True  # type: ignore[misc]  # it has all of BinaryIO that is used
+                yield unpacked, True
         else:
             yield file, False
 

@@ -3,7 +3,6 @@
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +97,8 @@ def _read_arrays(
             return arrays, parts, [printable(n) for n in file.files if n not in used and n not in meant]
     except _Unclear as error:
         raise ValueError(str(error)) from None
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    # An archive can be damaged, locked, or packed in as many ways as there are errors for it.
+    except Exception as error:
         raise ValueError(f"{where}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
 
 

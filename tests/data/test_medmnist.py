@@ -105,6 +105,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert "images should be (100, 8, 8) uint8 but has" in refused(path)
 
 
+@pytest.mark.parametrize(("place", "byte"), [(6, 1), (8, 99)], ids=["locked", "packed in an unknown way"])
+def test_an_archive_that_cannot_be_unpacked_is_refused(tmp_path, place, byte):
+    path = archive(tmp_path / "x.npz", header((4, 8, 8)) + bytes(256))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\1\2") + 2  # the list at the end has two bytes more in front
+    content[place] = content[entry + place] = byte
+    path.write_bytes(content)
+    assert "cannot be read as an .npz" in refused(path)
+
+
 def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
     path = archive(tmp_path / "x.npz", header((100, 8, 8)) + bytes(6400))
     sizes = {"SC_PAGE_SIZE": 10, "SC_PHYS_PAGES": 100}
