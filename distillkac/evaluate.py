@@ -16,7 +16,7 @@ from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.evaluation import fidelity, inception
 from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
-from distillkac.runs import checkpoints, pictures
+from distillkac.runs import checkpoints, pictures, plots
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
@@ -126,7 +126,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
-    pictures.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
+    plots.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / "evaluation.json", report)

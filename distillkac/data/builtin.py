@@ -1,5 +1,6 @@
 """Images that scikit-learn brings along: no download needed."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -22,14 +23,12 @@ def digits(config: DataConfig) -> Splits:
             "--data.path"
         )
     check_own_test("the built-in digits", config)
-    from sklearn.datasets import load_digits  # a second to import, and only needed here
-
-    source = load_digits()
-    images = torch.from_numpy(source.images).float()[:, None] / 8 - 1
-    labels = torch.from_numpy(source.target).long()
+    table = np.loadtxt(_of_sklearn("digits.csv.gz"), delimiter=",")  # 64 pixels and the digit
+    images = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) / 8 - 1
+    labels = torch.from_numpy(table[:, -1]).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
-    names = tuple(str(name) for name in source.target_names)
+    names = tuple("0123456789")
     train_labels, test_labels, names = without_classes(config, labels[train], labels[test], names)
     return make_splits(images[train], train_labels, names, (images[test], test_labels), config.flip)
 
@@ -59,6 +58,20 @@ def patches(config: DataConfig) -> Splits:
     labels, test_labels = (torch.arange(len(part)).repeat_interleave(len(part[0])) for part in (train, test))
     labels, test_labels, names = without_classes(config, labels, test_labels, names)
     return make_splits(torch.cat(train), labels, names, (torch.cat(test), test_labels), config.flip)
+
+
+def _of_sklearn(name: str) -> Path:
+    """A file of images of scikit-learn's, which takes longer to import, with SciPy and pandas, than the digits to read.
+
+    Raises ValueError where it is not there.
+    """
+    found = importlib.util.find_spec("sklearn")
+    places = (
+        Path(folder) / "datasets" / "data" / name for folder in (found and found.submodule_search_locations) or ()
+    )
+    if (path := next(filter(Path.is_file, places), None)) is None:
+        raise ValueError(f"scikit-learn's {name}, the built-in images, is not installed: pip install scikit-learn")
+    return path
 
 
 BUILTIN: dict[Literal["digits", "patches"], Callable[[DataConfig], Splits]] = {"digits": digits, "patches": patches}

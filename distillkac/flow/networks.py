@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from distillkac.flow import backbones
+
 __all__ = ["NetworkConfig", "VelocityNet", "check_format", "norm_groups"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
@@ -100,10 +102,8 @@ def check_format(config: NetworkConfig, found: int) -> None:
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
-    from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
-
     levels = range(len(config.channels))
-    unet = UNet2DModel(
+    unet = backbones.unet_class()(
         sample_size=tuple(shape[1:]),
         in_channels=shape[0],
         out_channels=shape[0],
@@ -126,9 +126,7 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    from diffusers import DiTTransformer2DModel
-
-    dit = DiTTransformer2DModel(
+    dit = backbones.dit_class()(
         num_attention_heads=config.channels[0] // config.head_dim,
         attention_head_dim=config.head_dim,
         in_channels=shape[0],
