@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from distillkac.flow import backbones
+from distillkac.base import backbones
 
 __all__ = ["NetworkConfig", "VelocityNet", "check_format", "norm_groups"]
 

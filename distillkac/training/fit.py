@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -13,6 +12,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac.base import launch_settings, optional
+from distillkac.base.optional import Tracker
 from distillkac.data import Dataset
 from distillkac.runs import checkpoints, kept, pictures, plots
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
@@ -23,8 +23,6 @@ from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from distillkac.training import resume
 from distillkac.training.loop import Fit, Trainer, learning_rate
 from distillkac.training.objective import Objective
-
-Tracker = Literal["tensorboard", "wandb"]
 
 
 def refuse_inference_mode() -> None:

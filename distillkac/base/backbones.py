@@ -13,7 +13,6 @@ What was imported before stays as it is, and so does what is imported afterwards
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -39,26 +38,26 @@ def dit_class() -> Any:
 
 
 def _of(module: str, name: str) -> Any:
-    with _importing, _alone():
-        return getattr(importlib.import_module(f"diffusers.models.{module}"), name)
+    with _importing, _kept_away({COMPILER: None}):  # None is Python's own sign for what cannot be imported
+        places = [Path(place) / "models" for place in importlib.import_module("diffusers").__path__]
+        bare: dict[str, ModuleType | None] = {}
+        for package in PACKAGES:
+            bare[f"diffusers.models.{package}"] = made = ModuleType(f"diffusers.models.{package}")
+            made.__path__ = [str(place / package) for place in places]
+        with _kept_away(bare):
+            return getattr(importlib.import_module(f"diffusers.models.{module}"), name)
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Inside, a network of diffusers is imported without the others."""
-    found = importlib.util.find_spec("diffusers")
-    places = [Path(place) / "models" for place in (found and found.submodule_search_locations) or ()]
-    kept: dict[str, ModuleType | None] = {COMPILER: None}  # Python's own sign for what cannot be imported
-    for package in PACKAGES:
-        bare = kept[f"diffusers.models.{package}"] = ModuleType(f"diffusers.models.{package}")
-        bare.__path__ = [str(place / package) for place in places]
-    kept = {name: module for name, module in kept.items() if name not in sys.modules}
-    sys.modules.update(kept)  # type: ignore[arg-type]  # that of None
+def _kept_away(modules: dict[str, ModuleType | None]) -> Iterator[None]:
+    """Inside, these stand in place of the modules of their names, but of those that are imported already."""
+    new = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(new)  # type: ignore[arg-type]  # that of None
     try:
         yield
     finally:
-        models = sys.modules.get("diffusers.models")
-        for name in kept:
+        for name in new:
             del sys.modules[name]
-            if models is not None:
-                vars(models).pop(name.rpartition(".")[2], None)
+            above, _, last = name.rpartition(".")
+            if above in sys.modules:
+                vars(sys.modules[above]).pop(last, None)
