@@ -1,7 +1,5 @@
 """Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +105,7 @@ def check_outputs(args: EvaluateArgs) -> None:
             pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
 
 
-def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
+def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
     from distillkac.runs import pictures, plots
     from distillkac.runs.device import device
@@ -142,7 +140,7 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     files.write_json(args.run / "evaluation.json", report)
 
 
-def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
+def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     """Every process generates and measures its share of the images; the first one compares and writes."""
     from distillkac.evaluation import fidelity, inception
     from distillkac.runs import checkpoints
@@ -194,15 +192,20 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
 
 
 def _generated(
-    run: Run, sampler: SamplerConfig, labels: torch.Tensor, args: EvaluateArgs, extractor, accelerator: Accelerator
-) -> tuple[dict, torch.Tensor]:
+    run: "Run",
+    sampler: SamplerConfig,
+    labels: "torch.Tensor",
+    args: EvaluateArgs,
+    extractor,
+    accelerator: "Accelerator",
+) -> "tuple[dict, torch.Tensor]":
     """(row of the table without its measures, (n, d) features). No more than a batch of images is held at a time."""
     from distillkac.evaluation import fidelity
     from distillkac.runs.sampling import generate
 
     seconds, nfe = 0.0, 0
 
-    def images(first: int, last: int) -> torch.Tensor:
+    def images(first: int, last: int) -> "torch.Tensor":
         nonlocal seconds, nfe
         samples = generate(run, labels[first:last], sampler, args.seed, args.batch_size, offset=first)
         seconds, nfe = seconds + samples.seconds, samples.nfe
@@ -214,7 +217,7 @@ def _generated(
 
 
 def _compared(
-    generated: torch.Tensor, real: torch.Tensor, args: EvaluateArgs, device: torch.device
+    generated: "torch.Tensor", real: "torch.Tensor", args: EvaluateArgs, device: "torch.device"
 ) -> dict[str, float]:
     from distillkac.evaluation import fidelity
 
@@ -245,7 +248,7 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     ]
 
 
-def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, SamplerConfig]]:
+def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":
     """The rows with their networks; each is loaded once."""
     from distillkac.runs.run import open_run, say_if_another_teacher
 
@@ -256,13 +259,13 @@ def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, Sampl
     return [(opened[folder], sampler) for folder, sampler in rows]
 
 
-def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
+def _row(run: "Run", sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     """What was sampled and how; nfe: network evaluations per image, two a step where guided."""
     w = Trained.of(run.config).settle(sampler, str(run.folder)).guidance
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
 
 
-def _title(run: Run, sampler: SamplerConfig) -> str:
+def _title(run: "Run", sampler: SamplerConfig) -> str:
     """student-1-inverse becomes "student (inverse), 1 step"."""
     kind, *_, method = run.name.split("-") if run.name.count("-") == 2 else (run.name.split("-")[0], "")
     return kind + (f" ({method})" if method else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"

@@ -1,7 +1,5 @@
 """Draw images from a run: `python -m distillkac.sample runs/demo --steps 1`."""
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import dataclass, field
@@ -93,7 +91,9 @@ class Cycle:
         return int(self.chosen[i % len(self.chosen)])
 
 
-def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, columns: int) -> SinglePngs | OneFile:
+def open_files(
+    out: Path, kind: str, drawing: "Drawing", cycle: Cycle, num: int, columns: int
+) -> "SinglePngs | OneFile":
     """Where the images go. Raises ValueError if they cannot, before any is drawn."""
     from distillkac.runs import pictures
     from distillkac.runs.sample_files import OneFile, SinglePngs, described, write_npz
@@ -125,7 +125,7 @@ def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, c
     return OneFile(out, facts | {"frames": frames}, size, num, drawing.rows, assemble)
 
 
-def draw(drawing: Drawing, cycle: Cycle, files: SinglePngs | OneFile, num: int, path: bool) -> tuple[float, int]:
+def draw(drawing: "Drawing", cycle: Cycle, files: "SinglePngs | OneFile", num: int, path: bool) -> tuple[float, int]:
     """Draws what is not there yet: (seconds of the sampler alone, images drawn)."""
     import torch
 
