@@ -32,11 +32,15 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# python -m distillkac.sample RUN --steps N for each N in turn, in one process: starting it takes longer than the images.
+SAMPLES := import sys; from distillkac.sample import main; run, *counts = sys.argv[1:]; \
+	sys.exit(next(filter(None, (main([run, "--steps", n]) for n in counts)), 0))
+
 .PHONY: demo test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 demo: .venv/built
 	$(BIN)/python -m distillkac.train --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $(call resume,student-*/config.json)
-	for steps in 100 20 4 2 1; do $(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps $$steps || exit 1; done
+	$(BIN)/python -c '$(SAMPLES)' $(call quoted,$(RUN)) 100 20 4 2 1
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
 
 compare: .venv/built

@@ -9,8 +9,6 @@ import tyro
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
-from distillkac.runs.device import device
-from distillkac.web.engine import Demo
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(DemoArgs, argv, prog("demo"))
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 1 .. 65535, got {args.port}")
+    from distillkac.runs.device import device  # torch only now, so that help and mistakes in options come at once
+    from distillkac.web.engine import Demo
+
     demo = Demo(args.runs, device())
     from distillkac.web import page  # needs the extra, which is asked for only after the runs were found good
 

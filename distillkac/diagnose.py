@@ -19,9 +19,10 @@ from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
 from distillkac.runs.config import load_config
+from distillkac.runs.data_place import DataPlace
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
-from distillkac.runs.run_data import DataPlace, RunData
+from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 

@@ -11,13 +11,11 @@ import tyro
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.data import class_means
-from distillkac.distillation import cost
-from distillkac.distillation.chain import Chain, refuse_teacher
 from distillkac.distillation.stages import RECIPES, DistillConfig
 from distillkac.runs.config import load_config
+from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import build_network, load_network
-from distillkac.runs.run_data import DataPlace, RunData
-from distillkac.training.fit import accelerator_for
+from distillkac.runs.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class DistillArgs:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
+    # What trains only now, so that help and mistakes in options come at once.
+    from distillkac.distillation import cost
+    from distillkac.distillation.chain import Chain, refuse_teacher
+    from distillkac.training.fit import accelerator_for
+
     config, run = args.config, load_config(args.run)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)

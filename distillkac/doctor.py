@@ -12,17 +12,20 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import distillkac
 from distillkac import _sources
+from distillkac.base import backbones, bundled
 from distillkac.base.commands import prog
 
 SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
+# What is used of a package, where that comes far sooner than the whole.
+PARTS: dict[str, Callable[[], object]] = {"diffusers": backbones.unet_class, "sklearn": lambda: _images()}
 ABSENT = "not installed"
 PHILOX_OF_ZERO = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
 
@@ -83,16 +86,23 @@ def row(name: str, value: str) -> None:
     print(f"{name:14}{value}", flush=True)
 
 
-def load(name: str) -> ModuleType | str:
-    """The module, or why it cannot be imported."""
+def load(name: str) -> object:
+    """The module, or what is used of it; or, as a str, why it cannot be imported."""
     try:
-        return importlib.import_module(name)
+        return PARTS[name]() if name in PARTS else importlib.import_module(name)
     # A package that is broken, or of another version than those it needs, fails in its own way.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         return (
             reason if name == "distillkac._kernels" else f"{name} cannot be imported: {type(error).__name__}: {reason}"
         )
+
+
+def _images() -> Path:
+    """Those of scikit-learn, all that is used of it."""
+    if (path := bundled.find(bundled.DIGITS)) is None:
+        raise ModuleNotFoundError("No module named 'sklearn', or none with its images")
+    return path
 
 
 def self_test(device) -> list[str]:

@@ -3,27 +3,24 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 import tyro
-from accelerate import Accelerator
 
 from distillkac.base import files
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
-from distillkac.evaluation import fidelity, inception
-from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
-from distillkac.runs import checkpoints, pictures
-from distillkac.runs.config import RunConfig, load_config
-from distillkac.runs.device import device
-from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
-from distillkac.runs.run_data import DataPlace, RunData
-from distillkac.runs.sampler import Trained
-from distillkac.runs.sampling import SamplerConfig, class_labels, generate
-from distillkac.training.fit import accelerator_for
+from distillkac.runs.data_place import DataPlace
+from distillkac.runs.sampler import SamplerConfig, Trained
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from distillkac.runs.config import RunConfig
+    from distillkac.runs.run import Run
 
 GRID_IMAGES = 100
 PATH_IMAGES = 10
@@ -80,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
     if "classifier" in args.metrics and not args.teacher_steps:
         raise ValueError("teacher_steps must name at least one number of steps")
+    from distillkac.runs.config import load_config  # torch only now, so that help and mistakes in options come at once
+
     config = load_config(args.run)
     check_outputs(args)
     if "classifier" in args.metrics:
@@ -91,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_outputs(args: EvaluateArgs) -> None:
     """Raises ValueError, before anything is trained or drawn, if a result could not be written or a row cannot be."""
+    from distillkac.runs import pictures
+    from distillkac.runs.config import load_config
+
     if set(args.metrics) - {"classifier"}:
         check_file(args.run / "fidelity.json")
     if "classifier" in args.metrics:
@@ -103,7 +105,13 @@ def check_outputs(args: EvaluateArgs) -> None:
             pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
 
 
-def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
+def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
+    from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
+    from distillkac.runs import pictures, plots
+    from distillkac.runs.device import device
+    from distillkac.runs.run_data import RunData
+    from distillkac.runs.sampling import class_labels, generate
+
     images = RunData(args.run, config, args.data)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
     labels = class_labels(config, args.num)
@@ -126,14 +134,20 @@ def measure_with_classifier(args: EvaluateArgs, config: RunConfig) -> None:
     finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
-    pictures.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
+    plots.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / "evaluation.json", report)
 
 
-def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
+def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     """Every process generates and measures its share of the images; the first one compares and writes."""
+    from distillkac.evaluation import fidelity, inception
+    from distillkac.runs import checkpoints
+    from distillkac.runs.run_data import RunData
+    from distillkac.runs.sampling import class_labels
+    from distillkac.training.fit import accelerator_for
+
     fidelity.check_extra()
     accelerator = accelerator_for(config.optim)
     if "classifier" in args.metrics and accelerator.num_processes > 1:
@@ -178,12 +192,20 @@ def measure_with_inception(args: EvaluateArgs, config: RunConfig) -> None:
 
 
 def _generated(
-    run: Run, sampler: SamplerConfig, labels: torch.Tensor, args: EvaluateArgs, extractor, accelerator: Accelerator
-) -> tuple[dict, torch.Tensor]:
+    run: "Run",
+    sampler: SamplerConfig,
+    labels: "torch.Tensor",
+    args: EvaluateArgs,
+    extractor,
+    accelerator: "Accelerator",
+) -> "tuple[dict, torch.Tensor]":
     """(row of the table without its measures, (n, d) features). No more than a batch of images is held at a time."""
+    from distillkac.evaluation import fidelity
+    from distillkac.runs.sampling import generate
+
     seconds, nfe = 0.0, 0
 
-    def images(first: int, last: int) -> torch.Tensor:
+    def images(first: int, last: int) -> "torch.Tensor":
         nonlocal seconds, nfe
         samples = generate(run, labels[first:last], sampler, args.seed, args.batch_size, offset=first)
         seconds, nfe = seconds + samples.seconds, samples.nfe
@@ -195,8 +217,10 @@ def _generated(
 
 
 def _compared(
-    generated: torch.Tensor, real: torch.Tensor, args: EvaluateArgs, device: torch.device
+    generated: "torch.Tensor", real: "torch.Tensor", args: EvaluateArgs, device: "torch.device"
 ) -> dict[str, float]:
+    from distillkac.evaluation import fidelity
+
     generated, real = generated.to(device), real.to(device)
     result = {}
     if "fid" in args.metrics:
@@ -210,6 +234,9 @@ def _compared(
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the teacher at its step counts, then the students."""
+    from distillkac.runs.config import load_config
+    from distillkac.runs.run import students
+
     folders: list[tuple[Path, int | None]] = [(args.run, steps) for steps in args.teacher_steps]
     folders += [(path, None) for path in students(args.run)]
     made = [(folder, steps, Trained.of(load_config(folder))) for folder, steps in folders]
@@ -221,8 +248,10 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     ]
 
 
-def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, SamplerConfig]]:
+def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":
     """The rows with their networks; each is loaded once."""
+    from distillkac.runs.run import open_run, say_if_another_teacher
+
     rows = _rows(args)
     opened = {folder: open_run(folder, device) for folder, _ in rows}
     for folder in opened:
@@ -230,13 +259,13 @@ def _networks(args: EvaluateArgs, device: torch.device) -> list[tuple[Run, Sampl
     return [(opened[folder], sampler) for folder, sampler in rows]
 
 
-def _row(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict:
+def _row(run: "Run", sampler: SamplerConfig, nfe: int, rate: float) -> dict:
     """What was sampled and how; nfe: network evaluations per image, two a step where guided."""
     w = Trained.of(run.config).settle(sampler, str(run.folder)).guidance
     return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
 
 
-def _title(run: Run, sampler: SamplerConfig) -> str:
+def _title(run: "Run", sampler: SamplerConfig) -> str:
     """student-1-inverse becomes "student (inverse), 1 step"."""
     kind, *_, method = run.name.split("-") if run.name.count("-") == 2 else (run.name.split("-")[0], "")
     return kind + (f" ({method})" if method else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"

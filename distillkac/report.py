@@ -12,10 +12,6 @@ from distillkac.base import files
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
-from distillkac.data.classes import printable
-from distillkac.evaluation.metrics import COLUMNS, describe
-from distillkac.runs.config import law, load_config
-from distillkac.runs.run import students
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -49,18 +45,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def page(run: Path) -> str:
     """The HTML of a run folder; what the folder does not hold is left out. Raises ValueError if it is no run."""
+    from distillkac.data.classes import printable
+    from distillkac.runs.config import law, load_config
+    from distillkac.runs.run import students
+
     config = load_config(run)
-    shape = "×".join(map(str, config.shape))
+    made, shape = students(run), "×".join(map(str, config.shape))
+    listed = ", ".join(path.name for path in made)
     parts = [
         f"<h1>{html.escape(printable(run.resolve().name))}</h1>",
         f"<p>{html.escape(law(config.noise))}, {'latents' if config.latent else 'images'} {shape}, "
         f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, "
-        f"seed {config.seed}; students: {_student_list(run)}.</p>",
+        f"seed {config.seed}; students: {html.escape(printable(listed) or 'none')}.</p>",
     ]
     if (run / "evaluation.json").exists():
         parts += ["<h2>Measurements</h2>", _evaluation(run)]
     parts += _pictures(run, "Samples", sorted((run / "samples").glob("*.png")))
-    curves = [path for path in (run, *students(run)) if (path / "curves.png").exists()]
+    curves = [path for path in (run, *made) if (path / "curves.png").exists()]
     parts += _pictures(run, "Training", [path / "curves.png" for path in curves])
     if pictures := _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png"))):
         parts += pictures + _guidance_evaluator(run)
@@ -73,11 +74,9 @@ def page(run: Path) -> str:
     )
 
 
-def _student_list(run: Path) -> str:
-    return html.escape(printable(", ".join(path.name for path in students(run))) or "none")
-
-
 def _evaluation(run: Path) -> str:
+    from distillkac.evaluation.metrics import COLUMNS, describe
+
     report = files.read_json(run / "evaluation.json")
     rows = [["network", *(title for title, _, _ in COLUMNS)]]
     for row in report["rows"]:
@@ -97,6 +96,8 @@ def _guidance_evaluator(run: Path) -> list[str]:
     found = files.read_json(path).get("guidance") if path.exists() else None
     if not found:
         return []
+    from distillkac.evaluation.metrics import describe
+
     ours, path = found.get("evaluator"), run / "evaluation.json"
     table = files.read_json(path).get("evaluator") if path.exists() else ours
     other = "" if ours == table else f", not that of the measurements above ({describe(table)}): these do not compare"

@@ -4,22 +4,20 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 import tyro
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.base.progress import Bar
-from distillkac.runs import pictures
-from distillkac.runs.class_names import find_all
-from distillkac.runs.device import device
-from distillkac.runs.run import open_run
-from distillkac.runs.sample_files import OneFile, SinglePngs, described, write_npz
-from distillkac.runs.sampling import Drawing, SamplerConfig, choose
+from distillkac.runs.sampler import SamplerConfig
+
+if TYPE_CHECKING:
+    from distillkac.runs.sample_files import OneFile, SinglePngs
+    from distillkac.runs.sampling import Drawing
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class SampleArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(SampleArgs, argv, prog("sample"))
+    # Torch and networks only now, so that help and mistakes in options come at once.
+    from distillkac.runs.device import device
+    from distillkac.runs.run import open_run
+    from distillkac.runs.sampling import Drawing, choose
+
     for name in ("num", "columns"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
@@ -75,6 +78,8 @@ class Cycle:
     """The classes of images 0, 1, ...: those that were chosen, in turn; all when none was."""
 
     def __init__(self, names: tuple[str, ...], classes: tuple[str, ...]):
+        from distillkac.runs.class_names import find_all
+
         self.names = names
         self.chosen = np.array(find_all(classes, names) if classes else range(len(names)), dtype=np.int64)
 
@@ -86,8 +91,13 @@ class Cycle:
         return int(self.chosen[i % len(self.chosen)])
 
 
-def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, columns: int) -> SinglePngs | OneFile:
+def open_files(
+    out: Path, kind: str, drawing: "Drawing", cycle: Cycle, num: int, columns: int
+) -> "SinglePngs | OneFile":
     """Where the images go. Raises ValueError if they cannot, before any is drawn."""
+    from distillkac.runs import pictures
+    from distillkac.runs.sample_files import OneFile, SinglePngs, described, write_npz
+
     config = drawing.run.config
     shape = config.latent.shape if config.latent is not None else config.shape
     frames = pictures.frames_of(drawing.sampler.steps + 1) if kind == ".gif" else []
@@ -115,8 +125,12 @@ def open_files(out: Path, kind: str, drawing: Drawing, cycle: Cycle, num: int, c
     return OneFile(out, facts | {"frames": frames}, size, num, drawing.rows, assemble)
 
 
-def draw(drawing: Drawing, cycle: Cycle, files: SinglePngs | OneFile, num: int, path: bool) -> tuple[float, int]:
+def draw(drawing: "Drawing", cycle: Cycle, files: "SinglePngs | OneFile", num: int, path: bool) -> tuple[float, int]:
     """Draws what is not there yet: (seconds of the sampler alone, images drawn)."""
+    import torch
+
+    from distillkac.runs import pictures
+
     frames, seconds, drawn = pictures.frames_of(drawing.sampler.steps + 1), 0.0, 0
     blocks = range(0, num, drawing.rows)
 

@@ -12,6 +12,7 @@ import tyro
 from distillkac import data
 from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command, prog
+from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
@@ -19,10 +20,6 @@ from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import build_network, network_config
 from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
-from distillkac.training import resume
-from distillkac.training.cost import cost, described
-from distillkac.training.fit import Tracker
-from distillkac.training.teacher import fit_teacher, with_data
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     saved = _saved(argv)
     args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
+    # What trains only now, so that help and mistakes in options come at once; and before the images are read.
+    from distillkac.training.cost import cost, described
+    from distillkac.training.teacher import fit_teacher, with_data
+
     process = args.config.noise.build()
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
@@ -87,6 +88,8 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
     """Warns if a preset is named that a run cannot have begun with: its options are those of the run, not of the preset."""
     if not any(word.split("=")[0] == "--preset" for word in argv):
         return
+    from distillkac.training import resume
+
     named = parse(TrainArgs, argv, prog("train"), TrainArgs(preset=args.preset, config=PRESETS[args.preset])).config
     if words := [f"{before}, not {now}" for before, now in resume.all_changes(saved, named)]:
         warnings.warn(

@@ -20,7 +20,7 @@ from diffusers import UNet2DModel  # noqa: F401  imported by the package when a 
 from sklearn.datasets import load_digits  # noqa: F401  imported by the package when the digits are read
 
 from distillkac import distill, train
-from distillkac.runs import checkpoints, pictures
+from distillkac.runs import checkpoints, plots
 
 DIED = 77
 COMMANDS = {"train": train.main, "distill": distill.main}
@@ -89,7 +89,7 @@ def run(request: dict) -> int:
     """The child: a command, or with `checkpoint` a checkpoint of that step written to `folder`."""
     torch.set_num_threads(request.get("threads", 1))
     # Drawing would take most of the time, and few kills would meet a checkpoint.
-    pictures.save_curves = lambda *arguments: None
+    plots.save_curves = lambda *arguments: None
     if "file_limit" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
     if "uid" in request:

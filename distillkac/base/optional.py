@@ -6,9 +6,14 @@ folder is imported where the package is not installed; a file, or a folder with 
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
+
+Tracker = Literal["tensorboard", "wandb"]
+"""Where the losses of a training may be shown."""
 
 # Module: what to install, and something that only the real one has.
 PACKAGES = {
@@ -63,3 +68,10 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def file_of(package: str, name: Path) -> Path | None:
+    """A file that comes with a package, which is not imported; None where the package, or the file in it, is not there."""
+    found = importlib.util.find_spec(package)
+    places = [Path(folder) / name for folder in (found and found.submodule_search_locations) or ()]
+    return next(filter(Path.is_file, places), None)

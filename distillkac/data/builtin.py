@@ -1,12 +1,13 @@
 """Images that scikit-learn brings along: no download needed."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
+from distillkac.base import bundled
 from distillkac.data.dataset import SPLIT_SEED, DataConfig, Splits, check_own_test, make_splits, without_classes
 
 DIGITS_TRAIN = 1297
@@ -22,14 +23,12 @@ def digits(config: DataConfig) -> Splits:
             "--data.path"
         )
     check_own_test("the built-in digits", config)
-    from sklearn.datasets import load_digits  # a second to import, and only needed here
-
-    source = load_digits()
-    images = torch.from_numpy(source.images).float()[:, None] / 8 - 1
-    labels = torch.from_numpy(source.target).long()
+    table = np.loadtxt(bundled.of_sklearn(bundled.DIGITS), delimiter=",")  # 64 pixels and the digit
+    images = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) / 8 - 1
+    labels = torch.from_numpy(table[:, -1]).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
-    names = tuple(str(name) for name in source.target_names)
+    names = tuple("0123456789")
     train_labels, test_labels, names = without_classes(config, labels[train], labels[test], names)
     return make_splits(images[train], train_labels, names, (images[test], test_labels), config.flip)
 
@@ -45,15 +44,14 @@ def patches(config: DataConfig) -> Splits:
             "--data.channels away"
         )
     check_own_test("the built-in patches", config)
-    from sklearn.datasets import load_sample_images
-
-    photographs = load_sample_images()
-    names = tuple(Path(name).stem for name in photographs.filenames)
+    names = tuple(path.stem for path in bundled.PHOTOGRAPHS)
     train: list[torch.Tensor] = []
     test: list[torch.Tensor] = []
-    for photograph in photographs.images:
+    for path in bundled.PHOTOGRAPHS:
+        with Image.open(bundled.of_sklearn(path)) as photograph:
+            pixels = np.asarray(photograph)
         for columns, part in ((slice(None, PATCH_TRAIN_WIDTH), train), (slice(PATCH_TRAIN_WIDTH, None), test)):
-            area = torch.from_numpy(np.ascontiguousarray(photograph[:, columns])).permute(2, 0, 1)
+            area = torch.from_numpy(np.ascontiguousarray(pixels[:, columns])).permute(2, 0, 1)
             cut = area.unfold(1, PATCH, PATCH_STRIDE).unfold(2, PATCH, PATCH_STRIDE)
             part.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, PATCH, PATCH))
     labels, test_labels = (torch.arange(len(part)).repeat_interleave(len(part[0])) for part in (train, test))

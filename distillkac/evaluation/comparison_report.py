@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from distillkac.base import files
 from distillkac.evaluation.comparison import Plan
 from distillkac.evaluation.metrics import describe
-from distillkac.runs import pictures
+from distillkac.runs import pictures, plots
 
 FULL, SHORT = "compare", "compare-short"  # marks of a page: all tables, or the short one
 HEAD = "# Processes and methods compared\n\nWritten by `python -m distillkac.compare`.\n\n"
@@ -47,7 +47,7 @@ def write(out: Path, plan: Plan, rows: list[dict]) -> str:
     text = markdown(plan, rows)
     files.write_atomic(out / "comparison.md", f"{HEAD}{text}{PICTURES}".encode())
     files.write_atomic(out / "comparison.csv", _csv(rows).encode())
-    pictures.save_figure(_figure(plan, rows), out / "frechet.png")
+    plots.save_figure(_figure(plan, rows), out / "frechet.png")
     save_sample_sheet(out, plan)
     return text
 
@@ -207,7 +207,7 @@ def _figure(plan: Plan, rows: list[dict]) -> Figure:
             if panel is panels[1] and one is not None:
                 panel.plot([1], [one[0]], marker="*", ms=11, color=color, ls="none")
         panel.set(xscale="log", xlabel="network evaluations an image", ylabel="Fréchet distance, held-out", title=title)
-        panel.grid(color=pictures.LIGHT)
+        panel.grid(color=plots.LIGHT)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yscale("log")
     panels[1].plot([], [], marker="*", ms=11, color=pictures.INK, ls="none", label="1 step, inverse distillation")

@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from distillkac.evaluation.diagnostics import PathErrors
 from distillkac.evaluation.metrics import describe
-from distillkac.runs.pictures import INK, LIGHT, LINE, save_figure
+from distillkac.runs.pictures import INK
+from distillkac.runs.plots import LIGHT, LINE, save_figure
 
 COLORS = (LINE, "#d1495b", "#2a9d8f", "#e9a03b", "#7d5ba6", "#5c6770", "#8c564b", "#17becf")
 GREY = "#8a96a0"

@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from distillkac.base import backbones
+
 __all__ = ["NetworkConfig", "VelocityNet", "norm_groups", "of_format"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
@@ -127,10 +129,8 @@ def of_format(config: NetworkConfig, found: int) -> NetworkConfig:
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
-    from diffusers import UNet2DModel  # adds seconds to an import, so only when a network is built
-
     levels, values = range(len(config.channels)), shape[0] * config.side**2
-    unet = UNet2DModel(
+    unet = backbones.unet_class()(
         sample_size=(shape[1] // config.side, shape[2] // config.side),
         in_channels=values,
         out_channels=values,
@@ -153,9 +153,7 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    from diffusers import DiTTransformer2DModel
-
-    dit = DiTTransformer2DModel(
+    dit = backbones.dit_class()(
         num_attention_heads=config.channels[0] // config.head_dim,
         attention_head_dim=config.head_dim,
         in_channels=shape[0],

@@ -7,7 +7,8 @@ from distillkac.base.lazy import importer
 if TYPE_CHECKING:
     from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig, load_config
     from distillkac.runs.own_network import OwnNetwork
-    from distillkac.runs.pictures import save_animation, save_curves, save_grid, save_trajectory, to_uint8
+    from distillkac.runs.pictures import save_animation, save_grid, to_uint8
+    from distillkac.runs.plots import save_curves, save_trajectory
     from distillkac.runs.presets import PRESETS
     from distillkac.runs.run import Run, open_run, students
     from distillkac.runs.sampler import SamplerConfig
@@ -36,13 +37,14 @@ __all__ = [
     "to_uint8",
 ]
 
-# Pictures need matplotlib, which takes longer to import than all the rest.
+# Torch, matplotlib and others are imported when something is computed or drawn, not for the options of a command.
 __getattr__, __dir__ = importer(
     __name__,
     {
         "config": ("OptimConfig", "ProcessConfig", "RunConfig", "load_config"),
         "own_network": ("OwnNetwork",),
-        "pictures": ("save_animation", "save_curves", "save_grid", "save_trajectory", "to_uint8"),
+        "pictures": ("save_animation", "save_grid", "to_uint8"),
+        "plots": ("save_curves", "save_trajectory"),
         "presets": ("PRESETS",),
         "run": ("Run", "open_run", "students"),
         "sampler": ("SamplerConfig",),

@@ -7,9 +7,10 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOCK = ".lock"
 # Of file systems without locks, and of NFS whose server answers none.
@@ -17,7 +18,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+def run_lock(folder: Path, accelerator: "Accelerator") -> Iterator[None]:
     """Holds FOLDER/.lock for the processes of one launch. Raises ValueError, in all of them, if another run holds it.
 
     The lock is a POSIX record lock of the main process: the system releases it when that process ends, however it ends, and
@@ -28,6 +29,8 @@ def run_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         problem = [take(folder, held) if accelerator.is_main_process else None]
         if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list  # sampling takes a folder too, without accelerate
+
             broadcast_object_list(problem)
         if problem[0] is not None:
             raise ValueError(problem[0])

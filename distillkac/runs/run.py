@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
@@ -101,7 +102,7 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
     if network is None:
         network_config(folder, config)
         # No memory yet: a config may ask for a network of any size, and the file is checked first.
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             expected = build_network(config).state_dict()
     elif isinstance(config.network, NetworkConfig):
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
@@ -113,6 +114,17 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
     network = build_network(config) if network is None else copied(network)
     network.load_state_dict(weights)
     return in_own_memory(network.eval().requires_grad_(False))
+
+
+class _Unfilled(TorchFunctionMode):
+    """Inside torch.device("meta"): random weights, which have no memory there, are not drawn. torch would import its compiler
+    for that, which takes longer than sampling."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return (*args, *kwargs.values())[0]
+        return func(*args, **kwargs)
 
 
 def _say_if_another_class(folder: Path, saved: OwnNetwork, network: nn.Module) -> None:

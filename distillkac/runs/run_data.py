@@ -2,11 +2,11 @@
 
 import os
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from distillkac import data
-from distillkac.base.paths import HUB, PATH, absolute
+from distillkac.base.paths import HUB, absolute
 from distillkac.data import DataConfig, ImageDataset, Stream
 from distillkac.data.dataset import Split
 from distillkac.data.fingerprint import Fingerprint, difference
@@ -14,14 +14,7 @@ from distillkac.data.given import PYTHON, is_given
 from distillkac.data.latents import is_latents, source
 from distillkac.data.listing import is_system
 from distillkac.runs.config import RunConfig
-
-
-@dataclass(frozen=True)
-class DataPlace:
-    """Where the images of a run are."""
-
-    path: str | None = field(default=None, metadata=PATH)
-    """Where the run's images are now, if they were moved since it was trained."""
+from distillkac.runs.data_place import DataPlace
 
 
 class RunData:

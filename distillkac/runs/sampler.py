@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from distillkac.flow.integrators import Method
-from distillkac.runs.config import RunConfig
+if TYPE_CHECKING:  # the options of a command are told without torch
+    from distillkac.flow.integrators import Method
+    from distillkac.runs.config import RunConfig
 
 __all__ = ["TEACHER_RHO", "SamplerConfig", "Settled", "Trained"]
 
@@ -55,7 +56,7 @@ class Settled(NamedTuple):
 
     w: float
     rho: float
-    integrator: Method
+    integrator: "Method"
     guidance: float
 
 
@@ -74,7 +75,7 @@ class Trained:
     w_max: float | None = None
 
     @classmethod
-    def of(cls, config: RunConfig) -> "Trained":
+    def of(cls, config: "RunConfig") -> "Trained":
         student = config.student
         if student is None:
             return cls(config.label_drop)

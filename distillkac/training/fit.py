@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -13,8 +12,9 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac.base import launch_settings, optional
+from distillkac.base.optional import Tracker
 from distillkac.data import Dataset
-from distillkac.runs import checkpoints, kept, pictures
+from distillkac.runs import checkpoints, kept, pictures, plots
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
 from distillkac.runs.device import device
 from distillkac.runs.lock import run_lock
@@ -23,8 +23,6 @@ from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from distillkac.training import resume
 from distillkac.training.loop import Fit, Trainer, learning_rate
 from distillkac.training.objective import Objective
-
-Tracker = Literal["tensorboard", "wandb"]
 
 
 def refuse_inference_mode() -> None:
@@ -140,7 +138,7 @@ def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) 
 def draw(run: Run, step: int) -> None:
     """The pictures of a checkpoint: curves.png, and samples of the averaged network where they can be shown."""
     config = run.config
-    pictures.save_curves(run.folder / checkpoints.METRICS, run.folder / kept.CURVES)
+    plots.save_curves(run.folder / checkpoints.METRICS, run.folder / kept.CURVES)
     if config.preview and (config.shape[0] in (1, 3) or config.latent):
         sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
         images = generate(run, class_labels(config, config.preview), sampler).images

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac import data
+from distillkac.base.optional import Tracker
 from distillkac.base.options import with_paths
 from distillkac.data import DataConfig, Dataset
 from distillkac.data.given import checked
@@ -20,7 +21,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
-from distillkac.training.fit import Tracker, accelerator_for, fit_run, own_accelerate, refuse_inference_mode
+from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_inference_mode
 from distillkac.training.loop import Fit
 from distillkac.training.objective import FlowMatching
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from distillkac import compare, diagnose, encode, evaluate, export, report, sample
 from distillkac.base import outputs
+from distillkac.evaluation import metrics
 from distillkac.runs import pictures, sampling
 from distillkac.runs.config import save_config
 from tests.toys import refused, run_config
@@ -25,7 +26,7 @@ def blind(monkeypatch):
         raise AssertionError("something was computed before the output was judged")
 
     monkeypatch.setattr(sampling, "integrate", refuse)
-    monkeypatch.setattr(evaluate, "Evaluator", refuse)
+    monkeypatch.setattr(metrics, "Evaluator", refuse)
     monkeypatch.setattr(diagnose.data, "load", refuse)
     monkeypatch.setattr(encode, "load", refuse)
     monkeypatch.setattr(encode, "load_vae", refuse)

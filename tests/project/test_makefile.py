@@ -4,10 +4,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from distillkac import sample
 from tests import conftest
 from tests.places import ROOT
 
@@ -124,12 +126,12 @@ def test_a_working_environment_is_kept(tree):
 @pytest.mark.parametrize("run", ["runs/demo", "runs/my demo", "it's; $HOME `x`", 'quoted "twice"'])
 def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
-    commands = [call for call in tree.make("demo", f"RUN={said}") if call[0] == "-m" and "distillkac" in call[1]]
+    commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run]
     assert commands[1] == ["-m", "distillkac.distill", run]
-    assert [call[:3] for call in commands[2:7]] == [["-m", "distillkac.sample", run]] * 5
-    assert [call[4] for call in commands[2:7]] == ["100", "20", "4", "2", "1"]
-    assert commands[7:] == [["-m", "distillkac.evaluate", run]]
+    assert commands[2][::2] == ["-c", run, "20", "2"]
+    assert commands[2][3::2] == ["100", "4", "1"]
+    assert commands[3:] == [["-m", "distillkac.evaluate", run]]
     # A second time both go on.
     for folder in (run, f"{run}/student-1"):
         (tree.root / folder).mkdir(parents=True)
@@ -137,6 +139,17 @@ def test_names_of_runs(tree, run):
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run, "--resume", "--steps", "5"]
     assert commands[1] == ["-m", "distillkac.distill", run, "--resume"]
+
+
+def test_the_samples_of_a_demo_are_those_of_the_command(tree, monkeypatch):
+    """The program that `make demo` gives Python, run here: one step count after the other, until one fails."""
+    given = []
+    program = next(call for call in tree.make("demo") if call[0] == "-c")
+    monkeypatch.setattr(sample, "main", lambda argv: given.append(argv) or (3 if argv[2] == "4" else 0))
+    monkeypatch.setattr(sys, "argv", ["-c", *program[2:]])
+    with pytest.raises(SystemExit, match="3"):
+        exec(program[1], {})
+    assert given == [["runs/demo", "--steps", n] for n in ("100", "20", "4")]
 
 
 def test_a_demo_stops_where_it_fails(tree):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkac.runs import pictures
+from distillkac.runs import pictures, plots
 
 
 def read(path):
@@ -87,9 +87,9 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
 def test_curves_are_drawn_for_any_number_of_lines(tmp_path, count):
     lines = [{"step": 20 * k, "loss": 2.0 / k, "lr": 1e-3 / k, "grad_norm": 0.5} for k in range(1, count + 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pictures.save_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    plots.save_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     pixels = read(tmp_path / "curves.png")
-    blue = np.array([int(pictures.LINE[i : i + 2], 16) for i in (1, 3, 5)])
+    blue = np.array([int(plots.LINE[i : i + 2], 16) for i in (1, 3, 5)])
     drawn = (np.abs(pixels.astype(int) - blue).max(2) < 8).any(0)
     if count > 1:
         for panel in np.array_split(drawn, 3):
@@ -100,21 +100,21 @@ def test_curves_without_metrics(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     for name in ("missing.jsonl", "empty.jsonl"):
         with pytest.raises(ValueError, match=name):
-            pictures.save_curves(tmp_path / name, tmp_path / "curves.png")
+            plots.save_curves(tmp_path / name, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_smoothing_keeps_lines_and_averages_noise():
     line = np.linspace(0, 1, 200)
-    np.testing.assert_allclose(pictures._smooth(line), line, atol=1e-12)
+    np.testing.assert_allclose(plots._smooth(line), line, atol=1e-12)
     rough = np.random.default_rng(0).standard_normal(400)
-    assert pictures._smooth(rough)[20:-20].std() < 0.35 * rough.std()
+    assert plots._smooth(rough)[20:-20].std() < 0.35 * rough.std()
 
 
 def test_trajectory_goes_from_noise_to_data_evenly_in_time(tmp_path):
     times = (1 - torch.arange(101) / 100) ** 2  # many steps near the data, few near the noise
     states = (1 - 2 * times).view(101, 1, 1, 1, 1).expand(101, 3, 1, 8, 8)
-    pictures.save_trajectory(states, times, tmp_path / "t.png", columns=5)
+    plots.save_trajectory(states, times, tmp_path / "t.png", columns=5)
     pixels = read(tmp_path / "t.png")[..., 0].astype(int)
     columns = [pixels[-50, int((i + 0.5) / 5 * pixels.shape[1])] for i in range(5)]
     np.testing.assert_allclose(columns, [0, 64, 128, 191, 255], atol=5)
@@ -124,14 +124,14 @@ def test_trajectory_goes_from_noise_to_data_evenly_in_time(tmp_path):
 
 
 def test_trajectory_with_fewer_steps_than_columns_and_colours(tmp_path):
-    pictures.save_trajectory(torch.zeros(2, 4, 3, 8, 8), [1.0, 0.0], tmp_path / "t.png")
+    plots.save_trajectory(torch.zeros(2, 4, 3, 8, 8), [1.0, 0.0], tmp_path / "t.png")
     height, width, _ = read(tmp_path / "t.png").shape
     assert width < height
 
 
 def test_trajectory_needs_a_time_for_every_state(tmp_path):
     with pytest.raises(ValueError, match="N \\+ 1 times"):
-        pictures.save_trajectory(torch.zeros(3, 4, 1, 8, 8), [1.0, 0.0], tmp_path / "t.png")
+        plots.save_trajectory(torch.zeros(3, 4, 1, 8, 8), [1.0, 0.0], tmp_path / "t.png")
 
 
 def test_animation_goes_from_the_first_state_to_the_last(tmp_path):

@@ -7,6 +7,7 @@ from distillkac import distill, sample, train
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs.config import OptimConfig, RunConfig, load_config
 from distillkac.runs.presets import PRESETS
+from distillkac.training import cost as training_cost
 from distillkac.training.cost import cost
 from tests.toys import TINY_OPTIONS, refused
 
@@ -79,8 +80,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
 
 def test_a_preset_can_be_planned_before_its_images_are_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "cost", lambda config, device: seen.append(config) or {})
-    monkeypatch.setattr(train, "described", lambda *a: "")
+    monkeypatch.setattr(training_cost, "cost", lambda config, device: seen.append(config) or {})
+    monkeypatch.setattr(training_cost, "described", lambda *a: "")
     seen = []
     for name, shape, classes in (
         ("cifar10", (3, 32, 32), 10),
@@ -97,8 +98,8 @@ def test_a_preset_can_be_planned_before_its_images_are_there(tmp_path, monkeypat
 
 
 def test_a_preset_is_the_start_for_the_other_options(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "cost", lambda config, device: seen.append(config) or {})
-    monkeypatch.setattr(train, "described", lambda *a: "")
+    monkeypatch.setattr(training_cost, "cost", lambda config, device: seen.append(config) or {})
+    monkeypatch.setattr(training_cost, "described", lambda *a: "")
     seen = []
     assert train.main(["--preset", "patches", "--a", "9", "--dry-run"]) == 0
     assert (seen[0].data.builtin, seen[0].noise.a, seen[0].network) == ("patches", 9.0, PRESETS["patches"].network)
