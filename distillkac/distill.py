@@ -14,6 +14,7 @@ from distillkac.data import class_means
 from distillkac.distillation import cost
 from distillkac.distillation.chain import Chain, refuse_teacher
 from distillkac.distillation.stages import RECIPES, DistillConfig
+from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.run import build_network, load_network
 from distillkac.runs.run_data import DataPlace, RunData
@@ -49,6 +50,7 @@ class DistillArgs:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
+    shipped.refuse(args.run, "there is no teacher to distil; train one: python -m distillkac.train")
     config, run = args.config, load_config(args.run)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)

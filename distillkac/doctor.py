@@ -20,6 +20,7 @@ from typing import Any
 import distillkac
 from distillkac import _sources
 from distillkac.base.commands import prog
+from distillkac.runs import shipped
 
 SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
@@ -64,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         row("GPU", _gpu(torch))
         row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
     row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
+    models = shipped.problems()
+    row("models", ", ".join(shipped.names()) if not models else "damaged")
+    failures += models
     start, devices = time.perf_counter(), []
     if works:
         devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])

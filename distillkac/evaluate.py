@@ -16,7 +16,7 @@ from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.evaluation import fidelity, inception
 from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
-from distillkac.runs import checkpoints, pictures
+from distillkac.runs import checkpoints, pictures, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
     if "classifier" in args.metrics and not args.teacher_steps:
         raise ValueError("teacher_steps must name at least one number of steps")
+    shipped.refuse(args.run, "distillkac models NAME --measure measures it")
     config = load_config(args.run)
     check_outputs(args)
     if "classifier" in args.metrics:

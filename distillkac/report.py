@@ -14,6 +14,7 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.data.classes import printable
 from distillkac.evaluation.metrics import COLUMNS, describe
+from distillkac.runs import shipped
 from distillkac.runs.config import law, load_config
 from distillkac.runs.run import students
 
@@ -39,6 +40,7 @@ class ReportArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, prog("report"))
+    shipped.refuse(args.run, "its model card is what there is to report: distillkac models NAME")
     out = args.out or args.run / "report.html"
     kind_of(out, (".html", ".htm"))
     check_file(out)

@@ -21,7 +21,7 @@ from distillkac.runs.run import build_network, network_config
 from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
 from distillkac.training import resume
 from distillkac.training.cost import cost, described
-from distillkac.training.fit import Tracker
+from distillkac.training.fit import Tracker, refuse_shipped
 from distillkac.training.teacher import fit_teacher, with_data
 
 
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     saved = _saved(argv)
     args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
+    refuse_shipped(args.run)
     process = args.config.noise.build()
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
