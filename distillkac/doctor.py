@@ -65,9 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         row("GPU", _gpu(torch))
         row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
     row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
-    models = shipped.problems()
-    row("models", ", ".join(shipped.names()) if not models else "damaged")
-    failures += models
+    failures += models()
     start, devices = time.perf_counter(), []
     if works:
         devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])
@@ -85,6 +83,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def row(name: str, value: str) -> None:
     print(f"{name:14}{value}", flush=True)
+
+
+def models() -> list[str]:
+    """Prints which models are shipped; returns what is wrong with their files."""
+    found = shipped.problems()
+    row("models", "damaged" if found else ", ".join(shipped.names()))
+    return found
 
 
 def load(name: str) -> ModuleType | str:

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -43,16 +43,17 @@ def main(argv: list[str] | None = None) -> int:
     if found := shipped.problems(args.name):
         raise ValueError(found[0])
     if args.measure:
-        return measure(args, known[args.name])
+        return measure(args.name, known[args.name], args.data)
     if args.data.path is not None:
         raise ValueError("--data.path says where images are that --measure needs: add it")
     print((shipped.FOLDER / args.name / shipped.CARD).read_text(encoding="utf-8"), end="")
     return 0
 
 
-def measure(args: ModelsArgs, entry: dict) -> int:
-    folder = shipped.FOLDER / args.name
-    images = RunData(folder, load_config(default_network(folder)), args.data)
+def measure(name: str, entry: dict[str, Any], place: DataPlace) -> int:
+    """Prints the figures of the card and those of images that are drawn now. place: of the images that it learned."""
+    folder = shipped.FOLDER / name
+    images = RunData(folder, load_config(default_network(folder)), place)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"))
     if evaluator.identity != entry["evaluator"]:
         raise ValueError("these images have another evaluator than the card's figures: they do not compare")

@@ -50,6 +50,7 @@ TORCH_KERNELS = {
     "test_library",
     "test_methods",
     "test_metrics",
+    "test_models",
     "test_networks",
     "test_outputs",
     "test_opened_runs",
@@ -65,6 +66,7 @@ TORCH_KERNELS = {
     "test_sample",
     "test_sample_files",
     "test_sharding",
+    "test_ship",
     "test_training",
     "test_training_determinism",
 }

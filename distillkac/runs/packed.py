@@ -18,7 +18,7 @@ GRAIN = 0.12
 """Error of a weight: uniform in half a grain either way, 3% of its row's root mean square."""
 MARK, NUMBERS, SCALE = "packed", "numbers", ".scale"
 LARGEST = 127
-MOST = 64  # numbers of a byte of deflate; ours have two, and a file made to fill the memory would have a thousand
+MOST = 64  # numbers of a byte of deflate; ours have fewer than two, and a file made to fill the memory would have a thousand
 
 
 def pack(weights: Mapping[str, torch.Tensor], grain: float = GRAIN) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -38,7 +38,7 @@ def pack(weights: Mapping[str, torch.Tensor], grain: float = GRAIN) -> tuple[dic
         rows = value.flatten(1)
         scale = torch.maximum(grain * rows.square().mean(1).sqrt(), rows.abs().amax(1) / LARGEST).half()
         # A row of nothing, or of less than float16 can tell from nothing.
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
         numbers = (rows / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
         tensors[name + SCALE], shapes[name] = scale, list(value.shape)
         stream += numbers.numpy().tobytes()
@@ -62,7 +62,7 @@ def unpack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
             weights[name] = numbers.float() * scale.view(-1, *[1] * (len(shape) - 1))
         taken = {NUMBERS, *(name + SCALE for name in shapes)}
         return weights | {name: value.float() for name, value in tensors.items() if name not in taken}
-    except (KeyError, AttributeError, TypeError, RuntimeError, zlib.error) as error:
+    except (KeyError, AttributeError, TypeError, RuntimeError, json.JSONDecodeError, zlib.error) as error:
         raise ValueError(f"its weights are packed in no way that is known ({error})") from None
 
 

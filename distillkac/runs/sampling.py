@@ -56,7 +56,11 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     expected, a warning says why it is the teacher. Raises ValueError if a student is asked for and none can.
     """
     folder = shipped.folder_of(folder)
-    if sampler.model == "teacher" and not shipped.is_model(folder):
+    if sampler.model == "teacher":
+        if shipped.is_model(folder):
+            raise ValueError(
+                f"{shipped.told(folder)} comes with distillkac without its teacher: omit model {sampler.model!r}"
+            )
         return _told(folder)
     available = students(folder)
     steps = [int(path.name.split("-")[1]) for path in available]
@@ -64,7 +68,7 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     for path in (path for path, number in zip(available, steps, strict=True) if number == sampler.steps):
         trained = Trained.of(load_config(path))
         try:
-            trained.settle(sampler, str(path))
+            trained.settle(sampler, shipped.told(path))
         except ValueError as error:
             problems.append(str(error))
         else:
@@ -97,7 +101,7 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
             else "its teacher has a run folder of its own"
         )
         raise ValueError(f'{run.folder} is a {kind}, and model "{sampler.model}" was asked for: {where}; open that one')
-    settled = Trained.of(run.config).settle(sampler, str(run.folder))
+    settled = Trained.of(run.config).settle(sampler, shipped.told(run.folder))
     velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
     return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
 
