@@ -43,7 +43,7 @@ def copies(tmp_path, monkeypatch):
 
 def test_digits_are_there_and_all_are_small():
     assert "digits" in NAMES
-    assert NAMES == shipped.names()
+    assert shipped.names() == NAMES
     assert shipped.problems() == []
     sizes = [path.stat().st_size for path in shipped.FOLDER.glob(f"*/*/{checkpoints.EMA}")]
     assert sum(sizes) <= shipped.LIMIT <= 4_000_000
@@ -124,7 +124,7 @@ def test_a_folder_of_that_name_that_is_no_run_does_not_hide_the_model(elsewhere)
 def test_paths_that_only_begin_like_a_name_are_paths(elsewhere):
     for place in ("digits/student-2", "digits/..", "digits/student-4/state", "runs/digits", "./x/digits", ".", ""):
         assert shipped.folder_of(place) == Path(place)
-    with pytest.raises(ValueError, match="digist is no run folder: .*did you mean digits"):
+    with pytest.raises(ValueError, match=r"digist is no run folder: .*did you mean digits"):
         open_run("digist", "cpu")
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_index_spoils_the_models_alone(copies, toy_run, content):
 
 def test_a_model_that_is_not_in_the_index_is_refused(copies):
     shutil.copytree(copies / "digits", copies / "letters")
-    with pytest.raises(ValueError, match="letters is not in index.json"):
+    with pytest.raises(ValueError, match=r"letters is not in index\.json"):
         open_run("letters")
 
 
