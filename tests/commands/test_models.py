@@ -9,6 +9,7 @@ from distillkac import models, sample
 from distillkac.evaluation import ship
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import shipped
+from tests.places import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,11 @@ def test_the_list_says_what_they_are_how_made_and_how_good(capsys):
             assert f"{row['frechet']:.3f}" in printed
             assert row["name"] in printed
     assert printed.endswith("sample digits --out grid.png\n")
+
+
+def test_the_page_shows_what_is_printed(capsys):
+    page = (ROOT / "docs" / "models.md").read_text()
+    assert page.partition("```text\n")[2].partition("```")[0] == told(capsys).rpartition("\ndraw from one")[0]
 
 
 @pytest.mark.parametrize("name", list(shipped.index()))
