@@ -12,7 +12,8 @@ from distillkac import __version__
 VERBS = {
     "train": "train a flow on images, in a run folder",
     "distill": "distil a run into students of few steps",
-    "sample": "draw images from a run",
+    "sample": "draw images from a run, or from a model that is here already",
+    "models": "list the models that come with distillkac",
     "evaluate": "measure a run and its students",
     "diagnose": "measure on a run what the theory claims",
     "compare": "compare processes and distillation methods over several seeds",

@@ -9,14 +9,16 @@ import tyro
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
+from distillkac.runs import shipped
 
 
 @dataclass(frozen=True)
 class DemoArgs:
     """Serves a page on which runs are sampled: steps side by side, guidance, classes, and the way from noise to image."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, of teachers with their students or of one network; the page offers the choice."""
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders, of teachers with their students or of one network, and names of models that come with distillkac; the page
+    offers the choice. Without any, these models, and the first images are drawn as the page opens."""
     host: str = "127.0.0.1"
     """Address to listen on. The default is this machine only; 0.0.0.0 lets everybody in who can reach it."""
     port: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.device import device  # torch only now, so that help and mistakes in options come at once
     from distillkac.web.engine import Demo
 
-    demo = Demo(args.runs, device())
+    demo = Demo(args.runs or tuple(map(Path, shipped.index())), device())
     from distillkac.web import page  # needs the extra, which is asked for only after the runs were found good
 
     server = page.serve(demo, args.host, args.port)

@@ -18,6 +18,7 @@ from distillkac.data import class_means
 from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
+from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.device import device
@@ -67,6 +68,7 @@ class DiagnoseArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(DiagnoseArgs, argv, prog("diagnose"))
+    shipped.refuse(args.run, "diagnose measures a teacher; train one: python -m distillkac.train")
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")

@@ -12,6 +12,7 @@ from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.data import class_means
 from distillkac.distillation.stages import RECIPES, DistillConfig
+from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import build_network, load_network
@@ -47,6 +48,7 @@ class DistillArgs:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
+    shipped.refuse(args.run, "there is no teacher to distil; train one: python -m distillkac.train")
     # What trains only now, so that help and mistakes in options come at once.
     from distillkac.distillation import cost
     from distillkac.distillation.chain import Chain, refuse_teacher

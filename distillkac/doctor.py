@@ -21,6 +21,7 @@ import distillkac
 from distillkac import _sources
 from distillkac.base import backbones, bundled
 from distillkac.base.commands import prog
+from distillkac.runs import shipped
 
 SETTINGS = ("OMP_", "MKL_", "CUDA", "NCCL_", "TORCH_", "PYTORCH_", "DISTILLKAC_", "ACCELERATE_")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # those that are imported by another name
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         row("GPU", _gpu(torch))
         row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
     row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
+    failures += models()
     start, devices = time.perf_counter(), []
     if works:
         devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])
@@ -84,6 +86,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def row(name: str, value: str) -> None:
     print(f"{name:14}{value}", flush=True)
+
+
+def models() -> list[str]:
+    """Prints which models are shipped; returns what is wrong with their files."""
+    found = shipped.problems()
+    row("models", "damaged" if found else ", ".join(shipped.names()))
+    return found
 
 
 def load(name: str) -> object:

@@ -12,6 +12,7 @@ from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
+from distillkac.runs import shipped
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.sampler import SamplerConfig, Trained
 
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
     if "classifier" in args.metrics and not args.teacher_steps:
         raise ValueError("teacher_steps must name at least one number of steps")
+    shipped.refuse(args.run, "distillkac models NAME --measure measures it")
     from distillkac.runs.config import load_config  # torch only now, so that help and mistakes in options come at once
 
     config = load_config(args.run)

@@ -24,12 +24,12 @@ from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.runs import checkpoints, pictures
+from distillkac.runs import checkpoints, pictures, shipped
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
 from distillkac.runs.run import load_network, network_config, students
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import DECODED_PIXELS, choose
+from distillkac.runs.sampling import DECODED_PIXELS, choose, usual_steps
 from distillkac.scheduler import KacScheduler
 
 __all__ = ["KacNet", "KacPipeline"]
@@ -127,15 +127,17 @@ class KacPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         **options: Any,
     ) -> "KacPipeline":
-        """From a run folder of distillkac, or from what save_pretrained wrote, here or on the Hub.
+        """From a run folder of distillkac, a model that comes with it ("digits"), or from what save_pretrained wrote, here or
+        on the Hub.
 
-        num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher.
+        num_inference_steps: of a run folder the student of that many steps is loaded, if it has one, else the teacher; of a
+        shipped model by default the student of most steps.
         options: those of diffusers. A run folder takes torch_dtype (dtype), device_map with the name of a device,
         use_safetensors=True, local_files_only, scheduler and vae; others are refused (_pipeline_options.py). Raises
         ValueError for an option that is not known, or that the place cannot honour.
         """
         place = os.fspath(pretrained_model_name_or_path)
-        folder = paths.expanded("pretrained_model_name_or_path", paths.from_text(place))
+        folder = shipped.folder_of(paths.expanded("pretrained_model_name_or_path", paths.from_text(place)))
         if folder.is_file() or (place.startswith(("/", ".", "~")) and not folder.exists()):
             raise ValueError(
                 f"{folder} is {'a file' if folder.is_file() else 'not there'}: name a run folder, what save_pretrained wrote, "
@@ -152,9 +154,8 @@ class KacPipeline(DiffusionPipeline):
             return pipeline
         asked = Options.of_run(options)
         steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps)
-        trained = Trained.of(load_config(folder)) if (folder / checkpoints.CONFIG).exists() else None
-        steps = steps or (SamplerConfig() if trained is None else trained.sampler()).steps
-        if trained is None or trained.num_steps is None:
+        steps = steps or usual_steps(folder)
+        if not (folder / checkpoints.CONFIG).exists() or load_config(folder).student is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
         network = network_config(folder, config)

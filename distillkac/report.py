@@ -12,6 +12,7 @@ from distillkac.base import files
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
+from distillkac.runs import shipped
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -35,6 +36,7 @@ class ReportArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ReportArgs, argv, prog("report"))
+    shipped.refuse(args.run, "its model card is what there is to report: distillkac models NAME")
     out = args.out or args.run / "report.html"
     kind_of(out, (".html", ".htm"))
     check_file(out)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +10,10 @@ import numpy as np
 import tyro
 
 from distillkac.base.commands import command, prog
-from distillkac.base.options import parse
+from distillkac.base.options import parse, peek
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.base.progress import Bar
+from distillkac.runs import shipped
 from distillkac.runs.sampler import SamplerConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class SampleArgs:
     """Draws images from a trained run. The same seed makes the same images whatever the batch size."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, of a teacher with its students or of one network."""
+    """Run folder, of a teacher with its students or of one network; or the name of a model that comes with distillkac, such as
+    digits (`distillkac models` lists them). Of a student, and of these, --steps is by default what it was made for."""
     sampler: Annotated[SamplerConfig, tyro.conf.arg(name="")] = field(default_factory=SamplerConfig)
     num: int = 100
     """Number of images."""
@@ -38,27 +40,32 @@ class SampleArgs:
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
     out: Path | None = None
     """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
-    C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png. Many images are
-    written batch by batch: after Ctrl-C or a crash the same command goes on."""
+    C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png, and of a shipped
+    model NAME-steps-N.png in this folder. Many images are written batch by batch: after Ctrl-C or a crash the same command
+    goes on."""
     columns: int = 10
     """Columns of the grid."""
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(SampleArgs, argv, prog("sample"))
     # Torch and networks only now, so that help and mistakes in options come at once.
     from distillkac.runs.device import device
     from distillkac.runs.run import open_run
-    from distillkac.runs.sampling import Drawing, choose
+    from distillkac.runs.sampling import Drawing, choose, usual_steps
 
     for name in ("num", "columns"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
-    out = args.out or args.run / "samples" / f"steps-{args.sampler.steps}.png"
+    folder, sampler = shipped.folder_of(args.run), args.sampler
+    if not peek(argv, steps="").steps:
+        sampler = replace(sampler, steps=usual_steps(folder))
+    out = args.out or default_out(folder, sampler.steps)
     kind = kind_of(out, (".png", ".gif", ".npz"), "single PNGs")
-    run = open_run(choose(args.run, args.sampler), device())
-    drawing = Drawing(run, args.sampler, args.seed, args.batch_size)
+    run = open_run(choose(folder, sampler), device())
+    drawing = Drawing(run, sampler, args.seed, args.batch_size)
     cycle = Cycle(run.config.class_names, args.classes)
     files = open_files(out, kind, drawing, cycle, args.num, args.columns)
     with files.held:
@@ -70,8 +77,15 @@ def main(argv: list[str] | None = None) -> int:
             raise
         files.finish()
     rate = f"nfe {drawing.nfe}, {drawn / seconds:.0f} images/s" if drawn else "all were there already"
-    print(f"{run.name} ({run.folder}): {args.num} images, {args.sampler.steps} steps, {rate} -> {out}")
+    print(f"{run.name} ({shipped.told(run.folder)}): {args.num} images, {sampler.steps} steps, {rate} -> {out}")
     return 0
+
+
+def default_out(folder: Path, steps: int) -> Path:
+    """In the run folder; nothing is written beside a shipped model."""
+    if shipped.told(folder) != str(folder):
+        return Path(f"{shipped.told(folder).replace('/', '-')}-steps-{steps}.png")
+    return folder / "samples" / f"steps-{steps}.png"
 
 
 class Cycle:

@@ -29,6 +29,7 @@ from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
+from distillkac.runs.run import default_network
 from distillkac.runs.sampler import TEACHER_RHO, Trained
 
 __all__ = ["KacScheduler", "KacSchedulerOutput"]
@@ -89,7 +90,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
         options: settings that replace the run's. Raises ValueError for one that a scheduler does not have.
         """
-        folder = Path(pretrained_model_name_or_path).expanduser()
+        folder = default_network(Path(pretrained_model_name_or_path).expanduser())
         if not (folder / checkpoints.EMA).exists():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = load_config(folder)

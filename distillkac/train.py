@@ -14,7 +14,7 @@ from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
-from distillkac.runs import checkpoints
+from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     saved = _saved(argv)
     args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
+    shipped.refuse(args.run, shipped.ELSEWHERE)
     # What trains only now, so that help and mistakes in options come at once; and before the images are read.
     from distillkac.training.cost import cost, described
     from distillkac.training.teacher import fit_teacher, with_data

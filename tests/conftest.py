@@ -55,6 +55,7 @@ TORCH_KERNELS = {
     "test_library",
     "test_methods",
     "test_metrics",
+    "test_models",
     "test_network_patch",
     "test_networks",
     "test_outputs",
@@ -71,6 +72,7 @@ TORCH_KERNELS = {
     "test_sample",
     "test_sample_files",
     "test_sharding",
+    "test_ship",
     "test_training",
     "test_training_determinism",
 }

@@ -31,7 +31,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.runs.run_data import RunData
-from distillkac.training.fit import accelerator_for, fit_run, own_accelerate
+from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
 
 
 def distill(
@@ -124,6 +124,7 @@ class Chain:
     def __call__(self) -> Iterator[tuple[Run, bool]]:
         """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
         config, plan = self.config, students(self.config, self.out)
+        refuse_shipped(self.out)
         if self.resume:
             self._check(plan)
         digest = digest_of(self.run)

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_safetensors
 
 from distillkac.base import files
+from distillkac.runs import packed, shipped
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
@@ -46,10 +47,11 @@ def begun(folder: Path) -> bool:
 
 
 def similar_runs(folder: Path) -> str:
-    """Run folders that may have been meant: those inside `folder`, and those beside it with a similar name."""
+    """Runs that may have been meant: inside `folder`, beside it with a similar name, or shipped."""
     inside, beside = ([path.parent for path in sorted(root.glob(f"*/{CONFIG}"))] for root in (folder, folder.parent))
     names = difflib.get_close_matches(folder.name, [path.name for path in beside])
-    return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names)])
+    models = difflib.get_close_matches(str(folder), shipped.names())  # "digit" for digits
+    return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names), *models])
 
 
 def check_format(path: Path | str, found) -> None:
@@ -85,7 +87,7 @@ def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_u
 def export(folder: Path, step: int, model: dict, ema: dict) -> None:
     """Writes model.safetensors and ema.safetensors, with their step and the digest of their content."""
     for name, weights in ((MODEL, model), (EMA, ema)):
-        metadata = {"format": "pt", "step": str(step), "digest": _digest(step, weights)}
+        metadata = {"format": "pt", "step": str(step), "digest": digest_of(step, weights)}
         files.write_atomic(folder / name, to_safetensors(weights, metadata))
 
 
@@ -111,7 +113,7 @@ def described(folder: Path) -> tuple[int, str] | None:
         if "digest" in metadata and metadata.get("step", "").isdecimal():
             return int(metadata["step"]), metadata["digest"]
     weights, step = load_weights(folder)
-    return step, _digest(step, weights)
+    return step, digest_of(step, weights)
 
 
 def exported(folder: Path, step: int) -> bool:
@@ -157,8 +159,10 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
     try:
         files.check_ordinary(path)
         weights, metadata = read_safetensors(path)
+        if packed.MARK in metadata:
+            weights = packed.unpack(weights, metadata)
         step = int(metadata.get("step", 0))
-        if "digest" in metadata and metadata["digest"] != _digest(step, weights):
+        if "digest" in metadata and metadata["digest"] != digest_of(step, weights):
             raise ValueError("its digest is another than when it was written")
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
@@ -258,7 +262,7 @@ def _finite(value: torch.Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
-def _digest(step: int, weights: dict[str, torch.Tensor]) -> str:
+def digest_of(step: int, weights: dict[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(str(step).encode(), digest_size=16)
     for name in sorted(weights):
         value = weights[name].contiguous()

@@ -13,7 +13,7 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
-from distillkac.runs import checkpoints
+from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
 from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
@@ -21,6 +21,7 @@ from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
 __all__ = [
     "Run",
     "build_network",
+    "default_network",
     "load_network",
     "network_config",
     "open_run",
@@ -51,13 +52,14 @@ class Run:
 def open_run(
     folder: str | os.PathLike[str], device: torch.device | str | None = None, network: nn.Module | None = None
 ) -> Run:
-    """Loads the averaged network of a run folder; a student has a folder of its own, RUN/student-4.
+    """Loads the averaged network of a run folder; a student has a folder of its own, RUN/student-4. The name of a shipped
+    model (shipped/) is its student of most steps.
 
     device: by default the GPU, if there is one. network: where the run was trained with an own network, a module of that
     class, into a copy of which the weights are loaded; else it is built from the config. Warns if it is of another class.
     Raises ValueError saying what is missing or damaged, or that the network is needed.
     """
-    folder = Path(folder).expanduser()
+    folder = default_network(Path(folder).expanduser())
     device = chosen_device() if device is None else _usable(device)
     config = load_config(folder)
     return Run(folder, config, config.noise.build(), load_network(folder, config, network).to(device), device)
@@ -154,6 +156,13 @@ def students(folder: Path) -> list[Path]:
         if steps.isdigit() and method in PREFERRED:
             found.append((-int(steps), PREFERRED.index(method), weights.parent))
     return [path for _, _, path in sorted(found)]
+
+
+def default_network(folder: Path) -> Path:
+    """The folder whose network a run is where nothing is said: of a shipped model its student of most steps, as it has no
+    teacher. Raises ValueError if files of a shipped model are missing or damaged."""
+    folder = shipped.folder_of(folder)
+    return students(folder)[0] if shipped.is_model(folder) else folder
 
 
 def say_if_another_teacher(folder: Path) -> None:

@@ -15,12 +15,12 @@ from distillkac.base.random import derive_seed
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
-from distillkac.runs import class_names
+from distillkac.runs import checkpoints, class_names, shipped
 from distillkac.runs.config import RunConfig, load_config
-from distillkac.runs.run import Run, say_if_another_teacher, students
+from distillkac.runs.run import Run, default_network, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
-__all__ = ["Drawing", "SamplerConfig", "Samples", "choose", "class_labels", "field_of", "generate"]
+__all__ = ["Drawing", "SamplerConfig", "Samples", "choose", "class_labels", "field_of", "generate", "usual_steps"]
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
 DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
@@ -40,13 +40,27 @@ class Samples:
     path: torch.Tensor | None = None
 
 
+def usual_steps(folder: Path) -> int:
+    """Of a run folder or a shipped model, where no number of steps is asked for: a student's own, of a shipped model that of
+    its student of most steps; else what SamplerConfig says."""
+    folder = default_network(folder)
+    return (
+        Trained.of(load_config(folder)).sampler() if (folder / checkpoints.CONFIG).exists() else SamplerConfig()
+    ).steps
+
+
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
-    """The folder whose network serves `sampler`: a student's, or the teacher's.
+    """The folder whose network serves `sampler`: a student's, or the teacher's. folder: of a run, or a shipped model's name.
 
     With model "auto" a student of so many steps that can do all that is asked, else the teacher; where a student was to be
     expected, a warning says why it is the teacher. Raises ValueError if a student is asked for and none can.
     """
+    folder = shipped.folder_of(folder)
     if sampler.model == "teacher":
+        if shipped.is_model(folder):
+            raise ValueError(
+                f"{shipped.told(folder)} comes with distillkac without its teacher: omit model {sampler.model!r}"
+            )
         return _told(folder)
     available = students(folder)
     steps = [int(path.name.split("-")[1]) for path in available]
@@ -54,14 +68,16 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     for path in (path for path, number in zip(available, steps, strict=True) if number == sampler.steps):
         trained = Trained.of(load_config(path))
         try:
-            trained.settle(sampler, str(path))
+            trained.settle(sampler, shipped.told(path))
         except ValueError as error:
             problems.append(str(error))
         else:
             return _told(path)
     count = f"{sampler.steps} step{'s' if sampler.steps > 1 else ''}"
     have = ", ".join(dict.fromkeys(map(str, steps))) or "none"
-    problem = problems[0] if problems else f"{folder} has no student for {count} (students: {have})"
+    problem = problems[0] if problems else f"{shipped.told(folder)} has no student for {count} (students: {have})"
+    if shipped.is_model(folder):
+        raise ValueError(f"{problem}; it comes with distillkac, without its teacher")
     if sampler.model == "student":
         raise ValueError(problem)
     if sampler.steps <= max(steps, default=0):
@@ -85,7 +101,7 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
             else "its teacher has a run folder of its own"
         )
         raise ValueError(f'{run.folder} is a {kind}, and model "{sampler.model}" was asked for: {where}; open that one')
-    settled = Trained.of(run.config).settle(sampler, str(run.folder))
+    settled = Trained.of(run.config).settle(sampler, shipped.told(run.folder))
     velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
     return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
 

@@ -14,7 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from distillkac.base import launch_settings, optional
 from distillkac.base.optional import Tracker
 from distillkac.data import Dataset
-from distillkac.runs import checkpoints, kept, pictures, plots
+from distillkac.runs import checkpoints, kept, pictures, plots, shipped
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
 from distillkac.runs.device import device
 from distillkac.runs.lock import run_lock
@@ -29,6 +29,11 @@ def refuse_inference_mode() -> None:
     """Raises ValueError inside torch.inference_mode, whose tensors never have gradients."""
     if torch.is_inference_mode_enabled():
         raise ValueError("nothing can be trained under torch.inference_mode(): train outside of it")
+
+
+def refuse_shipped(folder: Path) -> None:
+    """Raises ValueError if a run would have the name, or the folder, of a model that comes with distillkac."""
+    shipped.refuse(folder, shipped.ELSEWHERE)
 
 
 @contextlib.contextmanager
@@ -97,6 +102,7 @@ def fit_run(
     that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
     """
     folder = Path(folder).expanduser()
+    refuse_shipped(folder)
     refuse_inference_mode()
 
     def saved(average: torch.nn.Module, step: int) -> None:

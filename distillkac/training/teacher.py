@@ -21,7 +21,13 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
-from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_inference_mode
+from distillkac.training.fit import (
+    accelerator_for,
+    fit_run,
+    own_accelerate,
+    refuse_inference_mode,
+    refuse_shipped,
+)
 from distillkac.training.loop import Fit
 from distillkac.training.objective import FlowMatching
 
@@ -157,7 +163,8 @@ def _looked_at(folder: str | os.PathLike[str], network: object, track: tuple[Tra
         raise ValueError(f"network must be a torch.nn.Module or a NetworkConfig, got {network!r:.80}")
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"folder must be a path, the run folder to write, got {folder!r:.80}")
-    return Path(folder).expanduser()
+    refuse_shipped(folder := Path(folder).expanduser())
+    return folder
 
 
 def _refuse_two(name: str, inside: object, accepted: tuple) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from distillkac.runs import pictures
+from distillkac.runs import pictures, shipped
 from distillkac.runs.config import RunConfig, load_config
-from distillkac.runs.run import Run, open_run
-from distillkac.runs.sampling import SamplerConfig, choose, class_labels, generate
+from distillkac.runs.run import Run, default_network, open_run, students
+from distillkac.runs.sampler import Trained
+from distillkac.runs.sampling import SamplerConfig, choose, class_labels, generate, usual_steps
 
 STEPS = (1, 2, 4, 20, 100)
 MODELS = ("auto", "teacher", "student")
@@ -47,22 +48,38 @@ class Demo:
     """
 
     def __init__(self, folders: tuple[Path, ...], device: torch.device):
-        """Raises ValueError if there is no folder, or one is no run."""
+        """folders: of runs, or names of shipped models. Raises ValueError if there is none, or one is no run."""
         if not folders:
             raise ValueError("name at least one run folder")
-        configs = [load_config(folder) for folder in folders]
+        folders = tuple(map(shipped.folder_of, folders))
+        configs = [load_config(default_network(folder)) for folder in folders]
         self.runs = dict(zip(_titles(folders, configs), folders, strict=True))
         self.configs = dict(zip(self.runs, configs, strict=True))
         self.device = device
         self._opened: dict[Path, Run] = {}
         self._loading = threading.Lock()
-        for title in self.runs:
-            self._open(title, SamplerConfig(model="teacher"))  # a damaged run is told now, not to its first user
+        for title, folder in self.runs.items():  # a damaged run is told now, not to its first user
+            self._open(
+                title, SamplerConfig(usual_steps(folder), model="auto" if shipped.is_model(folder) else "teacher")
+            )
 
     @property
     def class_names(self) -> list[str]:
         """Of all runs, in their order."""
         return list(dict.fromkeys(name for config in self.configs.values() for name in config.class_names))
+
+    @property
+    def shipped(self) -> bool:
+        """Whether all of them are shipped models, whose images are drawn as soon as the page is opened."""
+        return all(map(shipped.is_model, self.runs.values()))
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of steps to choose from: of shipped models alone those of their students."""
+        if not self.shipped:
+            return STEPS
+        made = [Trained.of(load_config(path)).num_steps for folder in self.runs.values() for path in students(folder)]
+        return tuple(n for n in STEPS if n in made)
 
     def max_images(self, title: str) -> int:
         """How many images one choice of this run may have."""
@@ -121,8 +138,9 @@ def _warm(run: Run) -> Run:
 
 
 def _titles(folders: tuple[Path, ...], configs: list[RunConfig]) -> list[str]:
-    """A name for each run: its process, and the folder where processes repeat."""
-    titles: list[str] = [config.noise.process for config in configs]
+    """A name for each run: that of a shipped model, or its process, and the folder where processes repeat."""
+    pairs = list(zip(folders, configs, strict=True))
+    titles = [shipped.told(folder) if shipped.is_model(folder) else config.noise.process for folder, config in pairs]
     if len(set(titles)) < len(titles):
         titles = [f"{title} ({folder.resolve().name})" for title, folder in zip(titles, folders, strict=True)]
     if len(set(titles)) < len(titles):

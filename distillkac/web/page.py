@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from distillkac.base import optional
-from distillkac.web.engine import MAX_W, MODELS, STEPS, Choice, Demo
+from distillkac.web.engine import MAX_W, MODELS, Choice, Demo
 
 WAITING = 32  # requests in the queue; more are told to come later
 UNREAD = 128  # sessions whose answers are kept until their browser fetches them
@@ -83,7 +83,7 @@ def build(demo: Demo):
                 )
         # preprocess=False: gradio's own checks would stand in front of those of Demo, and look into file names.
         gr.on(
-            [button.click, *(field.submit for field in typed)],
+            [button.click, *(field.submit for field in typed), *([page.load] if demo.shipped else [])],
             sample,
             inputs,
             [results, scrubber],
@@ -104,8 +104,8 @@ def _form(gr, demo: Demo) -> tuple[list, Any, list]:
     """(the widgets in the order of `Demo.generate`'s arguments, the button, the fields that Enter sends off)."""
     titles = list(demo.runs)
     most = max(map(demo.max_images, titles))
-    run = gr.Radio(titles, value=titles[0], label="Process")
-    steps = gr.CheckboxGroup(list(STEPS), value=[1, 4, 20], label="Steps")
+    run = gr.Radio(titles, value=titles[0], label="Model" if demo.shipped else "Process")
+    steps = gr.CheckboxGroup(list(demo.steps), value=[n for n in (1, 4, 20) if n in demo.steps], label="Steps")
     model = gr.Radio(
         list(MODELS), value="auto", label="Network", info="auto: the student of so many steps, or the teacher"
     )

@@ -42,6 +42,7 @@ DONE = {
     "train": ["--run", "FRESH", "--steps", "2", *TINY],
     "distill": ["--out", "FRESH", *CHAIN],
     "sample": ["--num", "3"],
+    "models": [],
     "evaluate": ["--num", "20", "--teacher-steps", "1"],
     "report": [],
     "doctor": [],

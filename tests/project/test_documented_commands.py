@@ -40,7 +40,7 @@ from tests.project.documented import (
 )
 
 SLOW = ("diagnose", "export", "distill", "evaluate")  # the last two run in tests/commands/test_commands.py too
-IN_FILES = ("README.md", "recipes.md")
+IN_FILES = ("README.md", "recipes.md", "models.md")
 ONLY_READ = {  # part of a command: why it is not carried out
     "cifar10": "its images are not here; tests/runs/test_presets.py tries presets",
     "--inception download": "needs the network; tests/evaluation/test_fidelity_command.py measures with a stand-in",
@@ -103,7 +103,7 @@ def test_command_is_right(inside, where, line):
 def carried_out() -> list:
     found = []
     for where, line in COMMANDS:
-        words = re.match(r"python -m distillkac\.(\w+)(.*)", line)
+        words = re.match(r"(?:python -m distillkac\.|distillkac )(\w+)(.*)", line)
         if words and words[1] in DONE and where.split(":")[0] in IN_FILES and not any(w in line for w in ONLY_READ):
             marks = [pytest.mark.slow] if words[1] in SLOW else []
             found.append(pytest.param(words[1], words[2], id=f"{where} {line[:60]}", marks=marks))

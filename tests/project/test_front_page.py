@@ -129,9 +129,10 @@ def test_the_front_page_is_short():
     assert len(lines) <= 160
     assert any("pip install" in line for line in lines[:40])
     assert [line for line in lines if len(line) > 130 and not line.startswith("|")] == []
-    starts = README.read_text().partition("## Three quick starts")[2].partition("\n## ")[0]
+    starts = README.read_text().partition("## Four quick starts")[2].partition("\n## ")[0]
     programs = re.findall(r"^```(?:python)?\n(.*?)^```", starts.replace("```text", "~~~"), re.MULTILINE | re.DOTALL)
-    assert len(programs) == 3
+    assert len(programs) == 4
+    assert "distillkac sample digits" in programs[0]  # the first picture at once
     assert all(len(program.splitlines()) <= 8 for program in programs)
 
 

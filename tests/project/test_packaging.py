@@ -24,6 +24,12 @@ from tests.places import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 EVALUATORS = sorted(path for path in (ROOT / "distillkac" / "evaluation" / "evaluators").iterdir() if path.is_file())
+# Of the models: cards, configs, weights and the index.
+MODELS = sorted(
+    path.relative_to(ROOT / "distillkac")
+    for path in (ROOT / "distillkac" / "runs" / "shipped").rglob("*")
+    if path.is_file() and path.suffix in (".md", ".json", ".safetensors")
+)
 TYPES = ("py.typed", "_native.pyi")  # without the first, type checkers do not look at an installed package
 CACHES = ("__pycache__", ".*_cache")
 BUILT = ("build", ".venv", ".git", "runs", "dist", "*.egg-info", "site")  # of the root alone: distillkac/runs is a room
@@ -108,7 +114,7 @@ def test_sdist_holds_the_sources_and_nothing_built(sdist):
     assert not [name for name in files if name.endswith((".so", ".pyc")) or "__pycache__" in name]
 
 
-def test_sdist_and_what_is_installed_from_it_hold_the_evaluators_and_types(sdist, tmp_path):
+def test_sdist_and_what_is_installed_from_it_hold_evaluators_models_and_types(sdist, tmp_path):
     """The wheel's Python part, without its compiled one."""
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -117,6 +123,9 @@ def test_sdist_and_what_is_installed_from_it_hold_the_evaluators_and_types(sdist
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     there = tmp_path / "lib" / "distillkac" / "evaluation" / "evaluators"
     assert len(EVALUATORS) == 5
+    assert len(MODELS) >= 6
+    for path in MODELS:
+        assert (tmp_path / "lib" / "distillkac" / path).read_bytes() == (ROOT / "distillkac" / path).read_bytes()
     assert all((tmp_path / "lib" / "distillkac" / name).is_file() for name in TYPES)
     assert {path.name: path.read_bytes() for path in EVALUATORS} == {p.name: p.read_bytes() for p in there.iterdir()}
 
@@ -141,7 +150,7 @@ def test_wheel_from_the_sdist_runs_in_a_fresh_environment(sdist, tmp_path):
     assert all(name.startswith(("distillkac/", f"distillkac-{distillkac.__version__}.dist-info/")) for name in names)
     assert {f"distillkac/{path.name}" for path in (ROOT / "distillkac").glob("*.py")} < set(names)
     assert {f"distillkac/evaluation/evaluators/{path.name}" for path in EVALUATORS} < set(names)
-    assert {f"distillkac/{name}" for name in TYPES} < set(names)
+    assert {f"distillkac/{path}" for path in (*TYPES, *MODELS)} < set(names)
 
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)

@@ -1,17 +1,19 @@
 """The demo without its page: its images are the sampler's, every request is checked, mistakes are told."""
 
 import re
+import secrets
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from distillkac import demo
-from distillkac.runs import pictures
+from distillkac.runs import pictures, shipped
 from distillkac.runs.run import open_run
 from distillkac.web import engine
 from distillkac.web.engine import Demo
-from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct
+from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct, join
 
 
 @pytest.mark.one_alignment
@@ -74,10 +76,46 @@ def test_networks_are_loaded_once(runs, monkeypatch):
     assert sorted(opened) == sorted([*runs, runs[0] / "student-2"])
 
 
+def test_shipped_models_have_their_names_and_their_steps(runs):
+    made = Demo((Path("digits"),), CPU)
+    assert (list(made.runs), made.steps, made.shipped) == (["digits"], (1, 4), True)
+    answers = made.generate("digits", [1, 4], num=10)
+    assert [(a.network, a.nfe, a.error) for a in answers] == [("student-1", 1, ""), ("student-4", 4, "")]
+    (missing,) = made.generate("digits", [20])
+    assert missing.error.startswith("digits has no student for 20 steps (students: 4, 1)")
+    both = Demo((Path("digits"), runs[1]), CPU)
+    assert (list(both.runs), both.steps, both.shipped) == (["digits", "planar"], engine.STEPS, False)
+    with pytest.raises(ValueError, match="name at least one run folder"):
+        Demo((), CPU)
+
+
+def test_without_a_run_the_page_has_the_shipped_models_and_draws_as_it_opens(monkeypatch, capsys):
+    gradio = pytest.importorskip("gradio")
+    seen = []
+
+    def visited(page):
+        seen.append([event for _, event in page.config["dependencies"][0]["targets"]])
+        session = secrets.token_hex(8)
+        assert join(page, session, run=next(iter(shipped.index())), steps=[1, 4]) == 200
+        page.close(verbose=False)
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", visited)
+    assert demo.main([]) == 0
+    assert capsys.readouterr().out.startswith(f"{', '.join(shipped.index())}: http://127.0.0.1:")
+    assert "load" in seen[0]
+
+
+def test_a_page_of_runs_waits_for_a_click(runs):
+    pytest.importorskip("gradio")
+    from distillkac.web import page
+
+    targets = page.build(Demo(runs, CPU)).config["dependencies"][0]["targets"]
+    assert "load" not in [event for _, event in targets]
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "name at least one run folder"),
         (["TMP"], "is no run folder"),
         (["RUN", "TMP"], "is no run folder"),
         (["RUN", "--port", "0"], "--port must lie in 1 .. 65535, got 0"),

@@ -1,0 +1,194 @@
+"""Makes a shipped model of a run: `python -m distillkac.evaluation.ship runs/demo digits --made-by "make demo" ...`.
+
+The students of 4 and 1 steps are packed and measured as they are then, by the evaluator and with the number of images of the
+run's own evaluation; the figures, the commands and the digests go into index.json and a model card. Refused is what does not
+fit: a run without students or evaluation, packed weights that are worse than the trained ones, more bytes than may be shipped.
+"""
+
+import platform
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from distillkac import __version__, _sources
+from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.evaluation.metrics import COLUMNS, Evaluator
+from distillkac.evaluation.model_card import card
+from distillkac.runs import checkpoints, packed, shipped
+from distillkac.runs.config import law, load_config, save_config
+from distillkac.runs.data_place import DataPlace
+from distillkac.runs.run import network_config, open_run, student_folder
+from distillkac.runs.run_data import RunData
+from distillkac.runs.sampler import Trained
+from distillkac.runs.sampling import class_labels, generate
+
+STEPS = (4, 1)
+WORSE = 1.1
+"""Packed weights may have this many times the Fréchet distance of the trained ones."""
+LESS = 0.02
+"""And this much less accuracy and diversity."""
+
+
+@dataclass(frozen=True)
+class ShipArgs:
+    """Packs the students of a run into the package, with a model card, for distillkac to carry."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of the teacher, evaluated, with students of 4 steps and of one."""
+    name: tyro.conf.Positional[str]
+    """What it will be called: one word, as in `distillkac sample NAME`."""
+    made_by: str
+    """The commands that made the run, such as "make demo"."""
+    title: str
+    """What it draws, such as "handwritten digits"."""
+    source: str
+    """Where the images are from and under which license they are, in a sentence."""
+    commit: str = field(default_factory=_sources.commit)
+    """The commit whose code trained the run; by default the one that is checked out."""
+    grain: float = packed.GRAIN
+    """Spacing of the packed weights, as a share of each row's root mean square: larger is smaller, and coarser."""
+    data: DataPlace = field(default_factory=DataPlace)
+    out: Path = shipped.FOLDER
+    """Where it goes; by default into the package that runs."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = parse(ShipArgs, argv, "python -m distillkac.evaluation.ship")
+    before = evaluation_of(args)
+    images = RunData(args.run, load_config(args.run), args.data)
+    evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
+    if before["evaluator"] != evaluator.identity:
+        raise ValueError(f"{args.run}/evaluation.json is of another evaluator than {evaluator.name}: evaluate it again")
+    place = args.out / args.name
+    made = place.with_name(f".{args.name}.new")  # not a model until it is whole
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        for steps in STEPS:
+            pack(student_folder(args.run, steps), student_folder(made, steps), args.grain)
+        rows = measured(made, evaluator, before["num"], before["seed"])
+        check_worth(before["rows"], rows)
+        entry = describe(args, before, rows) | {"bytes": size_of(args, made)}
+        files.write_atomic(made / shipped.CARD, card(args.name, entry).encode())
+        entry["files"] = {
+            path.relative_to(made).as_posix(): shipped.digest_of(path) for path in sorted(made.rglob("*.*"))
+        }
+        shutil.rmtree(place, ignore_errors=True)
+        made.rename(place)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    path = args.out / shipped.INDEX
+    known = files.read_json(path) if path.exists() else {}
+    files.write_json(path, dict(sorted((known | {args.name: entry}).items())))
+    for row in rows:
+        print(f"{args.name}, {row['name']}: {', '.join(f'{title} {row[key]:{spec}}' for title, key, spec in COLUMNS)}")
+    print(f"{args.run} -> {place} ({entry['bytes']} bytes)")
+    return 0
+
+
+def evaluation_of(args: ShipArgs) -> dict[str, Any]:
+    """What `evaluate` found of the run. Raises ValueError if the run does not fit."""
+    if not args.name.isidentifier() or not args.name.isascii():
+        raise ValueError(f"name must be one word of letters and digits, got {args.name!r}")
+    if load_config(args.run).student is not None:
+        raise ValueError(f"{args.run} is itself a student: name the run of its teacher")
+    path = args.run / "evaluation.json"
+    if not path.exists():
+        raise ValueError(
+            f"{args.run} has no evaluation.json: measure it first, python -m distillkac.evaluate {args.run}"
+        )
+    before = files.read_json(path)
+    for steps in STEPS:
+        student = student_folder(args.run, steps)
+        if not (student / checkpoints.EMA).exists():
+            raise ValueError(
+                f"{args.run} has no {student.name}: distil it first, python -m distillkac.distill {args.run}"
+            )
+        if not any(row["name"] == student.name for row in before["rows"]):
+            raise ValueError(f"{path} has no figures of {student.name}: evaluate the run again")
+    return before
+
+
+def pack(student: Path, out: Path, grain: float) -> None:
+    """Writes the run folder of a student again, its averaged weights packed and nothing else beside its config."""
+    weights, step = checkpoints.load_weights(student)
+    tensors, about = packed.pack(weights, grain)
+    digest = checkpoints.digest_of(step, packed.unpack(tensors, about))
+    save_config(out, load_config(student))
+    content = checkpoints.to_safetensors(tensors, about | {"format": "pt", "step": str(step), "digest": digest})
+    files.write_atomic(out / checkpoints.EMA, content)
+
+
+def measured(folder: Path, evaluator: Evaluator, num: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of `evaluate` for the students in a folder of a shipped model, as they are loaded from there, on a CPU."""
+    rows = []
+    for steps in STEPS:
+        run = open_run(student_folder(folder, steps), "cpu")
+        samples = generate(run, class_labels(run.config, num), Trained.of(run.config).sampler(), seed)
+        row = {"name": run.name, "steps": steps, "nfe": samples.nfe, "images_per_second": num / samples.seconds}
+        rows.append(row | evaluator(samples.images, samples.labels))
+    return rows
+
+
+def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What index.json says of the model, but for its files."""
+    config = load_config(args.run)
+    network = network_config(args.run, config)
+    real, teacher = before["rows"][:2]
+    return {
+        "title": args.title,
+        "source": args.source,
+        "shape": list(config.shape),
+        "classes": list(config.class_names),
+        "law": law(config.noise),
+        "network": f"{network.backbone}, channels {' '.join(map(str, network.channels))}",
+        "made_by": args.made_by,
+        "commit": args.commit,
+        "made_with": f"distillkac {__version__}, torch {torch.__version__}, {platform.machine()}",
+        "grain": args.grain,
+        "num": before["num"],
+        "seed": before["seed"],
+        "evaluator": before["evaluator"],
+        "rows": [real, teacher, *rows],
+        "trained": [_row(before["rows"], row["name"]) for row in rows],
+    }
+
+
+def check_worth(trained: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Raises ValueError if packed weights draw worse images than the trained ones."""
+    for row in rows:
+        was = _row(trained, row["name"])
+        worse = row["frechet"] > WORSE * was["frechet"]
+        for key in ("accuracy", "diversity"):
+            worse = worse or row.get(key, 0.0) < was.get(key, 0.0) - LESS
+        if worse:
+            told = ", ".join(
+                f"{key} {row[key]:.3f} after {was[key]:.3f}" for key in ("frechet", "accuracy", "diversity")
+            )
+            raise ValueError(f"{row['name']} is worse when it is packed ({told}): lower --grain")
+
+
+def size_of(args: ShipArgs, made: Path) -> int:
+    """Bytes of the weights in `made`. Raises ValueError if this model and the others are too large together."""
+    others = [args.out / name for name in shipped.names(args.out) if name != args.name]
+    sizes = [sum(path.stat().st_size for path in folder.rglob(f"*/{checkpoints.EMA}")) for folder in (made, *others)]
+    if sum(sizes) > shipped.LIMIT:
+        raise ValueError(
+            f"all models would have {sum(sizes)} bytes, at most {shipped.LIMIT} are shipped: raise --grain"
+        )
+    return sizes[0]
+
+
+def _row(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(row for row in rows if row["name"] == name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
