@@ -1,4 +1,6 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
+# make fashion the same on Fashion-MNIST, 28x28 grey, of Debian's package dataset-fashion-mnist: runs/fashion, about an hour
+# make patches the same on pieces of two photographs, 32x32 in colour: runs/patches
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
 # make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (two hours)
@@ -32,16 +34,16 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# python -m distillkac.sample RUN --steps N for each N in turn, in one process: starting it takes longer than the images.
-SAMPLES := import sys; from distillkac.sample import main; run, *counts = sys.argv[1:]; \
-	sys.exit(next(filter(None, (main([run, "--steps", n]) for n in counts)), 0))
-
-.PHONY: demo test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
-demo: .venv/built
-	$(BIN)/python -m distillkac.train --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
-	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $(call resume,student-*/config.json)
-	$(BIN)/python -c '$(SAMPLES)' $(call quoted,$(RUN)) 100 20 4 2 1
-	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN))
+.PHONY: demo fashion patches test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
+# A grid of samples for each network is drawn by evaluate.
+fashion: NUM := --num 10000
+fashion patches: RUN = runs/$@
+fashion patches: PRESET = --preset $@
+demo fashion patches: .venv/built
+	$(BIN)/python -m distillkac.train $(PRESET) --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe short $(call resume,student-*/config.json)
+	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
+	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 
 compare: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--pages docs/results.md README.md)

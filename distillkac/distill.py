@@ -38,7 +38,7 @@ class DistillArgs:
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
-    1-step student, in RUN/student-1-inverse."""
+    1-step student, in RUN/student-1-inverse. short: students of 4, 2 and 1 steps, by Muon, for a few cores."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

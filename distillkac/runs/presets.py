@@ -13,15 +13,15 @@ PRESETS = {
     "digits": RunConfig(),
     "patches": RunConfig(
         data=DataConfig(builtin="patches", flip=True),
-        network=NetworkConfig(channels=(32, 64, 128), layers=1, attention=(), head_dim=32),
-        optim=OptimConfig(batch_size=64, lr=1e-3),
-        steps=5000,
+        network=NetworkConfig(channels=(48, 96), patch=2),
+        optim=OptimConfig(batch_size=64, optimizer="muon", lr_end=0.0, beta2=0.99),
+        steps=4000,
     ),
     # Shoes and bags of Fashion-MNIST all point one way: mirrored ones would be images that the data do not have.
     "fashion": RunConfig(
         data=DataConfig(path=FASHION),
-        network=NetworkConfig(channels=(48, 96), layers=1, patch=2),
-        optim=OptimConfig(optimizer="muon", lr=2e-3, lr_end=0.0, beta2=0.99, save_every=500),
+        network=NetworkConfig(channels=(48, 96), patch=2),
+        optim=OptimConfig(optimizer="muon", lr_end=0.0, beta2=0.99, save_every=500),
         steps=6000,
         shape=(1, 28, 28),
     ),

@@ -4,12 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from distillkac import sample
 from tests import conftest
 from tests.places import ROOT
 
@@ -128,28 +126,27 @@ def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run]
-    assert commands[1] == ["-m", "distillkac.distill", run]
-    assert commands[2][::2] == ["-c", run, "20", "2"]
-    assert commands[2][3::2] == ["100", "4", "1"]
-    assert commands[3:] == [["-m", "distillkac.evaluate", run]]
+    assert commands[1] == ["-m", "distillkac.distill", run, "--recipe", "short"]
+    assert commands[2] == ["-m", "distillkac.evaluate", run]
+    film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
+    assert commands[3:] == [["-m", "distillkac.sample", run, *film]]
     # A second time both go on.
     for folder in (run, f"{run}/student-1"):
         (tree.root / folder).mkdir(parents=True)
         (tree.root / folder / "config.json").touch()
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run, "--resume", "--steps", "5"]
-    assert commands[1] == ["-m", "distillkac.distill", run, "--resume"]
+    assert commands[1] == ["-m", "distillkac.distill", run, "--recipe", "short", "--resume"]
 
 
-def test_the_samples_of_a_demo_are_those_of_the_command(tree, monkeypatch):
-    """The program that `make demo` gives Python, run here: one step count after the other, until one fails."""
-    given = []
-    program = next(call for call in tree.make("demo") if call[0] == "-c")
-    monkeypatch.setattr(sample, "main", lambda argv: given.append(argv) or (3 if argv[2] == "4" else 0))
-    monkeypatch.setattr(sys, "argv", ["-c", *program[2:]])
-    with pytest.raises(SystemExit, match="3"):
-        exec(program[1], {})
-    assert given == [["runs/demo", "--steps", n] for n in ("100", "20", "4")]
+@pytest.mark.parametrize("name", ["fashion", "patches"])
+def test_other_images_have_their_preset_and_their_folder(tree, name):
+    commands = [call for call in tree.make(name) if "distillkac" in call[1]]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}"]
+    assert commands[1] == ["-m", "distillkac.distill", f"runs/{name}", "--recipe", "short"]
+    assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *["--num", "10000"][: 2 * (name == "fashion")]]
+    commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", "runs/other", "--process", "planar"]
 
 
 def test_a_demo_stops_where_it_fails(tree):
