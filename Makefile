@@ -115,11 +115,12 @@ TYPED := torch numpy pillow safetensors tyro matplotlib
 	$(PIP) install -q -c $(CONSTRAINTS) 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
+# Without --no-compile pip compiles every module of every package to bytecode, one after the other; most are never imported,
+# and Python compiles the others when they are.
 .venv/installed: $(VENV) $(CONSTRAINTS) pyproject.toml
-	$(PIP) install -q -c $(CONSTRAINTS) torch
-	$(PIP) install -q -c $(CONSTRAINTS) setuptools cmake ninja pybind11
+	$(PIP) install -q --no-compile -c $(CONSTRAINTS) torch setuptools cmake ninja pybind11
 	touch $@
 
 .venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
-	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
+	$(PIP) install -q --no-compile -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
 	touch $@

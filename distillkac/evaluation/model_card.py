@@ -14,15 +14,17 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     channels, height, width = entry["shape"]
     size = f"{height} × {width} pixels, {'grey' if channels == 1 else 'colour'}"
     trained = [row | {"name": row["name"] + TRAINED} for row in entry["trained"]]
+    steps = [row["steps"] for row in entry["trained"]]
+    in_steps = [f"in {n} step{'s' * (n > 1)}" for n in steps]
+    commands = [f"distillkac sample {name} --steps {n} --out grid.png" for n in steps]
     table = [_cells(["", *(title for title, _, _ in FIGURES)]), _cells(["---"] * (1 + len(FIGURES)))]
     table += [_cells([row["name"], *_values(row)]) for row in [*entry["rows"], *trained]]
     return f"""# {name}: {entry["title"]}
 
-A model that comes with distillkac: two students, of 4 steps and of one. It draws {size}.
+A model that comes with distillkac. It draws images of {size}, {" or ".join(in_steps)}.
 
 ```
-distillkac sample {name} --out grid.png              # 4 steps
-distillkac sample {name} --steps 1 --out grid.png    # one step
+{chr(10).join(commands)}
 ```
 
 In Python `KacPipeline.from_pretrained("{name}")` of `distillkac.pipeline`, or `open_run("{name}")` of `distillkac.runs`.

@@ -1,14 +1,14 @@
 """Makes a shipped model of a run: `python -m distillkac.evaluation.ship runs/demo digits --made-by "make demo" ...`.
 
-The students of 4 and 1 steps are packed and measured as they are then, by the evaluator and with the number of images of the
-run's own evaluation; the figures, the commands and the digests go into index.json and a model card. Refused is what does not
-fit: a run without students or evaluation, packed weights that are worse than the trained ones, more bytes than may be shipped.
+Its students of 4 steps and of one are packed and measured as they are then, by the evaluator and with as many images as the run
+was; the figures, the commands and the digests go into index.json and a model card. Refused is what does not fit: a run without
+students or evaluation, packed weights that are worse than the trained ones, more bytes than may be shipped.
 """
 
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from distillkac import __version__, _sources
 from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
-from distillkac.evaluation.metrics import COLUMNS, Evaluator
-from distillkac.evaluation.model_card import card
+from distillkac.data import DataConfig
+from distillkac.evaluation.metrics import Evaluator
+from distillkac.evaluation.model_card import card, table
 from distillkac.runs import checkpoints, packed, shipped
 from distillkac.runs.config import law, load_config, save_config
 from distillkac.runs.data_place import DataPlace
-from distillkac.runs.run import network_config, open_run, student_folder
+from distillkac.runs.run import network_config, open_run, student_folder, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate
 
-STEPS = (4, 1)
 WORSE = 1.1
 """Packed weights may have this many times the Fréchet distance of the trained ones."""
 LESS = 0.02
@@ -41,7 +41,7 @@ class ShipArgs:
     """Packs the students of a run into the package, with a model card, for distillkac to carry."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder of the teacher, evaluated, with students of 4 steps and of one."""
+    """Run folder of the teacher with its students, evaluated."""
     name: tyro.conf.Positional[str]
     """What it will be called: one word, as in `distillkac sample NAME`."""
     made_by: str
@@ -52,6 +52,8 @@ class ShipArgs:
     """Where the images are from and under which license they are, in a sentence."""
     commit: str = field(default_factory=_sources.commit)
     """The commit whose code trained the run; by default the one that is checked out."""
+    steps: tuple[int, ...] = (4, 1)
+    """Students that are shipped, by their steps; of as many the one that sampling prefers."""
     grain: float = packed.GRAIN
     """Spacing of the packed weights, as a share of each row's root mean square: larger is smaller, and coarser."""
     data: DataPlace = field(default_factory=DataPlace)
@@ -63,6 +65,7 @@ class ShipArgs:
 def main(argv: list[str] | None = None) -> int:
     args = parse(ShipArgs, argv, "python -m distillkac.evaluation.ship")
     before = evaluation_of(args)
+    chosen = chosen_students(args, before)
     images = RunData(args.run, load_config(args.run), args.data)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
     if before["evaluator"] != evaluator.identity:
@@ -71,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     made = place.with_name(f".{args.name}.new")  # not a model until it is whole
     shutil.rmtree(made, ignore_errors=True)
     try:
-        for steps in STEPS:
-            pack(student_folder(args.run, steps), student_folder(made, steps), args.grain)
+        for student in chosen:
+            pack(student, made / student.name, args.grain, images.data)
         rows = measured(made, evaluator, before["num"], before["seed"])
         check_worth(before["rows"], rows)
         entry = describe(args, before, rows) | {"bytes": size_of(args, made)}
@@ -87,8 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     path = args.out / shipped.INDEX
     known = files.read_json(path) if path.exists() else {}
     files.write_json(path, dict(sorted((known | {args.name: entry}).items())))
-    for row in rows:
-        print(f"{args.name}, {row['name']}: {', '.join(f'{title} {row[key]:{spec}}' for title, key, spec in COLUMNS)}")
+    print("\n".join(table(rows)))
     print(f"{args.run} -> {place} ({entry['bytes']} bytes)")
     return 0
 
@@ -104,24 +106,30 @@ def evaluation_of(args: ShipArgs) -> dict[str, Any]:
         raise ValueError(
             f"{args.run} has no evaluation.json: measure it first, python -m distillkac.evaluate {args.run}"
         )
-    before = files.read_json(path)
-    for steps in STEPS:
-        student = student_folder(args.run, steps)
-        if not (student / checkpoints.EMA).exists():
-            raise ValueError(
-                f"{args.run} has no {student.name}: distil it first, python -m distillkac.distill {args.run}"
-            )
+    return files.read_json(path)
+
+
+def chosen_students(args: ShipArgs, before: dict[str, Any]) -> list[Path]:
+    """The folders of the students to ship. Raises ValueError if one is missing, or was not measured."""
+    there, found = students(args.run), []
+    for steps in args.steps:
+        student = next((path for path in there if path.name.split("-")[1] == str(steps)), None)
+        if student is None:
+            name = student_folder(Path(), steps).name
+            raise ValueError(f"{args.run} has no {name}: distil it first, python -m distillkac.distill {args.run}")
         if not any(row["name"] == student.name for row in before["rows"]):
-            raise ValueError(f"{path} has no figures of {student.name}: evaluate the run again")
-    return before
+            raise ValueError(f"{args.run}/evaluation.json has no figures of {student.name}: evaluate the run again")
+        found.append(student)
+    return found
 
 
-def pack(student: Path, out: Path, grain: float) -> None:
-    """Writes the run folder of a student again, its averaged weights packed and nothing else beside its config."""
+def pack(student: Path, out: Path, grain: float, data: DataConfig) -> None:
+    """Writes the run folder of a student again, its averaged weights packed and nothing else beside its config. data: where
+    the images are, as it will say."""
     weights, step = checkpoints.load_weights(student)
     tensors, about = packed.pack(weights, grain)
     digest = checkpoints.digest_of(step, packed.unpack(tensors, about))
-    save_config(out, load_config(student))
+    save_config(out, replace(load_config(student), data=data))
     content = checkpoints.to_safetensors(tensors, about | {"format": "pt", "step": str(step), "digest": digest})
     files.write_atomic(out / checkpoints.EMA, content)
 
@@ -129,10 +137,11 @@ def pack(student: Path, out: Path, grain: float) -> None:
 def measured(folder: Path, evaluator: Evaluator, num: int, seed: int) -> list[dict[str, Any]]:
     """The rows of `evaluate` for the students in a folder of a shipped model, as they are loaded from there, on a CPU."""
     rows = []
-    for steps in STEPS:
-        run = open_run(student_folder(folder, steps), "cpu")
-        samples = generate(run, class_labels(run.config, num), Trained.of(run.config).sampler(), seed)
-        row = {"name": run.name, "steps": steps, "nfe": samples.nfe, "images_per_second": num / samples.seconds}
+    for student in students(folder):
+        run = open_run(student, "cpu")
+        sampler = Trained.of(run.config).sampler()
+        samples = generate(run, class_labels(run.config, num), sampler, seed)
+        row = {"name": run.name, "steps": sampler.steps, "nfe": samples.nfe}
         rows.append(row | evaluator(samples.images, samples.labels))
     return rows
 
@@ -141,7 +150,6 @@ def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]])
     """What index.json says of the model, but for its files."""
     config = load_config(args.run)
     network = network_config(args.run, config)
-    real, teacher = before["rows"][:2]
     return {
         "title": args.title,
         "source": args.source,
@@ -156,7 +164,7 @@ def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]])
         "num": before["num"],
         "seed": before["seed"],
         "evaluator": before["evaluator"],
-        "rows": [real, teacher, *rows],
+        "rows": [_row(before["rows"], "real train images"), _row(before["rows"], "teacher"), *rows],
         "trained": [_row(before["rows"], row["name"]) for row in rows],
     }
 
@@ -165,13 +173,9 @@ def check_worth(trained: list[dict[str, Any]], rows: list[dict[str, Any]]) -> No
     """Raises ValueError if packed weights draw worse images than the trained ones."""
     for row in rows:
         was = _row(trained, row["name"])
-        worse = row["frechet"] > WORSE * was["frechet"]
-        for key in ("accuracy", "diversity"):
-            worse = worse or row.get(key, 0.0) < was.get(key, 0.0) - LESS
-        if worse:
-            told = ", ".join(
-                f"{key} {row[key]:.3f} after {was[key]:.3f}" for key in ("frechet", "accuracy", "diversity")
-            )
+        keys = [key for key in ("accuracy", "diversity") if key in row]
+        if row["frechet"] > WORSE * was["frechet"] or any(row[key] < was[key] - LESS for key in keys):
+            told = ", ".join(f"{key} {row[key]:.3f} after {was[key]:.3f}" for key in ("frechet", *keys))
             raise ValueError(f"{row['name']} is worse when it is packed ({told}): lower --grain")
 
 
@@ -187,7 +191,9 @@ def size_of(args: ShipArgs, made: Path) -> int:
 
 
 def _row(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(row for row in rows if row["name"] == name)
+    """The row of this name, but for its speed, which is that of one machine."""
+    row = next(row for row in rows if row["name"] == name)
+    return {key: value for key, value in row.items() if key != "images_per_second"}
 
 
 if __name__ == "__main__":

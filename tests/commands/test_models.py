@@ -110,7 +110,7 @@ def test_mistakes(capsys, words, sentence):
 
 def test_figures_of_the_card_are_those_of_the_shipped_weights(capsys, monkeypatch):
     """Of the one-step student, to what another processor may draw differently."""
-    monkeypatch.setattr(ship, "STEPS", (1,))
+    monkeypatch.setattr(ship, "students", lambda folder: [folder / "student-1"])
     printed = told(capsys, "digits", "--measure")
     rows = {line.split(",")[0].strip() + line.split(",")[1].split()[0]: line for line in printed.splitlines()[1:]}
     (now,) = (line for name, line in rows.items() if name.endswith("now"))

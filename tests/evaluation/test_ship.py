@@ -23,13 +23,23 @@ def measured(digits_run, tmp_path_factory):
 @pytest.fixture
 def run(measured, tmp_path, monkeypatch):
     """A copy that may be spoilt, whose only student has 2 steps."""
-    monkeypatch.setattr(ship, "STEPS", (2,))
     monkeypatch.setattr(ship, "WORSE", 1.5)  # it has hardly learned
     return shutil.copytree(measured, tmp_path / "run")
 
 
 def make(run, name="mine", *more):
-    words = [str(run), name, "--made-by", "a test", "--title", "toy digits", "--source", "scikit-learn."]
+    words = [
+        str(run),
+        name,
+        "--made-by",
+        "a test",
+        "--title",
+        "toy digits",
+        "--source",
+        "scikit-learn.",
+        "--steps",
+        "2",
+    ]
     return ship.main([*words, "--commit", "abc", "--out", str(run.parent / "out"), *more])
 
 
@@ -54,6 +64,7 @@ def test_a_model_is_made_that_opens_by_its_name(run, monkeypatch, capsys):
     assert entry["trained"] == [known["rows"][-1]]
     opened, before = open_run(choose("mine", SamplerConfig(2)), "cpu"), open_run(run / "student-2", "cpu")
     assert opened.config == before.config
+    assert "It draws images of 8 × 8 pixels, grey, in 2 steps." in (out / "mine" / "card.md").read_text()
     gaps = [
         (value - before.network.state_dict()[name]).abs().max() / value.abs().max().clamp(min=1e-6)
         for name, value in opened.network.state_dict().items()

@@ -13,7 +13,7 @@ from distillkac.data import DataConfig
 from distillkac.distillation.chain import Chain, DistillConfig
 from distillkac.evaluation import model_card
 from distillkac.flow.networks import NetworkConfig
-from distillkac.runs import SamplerConfig, checkpoints, choose, open_run, shipped
+from distillkac.runs import SamplerConfig, checkpoints, choose, load_config, open_run, shipped
 from distillkac.runs.run import students
 from distillkac.runs.sampling import usual_steps
 from distillkac.scheduler import KacScheduler
@@ -57,15 +57,15 @@ def test_the_index_knows_every_file_and_the_card_is_its_text(name):
     assert there == set(entry["files"])
     assert entry["bytes"] == sum(path.stat().st_size for path in folder.glob(f"*/{checkpoints.EMA}"))
     assert (folder / shipped.CARD).read_text() == model_card.card(name, entry)
-    assert [path.name for path in students(folder)] == ["student-4", "student-1"]
+    assert [load_config(path).student.num_steps for path in students(folder)] == [4, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_student_draws_images_of_its_shape(name):
+def test_every_student_opens_and_is_what_the_index_says(name):
     entry = shipped.index()[name]
     for steps in (4, 1):
         run = open_run(choose(name, SamplerConfig(steps)), "cpu")
-        assert run.name == f"student-{steps}"
+        assert run.config.student.num_steps == steps
         assert list(run.config.shape) == entry["shape"]
         assert list(run.config.class_names) == entry["classes"]
         assert {value.dtype for value in run.network.state_dict().values()} == {torch.float32}
@@ -194,8 +194,8 @@ REFUSED = "is a model that comes with distillkac, students alone and read only: 
         (train.main, ["--run", "PLACE", *TINY_OPTIONS], "train and distil in a folder of another name"),
         (train.main, ["--run", "PLACE", "--resume"], "train and distil in a folder of another name"),
         (distill.main, ["PLACE"], "there is no teacher to distil"),
-        (evaluate.main, ["PLACE"], "distillkac models NAME --measure"),
-        (report.main, ["PLACE"], "its model card"),
+        (evaluate.main, ["PLACE"], "distillkac models digits --measure measures it"),
+        (report.main, ["PLACE"], "its model card is what there is to report: distillkac models digits"),
     ],
 )
 def test_nothing_is_written_into_a_model(copies, elsewhere, capsys, place, main, options, why):

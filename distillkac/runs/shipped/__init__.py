@@ -61,11 +61,14 @@ def told(folder: Path) -> str:
 
 
 def refuse(path: str | os.PathLike[str], why: str) -> None:
-    """Raises ValueError, ending in `why`, if the path is a shipped model's: its name, where no run has it, or its folder."""
+    """Raises ValueError, ending in `why` with NAME replaced, if the path is a shipped model's: its name, where no run has it,
+    or its folder."""
     path = Path(path)
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(FOLDER))
     if inside or (_named(path) and not _is_run(path)):
-        raise ValueError(f"{told(path)} is a model that comes with distillkac, students alone and read only: {why}")
+        name = told(Path(os.path.realpath(path)) if inside else path)
+        why = why.replace("NAME", name.split("/")[0])
+        raise ValueError(f"{name} is a model that comes with distillkac, students alone and read only: {why}")
 
 
 def index() -> dict[str, dict[str, Any]]:
