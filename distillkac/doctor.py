@@ -68,8 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         row("GPU", _gpu(torch))
         row("threads", f"{torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}")
     row("environment", " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "-")
-    failures += models()
-    start, devices = time.perf_counter(), []
+    failures, start, devices = failures + models(), time.perf_counter(), []
     if works:
         devices = ["cpu"] + (["cuda"] if build["cuda"] and torch.cuda.is_available() else [])
         for device in devices:
