@@ -25,6 +25,7 @@ CONTENT = ("images", "image", "labels", "label")
 SPLIT = {"t10k": "test"}  # beside the names of splits that every source knows
 QMNIST_COLUMNS, DIGITS = 8, range(10)  # class, series, writer, ...
 MOST_MAPPING = 1 << 16  # bytes of an EMNIST mapping
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from distillkac.data.cifar import find_batches
 from distillkac.data.cifar100 import find_cifar100
 from distillkac.data.classes import printable
 from distillkac.data.dataset import DataConfig
-from distillkac.data.idx import find_idx
+from distillkac.data.idx import DEBIAN, find_idx
 from distillkac.data.idx_files import is_idx
 from distillkac.data.latents import INDEX, is_latents
 from distillkac.data.listing import PACKED, Tree, is_image, is_system, scan
@@ -119,6 +119,8 @@ def _find(config: DataConfig) -> Source:
         paths = expand(str(path))
         return Source("shards", Path(os.path.commonpath([path.parent for path in paths])), tuple(paths))
     found = "where there is nothing"
+    if path == DEBIAN:
+        found += " (on Debian and Ubuntu apt-get install dataset-fashion-mnist puts Fashion-MNIST there)"
     if path.exists():
         found = "which is a file of another kind"
         if is_image(path) or is_saved(path.parent):

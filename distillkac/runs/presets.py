@@ -1,10 +1,9 @@
 """Ready-made settings for well-known data sets."""
 
-from distillkac.data import DataConfig
+from distillkac.data import DataConfig, idx
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig
 
-FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # shape and class_names are for --dry-run before the images are there; those of the data replace them.
@@ -19,11 +18,12 @@ PRESETS = {
     ),
     # Shoes and bags of Fashion-MNIST all point one way: mirrored ones would be images that the data do not have.
     "fashion": RunConfig(
-        data=DataConfig(path=FASHION),
+        data=DataConfig(path=str(idx.DEBIAN)),
         network=NetworkConfig(channels=(48, 96), patch=2),
         optim=OptimConfig(optimizer="muon", lr_end=0.0, beta2=0.99, save_every=500),
         steps=6000,
         shape=(1, 28, 28),
+        class_names=idx.FASHION,
     ),
     "cifar10": RunConfig(
         data=DataConfig(path="cifar10", flip=True),

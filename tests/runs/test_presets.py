@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distillkac import distill, sample, train
+from distillkac.data import sources
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs.config import OptimConfig, RunConfig, load_config
 from distillkac.runs.presets import PRESETS
@@ -14,7 +15,13 @@ from tests.toys import TINY_OPTIONS, refused
 
 @pytest.mark.parametrize(
     ("name", "shape", "millions"),
-    [("digits", (1, 8, 8), 0.65), ("cifar10", (3, 32, 32), 305), ("celeba64", (3, 64, 64), 120)],
+    [
+        ("digits", (1, 8, 8), 0.65),
+        ("cifar10", (3, 32, 32), 305),
+        ("celeba64", (3, 64, 64), 120),
+        ("fashion", (1, 28, 28), 1.47),
+        ("patches", (3, 32, 32), 1.48),
+    ],
 )
 def test_sizes(name, shape, millions):
     with torch.device("meta"):
@@ -95,6 +102,19 @@ def test_a_preset_can_be_planned_before_its_images_are_there(tmp_path, monkeypat
         assert train.main([*wrong, "--run", "x"]) == 1
         assert "where there is nothing" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_fashion_says_where_its_images_come_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "DEBIAN", tmp_path / "none")
+    assert (
+        train.main(["--preset", "fashion", "--data.path", str(tmp_path / "none"), "--run", str(tmp_path / "run")]) == 1
+    )
+    assert "apt-get install dataset-fashion-mnist" in capsys.readouterr().err
+    assert (
+        train.main(["--preset", "fashion", "--data.path", str(tmp_path / "other"), "--run", str(tmp_path / "run")]) == 1
+    )
+    assert "apt-get" not in capsys.readouterr().err
+    assert len(PRESETS["fashion"].class_names) == 10
 
 
 def test_a_preset_is_the_start_for_the_other_options(tmp_path, monkeypatch, capsys):

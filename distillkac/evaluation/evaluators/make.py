@@ -14,9 +14,9 @@ from distillkac.base.options import parse
 from distillkac.data import DataConfig, load
 from distillkac.data.builtin import BUILTIN
 from distillkac.evaluation import classifier, evaluators
-from distillkac.runs.presets import FASHION
+from distillkac.runs.presets import PRESETS
 
-SETS = {name: DataConfig(builtin=name) for name in BUILTIN} | {"fashion": DataConfig(path=FASHION)}
+SETS = {name: DataConfig(builtin=name) for name in BUILTIN} | {"fashion": PRESETS["fashion"].data}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class MakeArgs:
     """Trains a classifier for each set of images and writes it, with index.json, for distillkac to ship."""
 
     sets: tyro.conf.Positional[tuple[str, ...]] = tuple(SETS)
-    """Which; the others stay as they are. fashion (20 minutes) is read where Debian's package dataset-fashion-mnist puts it."""
+    """Which; the others stay as they are. fashion, a quarter of an hour, is read where Debian's package
+    dataset-fashion-mnist puts it."""
     out: Path = evaluators.FOLDER
     """Where they go; by default into the package that runs."""
 
