@@ -15,7 +15,6 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
 from distillkac.data import class_means
-from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
 from distillkac.runs import shipped
@@ -24,7 +23,7 @@ from distillkac.runs.data_place import DataPlace
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import RunData
-from distillkac.runs.sampler import Trained
+from distillkac.runs.sampler import Trained, usual_rho
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
@@ -124,7 +123,7 @@ def _speed_sections(args: DiagnoseArgs, paths: _Paths, train, out: Path) -> dict
     """Speeds and their bound on the way, and velocities near the data."""
     rows = torch.randperm(len(train), generator=generator(args.seed, "diagnose"))[: args.num]
     x0, y = data.read(train, rows)
-    teacher, rho = paths.teacher, DistillConfig().rho
+    teacher, rho = paths.teacher, usual_rho(train.shape, student=True)
     path, grid = paths(diagnostics.FINE_STEPS, rho, 0.0)
     speeds = diagnostics.speeds(teacher, path, grid, x0, args.seed)
     _print_speeds(speeds)

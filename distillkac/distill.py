@@ -11,7 +11,7 @@ import tyro
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.data import class_means
-from distillkac.distillation.stages import RECIPES, DistillConfig
+from distillkac.distillation.stages import RECIPES, DistillConfig, for_images
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.distillation.chain import Chain, refuse_teacher
     from distillkac.training.fit import accelerator_for
 
-    config, run = args.config, load_config(args.run)
+    run = load_config(args.run)
+    config = for_images(args.config, run.shape)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = accelerator.prepare_model(load_network(args.run, run), evaluation_mode=True)

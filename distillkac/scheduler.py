@@ -30,7 +30,7 @@ from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
 from distillkac.runs.run import default_network
-from distillkac.runs.sampler import TEACHER_RHO, Trained
+from distillkac.runs.sampler import Trained
 
 __all__ = ["KacScheduler", "KacSchedulerOutput"]
 
@@ -68,7 +68,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         sigma: float = 1.0,
         f: Literal["linear", "cosine"] = "linear",
         g: Literal["linear", "quadratic"] = "linear",
-        rho: float = TEACHER_RHO,
+        rho: float = 2.0,
         integrator: Literal["euler", "ab2"] = "ab2",
         max_speed: float | None = None,
         num_steps: int | None = None,

@@ -18,6 +18,7 @@ from distillkac.data.given import checked
 from distillkac.distillation.inverse import GeneratorAndFake
 from distillkac.distillation.stages import (
     DistillConfig,
+    for_images,
     inverse_config,
     inverse_objective,
     objective,
@@ -57,7 +58,7 @@ def distill(
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
-    run = dataclasses.replace(run, folder=run.folder.absolute())
+    run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_images(config, run.config.shape)
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)

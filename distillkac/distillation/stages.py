@@ -21,6 +21,7 @@ from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import METHODS, Method, time_grid
 from distillkac.flow.processes import Process
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
+from distillkac.runs.sampler import usual_rho
 from distillkac.training.objective import Objective
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
@@ -53,8 +54,8 @@ class DistillConfig:
     """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
     integrator: Method = "ab2"
     """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
-    rho: float = 1.5
-    """Exponent of the time grid."""
+    rho: float | None = None
+    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side, 1 for larger ones."""
     w: float = 0.0
     """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
     w_max: float | None = None
@@ -120,6 +121,15 @@ class Stage:
     first: bool
 
 
+def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillConfig:
+    """The config with nothing left open that images of this shape (C, H, W) decide."""
+    return replace(config, rho=_rho(config, shape))
+
+
+def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
+    return config.rho if config.rho is not None else usual_rho(shape, student=True)
+
+
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
@@ -130,7 +140,13 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     """The config.json of the student of one stage."""
     network = replace(teacher.network, guidance_embedding=config.w_max is not None)
     student = StudentConfig(
-        stage.teacher_steps, stage.num_steps, config.rho, config.w, config.w_max, config.method, deciding(config, stage)
+        stage.teacher_steps,
+        stage.num_steps,
+        _rho(config, teacher.shape),
+        config.w,
+        config.w_max,
+        config.method,
+        deciding(config, stage),
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -139,7 +155,9 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     """The config.json of the generator of inverse distillation."""
     inverse = config.inverse
     optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
-    student = StudentConfig(config.stages[0], 1, config.rho, config.w, method="inverse", options=deciding(config, None))
+    student = StudentConfig(
+        config.stages[0], 1, _rho(config, teacher.shape), config.w, method="inverse", options=deciding(config, None)
+    )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 
 
@@ -173,6 +191,7 @@ def objective(
 
     means: the class means, for an exact start.
     """
+    assert config.rho is not None, "see for_images"
     seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
     states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
     if config.method == "reconstruction":

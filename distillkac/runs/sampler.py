@@ -8,9 +8,10 @@ if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.integrators import Method
     from distillkac.runs.config import RunConfig
 
-__all__ = ["TEACHER_RHO", "SamplerConfig", "Settled", "Trained"]
+__all__ = ["SamplerConfig", "Settled", "Trained", "usual_rho"]
 
-TEACHER_RHO = 2.0  # the best grid for a teacher sampled as it is; students must use the grid they were made for
+SMALL = 16
+"""Pixels of the longer side up to which images are small, see usual_rho."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SamplerConfig:
     max_speed: float | None = None
     """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
     rho: float | None = None
-    """Exponent of the time grid (1 - i/N)^rho: 2 for the teacher, the student's own for students."""
+    """Exponent of the time grid (1 - i/N)^rho. By default 2 for teachers of small images (up to 16 pixels a side), 1 for other
+    teachers, and a student's own."""
     restart: float = 0.0
     """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
     student (give its own folder) can take any number of steps."""
@@ -45,6 +47,17 @@ class SamplerConfig:
             raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
         if self.restart > 0 and self.integrator not in (None, "euler"):
             raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
+
+
+def usual_rho(shape: tuple[int, ...], student: bool = False) -> float:
+    """The exponent of the time grid for images of this shape (C, H, W): of a teacher sampled as it is, or of distillation.
+
+    Fine detail is decided near t = 0, where an exponent above 1 puts the steps of a grid. But independent noise averages out
+    over the pixels of a larger image, whose composition is decided near t = 1 (docs/scaling.md). Such a grid takes that in one
+    step, and the images are less diverse.
+    """
+    small = max(shape[1:]) <= SMALL
+    return (1.5 if student else 2.0) if small else 1.0
 
 
 class Settled(NamedTuple):
@@ -64,13 +77,14 @@ class Settled(NamedTuple):
 class Trained:
     """What a network was trained for, as far as sampling is concerned. Saved with every pipeline.
 
-    num_steps: None for a teacher, else the steps of a student, on the grid of exponent rho. w: guidance folded into it;
-    w_max: if set, it takes any w up to that as an input. label_drop: of its teacher, above 0 if that can be guided.
+    num_steps: None for a teacher, else the steps of a student. rho: exponent of the student's grid, or of the teacher's
+    usual one. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of its teacher,
+    above 0 if that can be guided.
     """
 
     label_drop: float
     num_steps: int | None = None
-    rho: float = TEACHER_RHO
+    rho: float = 2.0
     w: float = 0.0
     w_max: float | None = None
 
@@ -78,7 +92,7 @@ class Trained:
     def of(cls, config: "RunConfig") -> "Trained":
         student = config.student
         if student is None:
-            return cls(config.label_drop)
+            return cls(config.label_drop, rho=usual_rho(config.shape))
         return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max)
 
     @property
@@ -107,7 +121,7 @@ class Trained:
                 f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
             )
         method: Method = "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
-        return Settled(w, sampler.rho or TEACHER_RHO, method, w)
+        return Settled(w, sampler.rho or self.rho, method, w)
 
     def _student(self, sampler: SamplerConfig, name: str) -> Settled:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
