@@ -1,5 +1,6 @@
 """Endpoint distillation: the loss against its formula, the student's optimum on a field where it is known, the chain."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,11 +11,12 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import stages
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-from distillkac.distillation.stages import DistillConfig, stages_of, student_config
+from distillkac.distillation.stages import DistillConfig, for_images, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
 from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
 from tests.toys import SHAPE, ToyData
@@ -142,6 +144,7 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
         (2, 1, 300),
     ]
     teacher = Curved()
+    config = for_images(config, SHAPE)
     objectives = [stages.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
     # The guidance weight is folded in once; after that the student has it in its weights.
     assert [o.teacher.w for o in objectives] == [2.0, 0.0, 0.0, 0.0]
@@ -161,6 +164,17 @@ def test_student_config_records_what_sampling_must_know():
     assert not student.network.guidance_embedding
     conditioned = DistillConfig(stages=(4, 2), steps=(7,), w_max=2.0)
     assert student_config(run, stages_of(conditioned)[0], conditioned).network.guidance_embedding
+
+
+@pytest.mark.parametrize(("side", "of_teacher", "of_student"), [(8, 2.0, 1.5), (16, 2.0, 1.5), (28, 1.0, 1.0)])
+def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
+    run = RunConfig(shape=(1, side, side), class_names=("a", "b"))
+    config = DistillConfig(stages=(4, 2), steps=(7,))
+    assert for_images(config, run.shape).rho == of_student
+    assert student_config(run, stages_of(config)[0], config).student.rho == of_student
+    assert for_images(replace(config, rho=3.0), run.shape).rho == 3.0  # one that was asked for
+    settled = Trained.of(run).settle(SamplerConfig(), "run")
+    assert (settled.rho, Trained.of(run).settle(SamplerConfig(rho=3.0), "run").rho) == (of_teacher, 3.0)
 
 
 @pytest.mark.parametrize(
