@@ -117,7 +117,7 @@ class Steps:
         self.update()
 
     def distillation(self) -> Objective:
-        config = stages.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,))
+        config = stages.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,), rho=1.5)
         return stages.objective(self.average, self.average, Telegraph(A, C), stages.stages_of(config)[0], config)
 
     @torch.no_grad()

@@ -104,8 +104,8 @@ RECIPES = {
     ),
     # For one or two processor cores: no student as slow as its teacher, and Muon, which needs fewer steps.
     "short": DistillConfig(
-        stages=(20, 4, 2, 1),
-        steps=(400, 600, 1000),
+        stages=(40, 4, 2, 1),
+        steps=(300, 500, 1200),
         optim=replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99),
     ),
 }

@@ -126,7 +126,8 @@ def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run]
-    assert commands[1] == ["-m", "distillkac.distill", run, "--recipe", "short"]
+    chain = ["--recipe", "short", "--stages", "20,4,2,1", "--steps", "120", "200", "350"]
+    assert commands[1] == ["-m", "distillkac.distill", run, *chain]
     assert commands[2] == ["-m", "distillkac.evaluate", run]
     film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
     assert commands[3:] == [["-m", "distillkac.sample", run, *film]]
@@ -136,7 +137,7 @@ def test_names_of_runs(tree, run):
         (tree.root / folder / "config.json").touch()
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--run", run, "--resume", "--steps", "5"]
-    assert commands[1] == ["-m", "distillkac.distill", run, "--recipe", "short", "--resume"]
+    assert commands[1] == ["-m", "distillkac.distill", run, *chain, "--resume"]
 
 
 @pytest.mark.parametrize("name", ["fashion", "patches"])
