@@ -14,7 +14,7 @@ PRESETS = {
         data=DataConfig(builtin="patches", flip=True),
         network=NetworkConfig(channels=(48, 96), patch=2),
         optim=OptimConfig(batch_size=64, optimizer="muon", lr_end=0.0, beta2=0.99),
-        steps=4000,
+        steps=3000,
     ),
     # Shoes and bags of Fashion-MNIST all point one way: mirrored ones would be images that the data do not have.
     "fashion": RunConfig(
