@@ -36,12 +36,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo fashion patches test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
-demo: CHAIN = --stages 20,4,2,1 --steps 120 200 350
+demo: CHAIN = --stages 20,4,2,1 --steps 200 300 500
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@
-fashion patches: PRESET = --preset $@
 demo fashion patches: .venv/built
-	$(BIN)/python -m distillkac.train $(PRESET) --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
+	$(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
 	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe short $(CHAIN) $(call resume,student-*/config.json)
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif

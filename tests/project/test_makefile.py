@@ -125,8 +125,8 @@ def test_a_working_environment_is_kept(tree):
 def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--run", run]
-    chain = ["--recipe", "short", "--stages", "20,4,2,1", "--steps", "120", "200", "350"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run]
+    chain = ["--recipe", "short", "--stages", "20,4,2,1", "--steps", "200", "300", "500"]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain]
     assert commands[2] == ["-m", "distillkac.evaluate", run]
     film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
@@ -136,7 +136,7 @@ def test_names_of_runs(tree, run):
         (tree.root / folder).mkdir(parents=True)
         (tree.root / folder / "config.json").touch()
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--run", run, "--resume", "--steps", "5"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run, "--resume", "--steps", "5"]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain, "--resume"]
 
 
