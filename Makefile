@@ -11,6 +11,7 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff, mypy and clang-format, without changing anything
+# PRECISION=bf16 trains and distils in bfloat16: as good, and nearly twice as fast on a CPU with AMX or AVX-512 BF16, or on a GPU.
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
@@ -28,6 +29,7 @@ VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
 quoted = '$(subst ','\'',$1)'
 # --resume if the run has such a file; make's own wildcard would take a name with a space for two.
 resume = $(if $(shell ls -d $(call quoted,$(RUN))/$1 2>/dev/null),--resume)
+precision = $(if $(PRECISION),--optim.precision $(PRECISION))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bin' 2>/dev/null)
 CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \))
 
@@ -40,8 +42,8 @@ demo: CHAIN = --stages 20,4,2,1 --steps 200 300 500
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
-	$(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(call resume,config.json) $(ARGS)
-	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe short $(CHAIN) $(call resume,student-*/config.json)
+	$(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(call resume,config.json) $(precision) $(ARGS)
+	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe short $(CHAIN) $(call resume,student-*/config.json) $(precision)
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 

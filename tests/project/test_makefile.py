@@ -146,6 +146,8 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}"]
     assert commands[1] == ["-m", "distillkac.distill", f"runs/{name}", "--recipe", "short"]
     assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *["--num", "10000"][: 2 * (name == "fashion")]]
+    commands = [call for call in tree.make(name, "PRECISION=bf16") if "distillkac" in call[1]]
+    assert [call[-2:] == ["--optim.precision", "bf16"] for call in commands] == [True, True, False, False]
     commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", "runs/other", "--process", "planar"]
 
