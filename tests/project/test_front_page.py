@@ -136,7 +136,7 @@ def test_the_front_page_is_short():
     assert all(len(program.splitlines()) <= 8 for program in programs)
 
 
-@pytest.mark.parametrize("name", ["toy2d.webp", "overview.png"])
+@pytest.mark.parametrize("name", ["toy2d.webp", "fashion.png"])
 def test_pictures_of_the_front_page_are_there_and_small(name):
     path = ROOT / "docs" / "images" / name
     assert f'src="docs/images/{name}"' in README.read_text()
