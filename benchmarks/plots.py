@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks import tables
-from distillkac.runs.pictures import INK, LIGHT, LINE
+from distillkac.runs.pictures import INK
+from distillkac.runs.plots import LIGHT, LINE
 
 GREY, ORANGE, GREEN, RED = "#8b969e", "#d9822b", "#4a9a5b", "#c0392b"
 PALE = "#8fbfe0"
