@@ -121,8 +121,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     print(_header(COLUMNS))
     print(_line(rows[-1], COLUMNS), flush=True)
-    todo = _networks(args, device())
-    strips, titles = [], []
+    todo, strips, titles = _networks(args, device()), [], []
     for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
         rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
