@@ -8,13 +8,8 @@ import tyro
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
-from distillkac.evaluation import model_card, ship
-from distillkac.evaluation.metrics import Evaluator
 from distillkac.runs import shipped
-from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
-from distillkac.runs.run import default_network
-from distillkac.runs.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,8 @@ class ModelsArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ModelsArgs, argv, prog("models"))
+    from distillkac.evaluation import model_card  # torch only now, so that help and mistakes in options come at once
+
     known = shipped.index()
     if args.name is None:
         if args.measure or args.data.path is not None:
@@ -53,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(name: str, entry: dict[str, Any], place: DataPlace) -> int:
     """Prints the figures of the card and those of images that are drawn now. place: of the images that it learned."""
+    from distillkac.evaluation import model_card, ship
+    from distillkac.evaluation.metrics import Evaluator
+    from distillkac.runs.config import load_config
+    from distillkac.runs.run import default_network
+    from distillkac.runs.run_data import RunData
+
     folder = shipped.FOLDER / name
     images = RunData(folder, load_config(default_network(folder)), place)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"))
