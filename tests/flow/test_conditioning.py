@@ -170,7 +170,7 @@ def trained(folder, network: NetworkConfig) -> Run:
 
 def distilled(folder, teacher: Run) -> Run:
     """A student in one step that takes w as an input."""
-    plan = DistillConfig(stages=(2, 1), steps=(60,), w_max=4.0, optim=optim(lr=2e-2, ema=0.9))
+    plan = DistillConfig(stages=(2, 1), steps=(60,), rho=1.5, w_max=4.0, optim=optim(lr=2e-2, ema=0.9))
     config, stage = student_config(teacher.config, stages_of(plan)[0], plan), stages_of(plan)[0]
     learns = objective(teacher.network, teacher.network, teacher.process, stage, plan)
     job = trainer(folder, config, learns)
