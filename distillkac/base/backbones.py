@@ -49,6 +49,7 @@ class _Unopened(ModuleType):
 
 def _of(module: str, name: str) -> Any:
     with _importing, _without_compiler():
+        importlib.import_module("diffusers")  # says that it is missing even where a part of it is still in memory
         models = importlib.import_module("diffusers.models")
         for package in PACKAGES:
             _leave_unopened(models, package)
