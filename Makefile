@@ -11,7 +11,7 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff, mypy and clang-format, without changing anything
-# PRECISION=bf16 trains and distils in bfloat16: as good, and nearly twice as fast on a CPU with AMX or AVX-512 BF16, or on a GPU.
+# PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.

@@ -33,7 +33,7 @@ RECIPE = "3"  # raise it whenever Classifier or train_classifier changes, and ma
 FEATURES = 32
 STEPS, BATCH, SMOOTHING = 1200, 64, 0.05
 SMALL_OPTIM, NOISE = OptimConfig(lr=1e-3, weight_decay=1e-2), 0.15
-# Of LARGE images and more each is seen EPOCHS times, and Muon learns more of that than AdamW. Nothing is learned by heart in so
+# Of LARGE images and more each is seen EPOCHS times on the average, and Muon learns more of that than AdamW. Nothing is learned by heart in so
 # few epochs, so noise on the images would only cost accuracy.
 LARGE, EPOCHS = 15_000, 5
 LARGE_OPTIM = OptimConfig(optimizer="muon", lr=2e-3, beta2=0.99, weight_decay=1e-2)
@@ -114,8 +114,8 @@ def fresh(train: ImageDataset, test: ImageDataset, fingerprint: str) -> Trained:
 
 
 def train_classifier(train: ImageDataset) -> Classifier:
-    """Fits a classifier to a data set, in eval mode; a function of the data only: about 30 s for the digits, 12 minutes for
-    60 000 images of 28 x 28.
+    """Fits a classifier to a data set, in eval mode; a function of the data only: about 30 s for the digits, a quarter of
+    an hour for 60 000 images of 28 x 28.
 
     With a single class there is nothing to tell apart: it learns instead which of four mirrorings an image has
     undergone, which needs features of what the images show as well.

@@ -150,13 +150,14 @@ def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]])
     """What index.json says of the model, but for its files."""
     config = load_config(args.run)
     network = network_config(args.run, config)
+    patches = f", patches of {network.side}x{network.side}" if network.side > 1 else ""
     return {
         "title": args.title,
         "source": args.source,
         "shape": list(config.shape),
         "classes": list(config.class_names),
         "law": law(config.noise),
-        "network": f"{network.backbone}, channels {' '.join(map(str, network.channels))}",
+        "network": f"{network.backbone}, channels {' '.join(map(str, network.channels))}{patches}",
         "made_by": args.made_by,
         "commit": args.commit,
         "made_with": f"distillkac {__version__}, torch {torch.__version__}, {platform.machine()}",
