@@ -33,8 +33,8 @@ RECIPE = "3"  # raise it whenever Classifier or train_classifier changes, and ma
 FEATURES = 32
 STEPS, BATCH, SMOOTHING = 1200, 64, 0.05
 SMALL_OPTIM, NOISE = OptimConfig(lr=1e-3, weight_decay=1e-2), 0.15
-# Of LARGE images and more each is seen EPOCHS times on the average, and Muon learns more of that than AdamW. Nothing is learned by heart in so
-# few epochs, so noise on the images would only cost accuracy.
+# Of LARGE images and more each is seen EPOCHS times on the average, and Muon learns more of that than AdamW. Nothing is learned
+# by heart in so few epochs, so noise on the images would only cost accuracy.
 LARGE, EPOCHS = 15_000, 5
 LARGE_OPTIM = OptimConfig(optimizer="muon", lr=2e-3, beta2=0.99, weight_decay=1e-2)
 CHUNK = 100  # images at a time
