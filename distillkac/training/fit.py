@@ -11,7 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from distillkac.base import launch_settings, optional
+from distillkac.base import launch_settings, optional, processes
 from distillkac.base.optional import Tracker
 from distillkac.data import Dataset
 from distillkac.runs import checkpoints, kept, pictures, plots, shipped
@@ -81,6 +81,8 @@ def accelerator_for(
         project_dir=folder,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
     )
+    if accelerator.num_processes > 1:
+        processes.part_at_exit()
     if len(accelerator.log_with) < len(trackers):
         raise ValueError(f"--track {' '.join(trackers)}: accelerate does not find all of them; pip install them anew")
     return accelerator
