@@ -78,4 +78,5 @@ def _abilities(trained: dict[str, Any] | None) -> str:
         guided = f"it takes `guidance_scale` from 1 to {1 + trained['w_max']:g}"
     else:
         guided = f"guidance of `guidance_scale` = {1 + trained['w']:g} is folded in and cannot be changed"
-    return f"It is a distilled student of exactly {trained['num_steps']} steps; {guided}."
+    some = "exactly" if trained.get("restart") is None else "any number of steps, best at most"
+    return f"It is a distilled student of {some} {trained['num_steps']} steps; {guided}."

@@ -1,7 +1,7 @@
 """The theory, measured on a run and its students: `python -m distillkac.diagnose runs/demo`."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def _guidance_section(args: DiagnoseArgs, teacher: Run, train, out: Path) -> dic
 
 def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
     trained = Trained.of(run.config)
-    sampler = trained.sampler()
+    sampler = replace(trained.sampler(), restart=0.0)  # fresh noise on the way has no path to compare with
     settled = trained.settle(sampler, run.name)
     own, _ = paths.of(run, sampler)
     path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance)

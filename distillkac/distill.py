@@ -33,12 +33,13 @@ class DistillArgs:
     start: Path | None = None
     """With --stages 1: folder of the 1-step student that inverse distillation starts from; by default OUT/student-1."""
     resume: bool = False
-    """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps, --optim.*
-    but --optim.optimizer, and where the data lie (--data.path)."""
+    """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
+    --consistency.steps, --optim.* but --optim.optimizer, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
-    1-step student, in RUN/student-1-inverse. short: students of 4, 2 and 1 steps, by Muon, for a few cores."""
+    1-step student, in RUN/student-1-inverse. short: students of 4, 2 and 1 steps, by Muon, for a few cores. consistency:
+    one student for any number of steps, in RUN/student-4-consistency."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

@@ -238,15 +238,14 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     from distillkac.runs.config import load_config
     from distillkac.runs.run import students
 
-    folders: list[tuple[Path, int | None]] = [(args.run, steps) for steps in args.teacher_steps]
-    folders += [(path, None) for path in students(args.run)]
-    made = [(folder, steps, Trained.of(load_config(folder))) for folder, steps in folders]
+    trained = Trained.of(load_config(args.run))
+    made = [(args.run, steps, trained) for steps in args.teacher_steps]
+    for path in students(args.run):
+        trained = Trained.of(load_config(path))
+        made += [(path, steps, trained) for steps in trained.measured_steps()]
     folded = [trained.w for _, _, trained in made if trained.num_steps is not None]
     w = args.w if args.w is not None or not folded else folded[0]
-    return [
-        (folder, SamplerConfig(steps or trained.sampler().steps, w=w if trained.takes_w else None))
-        for folder, steps, trained in made
-    ]
+    return [(folder, SamplerConfig(steps, w=w if trained.takes_w else None)) for folder, steps, trained in made]
 
 
 def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":

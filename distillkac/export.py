@@ -20,7 +20,8 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, kind_of
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.runs.run import Run, open_run
-from distillkac.runs.sampling import SamplerConfig, choose, field_of
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import choose, field_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class Chain(nn.Module):
 
     def __init__(self, run: Run, steps: int):
         super().__init__()
-        velocity, grid, _ = field_of(run, SamplerConfig(steps=steps, integrator="euler"))
+        sampler = SamplerConfig(steps=steps, integrator="euler")
+        velocity, grid, _ = field_of(run, sampler)
+        if steps > 1 and Trained.of(run.config).settle(sampler, str(run.folder)).restart > 0:
+            raise ValueError(f"{run.folder} draws fresh noise between its steps, which no graph does: use --steps 1")
         if velocity.embedded:
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"

@@ -227,7 +227,7 @@ class KacPipeline(DiffusionPipeline):
         # The state and the scheduler's arithmetic are float32, whatever the weights are.
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
-            x = self.scheduler.step(field(x, float(t), y), t, x, return_dict=False)[0]
+            x = self.scheduler.step(field(x, float(t), y), t, x, return_dict=False, generator=generator)[0]
         images: Any = x.cpu() if self.vae is None else self._decoded(self.vae, x)
         self.maybe_free_model_hooks()
         if output_type == "np":
@@ -245,7 +245,8 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
         if self.config.trained is None:
             return w or 0.0
-        asked = SamplerConfig(steps, scheduler.config.integrator, w, rho=scheduler.config.rho)
+        restart = scheduler.config.get("restart", 0.0)  # schedulers of earlier versions had none
+        asked = SamplerConfig(steps, scheduler.config.integrator, w, rho=scheduler.config.rho, restart=restart)
         try:
             trained = Trained(**self.config.trained)
         except TypeError as error:

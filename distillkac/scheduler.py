@@ -24,7 +24,7 @@ from diffusers.utils import BaseOutput
 
 from distillkac import ops
 from distillkac.base.tensors import column
-from distillkac.flow.integrators import time_grid
+from distillkac.flow.integrators import restarted, time_grid
 from distillkac.flow.processes import Process
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs import checkpoints
@@ -53,7 +53,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     process: telegraph, planar or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
     grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
     students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
-    steps of a student, which takes no other number; None for a teacher.
+    steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
+    drawn anew with fresh noise.
     """
 
     order = 1
@@ -72,9 +73,12 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         integrator: Literal["euler", "ab2"] = "ab2",
         max_speed: float | None = None,
         num_steps: int | None = None,
+        restart: float = 0.0,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
+        if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
+            raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
         self.process: Process = ProcessConfig(process, a, c, sigma, f, g).build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None
@@ -96,7 +100,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         config = load_config(folder)
         trained = Trained.of(config)
         settled = trained.settle(trained.sampler(), str(folder))
-        grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": trained.num_steps}
+        steps = trained.num_steps if trained.restart is None else None
+        grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
         noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g")}
         known = inspect.signature(cls.__init__).parameters
         if args or (unknown := [name for name in options if name not in known]):
@@ -137,8 +142,10 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         timestep: float | torch.Tensor,
         sample: torch.Tensor,
         return_dict: bool = True,
+        generator: Generators = None,
     ) -> KacSchedulerOutput | tuple[torch.Tensor]:
         """From `timestep` to the next one. model_output: the (guided) velocity at (sample, timestep), like the sample.
+        generator: of the fresh noise where `restart` is above 0, as in `prior`.
 
         Raises ValueError before set_timesteps, and for a timestep that is not the next of `timesteps`.
         """
@@ -154,11 +161,19 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         x_next, u = ops.guided_step(
             sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
         )
+        x_hat, share = sample - t * u, self.config.restart
+        if share > 0 and t_next > 0:
+
+            def some(rows: range, seed: int) -> torch.Tensor:
+                part = slice(rows.start, rows.stop)
+                return restarted(self.process, x_next[part], x_hat[part], t_next, share, seed, self._step)
+
+            x_next = _drawn(len(sample), generator, some)
         self._previous = (u, h) if self.config.integrator == "ab2" else None
         self._step += 1
         if not return_dict:
             return (x_next,)
-        return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=sample - t * u)
+        return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=x_hat)
 
     def sample_noise(
         self, original_samples: torch.Tensor, timesteps: torch.Tensor, generator: Generators = None

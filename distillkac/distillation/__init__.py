@@ -6,6 +6,7 @@ from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
     from distillkac.distillation.chain import distill
+    from distillkac.distillation.consistency import ConsistencyConfig, ConsistencyDistillation
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
     from distillkac.distillation.inverse import InverseConfig, RealUID
     from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPES",
+    "ConsistencyConfig",
+    "ConsistencyDistillation",
     "DistillConfig",
     "EndpointDistillation",
     "InverseConfig",
@@ -28,6 +31,7 @@ __getattr__, __dir__ = importer(
     __name__,
     {
         "chain": ("distill",),
+        "consistency": ("ConsistencyConfig", "ConsistencyDistillation"),
         "endpoint": ("EndpointDistillation", "StudentStates"),
         "inverse": ("InverseConfig", "RealUID"),
         "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),

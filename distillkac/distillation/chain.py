@@ -135,7 +135,7 @@ class Chain:
             student, current = self._student(current, before)
             latest = student_folder(self.out, stage.num_steps, config.method)
             learns = objective(before, self.network, self.teacher.noise.build(), stage, config, self.means)
-            title = f"{number} of {len(plan)}: {stage.teacher_steps} -> {stage.num_steps}"
+            title = f"{number} of {len(plan)}: {stage.title}"
             run, finished = self._fit(latest, current, student, learns, self.accelerator, title)
             yield run, finished
             if not finished:

@@ -45,11 +45,8 @@ def costs(
     for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()
         learns = objective(before, teacher, process, stage, config, means)
-        title, folder = (
-            f"{stage.teacher_steps} -> {stage.num_steps}",
-            student_folder(out, stage.num_steps, config.method),
-        )
-        found.append(_cost(title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
+        folder = student_folder(out, stage.num_steps, config.method)
+        found.append(_cost(stage.title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
         before = student.eval()
     if config.inverse.steps:
         generator = build_network(inverse_config(run, config)).to(device)

@@ -13,6 +13,7 @@ import tyro
 from torch import nn
 
 from distillkac.base.random import derive_seed
+from distillkac.distillation.consistency import RESTART, ConsistencyConfig, ConsistencyDistillation, check_options
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.inverse import InverseConfig, RealUID
 from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
@@ -46,8 +47,9 @@ class DistillConfig:
     starts from what inverse.start says."""
     steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
-    method: Literal["endpoint", "reconstruction"] = "endpoint"
-    """What the stages learn: where the teacher's steps end, or its repair of their own prediction."""
+    method: Literal["endpoint", "reconstruction", "consistency"] = "endpoint"
+    """What the stages learn: where the teacher's steps end, or its repair of their own prediction. Consistency: one student
+    for any number of steps, made in one stage, see consistency.*."""
     backward: float = 0.0
     """Fraction of training states from the student's own steps from noise; the others are noised data."""
     exact_start: bool = False
@@ -61,6 +63,7 @@ class DistillConfig:
     w_max: float | None = None
     """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     inverse: InverseConfig = field(default_factory=InverseConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
@@ -71,6 +74,7 @@ class DistillConfig:
     """Seed of everything random."""
 
     def __post_init__(self):
+        check_options(self)
         alone = self.stages == (1,) and self.inverse.steps > 0
         if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
             raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
@@ -108,6 +112,11 @@ RECIPES = {
         steps=(300, 500, 1200),
         optim=replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99),
     ),
+    # One student for any number of steps.
+    "consistency": DistillConfig(
+        method="consistency",
+        optim=replace(DistillConfig().optim, batch_size=128, optimizer="muon", lr_end=0.0, beta2=0.99),
+    ),
 }
 
 
@@ -119,6 +128,12 @@ class Stage:
     num_steps: int
     steps: int
     first: bool
+
+    @property
+    def title(self) -> str:
+        """Such as 20 -> 4. A student of any number of steps has a grid of its own alone."""
+        far = self.teacher_steps > self.num_steps
+        return f"{self.teacher_steps} -> {self.num_steps}" if far else f"1 to {self.num_steps}"
 
 
 def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillConfig:
@@ -132,6 +147,9 @@ def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
 
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
+    if config.method == "consistency":
+        steps = config.consistency.num_steps
+        return [Stage(steps, steps, config.consistency.steps, True)]
     links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
     return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]
 
@@ -147,6 +165,7 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
         config.w_max,
         config.method,
         deciding(config, stage),
+        restart=RESTART if config.method == "consistency" else None,
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -174,6 +193,9 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         values = {"backward": config.backward}
         if config.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
+        if config.method == "consistency":
+            names = ("teacher_steps", "ratio", "phases", "at_one")
+            values = {f"consistency.{name}": getattr(config.consistency, name) for name in names}
         if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
@@ -192,7 +214,11 @@ def objective(
     means: the class means, for an exact start.
     """
     assert config.rho is not None, "see for_images"
-    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
+    seed = derive_seed(config.seed, "student", stage.num_steps)
+    if config.method == "consistency":
+        velocity = teacher_velocity(teacher, process, config, means)
+        return ConsistencyDistillation(velocity, process, config.consistency, config.integrator, seed, config.w_max)
+    grid = time_grid(stage.teacher_steps, config.rho)
     states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
     if config.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)

@@ -14,7 +14,7 @@ from distillkac.base.random import derive_seed, uniform_rows
 from distillkac.flow.fields import Field
 from distillkac.flow.processes import Process
 
-__all__ = ["METHODS", "Method", "integrate", "restart_chain", "time_grid"]
+__all__ = ["METHODS", "Method", "integrate", "restart_chain", "restarted", "time_grid"]
 
 Method = Literal["euler", "heun", "ab2"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -104,20 +104,36 @@ def restart_chain(
     for step, (t, t_next) in enumerate(pairwise(times)):
         u = field(x, t, y)
         x_next = x - (t - t_next) * u
-        if t_next > 0 and share > 0:
-            at = torch.full((len(x),), t_next, device=x.device)
-            fresh = process.bridge(x - t * u, at, derive_seed(seed, "restart", step), offset)
-            if share < 1:
-                pairs = process.speed_norm == "planar"
-                size = (*x.shape[1:-1], x.shape[-1] // 2) if pairs else tuple(x.shape[1:])
-                drawn = uniform_rows(len(x), size, derive_seed(seed, "restart share", step), offset).to(x.device)
-                drawn = drawn.repeat_interleave(2, -1) if pairs else drawn
-                fresh = torch.where(drawn < share, fresh, x_next)
-            x_next = fresh
-        x = x_next
+        x = restarted(process, x_next, x - t * u, t_next, share, seed, step, offset)
         if path:
             states.append(x)
     return torch.stack(states) if path else x
+
+
+def restarted(
+    process: Process,
+    x_next: torch.Tensor,
+    x_hat: torch.Tensor,
+    t_next: float,
+    share: float,
+    seed: int,
+    step: int,
+    offset: int = 0,
+) -> torch.Tensor:
+    """The end of step number `step` of `restart_chain`: a share of x_next, where the flow leads, is x_hat noised to t_next.
+
+    x_next, x_hat: (B, ...); x_hat is the data in one step. At t_next = 0, and with share 0, it is x_next as it is.
+    """
+    if t_next == 0 or share == 0:
+        return x_next
+    at = torch.full((len(x_next),), t_next, device=x_next.device)
+    fresh = process.bridge(x_hat, at, derive_seed(seed, "restart", step), offset)
+    if share == 1:
+        return fresh
+    pairs, shape = process.speed_norm == "planar", x_next.shape
+    size = (*shape[1:-1], shape[-1] // 2) if pairs else tuple(shape[1:])
+    drawn = uniform_rows(len(x_next), size, derive_seed(seed, "restart share", step), offset).to(x_next.device)
+    return torch.where((drawn.repeat_interleave(2, -1) if pairs else drawn) < share, fresh, x_next)
 
 
 def _check_field(field: object) -> None:

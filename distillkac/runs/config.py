@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import sys
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -18,6 +15,7 @@ from distillkac.data.latents import LatentSpace
 from distillkac.flow import networks, processes
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
+from distillkac.runs.built import build
 from distillkac.runs.own_network import OwnNetwork
 
 Config = TypeVar("Config")
@@ -135,16 +133,16 @@ class StudentConfig:
     """What a student of distillation is: one Euler step for each of its intervals (docs/method.md, section 7)."""
 
     teacher_steps: int
-    """Steps of the teacher's grid."""
+    """Steps of the teacher's grid; of a student of any number of steps its own."""
     num_steps: int
-    """Intervals of the student."""
+    """Intervals of the student; of one of any number of steps what it takes where none is asked for."""
     rho: float
     """The grid's exponent."""
     w: float
     """Guidance weight folded in."""
     w_max: float | None = None
     """If set, w is an input of the student, trained on [0, w_max]."""
-    method: Literal["endpoint", "reconstruction", "inverse"] = "endpoint"
+    method: Literal["endpoint", "reconstruction", "inverse", "consistency"] = "endpoint"
     """The distillation method that made it."""
     options: tuple[str, ...] = ()
     """The other options of the distillation that decide its weights, as on the command line."""
@@ -152,6 +150,8 @@ class StudentConfig:
     """Digest of the teacher's averaged weights."""
     before: str | None = None
     """Digest of those it was distilled from or starts from: of the student of the stage before, or the teacher's."""
+    restart: float | None = None
+    """If set, it takes any number of steps, and draws this share of each anew unless another is asked for."""
 
     def __post_init__(self):
         for name in ("teacher_steps", "num_steps"):
@@ -161,6 +161,8 @@ class StudentConfig:
             raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
         if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
             raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
+        if not 0 <= (self.restart or 0) <= 1:
+            raise ValueError(f"student.restart must lie in [0, 1], got {self.restart}")
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def checked(config: Config, kind: type[Config]) -> Config:
     if not isinstance(config, kind):
         raise ValueError(f"config must be a {kind.__name__}, got {config!r:.80}")
     try:
-        return _build(kind, config, "config")
+        return build(kind, config, "config")
     except TypeError as error:
         raise ValueError(str(error)) from None
 
@@ -235,7 +237,7 @@ def load_config(folder: Path) -> RunConfig:
             raise TypeError(f"expected an object, got {content!r:.80}")
         written = content.pop("format", 1)
         checkpoints.check_format(path, written)
-        config = _build(RunConfig, content, "")
+        config = build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
             config = dataclasses.replace(config, network=networks.of_format(config.network, written))
         return config
@@ -243,57 +245,3 @@ def load_config(folder: Path) -> RunConfig:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-
-def _build(kind, value, where: str):
-    """JSON back into dataclasses and tuples, following the annotations; dataclasses and tuples are taken as they are, once
-    what is in them was looked at. Raises TypeError naming the field."""
-    while typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
-    origin, choices = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in choices:
-            return None
-        return _build(_choice(choices, value), value, where)
-    if dataclasses.is_dataclass(kind):
-        return _build_fields(kind, value, where)
-    if origin is tuple:
-        kinds = choices[:1] * len(value) if choices[-1] is ... and isinstance(value, list | tuple) else choices
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise TypeError(f"{where} must be a list{'' if ... in kinds else f' of {len(kinds)}'}, got {value!r:.80}")
-        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
-    if origin is Literal:
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            raise TypeError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r:.80}")
-        return value
-    if kind is float and type(value) in (int, float):
-        if not abs(value) < sys.float_info.max:  # so are NaN and infinity, which Python's JSON has
-            raise TypeError(f"{where} must be finite, got {value!r:.80}")
-        return float(value)
-    if type(value) is not kind:
-        raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r:.80}")
-    return value
-
-
-def _choice(choices: tuple[type, ...], value) -> type:
-    """The dataclass among the choices that the value is, or that has its fields; else the first of the choices."""
-    if type(value) in choices:
-        return type(value)
-    names = set(value) if isinstance(value, dict) else set()
-    kinds = (kind for kind in choices if dataclasses.is_dataclass(kind))
-    return next((kind for kind in kinds if names <= {f.name for f in dataclasses.fields(kind)}), choices[0])
-
-
-def _build_fields(kind, value, where: str):
-    if isinstance(value, kind):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
-    if not isinstance(value, dict):
-        raise TypeError(f"{where} must be an object ({kind.__name__}), got {value!r:.80}")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    unknown = set(value) - set(hints)
-    if unknown:
-        raise TypeError(f"{where or kind.__name__} has no field {', '.join(sorted(unknown)):.80}")
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
-    if needed - set(value):
-        raise TypeError(f"{where} lacks {', '.join(sorted(needed - set(value)))}")
-    return kind(**{name: _build(hints[name], item, f"{where}.{name}".lstrip(".")) for name, item in value.items()})

@@ -30,7 +30,7 @@ __all__ = [
     "students",
 ]
 
-PREFERRED = ("inverse", "endpoint", "reconstruction")  # of students with as many steps
+PREFERRED = ("inverse", "endpoint", "reconstruction", "consistency")  # of students with as many steps
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,10 @@ def _say_if_another_class(folder: Path, saved: OwnNetwork, network: nn.Module) -
 
 
 def student_folder(run: Path, num_steps: int, method: str = "endpoint") -> Path:
-    """Where a student of a run lives: student-4, student-4-reconstruction, student-1-inverse."""
+    """Where a student of a run lives: student-4, student-4-reconstruction, student-1-inverse.
+
+    num_steps: of a student that takes any number of steps, what it takes where none is asked for.
+    """
     return run / (f"student-{num_steps}" + ("" if method == "endpoint" else f"-{method}"))
 
 

@@ -44,7 +44,7 @@ def described(drawing: Drawing, classes: tuple[str, ...]) -> dict:
         "w": drawing.velocity.w,
         "interval": sampler.interval,
         "max_speed": sampler.max_speed,
-        "restart": sampler.restart,
+        "restart": drawing.restart,
         "seed": drawing.seed,
         "classes": classes,
     }

@@ -31,9 +31,9 @@ class SamplerConfig:
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho. By default 2 for teachers of small images (up to 16 pixels a side), 1 for other
     teachers, and a student's own."""
-    restart: float = 0.0
+    restart: float | None = None
     """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
-    student (give its own folder) can take any number of steps."""
+    student (give its own folder) can take any number of steps. By default 0, and a consistency student's own."""
     model: Literal["auto", "teacher", "student"] = "auto"
     """Which network. Auto: a student of that many steps if there is one that can do all that is asked (w, integrator, rho),
     else the teacher; a warning says so where the run has students of as many steps or more."""
@@ -43,9 +43,9 @@ class SamplerConfig:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
         if self.rho is not None and not 0 < self.rho < math.inf:
             raise ValueError(f"rho must be positive and finite, got {self.rho}")
-        if not 0 <= self.restart <= 1:
+        if self.restart is not None and not 0 <= self.restart <= 1:
             raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
-        if self.restart > 0 and self.integrator not in (None, "euler"):
+        if self.restart and self.integrator not in (None, "euler"):
             raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
 
 
@@ -64,13 +64,14 @@ class Settled(NamedTuple):
     """What a sampler means for one network, with nothing left open.
 
     w: the weight that the field is given, 0 where guidance is folded in. rho, integrator: of the steps. guidance: the
-    weight that the images have, whether folded in or not.
+    weight that the images have, whether folded in or not. restart: the share of each step that is drawn anew.
     """
 
     w: float
     rho: float
     integrator: "Method"
     guidance: float
+    restart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Trained:
 
     num_steps: None for a teacher, else the steps of a student. rho: exponent of the student's grid, or of the teacher's
     usual one. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of its teacher,
-    above 0 if that can be guided.
+    above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
+    and draws this share of each anew.
     """
 
     label_drop: float
@@ -87,22 +89,32 @@ class Trained:
     rho: float = 2.0
     w: float = 0.0
     w_max: float | None = None
+    restart: float | None = None
 
     @classmethod
     def of(cls, config: "RunConfig") -> "Trained":
         student = config.student
         if student is None:
             return cls(config.label_drop, rho=usual_rho(config.shape))
-        return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max)
+        return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max, student.restart)
 
     @property
     def takes_w(self) -> bool:
         """Whether a weight may be chosen: by a teacher, and by a student that has it as an input."""
         return self.num_steps is None or self.w_max is not None
 
+    def serves(self, steps: int) -> bool:
+        """Whether it was made for so many steps: a teacher for any number, a student of any number for at most its own."""
+        return self.num_steps in (None, steps) or (self.restart is not None and steps <= (self.num_steps or 0))
+
     def sampler(self) -> SamplerConfig:
         """How it is sampled where nothing is asked: a student in its own number of steps."""
         return SamplerConfig() if self.num_steps is None else SamplerConfig(self.num_steps)
+
+    def measured_steps(self) -> tuple[int, ...]:
+        """The numbers of steps that it is judged by, most first: its own, and for a student of any number the halves of it."""
+        most = self.sampler().steps
+        return (most,) if self.restart is None else tuple(most >> k for k in range(most.bit_length()))
 
     def settle(self, sampler: SamplerConfig, name: str) -> Settled:
         """What a sampler's None mean: the one place that decides it.
@@ -120,12 +132,14 @@ class Trained:
             raise ValueError(
                 f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
             )
-        method: Method = "euler" if sampler.restart > 0 else sampler.integrator or "ab2"
-        return Settled(w, sampler.rho or self.rho, method, w)
+        share = sampler.restart or 0.0
+        method: Method = "euler" if share > 0 else sampler.integrator or "ab2"
+        return Settled(w, sampler.rho or self.rho, method, w, share)
 
     def _student(self, sampler: SamplerConfig, name: str) -> Settled:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
-        if sampler.restart == 0 and (sampler.steps != self.num_steps or other_rho):
+        share = (self.restart or 0.0) if sampler.restart is None else sampler.restart
+        if self.restart is None and share == 0 and (sampler.steps != self.num_steps or other_rho):
             asked = f"rho = {sampler.rho:g}" if other_rho else f"{sampler.steps}"
             raise ValueError(
                 f"{name} is a student of {self.num_steps} Euler steps on its own grid, got {asked}; choose the teacher or "
@@ -140,10 +154,10 @@ class Trained:
                 raise ValueError(
                     f"{name} was distilled for w up to {self.w_max} (guidance_scale {1 + self.w_max:g}), got {w:g}"
                 )
-            return Settled(w, rho, "euler", w)
+            return Settled(w, rho, "euler", w, share)
         if w is not None and not math.isclose(w, self.w, abs_tol=1e-6):
             raise ValueError(
                 f"{name} was distilled with w = {self.w} folded in (guidance_scale {1 + self.w:g}), which w = {w:g} "
                 "cannot change; omit it, choose the teacher (--model teacher), or distil with that w"
             )
-        return Settled(0.0, rho, "euler", self.w)
+        return Settled(0.0, rho, "euler", self.w, share)

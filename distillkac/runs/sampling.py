@@ -1,6 +1,7 @@
 """From a run folder to images: which network to use for how many steps, and the batched sampler."""
 
 import contextlib
+import itertools
 import time
 import warnings
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ def usual_steps(folder: Path) -> int:
 def choose(folder: Path, sampler: SamplerConfig) -> Path:
     """The folder whose network serves `sampler`: a student's, or the teacher's. folder: of a run, or a shipped model's name.
 
-    With model "auto" a student of so many steps that can do all that is asked, else the teacher; where a student was to be
-    expected, a warning says why it is the teacher. Raises ValueError if a student is asked for and none can.
+    With model "auto" a student of so many steps that can do all that is asked; else one that takes any number up to a larger
+    one of its own; else the teacher, and where a student was to be expected, a warning says why. Raises ValueError if a
+    student is asked for and none can.
     """
     folder = shipped.folder_of(folder)
     if sampler.model == "teacher":
@@ -65,8 +67,12 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     available = students(folder)
     steps = [int(path.name.split("-")[1]) for path in available]
     problems = []
-    for path in (path for path, number in zip(available, steps, strict=True) if number == sampler.steps):
+    made = [path for path, number in zip(available, steps, strict=True) if number == sampler.steps]
+    others = [path for path, number in zip(available, steps, strict=True) if number > sampler.steps]
+    for path in itertools.chain(made, reversed(others)):
         trained = Trained.of(load_config(path))
+        if not trained.serves(sampler.steps):
+            continue
         try:
             trained.settle(sampler, shipped.told(path))
         except ValueError as error:
@@ -91,7 +97,8 @@ def _told(chosen: Path) -> Path:
 
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, Method]:
-    """(velocity field, time grid, integrator) for a run, with its own network: no other is looked for. Raises ValueError where
+    """(velocity field, time grid, integrator) for a run, with its own network: no other is looked for. What is drawn anew in a
+    step (`SamplerConfig.restart`) stands not in them: `Drawing` adds it. Raises ValueError where
     it cannot do what is asked, or is not the teacher or student that `sampler.model` names."""
     kind = "teacher" if run.config.student is None else "student"
     if sampler.model not in ("auto", kind):
@@ -120,6 +127,7 @@ class Drawing:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.run, self.sampler, self.seed = run, sampler, seed
         self.velocity, self.grid, self.method = field_of(run, sampler)
+        self.restart = Trained.of(run.config).settle(sampler, run.name).restart
         self.shape = tuple(run.config.shape)
         cpu = run.device.type == "cpu"
         self.rows = max(1, CPU_PIXELS // (self.shape[1] * self.shape[2])) if cpu else batch_size
@@ -139,9 +147,9 @@ class Drawing:
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
         with _in_eval_mode(run.network):
-            if self.sampler.restart > 0:
-                fresh, share = derive_seed(self.seed, "fresh"), self.sampler.restart
-                result = restart_chain(self.velocity, x, y, self.grid, run.process, share, fresh, first, path)
+            if self.restart > 0:
+                fresh = derive_seed(self.seed, "fresh")
+                result = restart_chain(self.velocity, x, y, self.grid, run.process, self.restart, fresh, first, path)
             else:
                 result = integrate(self.velocity, x, y, self.grid, self.method, path)
         result = _decoded(run, result)

@@ -78,8 +78,8 @@ class Demo:
         """The numbers of steps to choose from: of shipped models alone those of their students."""
         if not self.shipped:
             return STEPS
-        made = [Trained.of(load_config(path)).num_steps for folder in self.runs.values() for path in students(folder)]
-        return tuple(n for n in STEPS if n in made)
+        made = [Trained.of(load_config(path)) for folder in self.runs.values() for path in students(folder)]
+        return tuple(n for n in STEPS if any(trained.serves(n) for trained in made))
 
     def max_images(self, title: str) -> int:
         """How many images one choice of this run may have."""

@@ -1,0 +1,138 @@
+"""Consistency distillation: one student that predicts the data from any time, and so takes any number of steps.
+
+f(x, t) = x - t u(x, t) is the student's picture of the data at the end of the path through x, and f(x, 0) = x. Along one
+path it is the same at every time, so two times r < t of one path teach it:
+
+    loss = || f(x_t, t) - f(x_r, r) ||^2 / (t^2 D),
+
+where the second is the target and has no gradient. As f is known at t = 0, knowledge moves up the paths from the data to the
+noise. r = t (1 - q^-(k + 1)), with k growing over the training: far pairs first, near ones at the end (ECT, Geng et al. 2024).
+
+x_t and x_r are one path of the process, the same data and the same seed at two times (process.bridge), which needs no
+teacher but has the noise of single images in its targets; or x_r is where the teacher's steps from x_t lead, which also
+folds its guidance in (consistency distillation, Song et al. 2023).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillkac import ops
+from distillkac.base.random import derive_seed
+from distillkac.base.tensors import column
+from distillkac.distillation.endpoint import with_drawn_w
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import Method, integrate
+from distillkac.flow.processes import Process
+from distillkac.training.batches import Batch
+
+RESTART = (
+    0.5  # share of fresh noise in each step of such a student, where none is asked for: measured, see ConsistencyConfig
+)
+SMALLEST_T, SMALLEST_R = 1e-3, 5e-3  # earlier times are this one; earlier targets are the data themselves
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Consistency distillation, where it is the method: its one student."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    num_steps: int = 4
+    """Steps that the student takes where none is asked for, and the most that it is chosen for."""
+    teacher_steps: int = 1
+    """The teacher's steps from x_t to x_r; 0: none, both are on one path of the process, and no guidance can be folded in."""
+    ratio: float = 2.0
+    """q of r = t (1 - q^-(k + 1))."""
+    phases: int = 6
+    """How many k there are, 0, 1, ..., for an equal share of the steps each."""
+    at_one: float = 0.25
+    """Share of the training states at t = 1, where every sampling begins; the others have any time."""
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("num_steps", 1), ("teacher_steps", 0), ("phases", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
+        if not 1 < self.ratio < math.inf:
+            raise ValueError(f"consistency.ratio must be above 1 and finite, got {self.ratio}")
+        if not 0 <= self.at_one <= 1:
+            raise ValueError(f"consistency.at_one is a share of the training states, in [0, 1], got {self.at_one}")
+
+
+@dataclass(frozen=True)
+class ConsistencyDistillation:
+    """The objective of the one stage.
+
+    teacher: the original network, with the guidance that is folded in; without teacher steps it is not asked. method: its
+    integrator. w_max: as in EndpointDistillation.
+    """
+
+    teacher: GuidedVelocity
+    process: Process
+    config: ConsistencyConfig
+    method: Method
+    seed: int
+    w_max: float | None = None
+
+    def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        teacher, weights = with_drawn_w(self.teacher, batch, self.seed, self.w_max)
+        t, r = self.times(batch)
+        x = self._on_path(batch, t)
+        # The same dropout on both sides: what is drawn for the target is drawn once more for the prediction.
+        with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad():
+            x_r = self._before(teacher, x, t, r, batch)
+            target = x_r - column(r, x) * network(x_r, r, batch.y, *weights).float()
+        return ops.endpoint_loss(x, network(x, t, batch.y, *weights).float(), target, t)
+
+    def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
+        config = self.config
+        t = batch.stratified(self.seed, "time").clamp(min=SMALLEST_T)
+        t = torch.where(batch.uniform(self.seed, "at one") < config.at_one, 1.0, t)
+        phase = min(batch.step * config.phases // config.steps, config.phases - 1)
+        r = t * (1 - config.ratio ** -(phase + 1))
+        return t, torch.where(r < SMALLEST_R, 0.0, r)
+
+    def _on_path(self, batch: Batch, t: torch.Tensor) -> torch.Tensor:
+        return self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
+
+    def _before(self, teacher, x, t, r, batch):
+        """The state at r of the path that is in x at t."""
+        steps = self.config.teacher_steps
+        if steps == 0:
+            return self._on_path(batch, r)
+        shares = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=t.device)[:, None]
+        return integrate(teacher, x, batch.y, torch.lerp(t.double(), r.double(), shares), self.method)
+
+
+def check_options(config: Any) -> None:
+    """Raises ValueError if a stages.DistillConfig has consistency options without that method, or with options that it does
+    not use."""
+    own, defaults = config.consistency, type(config)
+    if config.method != "consistency":
+        if own != ConsistencyConfig():
+            raise ValueError(f"consistency.* are options of method consistency, got method {config.method}")
+        return
+    if (config.stages, config.steps) != (defaults.stages, defaults.steps):
+        raise ValueError(
+            "method consistency makes one student in one stage: omit stages and steps, and give consistency.steps and "
+            "consistency.num_steps"
+        )
+    if config.inverse.steps:
+        raise ValueError(
+            "method consistency and inverse distillation are two commands: omit inverse.steps, then distil with stages 1, "
+            "inverse.steps and start, the folder of the consistency student"
+        )
+    if config.backward:
+        raise ValueError(f"method consistency takes noised data, not own states: omit backward {config.backward:g}")
+    if own.teacher_steps == 0:
+        asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}
+        asked["integrator"] = config.integrator if config.integrator != defaults.integrator else None
+        if used := [name for name, value in asked.items() if value]:
+            raise ValueError(
+                f"{used[0]} {asked[used[0]]} is of the teacher's steps, and consistency.teacher_steps is 0: raise that, or "
+                f"omit {used[0]}"
+            )
