@@ -20,11 +20,13 @@ from tests.places import without_fashion
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
     "test_alignment",
+    "test_any_steps",
     "test_classifier",
     "test_command_mistakes",
     "test_commands",
     "test_compare",
     "test_conditioning",
+    "test_consistency",
     "test_continuity",
     "test_crashes",
     "test_demo",

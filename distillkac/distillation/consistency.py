@@ -84,7 +84,8 @@ class ConsistencyDistillation:
         # The same dropout on both sides: what is drawn for the target is drawn once more for the prediction.
         with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad():
             x_r = self._before(teacher, x, t, r, batch)
-            target = x_r - column(r, x) * network(x_r, r, batch.y, *weights).float()
+            guess = x_r - column(r, x) * network(x_r, r, batch.y, *weights).float()
+            target = torch.where(column(r, x) > 0, guess, x_r)  # f(x, 0) = x, whatever a network says there
         return ops.endpoint_loss(x, network(x, t, batch.y, *weights).float(), target, t)
 
     def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
