@@ -6,14 +6,12 @@ path it is the same at every time, so two times r < t of one path teach it:
     loss = || f(x_t, t) - f(x_r, r) ||^2 / (t^2 D),
 
 where the second is the target and has no gradient. As f is known at t = 0, knowledge moves up the paths from the data to the
-noise. r = t (1 - q^-(k + 1)), with k growing over the training: far pairs first, near ones at the end (ECT, Geng et al. 2024).
-
-x_t and x_r are one path of the process, the same data and the same seed at two times (process.bridge), which needs no
-teacher but has the noise of single images in its targets; or x_r is where the teacher's steps from x_t lead, which also
-folds its guidance in (consistency distillation, Song et al. 2023).
+noise. r = t (1 - gap^(k + 1)), where k may grow over the training: far pairs first, near ones at the end (ECT, Geng et al.
+2024). x_r is where the teacher's steps from x_t lead, which also folds its guidance in (consistency distillation, Song et al.
+2023); or x_t and x_r are one path of the process, the same data and the same seed at two times (process.bridge), which needs
+no teacher but has the noise of single images in its targets.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,23 +41,31 @@ class ConsistencyConfig:
     """Optimizer steps."""
     num_steps: int = 4
     """Steps that the student takes where none is asked for, and the most that it is chosen for."""
-    teacher_steps: int = 1
+    teacher_steps: int = 6
     """The teacher's steps from x_t to x_r; 0: none, both are on one path of the process, and no guidance can be folded in."""
-    ratio: float = 2.0
-    """q of r = t (1 - q^-(k + 1))."""
-    phases: int = 6
-    """How many k there are, 0, 1, ..., for an equal share of the steps each."""
-    at_one: float = 0.25
+    gap: float | None = None
+    """Of r = t (1 - gap^(k + 1)). By default 0.75 with the teacher's steps, 0.5 without."""
+    phases: int | None = None
+    """How many k there are, 0, 1, ..., for an equal share of the steps each. By default 1 with the teacher's steps, 6 without:
+    far targets of the coupled path are right in the mean only."""
+    at_one: float = 0.4
     """Share of the training states at t = 1, where every sampling begins; the others have any time."""
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("num_steps", 1), ("teacher_steps", 0), ("phases", 1)):
+        for name, least in (("steps", 1), ("num_steps", 1), ("teacher_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
-        if not 1 < self.ratio < math.inf:
-            raise ValueError(f"consistency.ratio must be above 1 and finite, got {self.ratio}")
+        gap, phases = self.schedule
+        if not 0 < gap <= 1 or phases < 1:
+            raise ValueError(f"consistency: gap must lie in (0, 1] and phases be at least 1, got {gap} and {phases}")
         if not 0 <= self.at_one <= 1:
             raise ValueError(f"consistency.at_one is a share of the training states, in [0, 1], got {self.at_one}")
+
+    @property
+    def schedule(self) -> tuple[float, int]:
+        """(gap, phases), with nothing left open."""
+        gap, phases = (0.75, 1) if self.teacher_steps else (0.5, 6)
+        return gap if self.gap is None else self.gap, phases if self.phases is None else self.phases
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,11 @@ class ConsistencyDistillation:
 
     def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
-        config = self.config
+        config, (gap, phases) = self.config, self.config.schedule
         t = batch.stratified(self.seed, "time").clamp(min=SMALLEST_T)
         t = torch.where(batch.uniform(self.seed, "at one") < config.at_one, 1.0, t)
-        phase = min(batch.step * config.phases // config.steps, config.phases - 1)
-        r = t * (1 - config.ratio ** -(phase + 1))
+        phase = min(batch.step * phases // config.steps, phases - 1)
+        r = t * (1 - gap ** (phase + 1))
         return t, torch.where(r < SMALLEST_R, 0.0, r)
 
     def _on_path(self, batch: Batch, t: torch.Tensor) -> torch.Tensor:

@@ -194,8 +194,9 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if config.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
         if config.method == "consistency":
-            names = ("teacher_steps", "ratio", "phases", "at_one")
-            values = {f"consistency.{name}": getattr(config.consistency, name) for name in names}
+            own, (gap, phases) = config.consistency, config.consistency.schedule
+            values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
+            values = {f"consistency.{name}": value for name, value in values.items()}
         if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())

@@ -231,8 +231,7 @@ def guidance(
 def sensitivity(run: Run, labels: torch.Tensor, seed: int) -> torch.Tensor:
     """||x_0(z + d) - x_0(z)|| / ||d|| for random d of length 1e-3 ||z||: (n,), for a run as it samples by default.
 
-    No noise is drawn anew on the way, even where it would be. A mean over directions: a lower bound of the Lipschitz
-    constant at z.
+    No noise is drawn anew on the way. A mean over directions: a lower bound of the Lipschitz constant at z.
     """
     velocity, grid, method = field_of(run, Trained.of(run.config).sampler())
     shape, found = tuple(run.config.shape), []

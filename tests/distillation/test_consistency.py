@@ -34,7 +34,7 @@ def objective(process, teacher, method="ab2", w=0.0, w_max=None, **options):
 @pytest.mark.parametrize(("steps", "w"), [(0, 0.0), (1, 0.0), (3, 1.5)])
 def test_the_loss_is_the_formula(process, steps, w):
     teacher, student = Affine(-0.2, 0.4, 0.3).requires_grad_(False), Affine()
-    learns = objective(process, teacher, w=w, teacher_steps=steps, ratio=3.0, phases=4)
+    learns = objective(process, teacher, w=w, teacher_steps=steps, gap=0.3, phases=4)
     t, r = learns.times(BATCH)
     total = 0.0
     for b in range(12):
@@ -55,7 +55,7 @@ def test_the_loss_is_the_formula(process, steps, w):
 
 
 def test_times_come_nearer_over_the_training_and_a_share_of_them_is_one():
-    learns = objective(Telegraph(), Affine(), steps=8, ratio=2.0, phases=4, at_one=0.3)
+    learns = objective(Telegraph(), Affine(), steps=8, gap=0.5, phases=4, at_one=0.3)
     x0, y = torch.zeros(4000, *SHAPE), torch.zeros(4000, dtype=torch.int64)
     for step, gap in ((0, 1 / 2), (1, 1 / 2), (2, 1 / 4), (7, 1 / 16), (9, 1 / 16)):  # 9: a run that goes on for longer
         t, r = learns.times(Batch(x0, y, step, 0, 4000))
@@ -129,12 +129,12 @@ def test_the_loss_is_nought_for_the_student_that_is_right_at_every_time_and_for_
     for step in range(12):
         batch = Batch(BATCH.x0, BATCH.y, step, 12, 24)
         assert objective(process, teacher, teacher_steps=2)(Shift(0.6), batch) < 1e-6
-    assert objective(process, teacher, teacher_steps=2, ratio=1.001, phases=1)(Shift(0.4), BATCH) > 0.03
+    assert objective(process, teacher, teacher_steps=2, gap=1.0)(Shift(0.4), BATCH) > 0.03
 
 
 def test_the_student_learns_where_the_teachers_paths_end(tmp_path):
     """Every target below t = 1 is the student's own, but for the earliest: it must come up the paths from there."""
-    learns = objective(Telegraph(), Shift(0.6).requires_grad_(False), steps=200, phases=1, ratio=8.0)
+    learns = objective(Telegraph(), Shift(0.6).requires_grad_(False), steps=200, gap=0.2)
     config = optim(batch_size=24, lr=0.02, lr_end=1.0, warmup=1, weight_decay=0.0, ema=0.9)
     fit = Trainer(Shift(-0.2), learns, DATA, tmp_path, 200, config, 0, Accelerator(cpu=True)).fit()
     assert abs(fit.network.value.item() - 0.6) < 0.05
@@ -167,7 +167,7 @@ def test_for_normal_data_the_gradient_vanishes_at_the_exact_solution(steps):
     process, rows = Gaussian(0.4), 20_000
     x0 = 0.7 * torch.randn(rows, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     batch = Batch(x0, torch.zeros(rows, dtype=torch.int64), 0, 0, rows)
-    learns = objective(process, NormalFlow(), "heun", teacher_steps=steps, ratio=400.0, phases=1)
+    learns = objective(process, NormalFlow(), "heun", teacher_steps=steps, gap=0.0025, at_one=0.25)
     losses, slopes = {}, {}
     for power in (0.8, 1.0, 1.2):
         student = NormalData(power)
@@ -222,8 +222,8 @@ def test_what_it_does_not_use_is_refused(options, message):
         ({"steps": 0}, r"consistency\.steps must be at least 1"),
         ({"num_steps": 0}, r"consistency\.num_steps must be at least 1"),
         ({"teacher_steps": -1}, r"consistency\.teacher_steps must be at least 0"),
-        ({"phases": 0}, r"consistency\.phases must be at least 1"),
-        ({"ratio": 1.0}, r"consistency\.ratio must be above 1"),
+        ({"phases": 0}, "phases be at least 1"),
+        ({"gap": 0.0}, "gap must lie in"),
         ({"at_one": 1.5}, r"consistency\.at_one is a share"),
     ],
 )
@@ -232,12 +232,19 @@ def test_impossible_options_are_explained(options, message):
         ConsistencyConfig(**options)
 
 
+def test_far_pairs_are_for_the_teachers_steps():
+    assert ConsistencyConfig().schedule == (0.75, 1)
+    assert ConsistencyConfig(teacher_steps=0).schedule == (0.5, 6)
+    assert ConsistencyConfig(teacher_steps=0, gap=0.25, phases=2).schedule == (0.25, 2)
+
+
 def test_its_student_knows_what_decides_its_weights():
     config = DistillConfig(method="consistency", consistency=ConsistencyConfig(steps=7, num_steps=8, phases=2), rho=1.5)
     (stage,) = plans.stages_of(config)
     assert (stage.num_steps, stage.steps, stage.title) == (8, 7, "1 to 8")
     options = plans.deciding(config, stage)
     assert "--consistency.phases 2" in options
+    assert "--consistency.gap 0.75" in options
     assert "--integrator ab2" in options
     assert not any(word.startswith(("--consistency.steps", "--backward")) for word in options)
 

@@ -207,6 +207,8 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
     words = shlex.split(text, comments=True)
     if "--resume" in words:  # what was there is kept
         small = RESUMED[name]
-    if "--recipe" in words:
+    if "consistency" in words:  # one stage, which takes no option of a chain
+        small = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]
+    elif "--recipe" in words:
         small = [*small, "--inverse.steps", "1"]
     return importlib.import_module(f"distillkac.{name}").main(words + small)
