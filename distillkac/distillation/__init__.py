@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from distillkac.distillation.chain import distill
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
     from distillkac.distillation.inverse import InverseConfig, RealUID
+    from distillkac.distillation.pairs import PairsConfig, PairsDistillation
     from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
     from distillkac.distillation.stages import RECIPES, DistillConfig
 
@@ -16,6 +17,8 @@ __all__ = [
     "DistillConfig",
     "EndpointDistillation",
     "InverseConfig",
+    "PairsConfig",
+    "PairsDistillation",
     "RealUID",
     "ReconstructionConfig",
     "ShiftedReconstruction",
@@ -30,6 +33,7 @@ __getattr__, __dir__ = importer(
         "chain": ("distill",),
         "endpoint": ("EndpointDistillation", "StudentStates"),
         "inverse": ("InverseConfig", "RealUID"),
+        "pairs": ("PairsConfig", "PairsDistillation"),
         "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),
         "stages": ("RECIPES", "DistillConfig"),
     },

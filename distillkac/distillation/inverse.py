@@ -11,6 +11,9 @@ and the fake model, with pairs (x_t', target') of real images,
     alpha || u(x_t) - (beta/alpha) target ||^2 + (1 - alpha) || u(x_t') - ((1 - beta)/(1 - alpha)) target' ||^2.
 
 alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's.
+
+With pairs (pairs.py) the generator minimises besides pairs * || G(z) - x_end ||^2 / D, where x_end is the end of the teacher's
+own path from the noise z: what keeps each image where the teacher has it, and with it diversity.
 """
 
 import copy
@@ -21,6 +24,7 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed
+from distillkac.distillation.pairs import DrawnPaths
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
@@ -45,6 +49,8 @@ class InverseConfig:
     """Learning rate of the fake model."""
     ema: float = 0.99
     """Decay of the average of the generator."""
+    pairs: float = 0.0
+    """Weight of a second loss of the generator, to the ends of the teacher's stored paths (the options of pairs); 0: none."""
     start: Literal["student", "teacher", "random"] = "student"
     """Weights the generator starts from: the 1-step student, the teacher, or none."""
 
@@ -57,8 +63,11 @@ class InverseConfig:
             raise ValueError(
                 f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
             )
-        if not (self.lr > 0 and self.fake_lr > 0):
-            raise ValueError(f"inverse: lr and fake_lr must be positive, got {self.lr} and {self.fake_lr}")
+        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0):
+            raise ValueError(
+                "inverse: lr and fake_lr must be positive and pairs at least 0, got "
+                f"{self.lr}, {self.fake_lr} and {self.pairs}"
+            )
 
 
 class GeneratorAndFake(nn.Module):
@@ -97,7 +106,8 @@ class GeneratorAndFake(nn.Module):
 class RealUID:
     """The objective for training.Trainer: `updates` optimizer updates a step, the fake model's first.
 
-    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig.
+    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. paths: the teacher's, whose ends weigh
+    pairs_weight; None without.
     """
 
     teacher: GuidedVelocity
@@ -106,6 +116,8 @@ class RealUID:
     beta: float
     fake_updates: int
     seed: int
+    paths: DrawnPaths | None = None
+    pairs_weight: float = 0.0
 
     @property
     def updates(self) -> int:
@@ -134,7 +146,7 @@ class RealUID:
         return self.alpha * generated_part + (1 - self.alpha) * real_part
 
     def _generator_loss(self, pair, batch, z, t):
-        generated = pair("generate", z, batch.y)
+        generated, to_ends = self._generated(pair, batch, z)
         # The gradient with respect to the images alone, then from there into the generator: the fake model's weights
         # get none, whoever wraps them.
         images = generated.detach().requires_grad_(True)
@@ -145,7 +157,16 @@ class RealUID:
         loss = self.alpha * ((teacher - scaled).square() - (fake - scaled).square()).mean()
         (gradient,) = torch.autograd.grad(loss, images)
         through = (generated * gradient).sum()
-        return through - through.detach() + loss.detach()
+        return through - through.detach() + loss.detach() + to_ends
+
+    def _generated(self, pair, batch, z):
+        """(images from the noise z, weighted loss to the ends of as many paths of the teacher)."""
+        if self.paths is None:
+            return pair("generate", z, batch.y), 0.0
+        states, y, _ = self.paths(batch)
+        # At once: a network in several processes wants one forward for each backward.
+        images, ends = pair("generate", torch.cat([z, states[0]]), torch.cat([batch.y, y])).chunk(2)
+        return images, self.pairs_weight * (ends.float() - states[-1]).square().mean()
 
     def _noised(self, images, t, batch):
         return self.process.pair(images, t, derive_seed(self.seed, "noise"), batch.first)

@@ -1,7 +1,8 @@
-"""What a distillation does: its configuration, its stages, and the objective of each.
+"""What a distillation does: its configuration and its stages.
 
-Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. The
-guidance weight is folded in at the first stage. Inverse distillation of the 1-step student may end the plan
+Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. With
+method "pairs" each starts from the one before too, and the teacher itself teaches all. The guidance weight is folded in at
+the first stage. Inverse distillation of the 1-step student may end the plan
 (docs/method.md, section 7).
 """
 
@@ -10,19 +11,14 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import nn
 
-from distillkac.base.random import derive_seed
-from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-from distillkac.distillation.inverse import InverseConfig, RealUID
-from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
-from distillkac.flow.exact_start import ExactStart
-from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import METHODS, Method, time_grid
-from distillkac.flow.processes import Process
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.pairs import PairsConfig
+from distillkac.distillation.paths import PathsConfig, digest_of_means
+from distillkac.distillation.reconstruction import ReconstructionConfig
+from distillkac.flow.integrators import METHODS, Method
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.runs.sampler import usual_rho
-from distillkac.training.objective import Objective
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
 StepCounts = Annotated[
@@ -46,21 +42,25 @@ class DistillConfig:
     starts from what inverse.start says."""
     steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
-    method: Literal["endpoint", "reconstruction"] = "endpoint"
-    """What the stages learn: where the teacher's steps end, or its repair of their own prediction."""
+    method: Literal["endpoint", "reconstruction", "pairs"] = "endpoint"
+    """What the stages learn: where the teacher's steps end, its repair of their own prediction, or its paths from pure noise,
+    stored once (every student is then a student of the teacher itself)."""
     backward: float = 0.0
-    """Fraction of training states from the student's own steps from noise; the others are noised data."""
+    """Fraction of training states from the student's own steps from noise; the others are noised data, or of stored paths."""
     exact_start: bool = False
     """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
     integrator: Method = "ab2"
-    """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
+    """The teacher's integrator in the first stage, and of stored paths: euler, heun or ab2. Other teachers are students:
+    Euler."""
     rho: float | None = None
-    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side, 1 for larger ones."""
+    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side (for pairs 2, as of the
+    teacher), 1 for larger ones."""
     w: float = 0.0
     """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
     w_max: float | None = None
     """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     inverse: InverseConfig = field(default_factory=InverseConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
@@ -88,6 +88,11 @@ class DistillConfig:
             raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
         if self.w_max is not None and (self.w_max <= 0 or self.w):
             raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
+        if self.inverse.pairs and len(self.stages) == 1:
+            raise ValueError(
+                "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
+                f"--stages 20,1, or a 1-step student of pairs before, got {self.stages}"
+            )
         if self.inverse.steps and self.w_max is not None:
             raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
         if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
@@ -113,12 +118,16 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`."""
+    """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`.
+
+    by_teacher: whether the teacher itself teaches, not the student before.
+    """
 
     teacher_steps: int
     num_steps: int
     steps: int
     first: bool
+    by_teacher: bool
 
 
 def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillConfig:
@@ -127,13 +136,41 @@ def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillCon
 
 
 def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
-    return config.rho if config.rho is not None else usual_rho(shape, student=True)
+    if config.rho is not None:
+        return config.rho
+    return usual_rho(shape, student=config.method != "pairs")  # stored paths are those of the teacher at its best
 
 
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
-    links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
-    return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]
+    pairs, links = config.method == "pairs", zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
+    return [
+        Stage(config.stages[0] if pairs else fine, coarse, steps, i == 0, pairs or i == 0)
+        for i, (fine, coarse, steps) in enumerate(links)
+    ]
+
+
+def paths_config(
+    teacher: RunConfig, digest: str, config: DistillConfig, means: torch.Tensor | None
+) -> PathsConfig | None:
+    """The teacher's paths that the plan stores; None if nothing learns from them. digest: of the teacher's weights."""
+    assert config.rho is not None, "see for_images"
+    if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
+        return None
+    return PathsConfig(
+        digest,
+        teacher.noise.build().to_dict(),
+        teacher.shape,
+        len(teacher.class_names),
+        config.stages[0],
+        config.stages[1] if config.method == "pairs" else 1,
+        config.rho,
+        config.integrator,
+        config.w,
+        config.w_max,
+        digest_of_means(means),
+        config.seed,
+    )
 
 
 def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> RunConfig:
@@ -167,62 +204,17 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
     stage: None for inverse distillation. Not how long and how fast it learns: --resume may change that.
     """
     if stage is None:
-        values = {
-            f"inverse.{name}": getattr(config.inverse, name) for name in ("alpha", "beta", "fake_updates", "start")
-        }
+        inverse = config.inverse
+        values = {f"inverse.{name}": getattr(inverse, name) for name in ("alpha", "beta", "fake_updates", "start")}
+        if inverse.pairs:
+            values |= {"inverse.pairs": inverse.pairs, "pairs.count": config.pairs.count}
+            values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
         values = {"backward": config.backward}
         if config.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
-        if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
+        if config.method == "pairs":
+            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
+        if stage.by_teacher or config.method == "reconstruction":
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def objective(
-    before: nn.Module,
-    teacher: nn.Module,
-    process: Process,
-    stage: Stage,
-    config: DistillConfig,
-    means: torch.Tensor | None = None,
-) -> Objective:
-    """What the student of `stage` learns. before: the network of the stage before, the teacher itself in the first.
-
-    means: the class means, for an exact start.
-    """
-    assert config.rho is not None, "see for_images"
-    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
-    states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
-    if config.method == "reconstruction":
-        velocity = teacher_velocity(teacher, process, config, means)
-        return ShiftedReconstruction(
-            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
-        )
-    if stage.first:
-        velocity = teacher_velocity(teacher, process, config, means)
-    else:
-        velocity = GuidedVelocity(before, speed_norm=process.speed_norm)
-    return EndpointDistillation(
-        velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
-    )
-
-
-def inverse_objective(teacher: nn.Module, process: Process, config: DistillConfig) -> RealUID:
-    """What the generator of inverse distillation learns."""
-    inverse = config.inverse
-    return RealUID(
-        teacher_velocity(teacher, process, config, None),
-        process,
-        inverse.alpha,
-        inverse.beta,
-        inverse.fake_updates,
-        derive_seed(config.seed, "inverse"),
-    )
-
-
-def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
-    """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
-    if means is not None:
-        return ExactStart(teacher, process, means, w=config.w)
-    return GuidedVelocity(teacher, config.w, speed_norm=process.speed_norm)

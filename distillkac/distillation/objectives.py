@@ -1,0 +1,82 @@
+"""What the students of each stage of a plan learn: the objectives that stages.py leaves to torch."""
+
+import torch
+from torch import nn
+
+from distillkac.base.random import derive_seed
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.features import FeatureLoss
+from distillkac.distillation.inverse import RealUID
+from distillkac.distillation.pairs import DrawnPaths, PairsDistillation, Source
+from distillkac.distillation.reconstruction import ShiftedReconstruction
+from distillkac.distillation.stages import DistillConfig, Stage
+from distillkac.flow.exact_start import ExactStart
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import time_grid
+from distillkac.flow.processes import Process
+from distillkac.training.objective import Objective
+
+
+def objective(
+    before: nn.Module,
+    teacher: nn.Module,
+    process: Process,
+    stage: Stage,
+    config: DistillConfig,
+    means: torch.Tensor | None = None,
+    paths: Source | None = None,
+) -> Objective:
+    """What the student of `stage` learns. before: the network of the stage before, the teacher itself in the first.
+
+    means: the class means, for an exact start. paths: those of stages.paths_config, if it says that there are any.
+    """
+    assert config.rho is not None, "see for_images"
+    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
+    times = grid[:: stage.teacher_steps // stage.num_steps]
+    if config.method == "pairs":
+        return _pairs(teacher, times, config, paths, stage.steps // 2 if stage.first else 0, seed)
+    states = StudentStates(process, times, config.backward, seed)
+    if config.method == "reconstruction":
+        velocity = teacher_velocity(teacher, process, config, means)
+        return ShiftedReconstruction(
+            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
+        )
+    if stage.first:
+        velocity = teacher_velocity(teacher, process, config, means)
+    else:
+        velocity = GuidedVelocity(before, speed_norm=process.speed_norm)
+    return EndpointDistillation(
+        velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
+    )
+
+
+def _pairs(teacher, times, config, paths, growing, seed) -> PairsDistillation:
+    assert paths is not None, "see stages.paths_config"
+    drawn = DrawnPaths(paths, config.pairs.count, growing, seed)
+    features = FeatureLoss(teacher) if config.pairs.features else None
+    return PairsDistillation(drawn, times, config.backward, config.pairs, features, seed)
+
+
+def inverse_objective(
+    teacher: nn.Module, process: Process, config: DistillConfig, paths: Source | None = None
+) -> RealUID:
+    """What the generator of inverse distillation learns. paths: as in `objective`."""
+    inverse, seed = config.inverse, derive_seed(config.seed, "inverse")
+    assert not inverse.pairs or paths is not None, "see stages.paths_config"
+    return RealUID(
+        teacher_velocity(teacher, process, config, None),
+        process,
+        inverse.alpha,
+        inverse.beta,
+        inverse.fake_updates,
+        seed,
+        DrawnPaths(paths, config.pairs.count, 0, seed) if inverse.pairs and paths is not None else None,
+        inverse.pairs,
+    )
+
+
+def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
+    """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
+    if means is not None:
+        return ExactStart(teacher, process, means, w=config.w)
+    return GuidedVelocity(teacher, config.w, speed_norm=process.speed_norm)
