@@ -12,8 +12,8 @@ and the fake model, with pairs (x_t', target') of real images,
 
 alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's.
 
-With pairs (pairs.py) the generator minimises besides pairs * || G(z) - x_end ||^2 / D, where x_end is the end of the teacher's
-own path from the noise z: what keeps each image where the teacher has it, and with it diversity.
+With pairs (pairs.py) the generator minimises besides pairs times the loss of G(z) to x_end, the end of the teacher's own path
+from the noise z: what keeps each image where the teacher has it, and with it diversity.
 """
 
 import copy
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.distillation.pairs import DrawnPaths
+from distillkac.distillation.pairs import DrawnPaths, EndLoss
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
@@ -103,11 +103,20 @@ class GeneratorAndFake(nn.Module):
 
 
 @dataclass(frozen=True)
+class TeachersEnds:
+    """The second loss of a generator, to the ends of the teacher's paths. weight: of it."""
+
+    paths: DrawnPaths
+    loss: EndLoss
+    weight: float
+
+
+@dataclass(frozen=True)
 class RealUID:
     """The objective for training.Trainer: `updates` optimizer updates a step, the fake model's first.
 
-    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. paths: the teacher's, whose ends weigh
-    pairs_weight; None without.
+    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. ends: the loss to those of the
+    teacher's paths, if it shall be added.
     """
 
     teacher: GuidedVelocity
@@ -116,8 +125,7 @@ class RealUID:
     beta: float
     fake_updates: int
     seed: int
-    paths: DrawnPaths | None = None
-    pairs_weight: float = 0.0
+    ends: TeachersEnds | None = None
 
     @property
     def updates(self) -> int:
@@ -161,12 +169,14 @@ class RealUID:
 
     def _generated(self, pair, batch, z):
         """(images from the noise z, weighted loss to the ends of as many paths of the teacher)."""
-        if self.paths is None:
+        if self.ends is None:
             return pair("generate", z, batch.y), 0.0
-        states, y, _ = self.paths(batch)
+        states, y, _ = self.ends.paths(batch)
+        begin, x_end = states[0], states[-1]
         # At once: a network in several processes wants one forward for each backward.
-        images, ends = pair("generate", torch.cat([z, states[0]]), torch.cat([batch.y, y])).chunk(2)
-        return images, self.pairs_weight * (ends.float() - states[-1]).square().mean()
+        images, landed = pair("generate", torch.cat([z, begin]), torch.cat([batch.y, y])).chunk(2)
+        step = torch.ones(len(y), device=begin.device)
+        return images, self.ends.weight * self.ends.loss(begin, begin - landed.float(), x_end, step, y)
 
     def _noised(self, images, t, batch):
         return self.process.pair(images, t, derive_seed(self.seed, "noise"), batch.first)

@@ -6,8 +6,8 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.features import FeatureLoss
-from distillkac.distillation.inverse import RealUID
-from distillkac.distillation.pairs import DrawnPaths, PairsDistillation, Source
+from distillkac.distillation.inverse import RealUID, TeachersEnds
+from distillkac.distillation.pairs import DrawnPaths, EndLoss, PairsDistillation, Source
 from distillkac.distillation.reconstruction import ShiftedReconstruction
 from distillkac.distillation.stages import DistillConfig, Stage
 from distillkac.flow.exact_start import ExactStart
@@ -34,7 +34,9 @@ def objective(
     seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
     times = grid[:: stage.teacher_steps // stage.num_steps]
     if config.method == "pairs":
-        return _pairs(teacher, times, config, paths, stage.steps // 2 if stage.first else 0, seed)
+        assert paths is not None, "see stages.paths_config"
+        drawn = DrawnPaths(paths, config.pairs.count, stage.steps // 2 if stage.first else 0, seed)
+        return PairsDistillation(drawn, times, config.backward, _end_loss(teacher, config), seed)
     states = StudentStates(process, times, config.backward, seed)
     if config.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)
@@ -50,11 +52,8 @@ def objective(
     )
 
 
-def _pairs(teacher, times, config, paths, growing, seed) -> PairsDistillation:
-    assert paths is not None, "see stages.paths_config"
-    drawn = DrawnPaths(paths, config.pairs.count, growing, seed)
-    features = FeatureLoss(teacher) if config.pairs.features else None
-    return PairsDistillation(drawn, times, config.backward, config.pairs, features, seed)
+def _end_loss(teacher: nn.Module, config: DistillConfig) -> EndLoss:
+    return EndLoss(config.pairs, FeatureLoss(teacher) if config.pairs.features else None)
 
 
 def inverse_objective(
@@ -62,7 +61,10 @@ def inverse_objective(
 ) -> RealUID:
     """What the generator of inverse distillation learns. paths: as in `objective`."""
     inverse, seed = config.inverse, derive_seed(config.seed, "inverse")
-    assert not inverse.pairs or paths is not None, "see stages.paths_config"
+    ends = None
+    if inverse.pairs:
+        assert paths is not None, "see stages.paths_config"
+        ends = TeachersEnds(DrawnPaths(paths, config.pairs.count, 0, seed), _end_loss(teacher, config), inverse.pairs)
     return RealUID(
         teacher_velocity(teacher, process, config, None),
         process,
@@ -70,8 +72,7 @@ def inverse_objective(
         inverse.beta,
         inverse.fake_updates,
         seed,
-        DrawnPaths(paths, config.pairs.count, 0, seed) if inverse.pairs and paths is not None else None,
-        inverse.pairs,
+        ends,
     )
 
 

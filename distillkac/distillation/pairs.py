@@ -65,18 +65,39 @@ class DrawnPaths:
 
 
 @dataclass(frozen=True)
+class EndLoss:
+    """(17): how far a student's steps land from where they shall. features: see features.FeatureLoss; None without."""
+
+    config: PairsConfig
+    features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(
+        self, x: torch.Tensor, u: torch.Tensor, x_end: torch.Tensor, delta: torch.Tensor, y: torch.Tensor
+    ) -> torch.Tensor:
+        """x, u, x_end: (B, ...) states, velocities and ends. delta: (B,) lengths of the steps. y: (B,) classes."""
+        huber = self.config.huber
+        if huber == 0:
+            loss = ops.endpoint_loss(x, u, x_end, delta)
+        else:
+            squares = (u - (x - x_end) / column(delta, x)).square().flatten(1).mean(1)
+            loss = ((squares + huber**2).sqrt() - huber).mean()
+        if self.features is None:
+            return loss
+        return loss + self.config.features * self.features(x - column(delta, x) * u, x_end, y)
+
+
+@dataclass(frozen=True)
 class PairsDistillation:
     """The objective for one student.
 
     paths: where its states come from. times: (M + 1,) float64, its grid, every n-th of the paths' times. backward: fraction of
-    the rows whose state is the student's own. features: see features.FeatureLoss; None without.
+    the rows whose state is the student's own.
     """
 
     paths: DrawnPaths
     times: torch.Tensor
     backward: float
-    config: PairsConfig
-    features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None
+    loss: EndLoss
     seed: int
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
@@ -91,15 +112,4 @@ class PairsDistillation:
             own = batch.uniform(self.seed, "backward") < self.backward
             x = torch.where(column(own, x), rolled_out(network, states[0], y, self.times, k * own, weights), x)
         start, delta = times[k].float(), (times[k] - times[k + 1]).float()
-        u = network(x, start, y, *weights).float()
-        loss = self._loss(x, u, x_end, delta)
-        if self.features is None:
-            return loss
-        return loss + self.config.features * self.features(x - column(delta, x) * u, x_end, y)
-
-    def _loss(self, x, u, x_end, delta):
-        huber = self.config.huber
-        if huber == 0:
-            return ops.endpoint_loss(x, u, x_end, delta)
-        squares = (u - (x - x_end) / column(delta, x)).square().flatten(1).mean(1)
-        return ((squares + huber**2).sqrt() - huber).mean()
+        return self.loss(x, network(x, start, y, *weights).float(), x_end, delta, y)

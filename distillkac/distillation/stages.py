@@ -99,19 +99,23 @@ class DistillConfig:
             raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
 
 
+_FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
-    # Longer stages for a better and more diverse 1-step student to start from, then inverse distillation.
+    # The teacher's own ends from pure noise, then inverse distillation that keeps to them.
     "best": DistillConfig(
-        steps=(250, 400, 400, 600),
-        inverse=InverseConfig(steps=80),
-        optim=replace(DistillConfig().optim, batch_size=128),
+        stages=(20, 4, 2, 1),
+        steps=(150, 250, 1000),
+        method="pairs",
+        pairs=PairsConfig(count=24000),
+        inverse=InverseConfig(steps=100, beta=0.96, lr=1e-4, pairs=2.0),
+        optim=replace(_FAST, batch_size=128),
     ),
     # For one or two processor cores: no student as slow as its teacher, and Muon, which needs fewer steps.
     "short": DistillConfig(
         stages=(40, 4, 2, 1),
         steps=(300, 500, 1200),
-        optim=replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99),
+        optim=_FAST,
     ),
 }
 

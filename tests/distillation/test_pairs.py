@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac.distillation.features import EPS, TIME, FeatureLoss
-from distillkac.distillation.inverse import GeneratorAndFake, RealUID
-from distillkac.distillation.pairs import DrawnPaths, PairsConfig, PairsDistillation
+from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
+from distillkac.distillation.pairs import DrawnPaths, EndLoss, PairsConfig, PairsDistillation
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.processes import Gaussian, Telegraph
@@ -35,7 +35,8 @@ def known_paths(teacher, process=TELEGRAPH, num_steps=8, num_states=4, seed=9):
 
 
 def pairs(teacher, times, backward=0.0, config=SQUARED, features=None, seed=3):
-    return PairsDistillation(DrawnPaths(known_paths(teacher), 40, 0, seed), times, backward, config, features, seed)
+    drawn = DrawnPaths(known_paths(teacher), 40, 0, seed)
+    return PairsDistillation(drawn, times, backward, EndLoss(config, features), seed)
 
 
 @pytest.mark.parametrize(("num_steps", "backward"), [(1, 0.0), (2, 0.0), (4, 0.0), (4, 1.0)])
@@ -147,6 +148,26 @@ def test_the_feature_loss_is_that_of_the_blocks_answers(network):
     assert FeatureLoss(teacher)(two, two, y) == 0
 
 
+def test_the_feature_loss_is_of_both_ends_and_weighted():
+    teacher, seen = Affine(0.2, -0.3, 0.1), []
+
+    def features(images, targets, y):
+        seen.append((images, targets, y))
+        return torch.tensor(2.0)
+
+    times, config = time_grid(2, 2.0), PairsConfig(features=0.25)
+    plain, both = pairs(teacher, times)(Affine(), BATCH), pairs(teacher, times, 0.0, config, features)(Affine(), BATCH)
+    assert both.item() == pytest.approx(plain.item() + 0.5, rel=1e-5)
+    ((landed, targets, y),) = seen
+    index = (BATCH.stratified(3, "path").double() * 40).long()
+    k = (BATCH.stratified(3, "interval").double() * 2).long()
+    states = known_paths(teacher)(index)[0]
+    assert torch.equal(targets, states[2 * k + 2, torch.arange(12)])
+    assert torch.equal(y, index % 2)
+    x, delta = states[2 * k, torch.arange(12)], (times[k] - times[k + 1]).float().view(-1, 1, 1, 1)
+    torch.testing.assert_close(landed, x - delta * Affine()(x, times[k].float(), y), rtol=1e-5, atol=1e-6)
+
+
 def test_networks_without_named_blocks_are_refused():
     with pytest.raises(ValueError, match="Affine does not name them: give it a method feature_layers"):
         FeatureLoss(Affine())
@@ -160,7 +181,7 @@ def test_inverse_distillation_with_pairs_adds_the_loss_to_the_ends():
     pair = GeneratorAndFake(Affine(), teacher, 10.0)
     drawn = DrawnPaths(known_paths(teacher, num_states=1), 40, 0, 6)
     plain = RealUID(GuidedVelocity(teacher), process, 0.9, 0.95, 2, 6)
-    both = RealUID(GuidedVelocity(teacher), process, 0.9, 0.95, 2, 6, drawn, 3.0)
+    both = RealUID(GuidedVelocity(teacher), process, 0.9, 0.95, 2, 6, TeachersEnds(drawn, EndLoss(SQUARED), 3.0))
     for step in range(3):
         batch = Batch(BATCH.x0, BATCH.y, step, 12, 24)
         states, y, _ = drawn(batch)
@@ -193,7 +214,7 @@ class Shift(nn.Module):
 def test_both_losses_lead_to_the_teachers_image(tmp_path):
     teacher, process = Shift(0.6).requires_grad_(False), Gaussian(0.5)
     drawn = DrawnPaths(known_paths(teacher, process, num_states=1), 40, 0, 6)
-    objective = RealUID(GuidedVelocity(teacher), process, 1.0, 1.0, 2, 6, drawn, 0.5)
+    objective = RealUID(GuidedVelocity(teacher), process, 1.0, 1.0, 2, 6, TeachersEnds(drawn, EndLoss(SQUARED), 0.5))
     config = optim(batch_size=24, lr=0.02, lr_end=0.1, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=0.9)
     pair = GeneratorAndFake(Shift(-0.2), Shift(-0.2), 3.0)
     fit = Trainer(pair, objective, DATA, tmp_path, 120, config, 0, Accelerator(cpu=True)).fit()
