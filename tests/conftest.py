@@ -45,6 +45,7 @@ TORCH_KERNELS = {
     "test_fidelity",
     "test_fidelity_command",
     "test_guidance",
+    "test_heads",
     "test_inception",
     "test_integrators",
     "test_inverse",

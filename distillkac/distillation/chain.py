@@ -16,8 +16,7 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
-from distillkac.distillation.inverse import GeneratorAndFake
-from distillkac.distillation.objectives import inverse_objective, objective, teacher_velocity
+from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.paths import Paths
 from distillkac.distillation.stages import (
     DistillConfig,
@@ -191,11 +190,11 @@ class Chain:
     def _inverse(self, before: nn.Module, digest: str, title: str, paths: Paths | None) -> tuple[Run, bool]:
         config = inverse_config(self.teacher, self.config)
         generator, started_from = self._generator(config, before)
-        ratio = self.config.inverse.fake_lr / self.config.inverse.lr
+        pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
         return self._fit(
             student_folder(self.out, 1, "inverse"),
             known_teacher(config, digest, started_from),
-            GeneratorAndFake(generator, self.accelerator.unwrap_model(self.network), ratio),
+            pair,
             inverse_objective(self.network, config.noise.build(), self.config, paths),
             accelerator_for(self.config.optim, alternating=True),
             title,

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.distillation.inverse import GeneratorAndFake
-from distillkac.distillation.objectives import inverse_objective, objective, teacher_velocity
+from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.paths import PathsConfig, rows_at_once
 from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
@@ -66,7 +65,7 @@ def costs(
         before = student.eval()
     if config.inverse.steps:
         generator = build_network(inverse_config(run, config)).to(device)
-        pair = GeneratorAndFake(generator, teacher, config.inverse.fake_lr / config.inverse.lr)
+        pair = generator_and_fake(generator, teacher, config, run.shape)
         learns, folder = inverse_objective(teacher, process, config, source), student_folder(out, 1, "inverse")
         found.append(_cost("inverse", folder, config.inverse.steps, config.optim.batch_size, pair, learns, run.shape))
     return found

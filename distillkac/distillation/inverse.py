@@ -12,6 +12,11 @@ and the fake model, with pairs (x_t', target') of real images,
 
 alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's.
 
+With a weight `adversarial` small heads on the fake model's blocks learn besides to tell the noised real images from the noised
+generated ones, and the generator to pass for real (as DMD2's, Yin et al. 2024):
+
+    generator: + adversarial E softplus(-logits(x_t)),   heads: E softplus(logits(x_t)) + E softplus(-logits(x_t')).
+
 With pairs (pairs.py) the generator minimises besides pairs times the loss of G(z) to x_end, the end of the teacher's own path
 from the noise z: what keeps each image where the teacher has it, and with it diversity.
 """
@@ -22,13 +27,18 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from distillkac.base.random import derive_seed
+from distillkac.distillation.features import BlockAnswers, Heads, channels_of
 from distillkac.distillation.pairs import DrawnPaths, EndLoss
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 from distillkac.training.optimizer import outer_layers
+
+HEADS_WEIGHT = 0.1
+"""Of the heads' loss in the fake model's, whose blocks they read: more would bend them from the flow that they shall tell."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class InverseConfig:
     """Decay of the average of the generator."""
     pairs: float = 0.0
     """Weight of a second loss of the generator, to the ends of the teacher's stored paths (the options of pairs); 0: none."""
+    adversarial: float = 0.0
+    """Weight of a third loss of the generator: that heads on the fake model's blocks take its images for real; 0: no heads."""
     start: Literal["student", "teacher", "random"] = "student"
     """Weights the generator starts from: the 1-step student, the teacher, or none."""
 
@@ -63,41 +75,65 @@ class InverseConfig:
             raise ValueError(
                 f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
             )
-        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0):
+        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
             raise ValueError(
-                "inverse: lr and fake_lr must be positive and pairs at least 0, got "
-                f"{self.lr}, {self.fake_lr} and {self.pairs}"
+                "inverse: lr and fake_lr must be positive, pairs and adversarial at least 0, got "
+                f"{self.lr}, {self.fake_lr}, {self.pairs} and {self.adversarial}"
+            )
+        if self.adversarial and self.alpha == 1:
+            raise ValueError(
+                "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
             )
 
 
 class GeneratorAndFake(nn.Module):
     """The two networks under one optimizer, which skips the one that a step gives no gradient.
 
-    `averaged` is what the moving average follows and what is exported: the generator.
+    `averaged` is what the moving average follows and what is exported: the generator. example: a row (x (1, C, H, W), y (1,))
+    by which heads that tell real from generated are made, if there shall be any.
     """
 
-    def __init__(self, generator: nn.Module, teacher: nn.Module, fake_lr_ratio: float):
+    def __init__(
+        self,
+        generator: nn.Module,
+        teacher: nn.Module,
+        fake_lr_ratio: float,
+        example: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ):
         super().__init__()
         self.generator = generator
         self.fake = copy.deepcopy(teacher).train().requires_grad_(True)
         self.fake_lr_ratio = fake_lr_ratio
+        self.heads: Heads | None = None
+        if example is not None:
+            self._answers = BlockAnswers(self.fake, "inverse.adversarial")
+            x, y = example
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the same heads in every process
+                self.fake.eval()(x, torch.ones(1, device=x.device), y)
+                self.fake.train()
+                self.heads = Heads(channels_of(self._answers.seen)).to(x.device)
 
     @property
     def averaged(self) -> nn.Module:
         return self.generator
 
     def outer_layers(self) -> list[nn.Module]:
-        return [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
+        outer = [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
+        return outer if self.heads is None else [*outer, self.heads]
 
     def param_groups(self) -> list[dict]:
+        beside = list(self.fake.parameters()) + ([] if self.heads is None else list(self.heads.parameters()))
         return [
             {"params": list(self.generator.parameters()), "lr_scale": 1.0},
-            {"params": list(self.fake.parameters()), "lr_scale": self.fake_lr_ratio},
+            {"params": beside, "lr_scale": self.fake_lr_ratio},
         ]
 
-    def forward(self, role: Literal["generate", "fake"], *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, role: Literal["generate", "fake"], *inputs: torch.Tensor):
+        """generate: images of (z, y). fake: (velocities, logits or None) at (x, t, y)."""
         if role == "fake":
-            return self.fake(*inputs)
+            u = self.fake(*inputs)
+            return u, None if self.heads is None else self.heads(self._answers.seen)
         z, y = inputs
         return z - self.generator(z, torch.ones(len(z), device=z.device), y)
 
@@ -116,7 +152,7 @@ class RealUID:
     """The objective for training.Trainer: `updates` optimizer updates a step, the fake model's first.
 
     teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. ends: the loss to those of the
-    teacher's paths, if it shall be added.
+    teacher's paths, if it shall be added. adversarial: weight of the heads' loss, where the pair has heads.
     """
 
     teacher: GuidedVelocity
@@ -126,6 +162,7 @@ class RealUID:
     fake_updates: int
     seed: int
     ends: TeachersEnds | None = None
+    adversarial: float = 0.0
 
     @property
     def updates(self) -> int:
@@ -145,13 +182,17 @@ class RealUID:
             generated = pair("generate", z, batch.y)
         x_t, target = self._noised(generated, t, batch)
         if self.alpha == 1:
-            return (pair("fake", x_t, t, batch.y) - target).square().mean()
+            return (pair("fake", x_t, t, batch.y)[0] - target).square().mean()
         x_real, target_real = self.process.pair(batch.x0, t, derive_seed(self.seed, "real noise"), batch.first)
-        both = pair("fake", torch.cat([x_t, x_real]), torch.cat([t, t]), torch.cat([batch.y, batch.y]))
+        both, logits = pair("fake", torch.cat([x_t, x_real]), torch.cat([t, t]), torch.cat([batch.y, batch.y]))
         u, u_real = both.float().chunk(2)
         generated_part = (u - self.beta / self.alpha * target).square().mean()
         real_part = (u_real - (1 - self.beta) / (1 - self.alpha) * target_real).square().mean()
-        return self.alpha * generated_part + (1 - self.alpha) * real_part
+        loss = self.alpha * generated_part + (1 - self.alpha) * real_part
+        if logits is None:
+            return loss
+        of_generated, of_real = logits.float().chunk(2)
+        return loss + HEADS_WEIGHT * (softplus(of_generated).mean() + softplus(-of_real).mean())
 
     def _generator_loss(self, pair, batch, z, t):
         generated, to_ends = self._generated(pair, batch, z)
@@ -159,10 +200,12 @@ class RealUID:
         # get none, whoever wraps them.
         images = generated.detach().requires_grad_(True)
         x_t, target = self._noised(images, t, batch)
-        fake = getattr(pair, "module", pair)("fake", x_t, t, batch.y)
+        fake, logits = getattr(pair, "module", pair)("fake", x_t, t, batch.y)
         scaled = self.beta / self.alpha * target
         teacher = self.teacher(x_t, t, batch.y)
         loss = self.alpha * ((teacher - scaled).square() - (fake - scaled).square()).mean()
+        if logits is not None:
+            loss = loss + self.adversarial * softplus(-logits.float()).mean()
         (gradient,) = torch.autograd.grad(loss, images)
         through = (generated * gradient).sum()
         return through - through.detach() + loss.detach() + to_ends

@@ -6,7 +6,7 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.features import FeatureLoss
-from distillkac.distillation.inverse import RealUID, TeachersEnds
+from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
 from distillkac.distillation.pairs import DrawnPaths, EndLoss, PairsDistillation, Source
 from distillkac.distillation.reconstruction import ShiftedReconstruction
 from distillkac.distillation.stages import DistillConfig, Stage
@@ -56,6 +56,15 @@ def _end_loss(teacher: nn.Module, config: DistillConfig) -> EndLoss:
     return EndLoss(config.pairs, FeatureLoss(teacher) if config.pairs.features else None)
 
 
+def generator_and_fake(
+    generator: nn.Module, teacher: nn.Module, config: DistillConfig, shape: tuple[int, ...]
+) -> GeneratorAndFake:
+    """What inverse distillation trains. shape: (C, H, W) of the images, which the generator and the teacher are made for."""
+    inverse, device = config.inverse, next(teacher.parameters()).device
+    row = torch.zeros(1, *shape, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    return GeneratorAndFake(generator, teacher, inverse.fake_lr / inverse.lr, row if inverse.adversarial else None)
+
+
 def inverse_objective(
     teacher: nn.Module, process: Process, config: DistillConfig, paths: Source | None = None
 ) -> RealUID:
@@ -73,6 +82,7 @@ def inverse_objective(
         inverse.fake_updates,
         seed,
         ends,
+        inverse.adversarial,
     )
 
 

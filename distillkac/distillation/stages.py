@@ -210,8 +210,11 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
     if stage is None:
         inverse = config.inverse
         values = {f"inverse.{name}": getattr(inverse, name) for name in ("alpha", "beta", "fake_updates", "start")}
+        if inverse.adversarial:
+            values |= {"inverse.adversarial": inverse.adversarial}
         if inverse.pairs:
-            values |= {"inverse.pairs": inverse.pairs, "pairs.count": config.pairs.count}
+            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
+            values |= {"inverse.pairs": inverse.pairs}
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
         values = {"backward": config.backward}

@@ -17,7 +17,7 @@ from distillkac.runs.run import build_network
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
 from tests import toys
-from tests.distillation.batches import BATCH, DATA, Affine
+from tests.distillation.batches import BATCH, DATA, Affine, Shift
 from tests.toys import SHAPE, optim, run_config
 
 TELEGRAPH, SQUARED = Telegraph(), PairsConfig()
@@ -196,19 +196,6 @@ def test_inverse_distillation_with_pairs_adds_the_loss_to_the_ends():
             strict=True,
         ):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
-
-
-class Shift(nn.Module):
-    """The flow of a single image m for the Gaussian process, u = (x - m)/t, with m to be learnt."""
-
-    null_class = 2
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(value))
-
-    def forward(self, x, t, y):
-        return (x - self.value) / t.view(-1, 1, 1, 1).clamp(min=0.05)
 
 
 def test_both_losses_lead_to_the_teachers_image(tmp_path):
