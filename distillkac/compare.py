@@ -172,7 +172,7 @@ def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
         for integrator, steps in plan.teacher_samples:
             measured(folder, "teacher", steps, integrator=integrator)
         for method in plan.methods(setting):
-            target = folder / method.name
+            target = folder / method.folder
             _command(distill.main, method_options(folder, method, seed))
             reference = method.config.w if method.config.w > 0 else None
             for steps, restart in method.samples:
@@ -189,7 +189,7 @@ def teacher_options(folder: Path, plan: Plan, setting: Setting, seed: int) -> li
 
 def method_options(folder: Path, method: Method, seed: int) -> list[str]:
     """The command line of a method: what differs from the default configuration."""
-    target, words = folder / method.name, _changes(method.config, DistillConfig())
+    target, words = folder / method.folder, _changes(method.config, DistillConfig())
     if method.after is not None:
         words += ["--start", str(student_folder(folder / method.after, 1))]
     resume = ["--resume"] if target.exists() else []

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from distillkac.distillation.consistency import ConsistencyConfig, ConsistencyDistillation
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
     from distillkac.distillation.inverse import InverseConfig, RealUID
+    from distillkac.distillation.pairs import PairsConfig, PairsDistillation
     from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
     from distillkac.distillation.stages import RECIPES, DistillConfig
 
@@ -19,6 +20,8 @@ __all__ = [
     "DistillConfig",
     "EndpointDistillation",
     "InverseConfig",
+    "PairsConfig",
+    "PairsDistillation",
     "RealUID",
     "ReconstructionConfig",
     "ShiftedReconstruction",
@@ -34,6 +37,7 @@ __getattr__, __dir__ = importer(
         "consistency": ("ConsistencyConfig", "ConsistencyDistillation"),
         "endpoint": ("EndpointDistillation", "StudentStates"),
         "inverse": ("InverseConfig", "RealUID"),
+        "pairs": ("PairsConfig", "PairsDistillation"),
         "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),
         "stages": ("RECIPES", "DistillConfig"),
     },

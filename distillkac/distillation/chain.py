@@ -1,5 +1,6 @@
 """A distillation from its first stage to its last: `distill` is `python -m distillkac.distill` as a function."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -15,13 +16,13 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
-from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
+from distillkac.distillation.paths import Paths
 from distillkac.distillation.stages import (
     DistillConfig,
     for_images,
     inverse_config,
-    inverse_objective,
-    objective,
+    paths_config,
     stages_of,
     student_config,
 )
@@ -124,17 +125,23 @@ class Chain:
 
     def __call__(self) -> Iterator[tuple[Run, bool]]:
         """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
-        config, plan = self.config, students(self.config, self.out)
+        plan = students(self.config, self.out)
         refuse_shipped(self.out)
         if self.resume:
             self._check(plan)
         digest = digest_of(self.run)
+        with self._paths(digest) as paths:
+            yield from self._students(plan, digest, paths)
+
+    def _students(self, plan: list[tuple[Path, int]], digest: str, paths: Paths | None) -> Iterator[tuple[Run, bool]]:
+        config = self.config
         before, latest, current = self.network, self.run, self.teacher  # what the next student is distilled from
         for number, stage in enumerate(stages_of(config), 1):
             current = known_teacher(student_config(current, stage, config), digest, latest)
             student, current = self._student(current, before)
             latest = student_folder(self.out, stage.num_steps, config.method)
-            learns = objective(before, self.network, self.teacher.noise.build(), stage, config, self.means)
+            process = self.teacher.noise.build()
+            learns = objective(before, self.network, process, stage, config, self.means, paths)
             title = f"{number} of {len(plan)}: {stage.title}"
             run, finished = self._fit(latest, current, student, learns, self.accelerator, title)
             yield run, finished
@@ -145,7 +152,23 @@ class Chain:
             del run  # large networks are held no longer than they are needed
             self.accelerator.wait_for_everyone()  # until the main process has written it
         if config.inverse.steps:
-            yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse")
+            yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
+
+    @contextlib.contextmanager
+    def _paths(self, digest: str) -> Iterator[Paths | None]:
+        """The teacher's paths, if the plan stores any; inside, they are made as they are asked for."""
+        wanted, accelerator = paths_config(self.teacher, digest, self.config, self.means), self.accelerator
+        if wanted is None:
+            yield None
+            return
+        process = self.teacher.noise.build()
+        velocity = teacher_velocity(self.network, process, self.config, self.means)
+        ranks = (accelerator.process_index, accelerator.num_processes)
+        paths = Paths(self.out, wanted, self.config.pairs.count, velocity, process, accelerator.device, *ranks)
+        try:
+            yield paths
+        finally:
+            paths.close()
 
     def _check(self, plan: list[tuple[Path, int]]) -> None:
         inverse = self.config.inverse
@@ -164,15 +187,15 @@ class Chain:
         student.load_state_dict(weights, strict=False)
         return student, config
 
-    def _inverse(self, before: nn.Module, digest: str, title: str) -> tuple[Run, bool]:
+    def _inverse(self, before: nn.Module, digest: str, title: str, paths: Paths | None) -> tuple[Run, bool]:
         config = inverse_config(self.teacher, self.config)
         generator, started_from = self._generator(config, before)
-        ratio = self.config.inverse.fake_lr / self.config.inverse.lr
+        pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
         return self._fit(
             student_folder(self.out, 1, "inverse"),
             known_teacher(config, digest, started_from),
-            GeneratorAndFake(generator, self.accelerator.unwrap_model(self.network), ratio),
-            inverse_objective(self.network, config.noise.build(), self.config),
+            pair,
+            inverse_objective(self.network, config.noise.build(), self.config, paths),
             accelerator_for(self.config.optim, alternating=True),
             title,
         )

@@ -7,21 +7,29 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.distillation.inverse import GeneratorAndFake
-from distillkac.distillation.stages import (
-    DistillConfig,
-    inverse_config,
-    inverse_objective,
-    objective,
-    stages_of,
-    student_config,
-)
+from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
+from distillkac.distillation.paths import PathsConfig, rows_at_once
+from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
+from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.run import build_network, student_folder
 from distillkac.training.batches import Batch
 from distillkac.training.cost import blank_batch, flops, seconds_per_image
 from distillkac.training.objective import Objective, updates_of
+
+
+@dataclass(frozen=True)
+class BlankPaths:
+    """Stands for stored paths of the teacher (paths.Paths) where only the time counts: all states are zeros."""
+
+    config: PathsConfig
+    device: torch.device
+
+    def __call__(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        states = torch.zeros(self.config.num_states + 1, len(index), *self.config.shape, device=self.device)
+        w = None if self.config.w_max is None else torch.zeros(len(index), device=self.device)
+        return states, torch.zeros(len(index), dtype=torch.int64, device=self.device), w
 
 
 @dataclass(frozen=True)
@@ -39,19 +47,23 @@ class StageCost:
 def costs(
     config: DistillConfig, run: RunConfig, teacher: nn.Module, out: Path, means: torch.Tensor | None
 ) -> list[StageCost]:
-    """Of every stage in order. teacher: the network of `run`, whose device is where time is measured."""
+    """Of every stage in order, after the making of stored paths. teacher: the network of `run`, whose device is where time is
+    measured."""
     device, process = next(teacher.parameters()).device, run.noise.build()
-    found, before = [], teacher
+    found, before, source, paths = [], teacher, None, paths_config(run, "", config, means)
+    if paths is not None:
+        velocity, source = teacher_velocity(teacher, process, config, means), BlankPaths(paths, device)
+        found.append(_paths_cost(paths, config.pairs.count, velocity, device, out))
     for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()
-        learns = objective(before, teacher, process, stage, config, means)
+        learns = objective(before, teacher, process, stage, config, means, source)
         folder = student_folder(out, stage.num_steps, config.method)
         found.append(_cost(stage.title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
         before = student.eval()
     if config.inverse.steps:
         generator = build_network(inverse_config(run, config)).to(device)
-        pair = GeneratorAndFake(generator, teacher, config.inverse.fake_lr / config.inverse.lr)
-        learns, folder = inverse_objective(teacher, process, config), student_folder(out, 1, "inverse")
+        pair = generator_and_fake(generator, teacher, config, run.shape)
+        learns, folder = inverse_objective(teacher, process, config, source), student_folder(out, 1, "inverse")
         found.append(_cost("inverse", folder, config.inverse.steps, config.optim.batch_size, pair, learns, run.shape))
     return found
 
@@ -63,9 +75,25 @@ def _cost(
     # The updates of a step may differ: those of the fake model and of the generator do.
     batches = [blank_batch(shape, device, update) for update in range(updates)]
     counted = sum(flops(partial(_learn, learns, network, batch)) for batch in batches)
-    seconds = sum(seconds_per_image(learns, network, batch, batch_size) for batch in batches)
+    seconds = sum(seconds_per_image(partial(_learn, learns, network), batch, batch_size) for batch in batches)
     images = steps * updates * batch_size
     return StageCost(title, folder, steps, images, counted / updates * images, seconds * steps * batch_size)
+
+
+def _paths_cost(
+    config: PathsConfig, count: int, velocity: GuidedVelocity, device: torch.device, out: Path
+) -> StageCost:
+    """Of making the paths, all evaluations like the first. `steps` are those of all paths together, `images` too."""
+    velocity.w = config.w_max if config.w_max is not None else velocity.w
+
+    @torch.no_grad()
+    def evaluate(batch: Batch) -> None:
+        velocity.evaluate(batch.x0, 0.5, batch.y)
+
+    batch, evaluations = blank_batch(config.shape, device), count * config.num_steps
+    seconds = seconds_per_image(evaluate, batch, rows_at_once(config.shape, device)) * evaluations
+    work = flops(partial(evaluate, batch)) * evaluations
+    return StageCost("paths", out / f"paths-{config.num_steps}-...", config.num_steps, evaluations, work, seconds)
 
 
 def _learn(learns: Objective, network: nn.Module, batch: Batch) -> None:

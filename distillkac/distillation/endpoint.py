@@ -45,21 +45,30 @@ class StudentStates:
         x = self.process.bridge(batch.x0, start, derive_seed(self.seed, "noise"), batch.first)
         if self.backward > 0:
             own = batch.uniform(self.seed, "backward") < self.backward
-            x = torch.where(column(own, x), self._rolled_out(student, batch, torch.where(own, k, 0), weights), x)
+            z = self.process.prior(
+                len(k), tuple(batch.x0.shape[1:]), derive_seed(self.seed, "prior"), batch.first, device
+            )
+            x = torch.where(column(own, x), rolled_out(student, z, batch.y, self.times, k * own, weights), x)
         return k, start, x
 
-    @torch.no_grad()
-    def _rolled_out(self, student, batch, k, weights):
-        """The student's first k Euler steps from the prior, row by row as many as its k."""
-        shape, device = tuple(batch.x0.shape[1:]), batch.x0.device
-        x = self.process.prior(len(k), shape, derive_seed(self.seed, "prior"), batch.first, device)
-        times = self.times.float().tolist()
-        for step in range(int(k.max())):
-            rows = (k > step).nonzero().flatten()
-            t = torch.full((len(rows),), times[step], device=device)
-            u = student(x[rows], t, batch.y[rows], *(w[rows] for w in weights)).float()
-            x[rows] -= (times[step] - times[step + 1]) * u
-        return x
+
+@torch.no_grad()
+def rolled_out(
+    student: nn.Module,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    times: torch.Tensor,
+    k: torch.Tensor,
+    weights: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    """The student's first k Euler steps from the noise, row by row as many as its k (B,). times: its grid."""
+    x, grid = noise.clone(), times.float().tolist()
+    for step in range(int(k.max())):
+        rows = (k > step).nonzero().flatten()
+        t = torch.full((len(rows),), grid[step], device=x.device)
+        u = student(x[rows], t, y[rows], *(w[rows] for w in weights)).float()
+        x[rows] -= (grid[step] - grid[step + 1]) * u
+    return x
 
 
 def with_drawn_w(

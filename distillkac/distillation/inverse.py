@@ -11,6 +11,14 @@ and the fake model, with pairs (x_t', target') of real images,
     alpha || u(x_t) - (beta/alpha) target ||^2 + (1 - alpha) || u(x_t') - ((1 - beta)/(1 - alpha)) target' ||^2.
 
 alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's.
+
+With a weight `adversarial` small heads on the fake model's blocks learn besides to tell the noised real images from the noised
+generated ones, and the generator to pass for real (as DMD2's, Yin et al. 2024):
+
+    generator: + adversarial E softplus(-logits(x_t)),   heads: E softplus(logits(x_t)) + E softplus(-logits(x_t')).
+
+With pairs (pairs.py) the generator minimises besides pairs times the loss of G(z) to x_end, the end of the teacher's own path
+from the noise z: what keeps each image where the teacher has it, and with it diversity.
 """
 
 import copy
@@ -19,12 +27,18 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from distillkac.base.random import derive_seed
+from distillkac.distillation.features import BlockAnswers, Heads, channels_of
+from distillkac.distillation.pairs import DrawnPaths, EndLoss
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 from distillkac.training.optimizer import outer_layers
+
+HEADS_WEIGHT = 0.1
+"""Of the heads' loss in the fake model's, whose blocks they read: more would bend them from the flow that they shall tell."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,10 @@ class InverseConfig:
     """Learning rate of the fake model."""
     ema: float = 0.99
     """Decay of the average of the generator."""
+    pairs: float = 0.0
+    """Weight of a second loss of the generator, to the ends of the teacher's stored paths (the options of pairs); 0: none."""
+    adversarial: float = 0.0
+    """Weight of a third loss of the generator: that heads on the fake model's blocks take its images for real; 0: no heads."""
     start: Literal["student", "teacher", "random"] = "student"
     """Weights the generator starts from: the 1-step student, the teacher, or none."""
 
@@ -57,47 +75,84 @@ class InverseConfig:
             raise ValueError(
                 f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
             )
-        if not (self.lr > 0 and self.fake_lr > 0):
-            raise ValueError(f"inverse: lr and fake_lr must be positive, got {self.lr} and {self.fake_lr}")
+        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
+            raise ValueError(
+                "inverse: lr and fake_lr must be positive, pairs and adversarial at least 0, got "
+                f"{self.lr}, {self.fake_lr}, {self.pairs} and {self.adversarial}"
+            )
+        if self.adversarial and self.alpha == 1:
+            raise ValueError(
+                "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
+            )
 
 
 class GeneratorAndFake(nn.Module):
     """The two networks under one optimizer, which skips the one that a step gives no gradient.
 
-    `averaged` is what the moving average follows and what is exported: the generator.
+    `averaged` is what the moving average follows and what is exported: the generator. example: a row (x (1, C, H, W), y (1,))
+    by which heads that tell real from generated are made, if there shall be any.
     """
 
-    def __init__(self, generator: nn.Module, teacher: nn.Module, fake_lr_ratio: float):
+    def __init__(
+        self,
+        generator: nn.Module,
+        teacher: nn.Module,
+        fake_lr_ratio: float,
+        example: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ):
         super().__init__()
         self.generator = generator
         self.fake = copy.deepcopy(teacher).train().requires_grad_(True)
         self.fake_lr_ratio = fake_lr_ratio
+        self.heads: Heads | None = None
+        if example is not None:
+            self._answers = BlockAnswers(self.fake, "inverse.adversarial")
+            x, y = example
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the same heads in every process
+                self.fake.eval()(x, torch.ones(1, device=x.device), y)
+                self.fake.train()
+                self.heads = Heads(channels_of(self._answers.seen)).to(x.device)
 
     @property
     def averaged(self) -> nn.Module:
         return self.generator
 
     def outer_layers(self) -> list[nn.Module]:
-        return [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
+        outer = [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
+        return outer if self.heads is None else [*outer, self.heads]
 
     def param_groups(self) -> list[dict]:
+        beside = list(self.fake.parameters()) + ([] if self.heads is None else list(self.heads.parameters()))
         return [
             {"params": list(self.generator.parameters()), "lr_scale": 1.0},
-            {"params": list(self.fake.parameters()), "lr_scale": self.fake_lr_ratio},
+            {"params": beside, "lr_scale": self.fake_lr_ratio},
         ]
 
-    def forward(self, role: Literal["generate", "fake"], *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, role: Literal["generate", "fake"], *inputs: torch.Tensor):
+        """generate: images of (z, y). fake: (velocities, logits or None) at (x, t, y)."""
         if role == "fake":
-            return self.fake(*inputs)
+            u = self.fake(*inputs)
+            return u, None if self.heads is None else self.heads(self._answers.seen)
         z, y = inputs
         return z - self.generator(z, torch.ones(len(z), device=z.device), y)
+
+
+@dataclass(frozen=True)
+class TeachersEnds:
+    """The second loss of a generator, to the ends of the teacher's paths. weight: of it."""
+
+    paths: DrawnPaths
+    loss: EndLoss
+    weight: float
 
 
 @dataclass(frozen=True)
 class RealUID:
     """The objective for training.Trainer: `updates` optimizer updates a step, the fake model's first.
 
-    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig.
+    teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. ends: the loss to those of the
+    teacher's paths, if it shall be added. adversarial: weight of the heads' loss, where the pair has heads.
     """
 
     teacher: GuidedVelocity
@@ -106,6 +161,8 @@ class RealUID:
     beta: float
     fake_updates: int
     seed: int
+    ends: TeachersEnds | None = None
+    adversarial: float = 0.0
 
     @property
     def updates(self) -> int:
@@ -125,27 +182,44 @@ class RealUID:
             generated = pair("generate", z, batch.y)
         x_t, target = self._noised(generated, t, batch)
         if self.alpha == 1:
-            return (pair("fake", x_t, t, batch.y) - target).square().mean()
+            return (pair("fake", x_t, t, batch.y)[0] - target).square().mean()
         x_real, target_real = self.process.pair(batch.x0, t, derive_seed(self.seed, "real noise"), batch.first)
-        both = pair("fake", torch.cat([x_t, x_real]), torch.cat([t, t]), torch.cat([batch.y, batch.y]))
+        both, logits = pair("fake", torch.cat([x_t, x_real]), torch.cat([t, t]), torch.cat([batch.y, batch.y]))
         u, u_real = both.float().chunk(2)
         generated_part = (u - self.beta / self.alpha * target).square().mean()
         real_part = (u_real - (1 - self.beta) / (1 - self.alpha) * target_real).square().mean()
-        return self.alpha * generated_part + (1 - self.alpha) * real_part
+        loss = self.alpha * generated_part + (1 - self.alpha) * real_part
+        if logits is None:
+            return loss
+        of_generated, of_real = logits.float().chunk(2)
+        return loss + HEADS_WEIGHT * (softplus(of_generated).mean() + softplus(-of_real).mean())
 
     def _generator_loss(self, pair, batch, z, t):
-        generated = pair("generate", z, batch.y)
+        generated, to_ends = self._generated(pair, batch, z)
         # The gradient with respect to the images alone, then from there into the generator: the fake model's weights
         # get none, whoever wraps them.
         images = generated.detach().requires_grad_(True)
         x_t, target = self._noised(images, t, batch)
-        fake = getattr(pair, "module", pair)("fake", x_t, t, batch.y)
+        fake, logits = getattr(pair, "module", pair)("fake", x_t, t, batch.y)
         scaled = self.beta / self.alpha * target
         teacher = self.teacher(x_t, t, batch.y)
         loss = self.alpha * ((teacher - scaled).square() - (fake - scaled).square()).mean()
+        if logits is not None:
+            loss = loss + self.adversarial * softplus(-logits.float()).mean()
         (gradient,) = torch.autograd.grad(loss, images)
         through = (generated * gradient).sum()
-        return through - through.detach() + loss.detach()
+        return through - through.detach() + loss.detach() + to_ends
+
+    def _generated(self, pair, batch, z):
+        """(images from the noise z, weighted loss to the ends of as many paths of the teacher)."""
+        if self.ends is None:
+            return pair("generate", z, batch.y), 0.0
+        states, y, _ = self.ends.paths(batch)
+        begin, x_end = states[0], states[-1]
+        # At once: a network in several processes wants one forward for each backward.
+        images, landed = pair("generate", torch.cat([z, begin]), torch.cat([batch.y, y])).chunk(2)
+        step = torch.ones(len(y), device=begin.device)
+        return images, self.ends.weight * self.ends.loss(begin, begin - landed.float(), x_end, step, y)
 
     def _noised(self, images, t, batch):
         return self.process.pair(images, t, derive_seed(self.seed, "noise"), batch.first)

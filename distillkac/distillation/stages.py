@@ -1,7 +1,8 @@
-"""What a distillation does: its configuration, its stages, and the objective of each.
+"""What a distillation does: its configuration and its stages.
 
-Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. The
-guidance weight is folded in at the first stage. Inverse distillation of the 1-step student may end the plan
+Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. With
+method "pairs" each starts from the one before too, and the teacher itself teaches all. The guidance weight is folded in at
+the first stage. Inverse distillation of the 1-step student may end the plan
 (docs/method.md, section 7).
 """
 
@@ -10,20 +11,15 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import nn
 
-from distillkac.base.random import derive_seed
-from distillkac.distillation.consistency import RESTART, ConsistencyConfig, ConsistencyDistillation, check_options
-from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-from distillkac.distillation.inverse import InverseConfig, RealUID
-from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
-from distillkac.flow.exact_start import ExactStart
-from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import METHODS, Method, time_grid
-from distillkac.flow.processes import Process
+from distillkac.distillation.consistency import RESTART, ConsistencyConfig, check_options
+from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.pairs import PairsConfig
+from distillkac.distillation.paths import PathsConfig, digest_of_means
+from distillkac.distillation.reconstruction import ReconstructionConfig
+from distillkac.flow.integrators import METHODS, Method
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.runs.sampler import usual_rho
-from distillkac.training.objective import Objective
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
 StepCounts = Annotated[
@@ -47,22 +43,26 @@ class DistillConfig:
     starts from what inverse.start says."""
     steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
-    method: Literal["endpoint", "reconstruction", "consistency"] = "endpoint"
-    """What the stages learn: where the teacher's steps end, or its repair of their own prediction. Consistency: one student
-    for any number of steps, made in one stage, see consistency.*."""
+    method: Literal["endpoint", "reconstruction", "pairs", "consistency"] = "endpoint"
+    """What the stages learn: where the teacher's steps end, its repair of their own prediction, or its paths from pure noise,
+    stored once (every student is then a student of the teacher itself). Consistency: one student for any number of steps,
+    made in one stage, see consistency.*."""
     backward: float = 0.0
-    """Fraction of training states from the student's own steps from noise; the others are noised data."""
+    """Fraction of training states from the student's own steps from noise; the others are noised data, or of stored paths."""
     exact_start: bool = False
     """The teacher's first step from pure noise uses the known velocity there (noise correction)."""
     integrator: Method = "ab2"
-    """The teacher's integrator in the first stage: euler, heun or ab2. Later teachers are students: Euler."""
+    """The teacher's integrator in the first stage, and of stored paths: euler, heun or ab2. Other teachers are students:
+    Euler."""
     rho: float | None = None
-    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side, 1 for larger ones."""
+    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side (for pairs 2, as of the
+    teacher), 1 for larger ones."""
     w: float = 0.0
     """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
     w_max: float | None = None
     """If set, w becomes an input of the students, trained on [0, w_max] instead of one fixed w."""
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     inverse: InverseConfig = field(default_factory=InverseConfig)
     optim: OptimConfig = field(
@@ -92,42 +92,52 @@ class DistillConfig:
             raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
         if self.w_max is not None and (self.w_max <= 0 or self.w):
             raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
+        if self.inverse.pairs and len(self.stages) == 1:
+            raise ValueError(
+                "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
+                f"--stages 20,1, or a 1-step student of pairs before, got {self.stages}"
+            )
         if self.inverse.steps and self.w_max is not None:
             raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
         if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
             raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
 
 
+_FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
-    # Longer stages for a better and more diverse 1-step student to start from, then inverse distillation.
+    # The teacher's own ends from pure noise, then inverse distillation that keeps to them.
     "best": DistillConfig(
-        steps=(250, 400, 400, 600),
-        inverse=InverseConfig(steps=80),
-        optim=replace(DistillConfig().optim, batch_size=128),
+        stages=(20, 4, 2, 1),
+        steps=(150, 250, 1000),
+        method="pairs",
+        pairs=PairsConfig(count=24000),
+        inverse=InverseConfig(steps=100, beta=0.96, lr=1e-4, pairs=2.0),
+        optim=replace(_FAST, batch_size=128),
     ),
     # For one or two processor cores: no student as slow as its teacher, and Muon, which needs fewer steps.
     "short": DistillConfig(
         stages=(40, 4, 2, 1),
         steps=(300, 500, 1200),
-        optim=replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99),
+        optim=_FAST,
     ),
     # One student for any number of steps.
-    "consistency": DistillConfig(
-        method="consistency",
-        optim=replace(DistillConfig().optim, batch_size=128, optimizer="muon", lr_end=0.0, beta2=0.99),
-    ),
+    "consistency": DistillConfig(method="consistency", optim=replace(_FAST, batch_size=128)),
 }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`."""
+    """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`.
+
+    by_teacher: whether the teacher itself teaches, not the student before.
+    """
 
     teacher_steps: int
     num_steps: int
     steps: int
     first: bool
+    by_teacher: bool
 
     @property
     def title(self) -> str:
@@ -142,16 +152,44 @@ def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillCon
 
 
 def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
-    return config.rho if config.rho is not None else usual_rho(shape, student=True)
+    if config.rho is not None:
+        return config.rho
+    return usual_rho(shape, student=config.method != "pairs")  # stored paths are those of the teacher at its best
 
 
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     if config.method == "consistency":
-        steps = config.consistency.num_steps
-        return [Stage(steps, steps, config.consistency.steps, True)]
-    links = zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
-    return [Stage(fine, coarse, steps, i == 0) for i, (fine, coarse, steps) in enumerate(links)]
+        most = config.consistency.num_steps
+        return [Stage(most, most, config.consistency.steps, True, True)]
+    pairs, links = config.method == "pairs", zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
+    return [
+        Stage(config.stages[0] if pairs else fine, coarse, steps, i == 0, pairs or i == 0)
+        for i, (fine, coarse, steps) in enumerate(links)
+    ]
+
+
+def paths_config(
+    teacher: RunConfig, digest: str, config: DistillConfig, means: torch.Tensor | None
+) -> PathsConfig | None:
+    """The teacher's paths that the plan stores; None if nothing learns from them. digest: of the teacher's weights."""
+    assert config.rho is not None, "see for_images"
+    if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
+        return None
+    return PathsConfig(
+        digest,
+        teacher.noise.build().to_dict(),
+        teacher.shape,
+        len(teacher.class_names),
+        config.stages[0],
+        config.stages[1] if config.method == "pairs" else 1,
+        config.rho,
+        config.integrator,
+        config.w,
+        config.w_max,
+        digest_of_means(means),
+        config.seed,
+    )
 
 
 def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> RunConfig:
@@ -186,70 +224,24 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
     stage: None for inverse distillation. Not how long and how fast it learns: --resume may change that.
     """
     if stage is None:
-        values = {
-            f"inverse.{name}": getattr(config.inverse, name) for name in ("alpha", "beta", "fake_updates", "start")
-        }
+        inverse = config.inverse
+        values = {f"inverse.{name}": getattr(inverse, name) for name in ("alpha", "beta", "fake_updates", "start")}
+        if inverse.adversarial:
+            values |= {"inverse.adversarial": inverse.adversarial}
+        if inverse.pairs:
+            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
+            values |= {"inverse.pairs": inverse.pairs}
+            values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
         values = {"backward": config.backward}
         if config.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
+        if config.method == "pairs":
+            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
         if config.method == "consistency":
             own, (gap, phases) = config.consistency, config.consistency.schedule
             values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
             values = {f"consistency.{name}": value for name, value in values.items()}
-        if stage.first or config.method == "reconstruction":  # the only ones that the teacher itself teaches
+        if stage.by_teacher or config.method == "reconstruction":
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def objective(
-    before: nn.Module,
-    teacher: nn.Module,
-    process: Process,
-    stage: Stage,
-    config: DistillConfig,
-    means: torch.Tensor | None = None,
-) -> Objective:
-    """What the student of `stage` learns. before: the network of the stage before, the teacher itself in the first.
-
-    means: the class means, for an exact start.
-    """
-    assert config.rho is not None, "see for_images"
-    seed = derive_seed(config.seed, "student", stage.num_steps)
-    if config.method == "consistency":
-        velocity = teacher_velocity(teacher, process, config, means)
-        return ConsistencyDistillation(velocity, process, config.consistency, config.integrator, seed, config.w_max)
-    grid = time_grid(stage.teacher_steps, config.rho)
-    states = StudentStates(process, grid[:: stage.teacher_steps // stage.num_steps], config.backward, seed)
-    if config.method == "reconstruction":
-        velocity = teacher_velocity(teacher, process, config, means)
-        return ShiftedReconstruction(
-            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
-        )
-    if stage.first:
-        velocity = teacher_velocity(teacher, process, config, means)
-    else:
-        velocity = GuidedVelocity(before, speed_norm=process.speed_norm)
-    return EndpointDistillation(
-        velocity, states, grid, config.integrator if stage.first else "euler", seed, config.w_max
-    )
-
-
-def inverse_objective(teacher: nn.Module, process: Process, config: DistillConfig) -> RealUID:
-    """What the generator of inverse distillation learns."""
-    inverse = config.inverse
-    return RealUID(
-        teacher_velocity(teacher, process, config, None),
-        process,
-        inverse.alpha,
-        inverse.beta,
-        inverse.fake_updates,
-        derive_seed(config.seed, "inverse"),
-    )
-
-
-def teacher_velocity(teacher: nn.Module, process: Process, config: DistillConfig, means) -> GuidedVelocity:
-    """The teacher's field, with the guidance that is folded in; with `means`, exact at t = 1."""
-    if means is not None:
-        return ExactStart(teacher, process, means, w=config.w)
-    return GuidedVelocity(teacher, config.w, speed_norm=process.speed_norm)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.pairs import PairsConfig
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow import integrators
 from distillkac.runs.config import ProcessConfig
@@ -24,7 +25,8 @@ class Setting:
 class Method:
     """One distillation of a teacher, in a folder of its own.
 
-    after: the method whose 1-step student it starts from. samples: (steps, restart) pairs to measure.
+    after: the method whose 1-step student it starts from. before: the method of which this one is the first part, and in whose
+    folder its students are. samples: (steps, restart) pairs to measure.
     """
 
     name: str
@@ -32,6 +34,12 @@ class Method:
     config: DistillConfig
     samples: tuple[tuple[int, float], ...]
     after: str | None = None
+    before: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of its students, in the folder of the teacher."""
+        return self.before or self.name
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ def equal_compute(config: DistillConfig, teacher_steps: int) -> DistillConfig:
 
 
 GUIDANCE = 3.0
+# Of a 1-step student of the chain, without pairs.
+INVERSE = InverseConfig(steps=80)
 
 
 def everywhere(chain: DistillConfig, inverse: InverseConfig) -> tuple[Method, ...]:
@@ -77,6 +87,15 @@ def everywhere(chain: DistillConfig, inverse: InverseConfig) -> tuple[Method, ..
     return (
         Method("endpoint", "endpoint", chain, tuple((m, 0.0) for m in chain.stages[1:])),
         Method("inverse", "endpoint, then inverse", alone, ((1, 0.0),), after="endpoint"),
+    )
+
+
+def by_pairs(best: DistillConfig) -> tuple[Method, ...]:
+    """A recipe of pairs and inverse distillation, measured after either part."""
+    samples = tuple((m, 0.0) for m in best.stages[1:])
+    return (
+        Method("pairs", "pairs", replace(best, inverse=InverseConfig()), samples, before="best"),
+        Method("best", "pairs, then inverse (recipe best)", best, ((1, 0.0),)),
     )
 
 
@@ -102,15 +121,20 @@ def further(chain: DistillConfig) -> tuple[Method, ...]:
 
 def full_plan(seeds: tuple[int, ...]) -> Plan:
     chain = RECIPES["paper"]
-    best = Method("best", "recipe best", RECIPES["best"], ((4, 0.0), (1, 0.0)))
-    extra = {"telegraph": (best, *further(chain)), "planar": (best,)}
+    best = by_pairs(RECIPES["best"])
+    extra = {"telegraph": (*best, *further(chain)), "planar": best}
     samples: Samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
-    return Plan(SETTINGS, everywhere(chain, RECIPES["best"].inverse), extra, seeds, 3000, samples, 5000)
+    return Plan(SETTINGS, everywhere(chain, INVERSE), extra, seeds, 3000, samples, 5000)
 
 
 def quick_plan(seeds: tuple[int, ...]) -> Plan:
     """The same in small: shorter training, fewer images, three processes."""
     chain = DistillConfig(stages=(20, 4, 1), steps=(100, 150))
-    inverse = replace(RECIPES["best"].inverse, steps=30)
+    inverse = replace(INVERSE, steps=30)
+    best = RECIPES["best"]
+    short = replace(
+        best, stages=(20, 4, 1), steps=(50, 150), pairs=PairsConfig(2000), inverse=replace(best.inverse, steps=30)
+    )
     samples: Samples = (("ab2", 20), ("euler", 4), ("euler", 1))
-    return Plan(SETTINGS[:3], everywhere(chain, inverse), {}, seeds[:1], 800, samples, 1000)
+    extra = {"telegraph": by_pairs(short)}
+    return Plan(SETTINGS[:3], everywhere(chain, inverse), extra, seeds[:1], 800, samples, 1000)

@@ -105,6 +105,13 @@ class VelocityNet(nn.Module):
             names = ["unet.conv_in", "unet.time_embedding", "classes", *guidance, "unet.conv_out"]
         return [self.get_submodule(name) for name in names]
 
+    def feature_layers(self) -> list[nn.Module]:
+        """The blocks, whose answers are features of an image (distillation/features.py)."""
+        if self.config.backbone == "dit":
+            return list(self.get_submodule("dit.transformer_blocks").children())
+        down, up = (list(self.get_submodule(name).children()) for name in ("unet.down_blocks", "unet.up_blocks"))
+        return [*down, self.get_submodule("unet.mid_block"), *up]
+
 
 def norm_groups(channels: tuple[int, ...]) -> int:
     """Groups of the U-Net's group norms: of 8, 4, 2 and 1 the most that leave each width MIN_GROUP channels a group."""

@@ -142,7 +142,7 @@ class StudentConfig:
     """Guidance weight folded in."""
     w_max: float | None = None
     """If set, w is an input of the student, trained on [0, w_max]."""
-    method: Literal["endpoint", "reconstruction", "inverse", "consistency"] = "endpoint"
+    method: Literal["endpoint", "reconstruction", "pairs", "inverse", "consistency"] = "endpoint"
     """The distillation method that made it."""
     options: tuple[str, ...] = ()
     """The other options of the distillation that decide its weights, as on the command line."""

@@ -30,7 +30,7 @@ __all__ = [
     "students",
 ]
 
-PREFERRED = ("inverse", "endpoint", "reconstruction", "consistency")  # of students with as many steps
+PREFERRED = ("inverse", "pairs", "endpoint", "reconstruction", "consistency")  # of students with as many steps
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch
-from distillkac.training.objective import FlowMatching, Objective
+from distillkac.training.objective import FlowMatching
 
 ENOUGH_SECONDS = 0.5
 
@@ -71,7 +71,8 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = objective(network, batch)
     loss.backward()
-    step = seconds_per_image(objective, network, batch, config.optim.batch_size) * config.optim.batch_size
+    seconds = seconds_per_image(lambda part: objective(network, part).backward(), batch, config.optim.batch_size)
+    step = seconds * config.optim.batch_size
     return {
         "parameters": parameters,
         "flops_per_image": flops_per_image(network, config.shape),
@@ -103,27 +104,27 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
     )
 
 
-def seconds_per_image(objective: Objective, network: torch.nn.Module, batch: Batch, most: int) -> float:
-    """Forward and backward, the best of three (or one, if it is slow), with as many images like those of `batch` as half a
-    second allows.
+def seconds_per_image(work: Callable[[Batch], object], batch: Batch, most: int) -> float:
+    """Of what `work` does with a batch, the best of three (or one, if it is slow), with as many images like those of `batch` as
+    half a second allows.
 
     most: the largest number tried; larger batches are faster an image.
     """
     rows, x0, y = len(batch.x0), batch.x0[:1], batch.y[:1]
-    per_image = _seconds(objective, network, batch) / rows
+    per_image = _seconds(work, batch) / rows
     while rows < most and per_image * rows < ENOUGH_SECONDS:
         rows = min(4 * rows, most)
         batch = Batch(x0.expand(rows, *x0.shape[1:]), y.expand(rows), batch.step, 0, rows)
-        per_image = _seconds(objective, network, batch) / rows
+        per_image = _seconds(work, batch) / rows
     return per_image
 
 
-def _seconds(objective: Objective, network: torch.nn.Module, batch: Batch) -> float:
+def _seconds(work: Callable[[Batch], object], batch: Batch) -> float:
     times = []
     for _ in range(3):
         _finish(batch.x0.device)
         start = time.perf_counter()
-        objective(network, batch).backward()
+        work(batch)
         _finish(batch.x0.device)
         times.append(time.perf_counter() - start)
         if times[0] > ENOUGH_SECONDS:  # large networks are timed well enough by once

@@ -25,3 +25,16 @@ class Affine(nn.Module):
 
     def forward(self, x, t, y):
         return self.weight * x + self.bias * (1 + y.view(-1, 1, 1, 1)) + self.time * t.view(-1, 1, 1, 1)
+
+
+class Shift(nn.Module):
+    """The flow of a single image m for the Gaussian process, u = (x - m)/t, with m to be learnt."""
+
+    null_class = 2
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x, t, y):
+        return (x - self.value) / t.view(-1, 1, 1, 1).clamp(min=0.05)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.distillation import stages
+from distillkac.distillation import objectives
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.stages import DistillConfig, for_images, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
@@ -145,12 +145,12 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
     ]
     teacher = Curved()
     config = for_images(config, SHAPE)
-    objectives = [stages.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
+    learns = [objectives.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
     # The guidance weight is folded in once; after that the student has it in its weights.
-    assert [o.teacher.w for o in objectives] == [2.0, 0.0, 0.0, 0.0]
-    assert [o.method for o in objectives] == ["ab2", "euler", "euler", "euler"]
-    assert len({o.seed for o in objectives}) == 4
-    for before, after in pairwise(objectives):
+    assert [o.teacher.w for o in learns] == [2.0, 0.0, 0.0, 0.0]
+    assert [o.method for o in learns] == ["ab2", "euler", "euler", "euler"]
+    assert len({o.seed for o in learns}) == 4
+    for before, after in pairwise(learns):
         torch.testing.assert_close(before.states.times, after.grid, rtol=0, atol=1e-15)
 
 

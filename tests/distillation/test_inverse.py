@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from distillkac.base.random import derive_seed
 from distillkac.distillation.inverse import GeneratorAndFake, InverseConfig, RealUID
@@ -13,7 +12,7 @@ from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Gaussian, Telegraph
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
-from tests.distillation.batches import BATCH, DATA, Affine, every_process
+from tests.distillation.batches import BATCH, DATA, Affine, Shift, every_process
 from tests.toys import SHAPE, optim
 
 # Inverse distillation
@@ -58,19 +57,6 @@ def test_losses_of_inverse_distillation_are_the_formulas(process, alpha, beta):
         for parameter, gradient in zip(active.parameters(), expected_gradient, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
         assert all(parameter.grad is None for parameter in idle.parameters())
-
-
-class Shift(nn.Module):
-    """The flow of a single image m for the Gaussian process, u = (x - m)/t, with m to be learnt."""
-
-    null_class = 2
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(value))
-
-    def forward(self, x, t, y):
-        return (x - self.value) / t.view(-1, 1, 1, 1).clamp(min=0.05)
 
 
 def test_inverse_distillation_moves_the_generator_to_the_teachers_image(tmp_path):

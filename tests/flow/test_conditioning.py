@@ -9,7 +9,8 @@ import tyro
 
 from distillkac.base import files
 from distillkac.base.random import generator
-from distillkac.distillation.stages import DistillConfig, objective, stages_of, student_config
+from distillkac.distillation.objectives import objective
+from distillkac.distillation.stages import DistillConfig, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet, norm_groups
 from distillkac.pipeline import KacNet, KacPipeline

@@ -1,0 +1,115 @@
+"""Pairs: a student learns where the teacher's own paths from pure noise lead, which are stored once (paths.py).
+
+The path from one noise has one end, so the squared loss has no blur of its own: what a student loses is lost by its size and
+its time. With the student's times T_0 = 1 > ... > T_M = 0, the path's states x_k at T_k and Delta = T_k - T_{k+1}:
+
+    loss = || x - Delta u_S(x, T_k) - x_{k+1} ||^2 / (Delta^2 D),
+
+where x is x_k, or where the student's own steps from the same noise lead. No stage drifts from the teacher: whatever the
+number of steps, it is the teacher's path that is learnt.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distillkac import ops
+from distillkac.base.tensors import column
+from distillkac.distillation.endpoint import rolled_out
+from distillkac.training.batches import Batch
+
+Source = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+"""Paths by their numbers, see paths.Paths: (states, classes, guidance weights)."""
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """The stored paths of the teacher, where pairs are learnt."""
+
+    count: int = 8000
+    """How many paths; more cost the teacher's time and make better students."""
+    huber: float = 0.0
+    """If above 0, the pseudo-Huber loss sqrt(e^2 + huber^2) - huber of the error e of an image, the root mean square of its
+    velocity's, which large errors pull at less; 0 for the squared loss."""
+    features: float = 0.0
+    """Weight of a second loss, between the features that the teacher's blocks have of both ends."""
+
+    def __post_init__(self):
+        if self.count < 1 or not (self.huber >= 0 and self.features >= 0):
+            raise ValueError(
+                "pairs: count must be at least 1, huber and features at least 0, got "
+                f"{self.count}, {self.huber} and {self.features}"
+            )
+
+
+@dataclass(frozen=True)
+class DrawnPaths:
+    """Which paths a batch learns from, and what they are.
+
+    source: the paths. count: their number. growing: updates in which the part of them that is drawn from grows from a batch
+    to all, so that the first ones are learnt while the others are made; 0 draws from all at once.
+    """
+
+    source: Source
+    count: int
+    growing: int
+    seed: int
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """As of paths.Paths, for as many paths as the batch has rows. Each is in a part of its own of those drawn from."""
+        grown = self.count if not self.growing else -(-self.count * (batch.step + 1) // self.growing)
+        among = min(self.count, max(grown, batch.total))
+        return self.source((batch.stratified(self.seed, "path").double() * among).long())
+
+
+@dataclass(frozen=True)
+class EndLoss:
+    """(17): how far a student's steps land from where they shall. features: see features.FeatureLoss; None without."""
+
+    config: PairsConfig
+    features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(
+        self, x: torch.Tensor, u: torch.Tensor, x_end: torch.Tensor, delta: torch.Tensor, y: torch.Tensor
+    ) -> torch.Tensor:
+        """x, u, x_end: (B, ...) states, velocities and ends. delta: (B,) lengths of the steps. y: (B,) classes."""
+        huber = self.config.huber
+        if huber == 0:
+            loss = ops.endpoint_loss(x, u, x_end, delta)
+        else:
+            squares = (u - (x - x_end) / column(delta, x)).square().flatten(1).mean(1)
+            loss = ((squares + huber**2).sqrt() - huber).mean()
+        if self.features is None:
+            return loss
+        return loss + self.config.features * self.features(x - column(delta, x) * u, x_end, y)
+
+
+@dataclass(frozen=True)
+class PairsDistillation:
+    """The objective for one student.
+
+    paths: where its states come from. times: (M + 1,) float64, its grid, every n-th of the paths' times. backward: fraction of
+    the rows whose state is the student's own.
+    """
+
+    paths: DrawnPaths
+    times: torch.Tensor
+    backward: float
+    loss: EndLoss
+    seed: int
+
+    def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        states, y, w = self.paths(batch)
+        num_steps, device = len(self.times) - 1, states.device
+        every = (len(states) - 1) // num_steps
+        weights = () if w is None else (w,)
+        k = (batch.stratified(self.seed, "interval").double() * num_steps).long()
+        rows, times = torch.arange(len(k), device=device), self.times.to(device)
+        x, x_end = states[k * every, rows], states[(k + 1) * every, rows]
+        if self.backward > 0:
+            own = batch.uniform(self.seed, "backward") < self.backward
+            x = torch.where(column(own, x), rolled_out(network, states[0], y, self.times, k * own, weights), x)
+        start, delta = times[k].float(), (times[k] - times[k + 1]).float()
+        return self.loss(x, network(x, start, y, *weights).float(), x_end, delta, y)

@@ -1,0 +1,197 @@
+"""The teacher's paths from pure noise, stored: what students of pairs learn from, made ahead of them in the background.
+
+A path is the way of one image from noise to the teacher's end, kept at the times of a student. Its noise, class and guidance
+weight follow from (seed, number of the path) and are not stored; the states are half precision, in files of FILE_ROWS paths
+that are read through memory maps. A file is written whole or not at all and never changes, so students, processes and
+resumed runs share them.
+"""
+
+import hashlib
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distillkac.base import files
+from distillkac.base.random import derive_seed, uniform_rows
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import Method, integrate, time_grid
+from distillkac.flow.processes import Process
+
+FILE_ROWS = 512
+ABOUT = "paths.json"
+CPU_PIXELS, GPU_PIXELS = 8192, 2**19  # of one network evaluation: more at once is no faster
+SECONDS = 0.02  # between two looks for a file that another thread or process makes
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """What decides the paths; a folder's is its paths.json.
+
+    teacher: digest of the network's weights. process: its `to_dict`. shape: (C, H, W). classes: path i is of class i mod
+    classes. num_steps, rho, integrator: of the teacher's grid from t = 1 to 0. num_states: how many states are kept after the
+    noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of its own in
+    [0, w_max]. means: digest of the class means that an exact start takes, None without one.
+    """
+
+    teacher: str
+    process: dict[str, Any]
+    shape: tuple[int, int, int]
+    classes: int
+    num_steps: int
+    num_states: int
+    rho: float
+    integrator: Method
+    w: float
+    w_max: float | None
+    means: str | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder: other paths have another name."""
+        return f"paths-{self.num_steps}-{derive_seed(0, str(files.as_json(asdict(self)))):016x}"
+
+    @property
+    def times(self) -> torch.Tensor:
+        """(num_states + 1,) float64, from 1 to 0: those of the noise and of the states that are kept."""
+        return time_grid(self.num_steps, self.rho)[:: self.num_steps // self.num_states]
+
+
+def digest_of_means(means: torch.Tensor | None) -> str | None:
+    return None if means is None else hashlib.sha256(means.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def rows_at_once(shape: tuple[int, int, int], device: torch.device) -> int:
+    """Paths that are made together: FILE_ROWS of small images, fewer of large ones."""
+    pixels = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+    return min(FILE_ROWS, max(1, pixels // (shape[1] * shape[2])))
+
+
+class Paths:
+    """The first `count` paths of a folder.
+
+    velocity: the teacher's field, on `device`. rank, ranks: of this process; file j is made by process j mod ranks. A thread
+    begins to make what is not there as the first rows are asked for, in the order of their numbers; `close` ends it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: PathsConfig,
+        count: int,
+        velocity: GuidedVelocity,
+        process: Process,
+        device: torch.device,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.folder, self.config, self.count = folder / config.name, config, count
+        self._velocity, self._process, self._device, self._rank, self._ranks = velocity, process, device, rank, ranks
+        self._numbers = range(-(-count // FILE_ROWS))
+        self._maps: dict[int, np.ndarray[Any, Any]] = {}
+        self._stop = threading.Event()
+        self._maker: threading.Thread | None = None
+        self._problem: BaseException | None = None
+
+    def __call__(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(states (num_states + 1, n, C, H, W), classes (n,), guidance weights (n,) or None) of the paths of these numbers
+        (n,), noise first. Waits for those that are yet to be made; raises what keeps them from being made."""
+        states = torch.empty(self.config.num_states, len(index), *self.config.shape)
+        numbers, places = index.cpu() // FILE_ROWS, index.cpu() % FILE_ROWS
+        for number in numbers.unique().tolist():
+            mine = (numbers == number).nonzero().flatten()
+            states[:, mine] = torch.from_numpy(self._map(number)[:, places[mine].numpy()]).float()
+        begun = [self._noise(range(i, i + 1), self._device) for i in index.tolist()]
+        noise = torch.cat([x for x, _, _ in begun])
+        y = torch.cat([y for _, y, _ in begun])
+        w = None if self.config.w_max is None else torch.cat([w for _, _, w in begun if w is not None])
+        return torch.cat([noise[None], states.to(self._device)]), y, w
+
+    def close(self) -> None:
+        """Ends the making, at the next evaluation of the network."""
+        self._stop.set()
+        if self._maker is not None:
+            self._maker.join()
+
+    def _noise(self, rows: range, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        config = self.config
+        x = self._process.prior(len(rows), config.shape, derive_seed(config.seed, "path"), rows.start, device)
+        y = torch.arange(rows.start, rows.stop, device=device) % config.classes
+        if config.w_max is None:
+            return x, y, None
+        drawn = uniform_rows(len(rows), (1,), derive_seed(config.seed, "path w"), rows.start).flatten()
+        return x, y, config.w_max * drawn.to(device)
+
+    def _path_of(self, number: int) -> Path:
+        return self.folder / f"states-{number:06d}.npy"
+
+    def _map(self, number: int) -> "np.ndarray[Any, Any]":
+        """The states in a file, (num_states, FILE_ROWS, C, H, W) float16. Raises ValueError if they are not that."""
+        if number in self._maps:
+            return self._maps[number]
+        path, shape = self._path_of(number), (self.config.num_states, FILE_ROWS, *self.config.shape)
+        while not path.exists():
+            if self._maker is None:
+                self._begin()
+            if self._problem is not None:
+                raise self._problem
+            time.sleep(SECONDS)
+        try:
+            found = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError):
+            found = None
+        if found is None or found.shape != shape or found.dtype != np.float16:
+            raise ValueError(f"{path} is damaged: remove it, and it is made again")
+        self._maps[number] = found
+        return found
+
+    def _begin(self) -> None:
+        if self._rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(self.folder / ABOUT, asdict(self.config))
+            there = sum(self._path_of(number).exists() for number in self._numbers)
+            size = len(self._numbers) * FILE_ROWS * self.config.num_states * 2 * np.prod(self.config.shape)
+            print(
+                f"paths of {self.config.num_steps} steps: {min(there * FILE_ROWS, self.count)} of {self.count} are there; the "
+                f"others are made meanwhile, in {self.folder} ({size / 2**20:.0f} MiB in all)",
+                flush=True,
+            )
+        self._maker = threading.Thread(target=self._make_all, daemon=True)
+        self._maker.start()
+
+    def _make_all(self) -> None:
+        try:
+            stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+            with torch.no_grad(), torch.cuda.stream(stream):
+                for number in self._numbers[self._rank :: self._ranks]:
+                    if not self._path_of(number).exists() and not self._make(number):
+                        return
+        except BaseException as error:  # whatever it is, the training that waits for paths must end too
+            self._problem = error
+
+    def _make(self, number: int) -> bool:
+        """Writes one file; False if the making was ended before it was whole."""
+        config, first = self.config, number * FILE_ROWS
+        size = rows_at_once(config.shape, self._device)
+        grid, every, parts = time_grid(config.num_steps, config.rho), config.num_steps // config.num_states, []
+        for start in range(first, first + FILE_ROWS, size):
+            if self._stop.is_set():
+                return False
+            x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)), self._device)
+            if w is not None:
+                self._velocity.w = w
+            path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
+            parts.append(path[every::every].half().cpu())
+        states = torch.cat(parts, 1)
+        if not torch.isfinite(states).all():
+            raise FloatingPointError("the teacher's paths from noise are not finite: distil one whose samples are")
+        place = self._path_of(number)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(place) as file:
+            np.save(file, states.numpy())
+        return True
