@@ -27,7 +27,7 @@ from distillkac.runs.config import law, load_config, save_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import network_config, open_run, student_folder, students
 from distillkac.runs.run_data import RunData
-from distillkac.runs.sampler import Trained
+from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
 
 WORSE = 1.1
@@ -113,14 +113,15 @@ def chosen_students(args: ShipArgs, before: dict[str, Any]) -> list[Path]:
     """The folders of the students to ship. Raises ValueError if one is missing, or was not measured."""
     there, found = students(args.run), []
     for steps in args.steps:
-        student = next((path for path in there if path.name.split("-")[1] == str(steps)), None)
+        exact = (path for path in there if path.name.split("-")[1] == str(steps))
+        student = next((path for path in (*exact, *there) if Trained.of(load_config(path)).serves(steps)), None)
         if student is None:
             name = student_folder(Path(), steps).name
             raise ValueError(f"{args.run} has no {name}: distil it first, python -m distillkac.distill {args.run}")
         if not any(row["name"] == student.name for row in before["rows"]):
             raise ValueError(f"{args.run}/evaluation.json has no figures of {student.name}: evaluate the run again")
         found.append(student)
-    return found
+    return list(dict.fromkeys(found))  # one may serve several numbers of steps
 
 
 def pack(student: Path, out: Path, grain: float, data: DataConfig) -> None:
@@ -139,10 +140,10 @@ def measured(folder: Path, evaluator: Evaluator, num: int, seed: int) -> list[di
     rows = []
     for student in students(folder):
         run = open_run(student, "cpu")
-        sampler = Trained.of(run.config).sampler()
-        samples = generate(run, class_labels(run.config, num), sampler, seed)
-        row = {"name": run.name, "steps": sampler.steps, "nfe": samples.nfe}
-        rows.append(row | evaluator(samples.images, samples.labels))
+        for steps in Trained.of(run.config).measured_steps():
+            samples = generate(run, class_labels(run.config, num), SamplerConfig(steps), seed)
+            row = {"name": run.name, "steps": steps, "nfe": samples.nfe}
+            rows.append(row | evaluator(samples.images, samples.labels))
     return rows
 
 
@@ -166,14 +167,14 @@ def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]])
         "seed": before["seed"],
         "evaluator": before["evaluator"],
         "rows": [_row(before["rows"], "real train images"), _row(before["rows"], "teacher"), *rows],
-        "trained": [_row(before["rows"], row["name"]) for row in rows],
+        "trained": [_row(before["rows"], row["name"], row["steps"]) for row in rows],
     }
 
 
 def check_worth(trained: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """Raises ValueError if packed weights draw worse images than the trained ones."""
     for row in rows:
-        was = _row(trained, row["name"])
+        was = _row(trained, row["name"], row["steps"])
         keys = [key for key in ("accuracy", "diversity") if key in row]
         if row["frechet"] > WORSE * was["frechet"] or any(row[key] < was[key] - LESS for key in keys):
             told = ", ".join(f"{key} {row[key]:.3f} after {was[key]:.3f}" for key in ("frechet", *keys))
@@ -191,9 +192,9 @@ def size_of(args: ShipArgs, made: Path) -> int:
     return sizes[0]
 
 
-def _row(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The row of this name, but for its speed, which is that of one machine."""
-    row = next(row for row in rows if row["name"] == name)
+def _row(rows: list[dict[str, Any]], name: str, steps: int | None = None) -> dict[str, Any]:
+    """The row of this name and number of steps, but for its speed, which is that of one machine."""
+    row = next(row for row in rows if row["name"] == name and steps in (None, row.get("steps")))
     return {key: value for key, value in row.items() if key != "images_per_second"}
 
 

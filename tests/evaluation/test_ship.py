@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from distillkac import evaluate
+from distillkac import distill, evaluate
 from distillkac.base import files
 from distillkac.evaluation import model_card, ship
 from distillkac.runs import SamplerConfig, choose, open_run, shipped
@@ -80,6 +80,21 @@ def test_another_model_joins_the_index_and_one_is_made_again(run):
     assert list(index) == ["mine", "yours"]
     assert index["mine"]["bytes"] < index["yours"]["bytes"]
     assert index["yours"]["grain"] == 0.05
+
+
+def test_one_student_for_any_number_of_steps_is_shipped_for_all_of_them(run, monkeypatch):
+    shutil.rmtree(run / "student-2")
+    options = ["--method", "consistency", "--consistency.steps", "1", "--consistency.num-steps", "2"]
+    assert distill.main([str(run), *options, "--optim.batch-size", "16"]) == 0
+    assert evaluate.main([str(run), "--num", "60", "--teacher-steps", "2"]) == 0
+    assert make(run, "any", "--steps", "2", "1") == 0
+    out = run.parent / "out"
+    rows = files.read_json(out / "index.json")["any"]["rows"]
+    name = "student-2-consistency"
+    assert [(row["name"], row["nfe"]) for row in rows[2:]] == [(name, 2), (name, 1)]
+    assert "distillkac sample any --steps 1" in (out / "any" / "card.md").read_text()
+    monkeypatch.setattr(shipped, "FOLDER", out)
+    assert all(choose("any", SamplerConfig(steps)).name == name for steps in (1, 2))
 
 
 def spoil(run, how):
