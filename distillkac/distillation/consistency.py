@@ -37,7 +37,7 @@ SMALLEST_T, SMALLEST_R = 1e-3, 5e-3  # earlier times are this one; earlier targe
 class ConsistencyConfig:
     """Consistency distillation, where it is the method: its one student."""
 
-    steps: int = 1000
+    steps: int = 500
     """Optimizer steps."""
     num_steps: int = 4
     """Steps that the student takes where none is asked for, and the most that it is chosen for."""
@@ -48,7 +48,7 @@ class ConsistencyConfig:
     phases: int | None = None
     """How many k there are, 0, 1, ..., for an equal share of the steps each. By default 1 with the teacher's steps, 6 without:
     far targets of the coupled path are right in the mean only."""
-    at_one: float = 0.4
+    at_one: float = 0.25
     """Share of the training states at t = 1, where every sampling begins; the others have any time."""
 
     def __post_init__(self):
