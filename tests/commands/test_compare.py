@@ -47,7 +47,7 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
     assert options["best"][3:5] == ["--stages", "20,4,2,1"]
     assert options["best"][:3] == options["pairs"][:3] == [str(tmp_path), "--out", str(tmp_path / "best")]
-    inverse = ["--inverse.steps", "--inverse.beta", "--inverse.lr", "--inverse.pairs"]
+    inverse = ["--inverse.steps", "--inverse.beta", "--inverse.lr", "--inverse.pairs", "--inverse.adversarial"]
     assert [word for word in options["best"] if word not in options["pairs"]][::2] == inverse
     assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "longer", "pairs", "best"]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
