@@ -38,12 +38,15 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo fashion patches test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
+demo patches: RECIPE = short
 demo: CHAIN = --stages 20,4,2,1 --steps 200 300 500
+fashion: RECIPE = best
+fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
 	$(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(call resume,config.json) $(precision) $(ARGS)
-	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe short $(CHAIN) $(call resume,student-*/config.json) $(precision)
+	$(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(call resume,student-*/config.json) $(precision)
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 

@@ -21,7 +21,8 @@ from distillkac.runs.run_data import RunData
 
 @dataclass(frozen=True)
 class DistillArgs:
-    """Distils a run into students of few steps, each the teacher of the next, in RUN/student-20, -4, -2 and -1.
+    """Distils a run into students of few steps, each the teacher of the next, in RUN/student-20, -4, -2 and -1. (Of another
+    method than endpoint they are RUN/student-4-METHOD.)
 
     Ctrl-C saves; --resume skips the finished students and goes on with the one that was cut short.
     """
@@ -37,9 +38,9 @@ class DistillArgs:
     --consistency.steps, --optim.* but --optim.optimizer, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
-    """Where the other options start from. paper: endpoint distillation. best: that, then inverse distillation of the
-    1-step student, in RUN/student-1-inverse. short: students of 4, 2 and 1 steps, by Muon, for a few cores. consistency:
-    one student for any number of steps, in RUN/student-4-consistency."""
+    """Where the other options start from. paper: endpoint distillation. best: students of 4, 2 and 1 steps that learn the
+    teacher's stored paths, then inverse distillation of the last, in RUN/student-1-inverse. short: endpoint distillation in
+    few steps, by Muon, for a few cores. consistency: one student for any number of steps, in RUN/student-4-consistency."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

@@ -112,7 +112,7 @@ RECIPES = {
         steps=(150, 250, 1000),
         method="pairs",
         pairs=PairsConfig(count=24000),
-        inverse=InverseConfig(steps=150, beta=0.96, lr=2e-4, pairs=4.0),
+        inverse=InverseConfig(steps=220, beta=0.96, lr=2e-4, pairs=2.0, adversarial=0.02),
         optim=replace(_FAST, batch_size=128),
     ),
     # For one or two processor cores: no student as slow as its teacher, and Muon, which needs fewer steps.

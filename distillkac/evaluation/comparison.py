@@ -121,8 +121,12 @@ def further(chain: DistillConfig) -> tuple[Method, ...]:
 
 def full_plan(seeds: tuple[int, ...]) -> Plan:
     chain = RECIPES["paper"]
-    best = by_pairs(RECIPES["best"])
-    extra = {"telegraph": (*best, *further(chain)), "planar": best}
+    longer = replace(chain, steps=(250, 400, 400, 600), inverse=INVERSE, optim=replace(chain.optim, batch_size=128))
+    most = (
+        Method("longer", "longer endpoint, then inverse", longer, ((4, 0.0), (1, 0.0))),
+        *by_pairs(RECIPES["best"]),
+    )
+    extra = {"telegraph": (*most, *further(chain)), "planar": most}
     samples: Samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
     return Plan(SETTINGS, everywhere(chain, INVERSE), extra, seeds, 3000, samples, 5000)
 

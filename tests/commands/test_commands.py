@@ -56,8 +56,8 @@ def test_every_checkpoint_leaves_samples_of_the_averaged_network(tmp_path):
 
 
 @pytest.mark.one_alignment
-def test_recipe_ends_with_inverse_distillation_and_resumes(run, tmp_path):
-    options = [str(run), "--recipe", "best", *CHAIN, "--inverse.steps", "2", "--out", str(tmp_path)]
+def test_a_chain_ends_with_inverse_distillation_and_resumes(run, tmp_path):
+    options = [str(run), *CHAIN, "--inverse.steps", "2", "--out", str(tmp_path)]
     assert distill.main(options) == 0
     weights = {name: checkpoints.load_weights(tmp_path / name)[0] for name in ("student-1", "student-1-inverse")}
     moved = [(weights["student-1"][k] - v).abs().max() for k, v in weights["student-1-inverse"].items()]

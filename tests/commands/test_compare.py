@@ -45,9 +45,11 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     assert options["guided-own"][3:] == ["--backward", "1.0", "--w", "3.0", "--seed", "3"]
     assert options["inverse"][3:5] == ["--stages", "1"]
     assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
-    assert options["best"][3:5] == ["--steps", "250,400,400,600"]
-    assert options["best"][-4:-2] == ["--optim.batch-size", "128"]
-    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "best"]
+    assert options["best"][3:5] == ["--stages", "20,4,2,1"]
+    assert options["best"][:3] == options["pairs"][:3] == [str(tmp_path), "--out", str(tmp_path / "best")]
+    inverse = ["--inverse.steps", "--inverse.beta", "--inverse.lr", "--inverse.pairs", "--inverse.adversarial"]
+    assert [word for word in options["best"] if word not in options["pairs"]][::2] == inverse
+    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "longer", "pairs", "best"]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
     assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
                      "--seed", "1"]  # fmt: skip
