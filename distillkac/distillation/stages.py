@@ -95,7 +95,11 @@ class DistillConfig:
         if self.inverse.pairs and len(self.stages) == 1:
             raise ValueError(
                 "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
-                f"--stages 20,1, or a 1-step student of pairs before, got {self.stages}"
+                f"--stages 20,1, got {self.stages}"
+            )
+        if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
+            raise ValueError(
+                f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
             )
         if self.inverse.steps and self.w_max is not None:
             raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
