@@ -40,7 +40,8 @@ class DistillArgs:
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: students of 4, 2 and 1 steps that learn the
     teacher's stored paths, then inverse distillation of the last, in RUN/student-1-inverse. short: endpoint distillation in
-    few steps, by Muon, for a few cores. consistency: one student for any number of steps, in RUN/student-4-consistency."""
+    few steps, by Muon, for a few cores. consistency: one student for any number of steps, in RUN/student-4-consistency.
+    one-step: after that, a student of one step that learns where two steps of it lead, in RUN/student-1-pairs."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

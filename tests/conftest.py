@@ -64,6 +64,7 @@ TORCH_KERNELS = {
     "test_outputs",
     "test_pairs",
     "test_pairs_chain",
+    "test_pairs_of_a_student",
     "test_paths",
     "test_opened_runs",
     "test_own_networks",

@@ -26,7 +26,8 @@ from distillkac.distillation.stages import (
     stages_of,
     student_config,
 )
-from distillkac.distillation.students import Maker, check_start, maker
+from distillkac.distillation.students import Maker, check_start, maker, path_maker
+from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, load_config
@@ -130,12 +131,19 @@ class Chain:
         if self.resume:
             self._check(plan)
         digest = digest_of(self.run)
-        with self._paths(digest) as paths:
-            yield from self._students(plan, digest, paths)
+        maker = None
+        if (name := self.config.pairs.student) is not None:
+            network = path_maker(self.out / name, digest, self.config.w, self.make)
+            maker = self.accelerator.prepare_model(network, evaluation_mode=True), self.out / name
+        with self._paths(digest, maker) as paths:
+            yield from self._students(plan, digest, paths, maker)
 
-    def _students(self, plan: list[tuple[Path, int]], digest: str, paths: Paths | None) -> Iterator[tuple[Run, bool]]:
+    def _students(
+        self, plan: list[tuple[Path, int]], digest: str, paths: Paths | None, maker: tuple[nn.Module, Path] | None
+    ) -> Iterator[tuple[Run, bool]]:
         config = self.config
-        before, latest, current = self.network, self.run, self.teacher  # what the next student is distilled from
+        # What the next student is distilled from, or starts from.
+        (before, latest), current = maker or (self.network, self.run), self.teacher
         for number, stage in enumerate(stages_of(config), 1):
             current = known_teacher(student_config(current, stage, config), digest, latest)
             student, current = self._student(current, before)
@@ -155,14 +163,17 @@ class Chain:
             yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
 
     @contextlib.contextmanager
-    def _paths(self, digest: str) -> Iterator[Paths | None]:
-        """The teacher's paths, if the plan stores any; inside, they are made as they are asked for."""
-        wanted, accelerator = paths_config(self.teacher, digest, self.config, self.means), self.accelerator
+    def _paths(self, digest: str, maker: tuple[nn.Module, Path] | None) -> Iterator[Paths | None]:
+        """The paths, if the plan stores any; inside, they are made as they are asked for."""
+        process, accelerator = self.teacher.noise.build(), self.accelerator
+        if maker is None:
+            velocity = teacher_velocity(self.network, process, self.config, self.means)
+        else:
+            digest, velocity = digest_of(maker[1]), GuidedVelocity(maker[0], speed_norm=process.speed_norm)
+        wanted = paths_config(self.teacher, digest, self.config, self.means)
         if wanted is None:
             yield None
             return
-        process = self.teacher.noise.build()
-        velocity = teacher_velocity(self.network, process, self.config, self.means)
         ranks = (accelerator.process_index, accelerator.num_processes)
         paths = Paths(self.out, wanted, self.config.pairs.count, velocity, process, accelerator.device, *ranks)
         try:

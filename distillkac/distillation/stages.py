@@ -97,9 +97,16 @@ class DistillConfig:
                 "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
                 f"--stages 20,1, got {self.stages}"
             )
+        if self.pairs.student is not None and self.method != "pairs":
+            raise ValueError(f"pairs.student makes the paths of method pairs, got method {self.method}")
         if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
             raise ValueError(
                 f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
+            )
+        if self.pairs.student is not None and (self.w_max or self.exact_start or self.integrator != "ab2"):
+            raise ValueError(
+                "pairs.student makes its paths by its own Euler steps: omit w_max, exact_start and integrator, which are the "
+                "teacher's"
             )
         if self.inverse.steps and self.w_max is not None:
             raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
@@ -127,6 +134,14 @@ RECIPES = {
     ),
     # One student for any number of steps.
     "consistency": DistillConfig(method="consistency", optim=replace(_FAST, batch_size=128)),
+    # After it: two steps of that student cost a tenth of the teacher's twenty, and end nearer to the data.
+    "one-step": DistillConfig(
+        stages=(2, 1),
+        steps=(1000,),
+        method="pairs",
+        pairs=PairsConfig(count=48000, student="student-4-consistency"),
+        optim=replace(_FAST, batch_size=128),
+    ),
 }
 
 
@@ -158,7 +173,8 @@ def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillCon
 def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
     if config.rho is not None:
         return config.rho
-    return usual_rho(shape, student=config.method != "pairs")  # stored paths are those of the teacher at its best
+    # Stored paths are those of the teacher at its best, if it is the teacher that makes them.
+    return usual_rho(shape, student=config.method != "pairs" or config.pairs.student is not None)
 
 
 def stages_of(config: DistillConfig) -> list[Stage]:
@@ -176,7 +192,7 @@ def stages_of(config: DistillConfig) -> list[Stage]:
 def paths_config(
     teacher: RunConfig, digest: str, config: DistillConfig, means: torch.Tensor | None
 ) -> PathsConfig | None:
-    """The teacher's paths that the plan stores; None if nothing learns from them. digest: of the teacher's weights."""
+    """The paths that the plan stores; None if nothing learns from them. digest: of the weights that make them."""
     assert config.rho is not None, "see for_images"
     if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
         return None
@@ -188,7 +204,7 @@ def paths_config(
         config.stages[0],
         config.stages[1] if config.method == "pairs" else 1,
         config.rho,
-        config.integrator,
+        config.integrator if config.pairs.student is None else "euler",
         config.w,
         config.w_max,
         digest_of_means(means),
@@ -233,7 +249,7 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if inverse.adversarial:
             values |= {"inverse.adversarial": inverse.adversarial}
         if inverse.pairs:
-            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
+            values |= _of_pairs(config)
             values |= {"inverse.pairs": inverse.pairs}
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
@@ -241,7 +257,7 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if config.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
         if config.method == "pairs":
-            values |= {f"pairs.{name}": value for name, value in asdict(config.pairs).items()}
+            values |= _of_pairs(config)
         if config.method == "consistency":
             own, (gap, phases) = config.consistency, config.consistency.schedule
             values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
@@ -249,3 +265,8 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if stage.by_teacher or config.method == "reconstruction":
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+
+
+def _of_pairs(config: DistillConfig) -> dict[str, float]:
+    """The options of pairs that decide weights. The student that makes the paths is known by the digest of its weights."""
+    return {f"pairs.{name}": value for name, value in asdict(config.pairs).items() if name != "student"}
