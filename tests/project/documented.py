@@ -207,8 +207,13 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
     words = shlex.split(text, comments=True)
     if "--resume" in words:  # what was there is kept
         small = RESUMED[name]
-    if "consistency" in words:  # one stage, which takes no option of a chain
-        small = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]
+    main = importlib.import_module(f"distillkac.{name}").main
+    consistency = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]  # one stage, which takes no option of a chain
+    if "consistency" in words:
+        small = consistency
+    elif "one-step" in words:  # which goes on from that student
+        assert main([*words[:1], "--recipe", "consistency", *consistency]) == 0
+        small = [*small[:2], "--steps", "1", "--pairs.count", "8", *CHAIN[-2:]]
     elif "--recipe" in words:
-        small = [*small, "--inverse.steps", "1"]
-    return importlib.import_module(f"distillkac.{name}").main(words + small)
+        small = [*small, "--inverse.steps", "1", *(["--pairs.count", "8"] if "best" in words else [])]
+    return main(words + small)
