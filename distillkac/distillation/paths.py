@@ -142,7 +142,7 @@ class Paths:
                 raise self._problem
             time.sleep(SECONDS)
         try:
-            found = np.load(path, mmap_mode="r")
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError):
             found = None
         if found is None or found.shape != shape or found.dtype != np.float16:
