@@ -65,7 +65,7 @@ TORCH_KERNELS = {
     "test_pairs",
     "test_pairs_chain",
     "test_pairs_of_a_student",
-    "test_paths",
+    "test_stored_paths",
     "test_opened_runs",
     "test_own_networks",
     "test_own_runs",

@@ -17,7 +17,6 @@ from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
-from distillkac.distillation.paths import Paths
 from distillkac.distillation.stages import (
     DistillConfig,
     for_images,
@@ -26,6 +25,7 @@ from distillkac.distillation.stages import (
     stages_of,
     student_config,
 )
+from distillkac.distillation.stored_paths import Paths
 from distillkac.distillation.students import Maker, check_start, maker, path_maker
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
-from distillkac.distillation.paths import PathsConfig, rows_at_once
 from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
+from distillkac.distillation.stored_paths import PathsConfig, rows_at_once
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
@@ -21,7 +21,7 @@ from distillkac.training.objective import Objective, updates_of
 
 @dataclass(frozen=True)
 class BlankPaths:
-    """Stands for stored paths of the teacher (paths.Paths) where only the time counts: all states are zeros."""
+    """Stands for stored paths of the teacher (stored_paths.Paths) where only the time counts: all states are zeros."""
 
     config: PathsConfig
     device: torch.device
@@ -52,7 +52,10 @@ def costs(
     device, process = next(teacher.parameters()).device, run.noise.build()
     found, before, source, paths = [], teacher, None, paths_config(run, "", config, means)
     if paths is not None:
-        velocity, source = teacher_velocity(teacher, process, config, means), BlankPaths(paths, device)
+        # A student that makes them has its guidance folded in, and costs an evaluation a step.
+        by_student = config.pairs.student is not None
+        velocity = GuidedVelocity(teacher) if by_student else teacher_velocity(teacher, process, config, means)
+        source = BlankPaths(paths, device)
         found.append(_paths_cost(paths, config.pairs.count, velocity, device, out))
     for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()

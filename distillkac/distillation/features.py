@@ -25,7 +25,6 @@ class BlockAnswers:
                 f"feature_layers() that returns a list of its modules, or leave {option} at 0"
             )
         self.seen: list[torch.Tensor] = []
-        self._network = network
         self._layers: list[nn.Module] = network.feature_layers()  # type: ignore[operator]  # a method, see above
         for layer in self._layers:
             layer.register_forward_hook(self._keep)

@@ -54,7 +54,7 @@ class InverseConfig:
     fake_updates: int = 3
     """Updates of the fake model before each one of the generator."""
     lr: float = 3e-5
-    """Learning rate of the generator; at 1e-4 diversity goes before quality comes, 2e-4 was seen to diverge."""
+    """Learning rate of the generator; without pairs diversity goes at 1e-4 before quality comes, and 2e-4 may diverge."""
     fake_lr: float = 3e-4
     """Learning rate of the fake model."""
     ema: float = 0.99
@@ -83,6 +83,11 @@ class InverseConfig:
         if self.adversarial and self.alpha == 1:
             raise ValueError(
                 "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
+            )
+        if not self.steps and (self.pairs or self.adversarial):
+            raise ValueError(
+                "inverse.pairs and inverse.adversarial are losses of inverse distillation, and inverse.steps is 0: give "
+                "inverse.steps, or 0 for both"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pairs: a student learns where the teacher's own paths from pure noise lead, which are stored once (paths.py).
+"""Pairs: a student learns where the teacher's own paths from pure noise lead, which are stored once (stored_paths.py).
 
 The path from one noise has one end, so the squared loss has no blur of its own: what a student loses is lost by its size and
 its time. With the student's times T_0 = 1 > ... > T_M = 0, the path's states x_k at T_k and Delta = T_k - T_{k+1}:
@@ -21,7 +21,7 @@ from distillkac.distillation.endpoint import rolled_out
 from distillkac.training.batches import Batch
 
 Source = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
-"""Paths by their numbers, see paths.Paths: (states, classes, guidance weights)."""
+"""Paths by their numbers, see stored_paths.Paths: (states, classes, guidance weights)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DrawnPaths:
     seed: int
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """As of paths.Paths, for as many paths as the batch has rows. Each is in a part of its own of those drawn from."""
+        """What `source` answers for as many paths as the batch has rows, each in a part of its own of those drawn from."""
         grown = self.count if not self.growing else -(-self.count * (batch.step + 1) // self.growing)
         among = min(self.count, max(grown, batch.total))
         return self.source((batch.stratified(self.seed, "path").double() * among).long())
@@ -69,7 +69,7 @@ class DrawnPaths:
 
 @dataclass(frozen=True)
 class EndLoss:
-    """(17): how far a student's steps land from where they shall. features: see features.FeatureLoss; None without."""
+    """How far a student's steps land from where they shall: docs/method.md, (17). features: see features.FeatureLoss, if any."""
 
     config: PairsConfig
     features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None

@@ -15,8 +15,8 @@ import tyro
 from distillkac.distillation.consistency import RESTART, ConsistencyConfig, check_options
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.pairs import PairsConfig
-from distillkac.distillation.paths import PathsConfig, digest_of_means
 from distillkac.distillation.reconstruction import ReconstructionConfig
+from distillkac.distillation.stored_paths import PathsConfig, digest_of_means
 from distillkac.flow.integrators import METHODS, Method
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.runs.sampler import usual_rho
@@ -99,6 +99,8 @@ class DistillConfig:
             )
         if self.pairs.student is not None and self.method != "pairs":
             raise ValueError(f"pairs.student makes the paths of method pairs, got method {self.method}")
+        if self.method != "reconstruction" and self.reconstruction != ReconstructionConfig():
+            raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
         if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
             raise ValueError(
                 f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
@@ -262,11 +264,12 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
             own, (gap, phases) = config.consistency, config.consistency.schedule
             values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
             values = {f"consistency.{name}": value for name, value in values.items()}
-        if stage.by_teacher or config.method == "reconstruction":
+        # A student that makes the paths takes its own steps.
+        if (stage.by_teacher or config.method == "reconstruction") and config.pairs.student is None:
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def _of_pairs(config: DistillConfig) -> dict[str, float]:
-    """The options of pairs that decide weights. The student that makes the paths is known by the digest of its weights."""
+    """The options of pairs that decide weights. A student that makes the paths is known by the digest of its weights."""
     return {f"pairs.{name}": value for name, value in asdict(config.pairs).items() if name != "student"}

@@ -45,6 +45,12 @@ def test_paths_are_the_students_own_steps(run):
 def test_their_student_starts_from_it_and_says_so(run, tmp_path):
     student = load_config(run / "student-1-pairs").student
     assert (student.teacher_steps, student.num_steps, student.rho) == (2, 1, 1.5)
+    assert student.options == (
+        "--backward 0.0",
+        "--pairs.count 40",
+        "--pairs.huber 0.0",
+        "--pairs.features 0.0",
+    )
     assert student.teacher == checkpoints.described(run)[1]
     assert student.before == checkpoints.described(run / "student-4-consistency")[1]
     assert choose(run, SamplerConfig(steps=1)).name == "student-1-pairs"

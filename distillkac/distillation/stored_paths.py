@@ -32,8 +32,8 @@ SECONDS = 0.02  # between two looks for a file that another thread or process ma
 class PathsConfig:
     """What decides the paths; a folder's is its paths.json.
 
-    teacher: digest of the network's weights. process: its `to_dict`. shape: (C, H, W). classes: path i is of class i mod
-    classes. num_steps, rho, integrator: of the teacher's grid from t = 1 to 0. num_states: how many states are kept after the
+    teacher: digest of the weights of the network that makes them. process: its `to_dict`. shape: (C, H, W). classes: path i
+    is of class i mod classes. num_steps, rho, integrator: of the teacher's grid from t = 1 to 0. num_states: how many states are kept after the
     noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of its own in
     [0, w_max]. means: digest of the class means that an exact start takes, None without one.
     """
@@ -55,11 +55,6 @@ class PathsConfig:
     def name(self) -> str:
         """Of its folder: other paths have another name."""
         return f"paths-{self.num_steps}-{derive_seed(0, str(files.as_json(asdict(self)))):016x}"
-
-    @property
-    def times(self) -> torch.Tensor:
-        """(num_states + 1,) float64, from 1 to 0: those of the noise and of the states that are kept."""
-        return time_grid(self.num_steps, self.rho)[:: self.num_steps // self.num_states]
 
 
 def digest_of_means(means: torch.Tensor | None) -> str | None:
@@ -106,7 +101,7 @@ class Paths:
         for number in numbers.unique().tolist():
             mine = (numbers == number).nonzero().flatten()
             states[:, mine] = torch.from_numpy(self._map(number)[:, places[mine].numpy()]).float()
-        begun = [self._noise(range(i, i + 1), self._device) for i in index.tolist()]
+        begun = [self._noise(range(i, i + 1)) for i in index.tolist()]
         noise = torch.cat([x for x, _, _ in begun])
         y = torch.cat([y for _, y, _ in begun])
         w = None if self.config.w_max is None else torch.cat([w for _, _, w in begun if w is not None])
@@ -118,8 +113,9 @@ class Paths:
         if self._maker is not None:
             self._maker.join()
 
-    def _noise(self, rows: range, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        config = self.config
+    def _noise(self, rows: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(noise, classes, guidance weights or None) where these paths begin."""
+        config, device = self.config, self._device
         x = self._process.prior(len(rows), config.shape, derive_seed(config.seed, "path"), rows.start, device)
         y = torch.arange(rows.start, rows.stop, device=device) % config.classes
         if config.w_max is None:
@@ -182,7 +178,7 @@ class Paths:
         for start in range(first, first + FILE_ROWS, size):
             if self._stop.is_set():
                 return False
-            x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)), self._device)
+            x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)))
             if w is not None:
                 self._velocity.w = w
             path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
