@@ -69,7 +69,7 @@ class DrawnPaths:
 
 @dataclass(frozen=True)
 class EndLoss:
-    """How far a student's steps land from where they shall: docs/method.md, (17). features: see features.FeatureLoss, if any."""
+    """How far steps land from where they shall: docs/method.md, (17). features: a features.FeatureLoss, or None."""
 
     config: PairsConfig
     features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None

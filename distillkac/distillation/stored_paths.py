@@ -33,9 +33,9 @@ class PathsConfig:
     """What decides the paths; a folder's is its paths.json.
 
     teacher: digest of the weights of the network that makes them. process: its `to_dict`. shape: (C, H, W). classes: path i
-    is of class i mod classes. num_steps, rho, integrator: of the teacher's grid from t = 1 to 0. num_states: how many states are kept after the
-    noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of its own in
-    [0, w_max]. means: digest of the class means that an exact start takes, None without one.
+    is of class i mod classes. num_steps, rho, integrator: of the grid from t = 1 to 0. num_states: how many states are kept
+    after the noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of its
+    own in [0, w_max]. means: digest of the class means that an exact start takes, None without one.
     """
 
     teacher: str

@@ -11,6 +11,7 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
+from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network, load_network
@@ -74,6 +75,10 @@ def path_maker(folder: Path, teacher: str, w: float, make: Maker) -> nn.Module:
     """The network of a student that makes the paths in place of its teacher. teacher: digest of the teacher's weights. w: the
     guidance that shall be folded in. Raises ValueError if it does not take any number of steps, is of another teacher, or is
     guided otherwise."""
+    if not (folder / checkpoints.CONFIG).exists():
+        raise ValueError(
+            f"pairs.student: there is no {folder}: make it first, distill --recipe consistency, or name another folder"
+        )
     saved = load_config(folder)
     student = saved.student
     if student is None or student.restart is None:

@@ -78,7 +78,7 @@ def test_what_cannot_make_the_paths_is_refused(run, tmp_path, capsys):
     def said(*options):
         return refusal(distill, [str(run), *ONE_STEP, *out, *options], capsys)
 
-    assert "is no run folder" in said()
+    assert "student-4-consistency: make it first, distill --recipe consistency" in said()
     assert "is no student of any number of steps" in said("--pairs.student", str(run))
     assert "is no student of any number of steps" in said("--pairs.student", str(run / "student-1-pairs"))
     maker = ["--pairs.student", str(run / "student-4-consistency")]
