@@ -142,7 +142,7 @@ class Chain:
                 paths = self._paths(before, latest, held)
             current = known_teacher(student_config(current, stage, config), digest, latest)
             student, current = self._student(current, before)
-            latest = student_folder(self.out, stage.num_steps, stage.method)
+            latest = student_folder(self.out, stage.usual_steps, stage.method)
             process = self.teacher.noise.build()
             learns = objective(before, self.network, process, stage, config, self.means, paths)
             title = f"{number} of {len(plan)}: {stage.title}"
@@ -155,7 +155,7 @@ class Chain:
             del run  # large networks are held no longer than they are needed
             self.accelerator.wait_for_everyone()  # until the main process has written it
         if config.inverse.steps:
-            yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
+            yield self._inverse(before, latest, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
 
     def _paths(self, maker: nn.Module, folder: Path, held: contextlib.ExitStack) -> Paths | None:
         """The paths, if the plan stores any, which are made as they are asked for, until `held` ends.
@@ -192,9 +192,11 @@ class Chain:
         student.load_state_dict(weights, strict=False)
         return student, config
 
-    def _inverse(self, before: nn.Module, digest: str, title: str, paths: Paths | None) -> tuple[Run, bool]:
+    def _inverse(
+        self, before: nn.Module, latest: Path, digest: str, title: str, paths: Paths | None
+    ) -> tuple[Run, bool]:
         config = inverse_config(self.teacher, self.config)
-        generator, started_from = self._generator(config, before)
+        generator, started_from = self._generator(config, before, latest)
         pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
         return self._fit(
             student_folder(self.out, 1, "inverse"),
@@ -205,11 +207,11 @@ class Chain:
             title,
         )
 
-    def _generator(self, config: RunConfig, before: nn.Module) -> tuple[nn.Module, Path | None]:
-        """The network that inverse distillation starts from, and the folder of its weights."""
+    def _generator(self, config: RunConfig, before: nn.Module, latest: Path) -> tuple[nn.Module, Path | None]:
+        """The network that inverse distillation starts from, and the folder of its weights. before, latest: the student of the
+        last stage, if there was one, and its folder."""
         network, start = self.make(config), self.config.inverse.start
-        student = student_folder(self.out, 1, self.config.method)
-        folder = {"random": None, "teacher": self.run, "student": student}[start]
+        folder = {"random": None, "teacher": self.run, "student": latest}[start]
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
             folder = self.start or student_folder(self.out, 1)
             saved = load_config(folder)
@@ -228,7 +230,7 @@ class Chain:
 
 def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
     """(folder, optimizer steps) of every student that is made, in order."""
-    made = [(student_folder(out, stage.num_steps, stage.method), stage.steps) for stage in stages_of(config)]
+    made = [(student_folder(out, stage.usual_steps, stage.method), stage.steps) for stage in stages_of(config)]
     return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
 
 

@@ -60,7 +60,7 @@ def costs(
     for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()
         learns = objective(before, teacher, process, stage, config, means, source)
-        folder = student_folder(out, stage.num_steps, stage.method)
+        folder = student_folder(out, stage.usual_steps, stage.method)
         found.append(_cost(stage.title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
         before = student.eval()
     if config.inverse.steps:

@@ -8,7 +8,7 @@ from distillkac.distillation.consistency import ConsistencyDistillation
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.features import FeatureLoss
 from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
-from distillkac.distillation.pairs import DrawnPaths, EndLoss, PairsDistillation, Source
+from distillkac.distillation.pairs import DrawnPaths, EndLoss, Kept, PairsDistillation, Source
 from distillkac.distillation.reconstruction import ShiftedReconstruction
 from distillkac.distillation.stages import DistillConfig, Stage
 from distillkac.flow.exact_start import ExactStart
@@ -40,7 +40,8 @@ def objective(
     if stage.method == "pairs":
         assert paths is not None, "see stages.paths_config"
         drawn = DrawnPaths(paths, config.pairs.count, stage.steps // 2 if stage.first else 0, seed)
-        return PairsDistillation(drawn, times, config.backward, _end_loss(teacher, config), seed)
+        kept = Kept(before, process, config.pairs.keep, derive_seed(seed, "kept")) if config.pairs.keep else None
+        return PairsDistillation(drawn, times, config.backward, _end_loss(teacher, config), seed, kept)
     states = StudentStates(process, times, config.backward, seed)
     if stage.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)

@@ -7,6 +7,9 @@ its time. With the student's times T_0 = 1 > ... > T_M = 0, the path's states x_
 
 where x is x_k, or where the student's own steps from the same noise lead. No stage drifts from the teacher: whatever the
 number of steps, it is the teacher's path that is learnt.
+
+A student of any number of steps (consistency.py) may learn its own path of a few steps as one step, and keep at all other times
+what it predicts there: then one network is good in one step and in several.
 """
 
 from collections.abc import Callable
@@ -17,8 +20,10 @@ import torch
 from torch import nn
 
 from distillkac import ops
+from distillkac.base.random import derive_seed
 from distillkac.base.tensors import column
 from distillkac.distillation.endpoint import rolled_out
+from distillkac.flow.processes import Process
 from distillkac.training.batches import Batch
 
 Source = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
@@ -39,12 +44,19 @@ class PairsConfig:
     by: Literal["teacher", "consistency"] = "teacher"
     """Whose steps the paths are. Consistency: a student of method consistency is made first (consistency.*), and its own steps,
     as many as the first of stages says, are the paths; the other students start from it."""
+    keep: float = 0.0
+    """With by consistency and stages such as 2,1: weight of a second loss, on noised data, that keeps what the consistency
+    student predicts there. The student that learns one step then takes any number of them, as that one does."""
 
     def __post_init__(self):
-        if self.count < 1 or not (self.huber >= 0 and self.features >= 0):
+        if self.count < 1 or not min(self.huber, self.features, self.keep) >= 0:
             raise ValueError(
-                "pairs: count must be at least 1, huber and features at least 0, got "
-                f"{self.count}, {self.huber} and {self.features}"
+                "pairs: count must be at least 1, huber, features and keep at least 0, got "
+                f"{self.count}, {self.huber}, {self.features} and {self.keep}"
+            )
+        if self.keep and self.by == "teacher":
+            raise ValueError(
+                f"pairs.keep {self.keep:g} keeps what a consistency student predicts: give pairs.by consistency"
             )
 
 
@@ -91,11 +103,37 @@ class EndLoss:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Predictions that a student shall keep: of `network`, on every second row of noised data, at any time.
+
+    weight: of their mean squared error beside the loss of the ends.
+    """
+
+    network: nn.Module
+    process: Process
+    weight: float
+    seed: int
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(x_t, t, classes, velocities there) of these rows."""
+        # By their number in the whole step, so that parts of a batch have the rows that it has.
+        rows = (torch.arange(len(batch.x0), device=batch.x0.device) + batch.row) % 2 == 0
+        t = batch.stratified(self.seed, "time")
+        x, t, y = (
+            self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)[rows],
+            t[rows],
+            batch.y[rows],
+        )
+        with torch.no_grad():
+            return x, t, y, self.network(x, t, y).float()
+
+
+@dataclass(frozen=True)
 class PairsDistillation:
     """The objective for one student.
 
     paths: where its states come from. times: (M + 1,) float64, its grid, every n-th of the paths' times. backward: fraction of
-    the rows whose state is the student's own.
+    the rows whose state is the student's own. kept: what else it shall predict, for a student of any number of steps.
     """
 
     paths: DrawnPaths
@@ -103,6 +141,7 @@ class PairsDistillation:
     backward: float
     loss: EndLoss
     seed: int
+    kept: Kept | None = None
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         states, y, w = self.paths(batch)
@@ -116,4 +155,10 @@ class PairsDistillation:
             own = batch.uniform(self.seed, "backward") < self.backward
             x = torch.where(column(own, x), rolled_out(network, states[0], y, self.times, k * own, weights), x)
         start, delta = times[k].float(), (times[k] - times[k + 1]).float()
-        return self.loss(x, network(x, start, y, *weights).float(), x_end, delta, y)
+        if self.kept is None:
+            return self.loss(x, network(x, start, y, *weights).float(), x_end, delta, y)
+        x_t, t, y_t, u_t = self.kept(batch)
+        u = network(torch.cat([x, x_t]), torch.cat([start, t]), torch.cat([y, y_t])).float()
+        errors = (u[len(x) :] - u_t).square().flatten(1).mean(1)
+        # Half of the rows, so twice their sum: a mean over the whole step, however it is cut into parts.
+        return self.loss(x, u[: len(x)], x_end, delta, y) + self.kept.weight * 2 * errors.sum() / len(x)

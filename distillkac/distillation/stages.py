@@ -104,6 +104,10 @@ class DistillConfig:
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
         if self.pairs.by != "teacher" and self.method != "pairs":
             raise ValueError(f"pairs.by {self.pairs.by} is of method pairs, got method {self.method}")
+        if self.pairs.keep and (len(self.stages) != 2 or self.stages[-1] != 1):
+            raise ValueError(
+                f"pairs.keep makes one student, of one step and more: give stages such as 2,1, got {self.stages}"
+            )
         if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
             raise ValueError(
                 f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
@@ -118,12 +122,12 @@ _FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
     # A student of any number of steps. Two of its steps cost a tenth of the teacher's twenty and end nearer to the data: they
-    # are what a student of one step learns.
+    # are what it learns to do in one, and what it does in more it keeps.
     "best": DistillConfig(
         stages=(2, 1),
         steps=(1000,),
         method="pairs",
-        pairs=PairsConfig(count=48000, by="consistency"),
+        pairs=PairsConfig(count=48000, by="consistency", keep=1.0),
         inverse=InverseConfig(steps=60, beta=0.96, lr=1e-4, pairs=1.0),
         optim=replace(_FAST, batch_size=128),
     ),
@@ -152,6 +156,7 @@ class Stage:
     """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`.
 
     first: whether no stage of this method comes before. by_teacher: whether the teacher itself teaches, not a student.
+    any_steps: if set, the student takes any number of steps, and so many where none is asked for.
     """
 
     method: StageMethod
@@ -160,12 +165,18 @@ class Stage:
     steps: int
     first: bool
     by_teacher: bool
+    any_steps: int | None = None
+
+    @property
+    def usual_steps(self) -> int:
+        """What the student takes where nothing is asked for, which its folder is named by."""
+        return self.any_steps or self.num_steps
 
     @property
     def title(self) -> str:
-        """Such as 20 -> 4. A student of any number of steps has a grid of its own alone."""
-        far = self.teacher_steps > self.num_steps
-        return f"{self.teacher_steps} -> {self.num_steps}" if far else f"1 to {self.num_steps}"
+        """Such as 20 -> 4; of students of any number of steps 2 -> 1 to 4, or 1 to 4 where there is no other grid."""
+        made = str(self.num_steps) if self.any_steps is None else f"1 to {self.any_steps}"
+        return f"{self.teacher_steps} -> {made}" if self.teacher_steps > self.num_steps else made
 
 
 def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillConfig:
@@ -183,7 +194,7 @@ def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     most, by_teacher = config.consistency.num_steps, config.pairs.by == "teacher"
-    consistency = [Stage("consistency", most, most, config.consistency.steps, first=True, by_teacher=True)]
+    consistency = [Stage("consistency", most, most, config.consistency.steps, True, True, most)]
     if config.method == "consistency":
         return consistency
     pairs, links = config.method == "pairs", zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
@@ -193,6 +204,8 @@ def stages_of(config: DistillConfig) -> list[Stage]:
         )
         for i, (fine, coarse, steps) in enumerate(links)
     ]
+    if config.pairs.keep:
+        made = [replace(stage, any_steps=most) for stage in made]
     return made if by_teacher else consistency + made
 
 
@@ -224,13 +237,13 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     network = replace(teacher.network, guidance_embedding=config.w_max is not None)
     student = StudentConfig(
         stage.teacher_steps,
-        stage.num_steps,
+        stage.usual_steps,
         _rho(config, teacher.shape),
         config.w,
         config.w_max,
         stage.method,
         deciding(config, stage),
-        restart=RESTART if stage.method == "consistency" else None,
+        restart=None if stage.any_steps is None else RESTART,
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -279,5 +292,5 @@ def _of_pairs(config: DistillConfig) -> dict[str, float | str]:
     """The options of pairs that decide weights."""
     values = asdict(config.pairs)
     if config.pairs.by == "teacher":  # so that students made before there was a choice can be resumed
-        del values["by"]
+        del values["by"], values["keep"]
     return {f"pairs.{name}": value for name, value in values.items()}

@@ -45,7 +45,7 @@ class Method:
         """(num_steps, method) of the student that is measured at so many steps."""
         if self.config.inverse.steps and steps == 1:
             return 1, "inverse"
-        own = (stage.num_steps for stage in stages_of(self.config) if stage.method == self.config.method)
+        own = (stage.usual_steps for stage in stages_of(self.config) if stage.method == self.config.method)
         return min(number for number in own if number >= steps), self.config.method
 
 
@@ -109,13 +109,14 @@ def by_pairs(pairs: DistillConfig) -> tuple[Method, ...]:
 def at_best(best: DistillConfig) -> tuple[Method, ...]:
     """A recipe of a consistency student, pairs of its own steps and inverse distillation, measured after each part."""
     first = DistillConfig(method="consistency", consistency=best.consistency, optim=best.optim)
+    few = ((4, RESTART), (2, RESTART), (1, 0.0))
     return (
-        Method("consistency", "consistency", first, ((4, RESTART), (2, RESTART), (1, 0.0)), before="best"),
+        Method("consistency", "consistency", first, few, before="best"),
         Method(
             "consistency-pairs",
             "consistency, then pairs of its 2 steps",
             replace(best, inverse=InverseConfig()),
-            ((1, 0.0),),
+            few,
             before="best",
         ),
         Method("best", "these, then inverse (recipe best)", best, ((1, 0.0),)),

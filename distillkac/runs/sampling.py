@@ -68,8 +68,9 @@ def choose(folder: Path, sampler: SamplerConfig) -> Path:
     steps = [int(path.name.split("-")[1]) for path in available]
     problems = []
     made = [path for path, number in zip(available, steps, strict=True) if number == sampler.steps]
-    others = [path for path, number in zip(available, steps, strict=True) if number > sampler.steps]
-    for path in itertools.chain(made, reversed(others)):
+    more = [(number, path) for path, number in zip(available, steps, strict=True) if number > sampler.steps]
+    others = [path for _, path in sorted(more, key=lambda entry: entry[0])]  # of as many the preferred stays first
+    for path in itertools.chain(made, others):
         trained = Trained.of(load_config(path))
         if not trained.serves(sampler.steps):
             continue

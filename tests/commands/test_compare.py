@@ -58,7 +58,7 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     measured = [
         (method.student(steps)) for method in plan.methods(plan.settings[1])[-3:] for steps, _ in method.samples
     ]
-    assert measured == [(4, "consistency")] * 3 + [(1, "pairs"), (1, "inverse")]
+    assert measured == [(4, "consistency")] * 3 + [(4, "pairs")] * 3 + [(1, "inverse")]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
     assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
                      "--seed", "1"]  # fmt: skip
