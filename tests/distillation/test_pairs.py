@@ -7,9 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from distillkac.base.random import derive_seed
 from distillkac.distillation.features import EPS, TIME, FeatureLoss
 from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
-from distillkac.distillation.pairs import DrawnPaths, EndLoss, PairsConfig, PairsDistillation
+from distillkac.distillation.pairs import DrawnPaths, EndLoss, Kept, PairsConfig, PairsDistillation
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.processes import Gaussian, Telegraph
@@ -17,7 +18,7 @@ from distillkac.runs.run import build_network
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
 from tests import toys
-from tests.distillation.batches import BATCH, DATA, Affine, Shift
+from tests.distillation.batches import BATCH, DATA, Affine, Shift, every_process
 from tests.toys import SHAPE, optim, run_config
 
 TELEGRAPH, SQUARED = Telegraph(), PairsConfig()
@@ -74,6 +75,30 @@ def test_the_student_that_lands_on_the_paths_has_no_loss(backward, config):
     learns = pairs(straight, time_grid(4, 2.0), backward, config)
     assert learns(straight, BATCH) < 1e-8
     assert learns(lambda x, t, y: straight(x, t, y, 0.4), BATCH) > 0.005
+
+
+@every_process
+def test_what_is_kept_is_the_predictions_at_every_second_row(process):
+    before, student, times = Affine(0.1, 0.3, 0.2), Affine(), time_grid(1, 2.0)
+    plain = pairs(before, times)
+    learns = replace(plain, kept=Kept(before, process, 0.7, 5))
+    t = BATCH.stratified(5, "time")
+    x = process.bridge(BATCH.x0, t, derive_seed(5, "noise"), BATCH.first)
+    found = [(student(x[b : b + 1], t[b : b + 1], BATCH.y[b : b + 1]), before(x[b : b + 1], t[b : b + 1], BATCH.y[b : b + 1]))
+             for b in range(0, 12, 2)]  # fmt: skip
+    kept = sum((u - known).square().mean() for u, known in found) / 6
+    loss = learns(student, BATCH)
+    assert loss.item() == pytest.approx((plain(student, BATCH) + 0.7 * kept).item(), rel=1e-5)
+    gradients = torch.autograd.grad(loss, [student.weight, student.bias, student.time])
+    expected = torch.autograd.grad(plain(student, BATCH) + 0.7 * kept, [student.weight, student.bias, student.time])
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+    assert before.weight.grad is None
+    # Parts of a batch, of odd sizes too, learn what the whole one does.
+    parts = [
+        Batch(BATCH.x0[a:b], BATCH.y[a:b], BATCH.step, BATCH.row + a, BATCH.total) for a, b in ((0, 5), (5, 6), (6, 12))
+    ]
+    in_parts = sum(learns(student, part) * len(part.x0) / 12 for part in parts)
+    assert in_parts.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 class Ends(nn.Module):
