@@ -122,12 +122,12 @@ _FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
     # A student of any number of steps. Two of its steps cost a tenth of the teacher's twenty and end nearer to the data: they
-    # are what it learns to do in one, and what it does in more it keeps.
+    # are what a student of one step learns.
     "best": DistillConfig(
         stages=(2, 1),
         steps=(1000,),
         method="pairs",
-        pairs=PairsConfig(count=48000, by="consistency", keep=1.0),
+        pairs=PairsConfig(count=48000, by="consistency"),
         inverse=InverseConfig(steps=60, beta=0.96, lr=1e-4, pairs=1.0),
         optim=replace(_FAST, batch_size=128),
     ),

@@ -110,15 +110,12 @@ def at_best(best: DistillConfig) -> tuple[Method, ...]:
     """A recipe of a consistency student, pairs of its own steps and inverse distillation, measured after each part."""
     first = DistillConfig(method="consistency", consistency=best.consistency, optim=best.optim)
     few = ((4, RESTART), (2, RESTART), (1, 0.0))
+    one_step = replace(best, inverse=InverseConfig())
+    kept = replace(one_step, pairs=replace(best.pairs, keep=1.0))
     return (
         Method("consistency", "consistency", first, few, before="best"),
-        Method(
-            "consistency-pairs",
-            "consistency, then pairs of its 2 steps",
-            replace(best, inverse=InverseConfig()),
-            few,
-            before="best",
-        ),
+        Method("one-network", "consistency, then pairs of its 2 steps, others kept", kept, few, before="best"),
+        Method("one-step", "consistency, then pairs of its 2 steps", one_step, ((1, 0.0),), before="best"),
         Method("best", "these, then inverse (recipe best)", best, ((1, 0.0),)),
     )
 

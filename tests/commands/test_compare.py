@@ -45,7 +45,7 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     assert options["guided-own"][3:] == ["--backward", "1.0", "--w", "3.0", "--seed", "3"]
     assert options["inverse"][3:5] == ["--stages", "1"]
     assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
-    of_pairs, at_best = ["pairs", "pairs-inverse"], ["consistency", "consistency-pairs", "best"]
+    of_pairs, at_best = ["pairs", "pairs-inverse"], ["consistency", "one-network", "one-step", "best"]
     assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "longer", *of_pairs, *at_best]
     for parts in (of_pairs, at_best):  # of one plan, in one folder
         for name in parts:
@@ -56,9 +56,9 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     assert options["consistency"][3:5] == ["--method", "consistency"]
     assert all(word not in options["consistency"] for word in ("--stages", "--steps", "--pairs.count"))
     measured = [
-        (method.student(steps)) for method in plan.methods(plan.settings[1])[-3:] for steps, _ in method.samples
+        (method.student(steps)) for method in plan.methods(plan.settings[1])[-4:] for steps, _ in method.samples
     ]
-    assert measured == [(4, "consistency")] * 3 + [(4, "pairs")] * 3 + [(1, "inverse")]
+    assert measured == [(4, "consistency")] * 3 + [(4, "pairs")] * 3 + [(1, "pairs"), (1, "inverse")]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
     assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
                      "--seed", "1"]  # fmt: skip
