@@ -14,7 +14,7 @@ import tyro
 
 from distillkac.distillation.consistency import RESTART, ConsistencyConfig, check_options
 from distillkac.distillation.inverse import InverseConfig
-from distillkac.distillation.pairs import PairsConfig
+from distillkac.distillation.pairs import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction import ReconstructionConfig
 from distillkac.distillation.stored_paths import PathsConfig, digest_of_means
 from distillkac.flow.integrators import METHODS, Method
@@ -243,7 +243,7 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
         config.w_max,
         stage.method,
         deciding(config, stage),
-        restart=None if stage.any_steps is None else RESTART,
+        restart=None if stage.any_steps is None else KEPT_RESTART if stage.method == "pairs" else RESTART,
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from distillkac.distillation.consistency import RESTART, ConsistencyConfig
 from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.pairs import KEPT_RESTART
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow import integrators
 from distillkac.runs.config import ProcessConfig
@@ -111,10 +112,13 @@ def at_best(best: DistillConfig) -> tuple[Method, ...]:
     first = DistillConfig(method="consistency", consistency=best.consistency, optim=best.optim)
     few = ((4, RESTART), (2, RESTART), (1, 0.0))
     one_step = replace(best, inverse=InverseConfig())
-    kept = replace(one_step, pairs=replace(best.pairs, keep=1.0))
+    kept, any_steps = (
+        replace(one_step, pairs=replace(best.pairs, keep=1.0)),
+        ((4, KEPT_RESTART), (2, KEPT_RESTART), (1, 0.0)),
+    )
     return (
         Method("consistency", "consistency", first, few, before="best"),
-        Method("one-network", "consistency, then pairs of its 2 steps, others kept", kept, few, before="best"),
+        Method("one-network", "consistency, then pairs of its 2 steps, others kept", kept, any_steps, before="best"),
         Method("one-step", "consistency, then pairs of its 2 steps", one_step, ((1, 0.0),), before="best"),
         Method("best", "these, then inverse (recipe best)", best, ((1, 0.0),)),
     )

@@ -68,7 +68,7 @@ def test_a_student_that_keeps_the_other_times_takes_any_number_of_steps(run, tmp
     copy = shutil.copytree(run, tmp_path / "demo", ignore=shutil.ignore_patterns("student-1-*"))
     assert distill.main([str(copy), *BEST, "--pairs.keep", "0.5", "--resume"]) == 0
     student = load_config(copy / "student-4-pairs").student
-    assert (student.teacher_steps, student.num_steps, student.rho, student.restart) == (2, 4, 1.5, 0.5)
+    assert (student.teacher_steps, student.num_steps, student.rho, student.restart) == (2, 4, 1.5, 0.75)
     assert student.options[-1] == "--pairs.keep 0.5"
     assert not (copy / "student-1-pairs").exists()
     # It comes before the student that it was made of; the inverse student of one step comes from it.
