@@ -32,6 +32,8 @@ class ExactStart(GuidedVelocity):
             raise ValueError(f"noise correction needs f(1) = 0, got f = {process.f!r}, which leaves data at t = 1")
         if self.embedded:
             raise ValueError("noise correction is for teachers; a network with w as an input is a student")
+        if self.takes_end:
+            raise ValueError("noise correction is of the velocity; this network answers with average velocities")
         self._process, self._age, self._means = process, g, means
 
     def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

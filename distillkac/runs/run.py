@@ -35,7 +35,8 @@ PREFERRED = ("inverse", "pairs", "endpoint", "reconstruction", "consistency")  #
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network ready to sample. config.student is None for a teacher."""
+    """A trained network ready to sample. config.student is None for what learned from data alone: a teacher, or a network of
+    few steps, whose name is its objective."""
 
     folder: Path
     config: RunConfig
@@ -46,7 +47,9 @@ class Run:
     @property
     def name(self) -> str:
         student = self.config.student
-        return "teacher" if student is None else student_folder(Path(), student.num_steps, student.method).name
+        if student is None:
+            return "teacher" if self.config.objective == "flow-matching" else self.config.objective
+        return student_folder(Path(), student.num_steps, student.method).name
 
 
 def open_run(
