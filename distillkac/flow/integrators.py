@@ -3,7 +3,7 @@
 `num_steps` is the number of intervals; the number of network evaluations is counted by the field (guidance.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -106,11 +106,12 @@ def restart_chain(
     if float(grid[-1]) != 0:
         raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
     states, times, averages = [x], grid.tolist(), takes_end(field)
+    answer: Callable[..., torch.Tensor] = field
     for step, (t, t_next) in enumerate(pairwise(times)):
         end = 0.0 if share == 1 else t_next
-        u = field(x, t, y, *((end,) if averages else ()))
+        u = answer(x, t, y, *((end,) if averages else ()))
         x_next = x - (t - t_next) * u
-        to_data = field(x, t, y, 0.0) if averages and 0 < share < 1 and t_next > 0 else u
+        to_data = answer(x, t, y, 0.0) if averages and 0 < share < 1 and t_next > 0 else u
         x = restarted(process, x_next, x - t * to_data, t_next, share, seed, step, offset)
         if path:
             states.append(x)

@@ -81,8 +81,8 @@ def check_objective(config: Any) -> None:
     averages = config.objective == "average-velocity"
     if config.network.interval_embedding and not averages:
         raise ValueError(
-            "network.interval_embedding, the end of the step as an input, is of the objective average-velocity, got objective "
-            f"{config.objective}: omit it"
+            "network.interval_embedding, the end of the step as an input, is of the objective average-velocity alone, got "
+            f"objective {config.objective}"
         )
     if averages and config.optim.precision != "no" and config.average_velocity.derivative == "difference":
         raise ValueError(

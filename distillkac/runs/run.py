@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
+from distillkac.flow.fields import interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints, shipped
@@ -113,6 +114,11 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
         check_attributes(network, len(config.class_names))
+        if interval_embedding(network) != config.network.interval_embedding:
+            raise ValueError(
+                f"{folder} was trained with interval_embedding = {config.network.interval_embedding}, whether the network takes "
+                f"the end of a step, and this {type(network).__name__} says the opposite"
+            )
         _say_if_another_class(folder, config.network, network)
         expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)

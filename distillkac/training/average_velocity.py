@@ -62,7 +62,7 @@ class AverageVelocity(FromData):
         now, mean = u.detach(), v
         if not forward:
             # (t - r) u(t) = (x_t - x_s) + (s - r) u(s), which holds for points s of any distance, not only for near ones.
-            between = column((t - s).clamp(min=torch.finfo(t.dtype).tiny), x)
+            between = column(torch.where(s < t, t - s, 1.0), x)
             slope, mean = (now - u_s) / between, now + (x - x_s) / between - u_s
         aim = torch.where(column(r < t, x), mean - column(t - r, x) * slope, v)
         error = (u - aim).square().flatten(1).mean(1)

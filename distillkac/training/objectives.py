@@ -1,7 +1,7 @@
 """What a run learns from data alone: the one place that makes its objective from its config."""
 
 import dataclasses
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
@@ -17,16 +17,15 @@ def objective_for(config: RunConfig, network: nn.Module) -> Objective:
     """config: settled, see `settled`. Raises ValueError if the network cannot learn it."""
     takes_end = interval_embedding(network)
     if takes_end != (config.objective == "average-velocity"):
-        told = f"{type(network).__name__} {'takes' if takes_end else 'does not take'} the end r of a step as an input"
+        name = type(network).__name__
         raise ValueError(
-            f"{told} (interval_embedding), and objective {config.objective} {'gives none' if takes_end else 'gives one'}"
+            f"{name} takes the end r of a step (interval_embedding), which objective {config.objective} does not give: train it "
+            "with objective average-velocity"
+            if takes_end
+            else f"objective average-velocity needs a network that takes the end r of a step: give {name}.forward a last argument "
+            "r (B,) and set interval_embedding = True"
         )
-    common: tuple[Any, ...] = (
-        config.noise.build(),
-        getattr(network, "null_class", None),
-        config.label_drop,
-        config.seed,
-    )
+    common = config.noise.build(), getattr(network, "null_class", None), config.label_drop, config.seed
     if config.objective == "consistency":
         own = config.consistency
         return Consistency(*common, Schedule(own.gap, own.phases, own.at_one, config.steps))
@@ -40,7 +39,9 @@ def settled(config: RunConfig, network: nn.Module) -> RunConfig:
     own = config.average_velocity
     if config.objective != "average-velocity" or own.derivative != "auto":
         return config
-    taken = "forward" if not config.optim.shard and has_forward_mode(network, config.shape) else "difference"
+    taken: Literal["forward", "difference"] = (
+        "forward" if not config.optim.shard and has_forward_mode(network, config.shape) else "difference"
+    )
     return dataclasses.replace(config, average_velocity=dataclasses.replace(own, derivative=taken))
 
 

@@ -76,6 +76,7 @@ def train(
             _refuse_two("network", config.network, (*_DEFAULTS, network))
             config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
         network = build_network(config)
+    config = settled(config, network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
         device = accelerator.device
@@ -114,13 +115,13 @@ def fit_teacher(
     folder: Path, config: RunConfig, network: nn.Module, dataset: Dataset, track: tuple[Tracker, ...], resume: bool
 ) -> tuple[Fit, Accelerator]:
     """Trains the network to config.steps; whoever asks for it ends what the accelerator has begun."""
-    before, config = config, settled(config, network)
+    config = settled(config, network)
     objective = objective_for(config, network)
     accelerator = accelerator_for(config.optim, trackers=track, folder=folder)
     if track:
         accelerator.init_trackers("distillkac")
-    if config != before and accelerator.is_main_process:
-        print(f"average velocity: --average-velocity.derivative {config.average_velocity.derivative}", flush=True)
+    if config.objective == "average-velocity" and accelerator.is_main_process:
+        print(f"--average-velocity.derivative {config.average_velocity.derivative}", flush=True)
     if resume and accelerator.is_main_process and not (folder / checkpoints.STATE).exists():
         near = "" if checkpoints.begun(folder) else checkpoints.similar_runs(folder)
         print(
