@@ -18,13 +18,16 @@ def objective_for(config: RunConfig, network: nn.Module) -> Objective:
     takes_end = interval_embedding(network)
     if takes_end != (config.objective == "average-velocity"):
         name = type(network).__name__
-        raise ValueError(
-            f"{name} takes the end r of a step (interval_embedding), which objective {config.objective} does not give: train it "
-            "with objective average-velocity"
-            if takes_end
-            else f"objective average-velocity needs a network that takes the end r of a step: give {name}.forward a last argument "
-            "r (B,) and set interval_embedding = True"
+        problem = (
+            f"{name} takes the end r of a step (interval_embedding), which objective {config.objective} does not give: train "
+            "it with objective average-velocity"
         )
+        if not takes_end:
+            problem = (
+                f"objective average-velocity needs a network that takes the end of a step: give {name}.forward a last "
+                "argument r (B,), and set interval_embedding = True"
+            )
+        raise ValueError(problem)
     common = config.noise.build(), getattr(network, "null_class", None), config.label_drop, config.seed
     if config.objective == "consistency":
         own = config.consistency

@@ -146,7 +146,7 @@ def test_our_own_networks_have_a_forward_mode(backbone):
 
 
 class NormalAverages(nn.Module):
-    """Of data N(0, s^2) and Gaussian noise a state keeps its quantile: x_r = x_t std_r / std_t, here to a power to be learnt."""
+    """Of data N(0, s^2) and Gaussian noise a state keeps its quantile: x_r = x_t std_r / std_t, here to a power."""
 
     interval_embedding = True
 
@@ -220,7 +220,7 @@ def test_rows_weigh_alike_whatever_their_error_with_power_one():
 
 def test_a_network_and_an_objective_that_do_not_go_together_are_refused():
     config = run_config(objective="average-velocity")
-    with pytest.raises(ValueError, match="takes the end r of a step: give VelocityNet.forward"):
+    with pytest.raises(ValueError, match="takes the end of a step: give VelocityNet"):
         objective_for(config, VelocityNet(TINY, SHAPE, 2))
     with pytest.raises(ValueError, match="which objective flow-matching does not give"):
         objective_for(run_config(), Smooth())
