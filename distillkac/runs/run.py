@@ -114,10 +114,10 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
         check_attributes(network, len(config.class_names))
-        if interval_embedding(network) != config.network.interval_embedding:
+        if interval_embedding(network) != (was := config.network.interval_embedding):
             raise ValueError(
-                f"{folder} was trained with interval_embedding = {config.network.interval_embedding}, whether the network takes the "
-                f"end of a step, and this {type(network).__name__} says the opposite"
+                f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and this "
+                f"{type(network).__name__} says the opposite"
             )
         _say_if_another_class(folder, config.network, network)
         expected = network.state_dict()
