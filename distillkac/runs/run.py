@@ -116,8 +116,8 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
         check_attributes(network, len(config.class_names))
         if interval_embedding(network) != (was := config.network.interval_embedding):
             raise ValueError(
-                f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and this "
-                f"{type(network).__name__} says the opposite"
+                f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and "
+                f"this {type(network).__name__} says the opposite"
             )
         _say_if_another_class(folder, config.network, network)
         expected = network.state_dict()

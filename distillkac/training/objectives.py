@@ -8,6 +8,7 @@ from torch import nn
 
 from distillkac.flow.fields import interval_embedding
 from distillkac.runs.config import RunConfig
+from distillkac.runs.own_network import copied
 from distillkac.training.average_velocity import AverageVelocity, forward_derivative
 from distillkac.training.consistency import Consistency, Schedule
 from distillkac.training.objective import FlowMatching, Objective
@@ -49,8 +50,8 @@ def settled(config: RunConfig, network: nn.Module) -> RunConfig:
 
 
 def has_forward_mode(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether torch can differentiate the network forward, tried on two images of zeros. It stays as it is."""
-    device = next(network.parameters()).device
+    """Whether torch can differentiate the network forward, tried by a copy on two images of zeros."""
+    network, device = copied(network), next(network.parameters()).device
     x, t, y = torch.zeros(2, *shape, device=device), torch.full((2,), 0.5, device=device), torch.zeros(2).long()
 
     def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import diagnose, distill, export, sample
+from distillkac import diagnose, distill, evaluate, export, sample
 from distillkac.evaluation import ship
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
@@ -142,6 +142,14 @@ def test_it_takes_any_number_of_euler_steps_and_any_w(runs, objective):
             trained.settle(SamplerConfig(3, integrator=integrator), "it")
     with pytest.raises(ValueError, match="cannot be guided"):
         dataclasses.replace(trained, label_drop=0.0).settle(SamplerConfig(3, w=1.0), "it")
+
+
+def test_evaluate_measures_it_in_few_steps_unless_others_are_asked_for(runs):
+    for counts, asked in (((4, 2, 1), {}), ((8,), {"teacher_steps": (8,)})):
+        rows = evaluate._rows(evaluate.EvaluateArgs(runs["average-velocity"], w=1.0, **asked))
+        assert [(sampler.steps, sampler.w) for _, sampler in rows] == [(count, 1.0) for count in counts]
+    run = open_run(runs["average-velocity"], "cpu")
+    assert evaluate._title(run, SamplerConfig(2)) == "average-velocity, 2 steps"
 
 
 class Listening(nn.Module):
