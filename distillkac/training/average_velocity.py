@@ -80,15 +80,21 @@ class AverageVelocity(FromData):
 
 
 def forward_derivative(answer: Answer, x: torch.Tensor, t: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """d/dt of answer(x, t) along dx/dt = v, by forward mode. Raises whatever torch does where it knows none."""
-    with sdpa_kernel(SDPBackend.MATH), _CopiedForGroupNorm():  # the fast attention has no forward mode
+    """d/dt of answer(x, t) along dx/dt = v, by forward mode, in float32. Raises whatever torch does where it knows none."""
+    with sdpa_kernel(SDPBackend.MATH), _ForForwardMode(x.device.type):  # the fast attention has no forward mode
         return torch.func.jvp(answer, (x, t), (v, torch.ones_like(t)))[1]
 
 
-class _CopiedForGroupNorm(TorchFunctionMode):
-    """torch's forward mode of group norms takes tangents only that lie in memory as the images do; those of a copy do."""
+class _ForForwardMode(TorchFunctionMode):
+    """Two things that torch's forward mode lacks. Autocast, which casts weights and not the images with a tangent: it is off.
+    Group norms of tangents that lie in memory otherwise than the images do: those of a copy do not."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is nn.functional.group_norm:
             args = (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
-        return func(*args, **(kwargs or {}))
+        with torch.autocast(self.device_type, enabled=False):
+            return func(*args, **(kwargs or {}))

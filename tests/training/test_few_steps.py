@@ -278,6 +278,16 @@ def test_an_own_network_learns_average_velocities_and_its_run_keeps_what_auto_to
         open_run(run.folder, "cpu", network=Affine())
 
 
+def test_forward_mode_goes_with_bfloat16(tmp_path):
+    config = run_config(objective="average-velocity", steps=2, optim=optim(precision="bf16"))
+    config = dataclasses.replace(config, average_velocity=AverageVelocityConfig("forward"))
+    try:
+        fit = trainer(tmp_path, config, objective_for(config, build_network(config))).fit()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert fit.finished
+
+
 def test_what_a_step_costs_is_counted():
     counted = {}
     for objective in ("flow-matching", *FEW):
