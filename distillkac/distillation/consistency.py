@@ -97,13 +97,34 @@ class ConsistencyDistillation:
 
 
 def check_options(config: Any) -> None:
-    """Raises ValueError if a stages.DistillConfig has consistency options without that method, or with options that it does
-    not use."""
+    """Raises ValueError if a stages.DistillConfig has consistency options where no such student is made, or with options that
+    it does not use."""
     own, defaults = config.consistency, type(config)
-    if config.method != "consistency":
+    before_pairs = config.method == "pairs" and config.pairs.by == "consistency"
+    if config.method != "consistency" and not before_pairs:
         if own != ConsistencyConfig():
-            raise ValueError(f"consistency.* are options of method consistency, got method {config.method}")
+            raise ValueError(
+                f"consistency.* are options of method consistency and of pairs.by consistency, got method {config.method}"
+            )
         return
+    if before_pairs:
+        if config.w_max is not None:
+            raise ValueError("pairs.by consistency makes students without w as an input: omit w_max")
+    else:
+        _check_alone(config)
+    if own.teacher_steps == 0:
+        asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}
+        asked["integrator"] = config.integrator if config.integrator != defaults.integrator else None
+        if used := [name for name, value in asked.items() if value]:
+            raise ValueError(
+                f"{used[0]} {asked[used[0]]} is of the teacher's steps, and consistency.teacher_steps is 0: raise that, or "
+                f"omit {used[0]}"
+            )
+
+
+def _check_alone(config: Any) -> None:
+    """Raises ValueError if a plan of the one stage has options of other stages."""
+    defaults = type(config)
     if (config.stages, config.steps) != (defaults.stages, defaults.steps):
         raise ValueError(
             "method consistency makes one student in one stage: omit stages and steps, and give consistency.steps and "
@@ -116,11 +137,3 @@ def check_options(config: Any) -> None:
         )
     if config.backward:
         raise ValueError(f"method consistency takes noised data, not own states: omit backward {config.backward:g}")
-    if own.teacher_steps == 0:
-        asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}
-        asked["integrator"] = config.integrator if config.integrator != defaults.integrator else None
-        if used := [name for name, value in asked.items() if value]:
-            raise ValueError(
-                f"{used[0]} {asked[used[0]]} is of the teacher's steps, and consistency.teacher_steps is 0: raise that, or "
-                f"omit {used[0]}"
-            )
