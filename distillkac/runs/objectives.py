@@ -87,7 +87,7 @@ def check_objective(config: Any) -> None:
     if averages and config.optim.precision != "no" and config.average_velocity.derivative == "difference":
         raise ValueError(
             f"average_velocity.derivative difference needs the digits that {config.optim.precision} does not have: omit "
-            "optim.precision, or take derivative forward"
+            "optim.precision, or take derivative forward if the network has one"
         )
     if averages and config.optim.shard and config.average_velocity.derivative == "forward":
         raise ValueError(

@@ -121,7 +121,7 @@ def fit_teacher(
     if track:
         accelerator.init_trackers("distillkac")
     if config.objective == "average-velocity" and accelerator.is_main_process:
-        print(f"--average-velocity.derivative {config.average_velocity.derivative}", flush=True)
+        print(f"average velocities: --average-velocity.derivative {config.average_velocity.derivative}", flush=True)
     if resume and accelerator.is_main_process and not (folder / checkpoints.STATE).exists():
         near = "" if checkpoints.begun(folder) else checkpoints.similar_runs(folder)
         print(

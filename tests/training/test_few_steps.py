@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import diagnose, distill, evaluate, export, sample
+from distillkac import _pipeline_card, diagnose, distill, evaluate, export, sample
 from distillkac.evaluation import ship
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
@@ -213,6 +213,7 @@ def test_scheduler_pipeline_and_samples_make_the_same_steps(runs):
         chain = export.Chain(run, 3)(start, y)
         field = integrate(GuidedVelocity(run.network), start, y, time_grid(3, 1.5), "euler")
     assert known == [False, False, True]
+    assert "It was trained for average-velocity, without a teacher" in _pipeline_card.text(pipeline, "it")
     for found in (images, chain, field):
         torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="all 3 steps are done"):
