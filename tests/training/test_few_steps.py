@@ -23,6 +23,7 @@ from distillkac.runs.sampling import class_labels, generate
 from distillkac.scheduler import KacScheduler
 from distillkac.training import resume
 from distillkac.training.cost import cost
+from distillkac.training.fit import own_accelerate
 from distillkac.training.objectives import objective_for
 from distillkac.training.teacher import train
 from tests.distillation.batches import Affine
@@ -282,11 +283,8 @@ def test_an_own_network_learns_average_velocities_and_its_run_keeps_what_auto_to
 def test_forward_mode_goes_with_bfloat16(tmp_path):
     config = run_config(objective="average-velocity", steps=2, optim=optim(precision="bf16"))
     config = dataclasses.replace(config, average_velocity=AverageVelocityConfig("forward"))
-    try:
-        fit = trainer(tmp_path, config, objective_for(config, build_network(config))).fit()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    assert fit.finished
+    with own_accelerate():
+        assert trainer(tmp_path, config, objective_for(config, build_network(config))).fit().finished
 
 
 def test_what_a_step_costs_is_counted():
