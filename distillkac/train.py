@@ -34,7 +34,7 @@ class TrainArgs:
     resume: bool = False
     """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
     change: --steps, --optim.*, --preview, --track, and where the data lie (--data.path, --data.cache). What decides what is
-    learned may not: process, network, images, label_drop, seed; nor may --optim.optimizer."""
+    learned may not: process, network, objective, images, label_drop, seed; nor may --optim.optimizer."""
     preset: Literal[tuple(PRESETS)] = "digits"  # type: ignore[valid-type]  # names are listed once, where they are defined
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()

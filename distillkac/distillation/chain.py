@@ -30,7 +30,7 @@ from distillkac.distillation.students import Maker, check_start, maker
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
-from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.runs.run_data import RunData
@@ -100,6 +100,7 @@ def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
     """Raises ValueError if this run cannot be distilled like that."""
     if run.student is not None:
         raise ValueError(f"{folder} is itself a student; distil the run of its teacher")
+    refuse_few_steps(folder, run, "is distilled")
     if (config.w > 0 or config.w_max) and run.label_drop == 0:
         raise ValueError(f"{folder} was trained with label_drop 0 and cannot be guided; use --w 0")
 

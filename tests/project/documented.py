@@ -209,7 +209,7 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
         small = RESUMED[name]
     main = importlib.import_module(f"distillkac.{name}").main
     consistency = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]  # one stage, which takes no option of a chain
-    if "consistency" in words:
+    if name == "distill" and "consistency" in words:
         small = consistency
     elif "best" in words:
         small = [*consistency, "--steps", "1", "--pairs.count", "8", "--inverse.steps", "1"]
