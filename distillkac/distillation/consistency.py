@@ -21,10 +21,6 @@ from distillkac.runs.objectives import check_schedule
 from distillkac.training.batches import Batch
 from distillkac.training.consistency import Schedule, consistency_loss
 
-# Share of each step of such a student that is drawn anew where nothing is asked for. Without any, images of the digits in 4
-# steps are too diverse (1.11).
-RESTART = 0.5
-
 
 @dataclass(frozen=True)
 class ConsistencyConfig:

@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from distillkac.distillation.consistency import RESTART, ConsistencyConfig, check_options
+from distillkac.distillation.consistency import ConsistencyConfig, check_options
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.pairs import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction import ReconstructionConfig
 from distillkac.distillation.stored_paths import PathsConfig, digest_of_means
 from distillkac.flow.integrators import METHODS, Method
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
+from distillkac.runs.objectives import RESTART
 from distillkac.runs.sampler import usual_rho
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".

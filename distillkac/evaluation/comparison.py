@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from distillkac.distillation.consistency import RESTART, ConsistencyConfig
+from distillkac.distillation.consistency import ConsistencyConfig
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.pairs import KEPT_RESTART
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow import integrators
 from distillkac.runs.config import ProcessConfig
+from distillkac.runs.objectives import RESTART
 
 Samples = tuple[tuple[integrators.Method, int], ...]
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes

@@ -8,7 +8,8 @@ Objective = Literal["flow-matching", "consistency", "average-velocity"]
 FEW_STEPS = 4
 """Steps that a network of few steps takes where none is asked for."""
 RESTART = 0.5
-"""Share of each step of a consistency network that is drawn anew where nothing is asked for."""
+"""Share of each step of a consistency network that is drawn anew where nothing is asked for. Without any, images of the digits
+in 4 steps of a distilled one are too diverse (1.11)."""
 
 
 @dataclass(frozen=True)
