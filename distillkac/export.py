@@ -134,10 +134,10 @@ class PlanarPrior(nn.Module):
 class GaussianPrior(nn.Module):
     def __init__(self, process: Gaussian, shape: tuple[int, ...]):
         super().__init__()
-        self.shape, self.sigma = shape, process.sigma
+        self.shape, self.std = shape, process.prior_std
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        return self.sigma * torch.randn((labels.shape[0], *self.shape))
+        return self.std * torch.randn((labels.shape[0], *self.shape))
 
 
 def prior_of(run: Run) -> nn.Module:

@@ -22,9 +22,11 @@ from distillkac._pipeline_options import Options, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
+from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs import checkpoints, pictures, shipped
+from distillkac.runs.built import build
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
 from distillkac.runs.run import load_network, network_config, students
@@ -38,7 +40,10 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class KacNet(ModelMixin, ConfigMixin):
-    """networks.VelocityNet as a model of diffusers: u(x, t, class_labels), with config and safetensors weights."""
+    """The network of a run as a model of diffusers: u(x, t, class_labels), with config and safetensors weights.
+
+    network: the settings of a NetworkConfig, or of an AdoptedNetwork.
+    """
 
     @register_to_config
     def __init__(
@@ -49,10 +54,13 @@ class KacNet(ModelMixin, ConfigMixin):
         format: int = checkpoints.FORMAT,
     ) -> None:
         super().__init__()
-        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
         checkpoints.check_format("a saved KacNet", format)
-        config = networks.of_format(NetworkConfig(**settings), format)
-        self.velocity = VelocityNet(config, (shape[0], shape[1], shape[2]), len(class_names))
+        config, size = build(NetworkConfig | AdoptedNetwork, network, "network"), (shape[0], shape[1], shape[2])
+        self.velocity: VelocityNet | AdoptedNet
+        if isinstance(config, AdoptedNetwork):
+            self.velocity = AdoptedNet(config, size, len(class_names))
+        else:
+            self.velocity = VelocityNet(networks.of_format(config, format), size, len(class_names))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **options: Any) -> Any:
@@ -61,7 +69,7 @@ class KacNet(ModelMixin, ConfigMixin):
         return super().from_config({"format": 2} | dict(config), return_unused_kwargs, **options)
 
     @property
-    def null_class(self) -> int:
+    def null_class(self) -> int | None:
         return self.velocity.null_class
 
     @property
@@ -75,8 +83,8 @@ class KacNet(ModelMixin, ConfigMixin):
 
         x may be float32 whatever the dtype of the weights: the state of a sampler should be.
         """
-        w = None if w is None else w.to(self.dtype)
-        return self.velocity(x.to(self.dtype), t.float(), class_labels, w).to(x.dtype)
+        weights = () if w is None else (w.to(self.dtype),)
+        return self.velocity(x.to(self.dtype), t.float(), class_labels, *weights).to(x.dtype)
 
 
 class KacPipeline(DiffusionPipeline):
@@ -158,8 +166,7 @@ class KacPipeline(DiffusionPipeline):
         if not (folder / checkpoints.CONFIG).exists() or load_config(folder).student is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
-        network = network_config(folder, config)
-        settings = {name: getattr(network, name) for name in NetworkConfig.__dataclass_fields__}
+        settings = asdict(network_config(folder, config))
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
         vae = asked.vae

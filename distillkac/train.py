@@ -14,6 +14,7 @@ from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
@@ -108,7 +109,8 @@ def _saved(argv: list[str]) -> RunConfig | None:
     if not checkpoints.begun(run):
         return None
     config = load_config(run)
-    network_config(run, config)
+    if not isinstance(network_config(run, config), NetworkConfig):
+        raise ValueError(f"{run} was adopted from diffusers: it can be distilled, and has no training to go on from")
     refuse_given(run, config.data)
     if config.data.path is None:
         return config
