@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(made.config.class_names)} classes; {law(made.config.noise)} up to tau {network.tau_max:.6g}"
     )
     if ignored := foreign.sampler_settings(foreign.find(args.source, args.scheduler)):
-        print(f"of its scheduler {' and '.join(ignored)} are not used, which clip what a sampler makes of each answer")
+        print(
+            f"not used: its scheduler's {' and '.join(ignored)}, by which its sampler clips its picture of the data each step"
+        )
     return 0
 
 

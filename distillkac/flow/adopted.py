@@ -93,12 +93,11 @@ class AdoptedNet(nn.Module):
             for block in self.model.transformer_blocks:
                 block.norm1.emb.class_embedder.dropout_prob = 0.0  # objectives drop classes, by their own seed
         # No buffers: they stay float64, and come from the config, whatever becomes of the weights.
-        least, _ = config.schedule.ends
-        self._tau_min = _tau(least, config.sigma)
+        self._tau_min, self.tau_max = (_tau(ratio, config.sigma) for ratio in config.schedule.ends)
         if config.schedule.has_table:
             ratios = config.schedule.ratios().tolist()
             self._taus = torch.tensor([_tau(r, config.sigma) for r in ratios], dtype=torch.float64, device="cpu")
-            self._times, self._knots = (self._taus / config.tau_max).float(), config.schedule.knots()
+            self._times, self._knots = (self._taus / self.tau_max).float(), config.schedule.knots()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1], 1 = noise. y: (B,) int64 classes, of no meaning to a model that knows none.
@@ -112,7 +111,7 @@ class AdoptedNet(nn.Module):
 
         Before the model's first timestep all are as there, since it has never seen less noise.
         """
-        schedule, s, top = self.config.schedule, self.config.sigma, self.config.tau_max
+        schedule, s, top = self.config.schedule, self.config.sigma, self.tau_max
         tau = (top * t.double()).clamp(min=self._tau_min)
         log_ratio = torch.log(s * tau) - torch.log1p(-tau)
         number = log_ratio / 4

@@ -78,7 +78,7 @@ class NoiseSchedule:
 
     def ratios(self) -> Tensor:
         """(timesteps,) float64: R of every timestep of a table of betas, on the CPU."""
-        alphas = torch.cumprod(1.0 - self._betas(), 0).double()
+        alphas = torch.cumprod(1.0 - self.all_betas(), 0).double()
         return ((1 - alphas) / alphas).sqrt()
 
     def knots(self) -> Tensor:
@@ -89,7 +89,8 @@ class NoiseSchedule:
             knots[-1] = 2 * knots[-2] - knots[-3]
         return knots
 
-    def _betas(self) -> Tensor:
+    def all_betas(self) -> Tensor:
+        """(timesteps,) float32, of a table: as they are, rescaled where that is meant."""
         start, end, count = self.beta_start, self.beta_end, self.timesteps
         if self.name == "trained_betas":
             betas = torch.tensor(self.betas, dtype=torch.float32, device=CPU)
