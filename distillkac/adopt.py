@@ -61,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(made.config.class_names)} classes; {law(made.config.noise)} up to tau {network.tau_max:.6g}"
     )
     if ignored := foreign.sampler_settings(foreign.find(args.source, args.scheduler)):
-        print(
-            f"not used: its scheduler's {' and '.join(ignored)}, by which its sampler clips its picture of the data each step"
-        )
+        print(f"not used: its scheduler's {' and '.join(ignored)}, by which a sampler clips what it makes of an answer")
     return 0
 
 

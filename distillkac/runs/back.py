@@ -6,6 +6,7 @@ network sees, from the same noise. At more steps their times are others than a s
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from distillkac.base import files, progress
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
@@ -22,8 +23,8 @@ def save_for_diffusers(run: Run, out: Path) -> None:
     network = run.network
     if not isinstance(network, AdoptedNet):
         raise ValueError(
-            f"{run.folder} has a network of distillkac's own, which diffusers alone cannot load: name FILE.onnx or FILE.pt2, or "
-            "save the pipeline (KacPipeline.from_pretrained(...).save_pretrained(...))"
+            f"{run.folder} has a network of distillkac's own, which diffusers alone cannot load: name FILE.onnx or FILE.pt2 "
+            "(in Python, KacPipeline.from_pretrained(...).save_pretrained(...) writes a folder that distillkac loads)"
         )
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} holds files already: choose a new folder")
@@ -47,7 +48,7 @@ def _is_plain(network: AdoptedNet) -> bool:
     return config.model == "UNet2DModel" and config.classes is None and config.schedule.has_table and alone
 
 
-def _scheduler(config: AdoptedNetwork):
+def _scheduler(config: AdoptedNetwork) -> Any:
     """Of diffusers, whose one step from its last timestep ends where the network sees the data."""
     import diffusers
 
@@ -58,7 +59,11 @@ def _scheduler(config: AdoptedNetwork):
         sigmas = {name: getattr(schedule, name) for name in ("sigma_min", "sigma_max", "sigma_data")}
         return diffusers.EDMEulerScheduler(**sigmas, prediction_type=prediction)
     if schedule.name in IN_DDIM:
-        betas = {"beta_schedule": schedule.name, "beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
+        betas: dict[str, Any] = {
+            "beta_schedule": schedule.name,
+            "beta_start": schedule.beta_start,
+            "beta_end": schedule.beta_end,
+        }
         betas["rescale_betas_zero_snr"] = schedule.zero_terminal_snr
     else:
         betas = {"trained_betas": schedule.all_betas().tolist()}
@@ -73,12 +78,11 @@ def _scheduler(config: AdoptedNetwork):
 
 def _readme(run: Run, network: AdoptedNet, scheduler: str, part: str) -> str:
     shape, names = network.shape, run.config.class_names
-    title = f"# {run.name} of {run.folder.absolute().parent.name if run.config.student else run.folder.name}\n\n"
-    title += f"{network.config.model} for one step, made with distillkac; diffusers alone samples it. Images are in [-1, 1].\n"
+    title = f"# {network.config.model} for one step\n\nMade with distillkac ({run.name}); diffusers alone samples it.\n"
     if _is_plain(network):
         return (
-            title
-            + '\n```python\nfrom diffusers import DDIMPipeline\n\npipeline = DDIMPipeline.from_pretrained("FOLDER")  # this one\n'
+            title + "\n```python\nfrom diffusers import DDIMPipeline\n\n"
+            'pipeline = DDIMPipeline.from_pretrained("FOLDER")  # this folder\n'
             "images = pipeline(batch_size=4, num_inference_steps=1).images\n```\n"
         )
     classes = network.config.classes is not None
@@ -95,7 +99,7 @@ def _readme(run: Run, network: AdoptedNet, scheduler: str, part: str) -> str:
         f"t, x = scheduler.timesteps[0], torch.randn(4, {shape[0]}, {shape[1]}, {shape[2]}){noise}",
         "with torch.no_grad():",
         f"    answer = model({scaled}, timestep=t.expand(4){labels}).sample[:, :{shape[0]}]",
-        "images = scheduler.step(answer, t, x).prev_sample",
+        "images = scheduler.step(answer, t, x).prev_sample  # in [-1, 1], not clamped",
     ]
     listed = f"\nIts classes, from 0: {', '.join(names)}.\n" if classes else ""
     latent = run.config.latent
