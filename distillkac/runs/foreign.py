@@ -116,8 +116,7 @@ def load_model(found: Foreign, kind: str) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever diffusers and the library of the files raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{found.model}: its weights are no {kind} of its {MODEL} ({reason})") from None
+        raise ValueError(f"{found.model}: its weights are no {kind} of its {MODEL} ({_reason(error)})") from None
     for name, word in (("missing_keys", "lack"), ("unexpected_keys", "have besides")):
         if problems[name]:
             raise ValueError(
@@ -137,9 +136,8 @@ def _downloaded(name: str) -> Path:
         try:
             return Path(snapshot_download(name, allow_patterns=list(patterns)))
         except Exception as error:  # of the network, of the Hub, of the cache
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"{name} is no folder here, and cannot be had from the Hub ({reason}): download it where there is a network, "
+                f"{name} is no folder here, and cannot be had from the Hub ({_reason(error)}): download it where there is a network, "
                 "huggingface-cli download NAME --local-dir DIR, and name that folder"
             ) from None
 
@@ -243,6 +241,12 @@ def _of_betas(config: dict[str, Any], steps: int) -> NoiseSchedule:
         betas,
         bool(config.get("rescale_betas_zero_snr", False)),
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says that is no heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().endswith(":")]
+    return lines[0] if lines else type(error).__name__
 
 
 def _read(path: Path) -> dict[str, Any]:
