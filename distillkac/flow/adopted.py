@@ -1,4 +1,4 @@
-"""A diffusion or flow model of diffusers as a velocity network: any Gaussian teacher (docs/method.md, section 11).
+"""A diffusion or flow model of diffusers as a velocity network: any Gaussian teacher (docs/method.md, "Any Gaussian teacher").
 
 The model sees x' = alpha x_0 + sigma eps; our Gaussian flow is in x = (1 - tau) x_0 + s tau z. Where R = sigma / alpha is
 s tau / (1 - tau), both hold the same, x' = x / n with n = (1 - tau) / alpha, and the model's answer gives x_0 and eps, so that

@@ -1,8 +1,8 @@
 """The noise of other people's models: how much data and noise their input holds, and by what number they are told.
 
 A diffusion or flow model sees x' = alpha x_0 + sigma eps. Whatever its alpha and sigma, the ratio R = sigma / alpha says where
-it is (docs/method.md, section 11). The tables are computed as diffusers computes them, in float32, so that they are those that
-the model was trained with to the bit; what follows from them is float64.
+it is (docs/method.md, "Any Gaussian teacher"). The tables are computed as diffusers computes them, in float32, so that they are
+to the bit those that the model was trained with; what follows from them is float64.
 """
 
 import itertools

@@ -172,7 +172,8 @@ class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
 
     tau_max: how far towards pure noise the flow reaches, in (0, 1]. Below 1, f and g at time t are those of time tau_max t, so
-    that sampling begins at t = 1 all the same: where an adopted model's own schedule ends (docs/method.md, section 11).
+    that sampling begins at t = 1 all the same: where an adopted model's own schedule ends (docs/method.md, "Any Gaussian
+    teacher").
     """
 
     sigma: float = 1.0

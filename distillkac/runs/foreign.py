@@ -137,8 +137,8 @@ def _downloaded(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=list(patterns)))
         except Exception as error:  # of the network, of the Hub, of the cache
             raise ValueError(
-                f"{name} is no folder here, and cannot be had from the Hub ({_reason(error)}): download it where there is a network, "
-                "huggingface-cli download NAME --local-dir DIR, and name that folder"
+                f"{name} is no folder here, and cannot be had from the Hub ({_reason(error)}): download it where "
+                "there is a network, hf download NAME --local-dir DIR, and name that folder"
             ) from None
 
     folder = fetch("*.json")
