@@ -82,7 +82,10 @@ class AdoptedNet(nn.Module):
 
     def __init__(self, config: AdoptedNetwork, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        _check(config, shape, num_classes)
+        try:
+            _check(config, shape, num_classes)
+        except TypeError as error:
+            raise ValueError(f"these settings are of no {config.model} of diffusers: {error}") from None
         self.config, self.shape = config, (shape[0], shape[1], shape[2])
         self.null_class = num_classes if config.null_class else None
         try:

@@ -17,6 +17,7 @@ __all__ = ["SCHEDULES", "NoiseSchedule", "ScheduleName"]
 
 ScheduleName = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas", "edm", "flow"]
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+MOST = 100_000  # timesteps: more are a mistake, or meant to fill the memory
 CPU = torch.device("cpu")  # also where networks are made without memory, on the device "meta"
 
 
@@ -45,8 +46,10 @@ class NoiseSchedule:
     """edm: standard deviation of the data."""
 
     def __post_init__(self) -> None:
-        if self.timesteps < 3:
-            raise ValueError(f"the schedule has {self.timesteps} timesteps, and needs at least 3")
+        if not 3 <= self.timesteps <= MOST:
+            raise ValueError(f"the schedule has {self.timesteps} timesteps, and must have 3 to {MOST}")
+        if len(self.betas) != (self.timesteps if self.name == "trained_betas" else 0):
+            raise ValueError(f"trained_betas are one for each of the {self.timesteps} timesteps, got {len(self.betas)}")
         if self.name == "edm" and not (0 < self.sigma_min < self.sigma_max < math.inf and self.sigma_data > 0):
             raise ValueError(
                 "an edm schedule needs 0 < sigma_min < sigma_max and sigma_data > 0, got "

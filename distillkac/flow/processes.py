@@ -171,9 +171,8 @@ class Planar(_Kac):
 class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
 
-    tau_max: how far towards pure noise the flow reaches, in (0, 1]. Below 1, f and g at time t are those of time tau_max t, so
-    that sampling begins at t = 1 all the same: where an adopted model's own schedule ends (docs/method.md, "Any Gaussian
-    teacher").
+    tau_max: how far towards pure noise it reaches, in (0, 1]: f and g at t are those of tau_max t. Below 1 for adopted models,
+    whose schedule ends there (docs/method.md, "Any Gaussian teacher").
     """
 
     sigma: float = 1.0
@@ -197,8 +196,7 @@ class Gaussian(Process):
 
     @property
     def prior_std(self) -> float:
-        """Of a coordinate of `prior`: sigma, and with tau_max below 1 that of x_1 for data of mean 0 and variance 1, which is
-        what diffusion models begin with."""
+        """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as diffusion models begin."""
         return self.sigma if self.tau_max == 1 else math.hypot(1 - self.tau_max, self.sigma * self.tau_max)
 
     def prior(
@@ -207,7 +205,7 @@ class Gaussian(Process):
         return self.prior_std * normal_rows(n, tuple(size), seed, offset).to(device)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Process.to_dict`, without a tau_max of 1, as it was before there was another."""
+        """As `Process.to_dict`; without a tau_max of 1, as it was before there was another."""
         return {name: value for name, value in super().to_dict().items() if (name, value) != ("tau_max", 1)}
 
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:

@@ -52,19 +52,8 @@ def adopt(
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
-    network = foreign.network_of(found, bool(null_class), sigma)
-    if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
-        network = dataclasses.replace(network, null_class=True)
-    network = dataclasses.replace(network, settings=as_json(network.settings))
-    config = dataclasses.replace(
-        config,
-        noise=ProcessConfig("gaussian", sigma=sigma, tau_max=network.tau_max),
-        network=network,
-        steps=1,
-        label_drop=GUIDED if network.null_class else 0.0,
-        latent=_space(found, network, images),
-    )
-    config = _with_shape(config, network, found) if images is None else _fitting(config, network, images, found)
+    network = _network(found, null_class, sigma, images)
+    config = _completed(config, network, images, found)
     try:
         made = build_network(config)
     except ValueError as error:
@@ -77,6 +66,25 @@ def adopt(
         save_config(place, checked_config(config, RunConfig))
         checkpoints.export(place, 0, weights, weights)
     return open_run(place)
+
+
+def _network(found: foreign.Foreign, null_class: bool | None, sigma: float, images: Dataset | None) -> AdoptedNetwork:
+    network = foreign.network_of(found, bool(null_class), sigma)
+    if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
+        network = dataclasses.replace(network, null_class=True)
+    return dataclasses.replace(network, settings=as_json(network.settings))
+
+
+def _completed(config: RunConfig, network: AdoptedNetwork, images: Dataset | None, found: foreign.Foreign) -> RunConfig:
+    config = dataclasses.replace(
+        config,
+        noise=ProcessConfig("gaussian", sigma=network.sigma, tau_max=network.tau_max),
+        network=network,
+        steps=1,
+        label_drop=GUIDED if network.null_class else 0.0,
+        latent=_space(found, network, images),
+    )
+    return _with_shape(config, network, found) if images is None else _fitting(config, network, images, found)
 
 
 def _images(place: Path, dataset: Dataset | DataConfig | None) -> tuple[Dataset | None, RunConfig]:
