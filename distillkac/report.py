@@ -56,7 +56,7 @@ def page(run: Path) -> str:
     made, shape = students(run), "×".join(map(str, config.shape))
     listed = ", ".join(path.name for path in made)
     training = f"{config.steps} steps of {config.optim.batch_size} images, seed {config.seed}"
-    if isinstance(config.network, AdoptedNetwork):
+    if isinstance(config.network, AdoptedNetwork) and config.student is None:
         training = f"adopted: {config.network.model}, {config.network.schedule.name}, {config.network.prediction}"
     parts = [
         f"<h1>{html.escape(printable(run.resolve().name))}</h1>",

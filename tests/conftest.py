@@ -52,6 +52,7 @@ TORCH_KERNELS = {
     "test_guidance",
     "test_heads",
     "test_inception",
+    "test_init",
     "test_integrators",
     "test_inverse",
     "test_kept_checkpoints",

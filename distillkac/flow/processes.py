@@ -171,8 +171,7 @@ class Planar(_Kac):
 class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
 
-    tau_max: how far towards pure noise it reaches, in (0, 1]: f and g at t are those of tau_max t. Below 1 for adopted models,
-    whose schedule ends there (docs/method.md, "Any Gaussian teacher").
+    tau_max: in (0, 1]; f and g at t are those of tau_max t. Adopted models reach no further (method.md, Any Gaussian teacher).
     """
 
     sigma: float = 1.0
@@ -196,7 +195,7 @@ class Gaussian(Process):
 
     @property
     def prior_std(self) -> float:
-        """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as diffusion models begin."""
+        """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
         return self.sigma if self.tau_max == 1 else math.hypot(1 - self.tau_max, self.sigma * self.tau_max)
 
     def prior(

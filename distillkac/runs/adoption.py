@@ -58,7 +58,7 @@ def adopt(
         made = build_network(config)
     except ValueError as error:
         raise ValueError(f"{found.source}: {error}") from None
-    made.get_submodule("model").load_state_dict(foreign.load_model(found, network.model).state_dict())
+    made.get_submodule("model").load_state_dict(foreign.load_model(found).state_dict())
     weights = {name: value.contiguous() for name, value in made.state_dict().items()}
     with contextlib.ExitStack() as held:
         if (problem := lock.take(place, held)) is not None:

@@ -196,6 +196,8 @@ class RunConfig:
     """How samples become images, where the data are latents; found in the data."""
     student: tyro.conf.Suppress[StudentConfig | None] = None
     """Set for the students of distillation."""
+    began_with: tyro.conf.Suppress[str | None] = None
+    """Digest of its first weights, where they came from another run or model (--init)."""
 
     def __post_init__(self):
         if self.steps < 1:

@@ -37,11 +37,26 @@ class Foreign:
 
 
 def find(source: str, scheduler: Path | None = None) -> Foreign:
-    """The parts of a folder, or of a name on the Hub, which is downloaded unless it was or HF_HUB_OFFLINE is set.
+    """As `locate`, with a scheduler that is there.
 
-    scheduler: a folder, or its scheduler_config.json, in place of the one that belongs to the model. Raises ValueError naming
-    what is missing, or is a part that is not understood.
+    scheduler: a folder, or its scheduler_config.json, in place of the one that belongs to the model. Raises ValueError too if
+    there is none.
     """
+    found = locate(source)
+    if scheduler is not None:
+        path = scheduler if scheduler.is_file() else scheduler / SCHEDULER
+        return Foreign(found.source, found.model, path, found.vae, found.class_names)
+    if not found.scheduler.exists():
+        raise ValueError(
+            f"{found.scheduler} does not exist, and without its scheduler nobody knows the noise of {found.source}: say with "
+            f"--scheduler where its {SCHEDULER} is"
+        )
+    return found
+
+
+def locate(source: str) -> Foreign:
+    """The parts of a folder, or of a name on the Hub, which is downloaded unless it was or HF_HUB_OFFLINE is set. Raises
+    ValueError naming what is missing, or is a part that is not understood."""
     folder = paths.expanded("SOURCE", paths.from_text(source))
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name the folder that save_pretrained wrote")
@@ -50,23 +65,13 @@ def find(source: str, scheduler: Path | None = None) -> Foreign:
             raise ValueError(f"{folder} is not there: name a folder that save_pretrained wrote, or a name on the Hub")
         folder = _downloaded(source)
     if (folder / INDEX).exists():
-        found = _pipeline(folder)
-    elif (folder / MODEL).exists():
+        return _pipeline(folder)
+    if (folder / MODEL).exists():
         beside = [folder / SCHEDULER, folder.parent / "scheduler" / SCHEDULER]
-        found = Foreign(folder, folder, next((path for path in beside if path.exists()), beside[0]))
-    else:
-        raise ValueError(
-            f"{folder} holds neither {INDEX} of a pipeline nor {MODEL} of a model: name what save_pretrained wrote"
-        )
-    if scheduler is not None:
-        path = scheduler if scheduler.is_file() else scheduler / SCHEDULER
-        return Foreign(found.source, found.model, path, found.vae, found.class_names)
-    if not found.scheduler.exists():
-        raise ValueError(
-            f"{found.scheduler} does not exist, and without its scheduler nobody knows the noise of {folder}: say with "
-            f"--scheduler where its {SCHEDULER} is"
-        )
-    return found
+        return Foreign(folder, folder, next((path for path in beside if path.exists()), beside[0]))
+    raise ValueError(
+        f"{folder} holds neither {INDEX} of a pipeline nor {MODEL} of a model: name what save_pretrained wrote"
+    )
 
 
 def network_of(found: Foreign, null_class: bool, sigma: float) -> AdoptedNetwork:
@@ -92,8 +97,9 @@ def sampler_settings(found: Foreign) -> list[str]:
     return [name for name in OF_SAMPLERS if config.get(name, on_by_default and name == "clip_sample")]
 
 
-def load_model(found: Foreign, kind: str) -> nn.Module:
+def load_model(found: Foreign) -> nn.Module:
     """The model itself, float32. Raises ValueError if its weights are a pickle, or do not fit."""
+    kind = _model_kind(found.model / MODEL, _read(found.model / MODEL))
     weights = sorted(path.name for path in found.model.iterdir() if path.is_file())
     if not any(name.endswith(".safetensors") for name in weights):
         if pickles := [name for name in weights if name.endswith(PICKLES)]:

@@ -21,6 +21,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
+from distillkac.runs.start import started
 from distillkac.training.fit import (
     accelerator_for,
     fit_run,
@@ -40,6 +41,7 @@ def train(
     *,
     resume: bool = False,
     track: tuple[Tracker, ...] = (),
+    init: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Trains a flow on images and saves it in a run folder, as `python -m distillkac.train` does: config, checkpoints, moving
     average, curves, samples.
@@ -47,7 +49,8 @@ def train(
     dataset: own images, `data.from_tensors(images, labels)` or any `data.Dataset`; or a DataConfig, which says where they are.
     network: an own module, see runs.own_network.OwnNetwork, which is trained where it stands; or the NetworkConfig of one
     of ours; by default config.network. config: everything else; by default that of the command, 3000 steps.
-    resume: continue the run in the folder from its last checkpoint; where there is none, begin.
+    resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a run folder, or what
+    diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command).
 
     Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
@@ -73,6 +76,8 @@ def train(
             _refuse_two("network", config.network, (NetworkConfig(), network))
             config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
         network = build_network(config)
+    if init is not None:
+        config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
         device = accelerator.device
