@@ -21,6 +21,7 @@ from distillkac.flow.noise_schedules import NoiseSchedule
 __all__ = ["AdoptedNet", "AdoptedNetwork"]
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+MOST_LAYERS = 2**10  # more are a mistake, or meant to keep the processor busy
 MODELS = {"UNet2DModel": backbones.unet_class, "DiTTransformer2DModel": backbones.dit_class}
 
 
@@ -189,6 +190,9 @@ def _part(model: nn.Module, name: str) -> nn.Module | None:
 
 def _check(config: AdoptedNetwork, shape: tuple[int, int, int], num_classes: int) -> None:
     settings, size = config.settings, "x".join(map(str, shape))
+    for name in ("layers_per_block", "num_layers"):
+        if settings.get(name, 1) > MOST_LAYERS:
+            raise ValueError(f"the model has {name} {settings[name]}: up to {MOST_LAYERS} are built")
     channels, out = settings.get("in_channels", 3), settings.get("out_channels")
     if config.model == "DiTTransformer2DModel":
         side = settings.get("sample_size")

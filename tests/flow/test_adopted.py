@@ -223,6 +223,14 @@ def test_what_is_refused(schedule, prediction, sentence):
         AdoptedNetwork("UNet2DModel", SETTINGS, NoiseSchedule(**schedule), prediction)
 
 
+def test_settings_that_make_no_model_are_refused():
+    for wrong in ({"in_channels": "1"}, {"layers_per_block": 10**9}, {"down_block_types": 5}, {"norm_num_groups": 5}):
+        with pytest.raises(
+            ValueError, match=r"samples of 1 channels|layers_per_block 1000|of no UNet2D|make no UNet2D"
+        ):
+            AdoptedNet(AdoptedNetwork("UNet2DModel", SETTINGS | wrong, NoiseSchedule("linear")), SHAPE, 1)
+
+
 def test_another_size_is_refused():
     config = AdoptedNetwork("UNet2DModel", SETTINGS, NoiseSchedule("linear"))
     for shape, classes, sentence in (
