@@ -69,13 +69,7 @@ def train(
         images = dataset
         config = _with_given(config, images)
     config.noise.build().check_shape(config.shape)
-    if isinstance(network, nn.Module):
-        config = _with_own(config, network, images)
-    else:
-        if network is not None:
-            _refuse_two("network", config.network, (NetworkConfig(), network))
-            config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
-        network = build_network(config)
+    config, network = _with_network(config, network, images)
     if init is not None:
         config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
     with own_accelerate():
@@ -136,6 +130,18 @@ def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:
     _refuse_two("data", config.data, (DataConfig(), place))
     config = dataclasses.replace(config, data=place)
     return dataclasses.replace(with_data(config, dataset), fingerprint=known)
+
+
+def _with_network(
+    config: RunConfig, network: nn.Module | NetworkConfig | None, images: Dataset
+) -> tuple[RunConfig, nn.Module]:
+    """The config of a run with the network that was given, and that network."""
+    if isinstance(network, nn.Module):
+        return _with_own(config, network, images), network
+    if network is not None:
+        _refuse_two("network", config.network, (NetworkConfig(), network))
+        config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
+    return config, build_network(config)
 
 
 def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunConfig:
