@@ -40,7 +40,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # A grid of samples for each network is drawn by evaluate.
 demo patches: RECIPE = short
 demo: CHAIN = --stages 20,4,2,1 --steps 200 300 500
-fashion: RECIPE = best
+fashion: RECIPE = pairs
 fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@

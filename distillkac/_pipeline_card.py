@@ -78,5 +78,11 @@ def _abilities(trained: dict[str, Any] | None) -> str:
         guided = f"it takes `guidance_scale` from 1 to {1 + trained['w_max']:g}"
     else:
         guided = f"guidance of `guidance_scale` = {1 + trained['w']:g} is folded in and cannot be changed"
+    if trained.get("objective", "flow-matching") != "flow-matching":
+        guided = "`guidance_scale` (1 + w) above 1 guides it" if trained["label_drop"] > 0 else "it cannot be guided"
+        return (
+            f"It was trained for {trained['objective']}, without a teacher, and takes any `num_inference_steps`, best a few; "
+            f"{guided}."
+        )
     some = "exactly" if trained.get("restart") is None else "any number of steps, best at most"
     return f"It is a distilled student of {some} {trained['num_steps']} steps; {guided}."

@@ -176,9 +176,8 @@ def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
             _command(distill.main, method_options(folder, method, seed))
             reference = method.config.w if method.config.w > 0 else None
             for steps, restart in method.samples:
-                trained = min(n for n in method.config.stages if n >= steps)
-                made = "inverse" if method.config.inverse.steps and trained == 1 else method.config.method
-                measured(student_folder(target, trained, made), method.name, steps, restart, reference=reference)
+                student = student_folder(target, *method.student(steps))
+                measured(student, method.name, steps, restart, reference=reference)
 
 
 def teacher_options(folder: Path, plan: Plan, setting: Setting, seed: int) -> list[str]:

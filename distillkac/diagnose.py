@@ -18,7 +18,7 @@ from distillkac.data import class_means
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.metrics import Evaluator, describe
 from distillkac.runs import shipped
-from distillkac.runs.config import load_config
+from distillkac.runs.config import load_config, refuse_few_steps
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.run)
     if config.student is not None:
         raise ValueError(f"{args.run} is itself a student; diagnose the run of its teacher")
+    refuse_few_steps(args.run, config, "is diagnosed")
     if config.latent is not None:
         raise ValueError(f"{args.run} learned latents, whose flow diagnose cannot compare with images yet")
     out = args.out or args.run / "diagnosis"

@@ -39,10 +39,11 @@ class DistillArgs:
     --consistency.steps, --optim.* but --optim.optimizer, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
-    """Where the other options start from. paper: endpoint distillation. best: students of 4, 2 and 1 steps that learn the
-    teacher's stored paths, then inverse distillation of the last, in RUN/student-1-inverse. short: endpoint distillation in
-    few steps, by Muon, for a few cores. consistency: one student for any number of steps, in RUN/student-4-consistency.
-    one-step: after that, a student of one step that learns where two steps of it lead, in RUN/student-1-pairs."""
+    """Where the other options start from. paper: endpoint distillation. best: a consistency student for any number of
+    steps, in RUN/student-4-consistency, then one of one step that learns where two steps of it lead, and inverse distillation
+    of that, in RUN/student-1-inverse. consistency: the first of these alone. pairs: students of 4, 2 and 1 steps that learn
+    the teacher's stored paths, then inverse distillation of the last. short: endpoint distillation in few steps, by Muon, for
+    a few cores."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

@@ -48,7 +48,7 @@ class EvaluateArgs:
     num: int = 5000
     """Generated images per row of the table; published FIDs take 50000."""
     teacher_steps: tuple[int, ...] = (20, 1)
-    """Step counts at which the teacher itself is measured (AB-2)."""
+    """Step counts at which the teacher itself is measured (AB-2); of a run that learned few steps by itself 4, 2 and 1."""
     w: float | None = None
     """Guidance weight of the teacher, and of students that take it as input; by default what they were made for."""
     seed: int = 0
@@ -239,7 +239,8 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     from distillkac.runs.run import students
 
     trained = Trained.of(load_config(args.run))
-    made = [(args.run, steps, trained) for steps in args.teacher_steps]
+    own = trained.few_steps and args.teacher_steps == EvaluateArgs.teacher_steps
+    made = [(args.run, steps, trained) for steps in (trained.measured_steps() if own else args.teacher_steps)]
     for path in students(args.run):
         trained = Trained.of(load_config(path))
         made += [(path, steps, trained) for steps in trained.measured_steps()]
@@ -267,8 +268,8 @@ def _row(run: "Run", sampler: SamplerConfig, nfe: int, rate: float) -> dict:
 
 def _title(run: "Run", sampler: SamplerConfig) -> str:
     """student-1-inverse becomes "student (inverse), 1 step"."""
-    kind, *_, method = run.name.split("-") if run.name.count("-") == 2 else (run.name.split("-")[0], "")
-    return kind + (f" ({method})" if method else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"
+    kind, *rest = run.name.split("-") if run.config.student else [run.name]
+    return kind + (f" ({rest[1]})" if len(rest) == 2 else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"
 
 
 FIDELITY_COLUMNS = (

@@ -92,12 +92,14 @@ class Chain(nn.Module):
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"
             )
-        self.network, self.times = run.network, [float(t) for t in grid]
+        self.network, self.times, self.takes_end = run.network, [float(t) for t in grid], velocity.takes_end
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         x = noise
         for t, t_next in pairwise(self.times):
-            x = x - (t - t_next) * self.network(x, t * torch.ones_like(labels, dtype=x.dtype), labels)
+            ones = torch.ones_like(labels, dtype=x.dtype)
+            end = {"r": t_next * ones} if self.takes_end else {}
+            x = x - (t - t_next) * self.network(x, t * ones, labels, **end)
         return x
 
 

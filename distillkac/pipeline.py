@@ -76,15 +76,26 @@ class KacNet(ModelMixin, ConfigMixin):
     def guidance_embedding(self) -> bool:
         return self.velocity.guidance_embedding
 
+    @property
+    def interval_embedding(self) -> bool:
+        return self.velocity.interval_embedding
+
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor, w: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        class_labels: torch.Tensor,
+        w: torch.Tensor | None = None,
+        r: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Velocity like x (B, C, H, W); t (B,) in [0, 1]; class_labels (B,) int64, null_class for no class.
+        """Velocity like x (B, C, H, W); t (B,) in [0, 1]; class_labels (B,) int64, null_class for no class. r: (B,), the end of
+        the step, for a network with interval_embedding.
 
         x may be float32 whatever the dtype of the weights: the state of a sampler should be.
         """
-        weights = () if w is None else (w.to(self.dtype),)
-        return self.velocity(x.to(self.dtype), t.float(), class_labels, *weights).to(x.dtype)
+        further = {} if w is None else {"w": w.to(self.dtype)}
+        further |= {} if r is None else {"r": r.float()}
+        return self.velocity(x.to(self.dtype), t.float(), class_labels, **further).to(x.dtype)
 
 
 class KacPipeline(DiffusionPipeline):
@@ -234,7 +245,8 @@ class KacPipeline(DiffusionPipeline):
         # The state and the scheduler's arithmetic are float32, whatever the weights are.
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
-            x = self.scheduler.step(field(x, float(t), y), t, x, return_dict=False, generator=generator)[0]
+            end = float(self.scheduler.next_timestep) if field.takes_end else None
+            x = self.scheduler.step(field(x, float(t), y, end), t, x, return_dict=False, generator=generator)[0]
         images: Any = x.cpu() if self.vae is None else self._decoded(self.vae, x)
         self.maybe_free_model_hooks()
         if output_type == "np":
@@ -247,6 +259,11 @@ class KacPipeline(DiffusionPipeline):
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
         _check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
+        if scheduler.config.get("average_velocity", False) != self.unet.interval_embedding:
+            raise ValueError(
+                f"the scheduler's average_velocity must be {self.unet.interval_embedding}, as the network's interval_embedding "
+                "is: load the scheduler of its run, or set it"
+            )
         w = None if guidance_scale is None else number(guidance_scale) - 1
         if w is not None and not 0 <= w < math.inf:
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")

@@ -7,7 +7,10 @@
         u = network(x, t.expand(len(x)), labels)
         x = scheduler.step(u, t, x).prev_sample
 
-The model predicts the velocity u(x, t), t from 1 (noise) to 0 (data). docs/method.md has the equations.
+The model predicts the velocity u(x, t), t from 1 (noise) to 0 (data). docs/method.md has the equations. One that answers with
+average velocities (its `interval_embedding` is True) is told where the step leads as well, before each step:
+
+    u = network(x, t.expand(len(x)), labels, r=scheduler.next_timestep.expand(len(x)))
 """
 
 import inspect
@@ -40,10 +43,11 @@ Device = torch.device | str | None
 
 @dataclass
 class KacSchedulerOutput(BaseOutput):
-    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, the data in one step."""
+    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, the data in one step; None where
+    u is an average velocity over another step than that to the data."""
 
     prev_sample: torch.Tensor
-    pred_original_sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None
 
 
 class KacScheduler(SchedulerMixin, ConfigMixin):
@@ -53,7 +57,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
     students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
     steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
-    drawn anew with fresh noise. tau_max: where a gaussian flow ends, of adopted models (flow.processes.Gaussian).
+    drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
+    tau_max: where a gaussian flow ends, of adopted models (flow.processes.Gaussian).
     """
 
     order = 1
@@ -73,12 +78,18 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         max_speed: float | None = None,
         num_steps: int | None = None,
         restart: float = 0.0,
+        average_velocity: bool = False,
         tau_max: float = 1.0,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
         if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
             raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
+        if average_velocity and (restart > 0 or integrator != "euler"):
+            raise ValueError(
+                "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
+                f"integrator euler, got {restart}, {integrator}"
+            )
         self.process: Process = ProcessConfig(process, a, c, sigma, f, g, tau_max).build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None
@@ -102,6 +113,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         settled = trained.settle(trained.sampler(), str(folder))
         steps = trained.num_steps if trained.restart is None else None
         grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
+        grid["average_velocity"] = config.objective == "average-velocity"
         noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g", "tau_max")}
         known = inspect.signature(cls.__init__).parameters
         if args or (unknown := [name for name in options if name not in known]):
@@ -122,6 +134,13 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         self._grid = time_grid(num_inference_steps, self.config.rho)
         self.timesteps = self._grid[:-1].float().to(device)
         self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
+
+    @property
+    def next_timestep(self) -> torch.Tensor:
+        """The time that the next `step` leads to, a tensor like those of `timesteps`; 0 in the last step. Raises ValueError
+        before set_timesteps and after the last step."""
+        grid = self._begun()
+        return grid[self._step + 1].to(self.timesteps)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
         """The sample: the network takes states as they are."""
@@ -149,11 +168,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
         Raises ValueError before set_timesteps, and for a timestep that is not the next of `timesteps`.
         """
-        if self._grid is None or self.num_inference_steps is None:
-            raise ValueError("call set_timesteps before step")
-        if self._step >= self.num_inference_steps:
-            raise ValueError(f"all {self.num_inference_steps} steps are done; call set_timesteps to begin anew")
-        t, t_next = self._grid[self._step : self._step + 2].tolist()
+        t, t_next = self._begun()[self._step : self._step + 2].tolist()
         if abs(float(timestep) - t) > 1e-5:
             raise ValueError(f"steps go through `timesteps` in order: expected {t:.6g} next, got {float(timestep):.6g}")
         h = t - t_next
@@ -161,7 +176,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         x_next, u = ops.guided_step(
             sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
         )
-        x_hat, share = sample - t * u, self.config.restart
+        x_hat, share = sample - t * u, self.config.restart  # of average velocities the share is 0
         if share > 0 and t_next > 0:
 
             def some(rows: range, seed: int) -> torch.Tensor:
@@ -173,7 +188,16 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         self._step += 1
         if not return_dict:
             return (x_next,)
-        return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=x_hat)
+        known = t_next == 0 or not self.config.average_velocity
+        return KacSchedulerOutput(prev_sample=x_next, pred_original_sample=x_hat if known else None)
+
+    def _begun(self) -> torch.Tensor:
+        """The time grid. Raises ValueError where no step is left in it."""
+        if self._grid is None or self.num_inference_steps is None:
+            raise ValueError("call set_timesteps before step")
+        if self._step >= self.num_inference_steps:
+            raise ValueError(f"all {self.num_inference_steps} steps are done; call set_timesteps to begin anew")
+        return self._grid
 
     def sample_noise(
         self, original_samples: torch.Tensor, timesteps: torch.Tensor, generator: Generators = None

@@ -27,11 +27,11 @@ from distillkac.distillation.stages import (
     student_config,
 )
 from distillkac.distillation.stored_paths import Paths
-from distillkac.distillation.students import Maker, check_start, maker, path_maker
+from distillkac.distillation.students import Maker, check_start, maker
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
-from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
 from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
@@ -100,6 +100,7 @@ def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
     """Raises ValueError if this run cannot be distilled like that."""
     if run.student is not None:
         raise ValueError(f"{folder} is itself a student; distil the run of its teacher")
+    refuse_few_steps(folder, run, "is distilled")
     if (config.w > 0 or config.w_max) and run.label_drop == 0:
         raise ValueError(f"{folder} was trained with label_drop 0 and cannot be guided; use --w 0")
 
@@ -130,24 +131,19 @@ class Chain:
         refuse_shipped(self.out)
         if self.resume:
             self._check(plan)
-        digest = digest_of(self.run)
-        maker = None
-        if (name := self.config.pairs.student) is not None:
-            network = path_maker(self.out / name, digest, self.config.w, self.make)
-            maker = self.accelerator.prepare_model(network, evaluation_mode=True), self.out / name
-        with self._paths(digest, maker) as paths:
-            yield from self._students(plan, digest, paths, maker)
+        with contextlib.ExitStack() as held:  # until the last student is made
+            yield from self._students(plan, held)
 
-    def _students(
-        self, plan: list[tuple[Path, int]], digest: str, paths: Paths | None, maker: tuple[nn.Module, Path] | None
-    ) -> Iterator[tuple[Run, bool]]:
-        config = self.config
+    def _students(self, plan: list[tuple[Path, int]], held: contextlib.ExitStack) -> Iterator[tuple[Run, bool]]:
+        config, digest, paths = self.config, digest_of(self.run), None
         # What the next student is distilled from, or starts from.
-        (before, latest), current = maker or (self.network, self.run), self.teacher
+        before, latest, current = self.network, self.run, self.teacher
         for number, stage in enumerate(stages_of(config), 1):
+            if paths is None and stage.by_teacher == (config.pairs.by == "teacher"):
+                paths = self._paths(before, latest, held)
             current = known_teacher(student_config(current, stage, config), digest, latest)
             student, current = self._student(current, before)
-            latest = student_folder(self.out, stage.num_steps, config.method)
+            latest = student_folder(self.out, stage.num_steps, stage.method)
             process = self.teacher.noise.build()
             learns = objective(before, self.network, process, stage, config, self.means, paths)
             title = f"{number} of {len(plan)}: {stage.title}"
@@ -162,24 +158,23 @@ class Chain:
         if config.inverse.steps:
             yield self._inverse(before, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
 
-    @contextlib.contextmanager
-    def _paths(self, digest: str, maker: tuple[nn.Module, Path] | None) -> Iterator[Paths | None]:
-        """The paths, if the plan stores any; inside, they are made as they are asked for."""
-        process, accelerator = self.teacher.noise.build(), self.accelerator
-        if maker is None:
-            velocity = teacher_velocity(self.network, process, self.config, self.means)
-        else:
-            digest, velocity = digest_of(maker[1]), GuidedVelocity(maker[0], speed_norm=process.speed_norm)
-        wanted = paths_config(self.teacher, digest, self.config, self.means)
+    def _paths(self, maker: nn.Module, folder: Path, held: contextlib.ExitStack) -> Paths | None:
+        """The paths, if the plan stores any, which are made as they are asked for, until `held` ends.
+
+        maker: the network whose paths they are, the teacher's or that of a student of any number of steps. folder: its own.
+        """
+        process, accelerator, config = self.teacher.noise.build(), self.accelerator, self.config
+        wanted = paths_config(self.teacher, digest_of(folder), config, self.means)
         if wanted is None:
-            yield None
-            return
+            return None
+        if maker is self.network:
+            velocity = teacher_velocity(maker, process, config, self.means)
+        else:  # its guidance is folded in
+            velocity = GuidedVelocity(maker, speed_norm=process.speed_norm)
         ranks = (accelerator.process_index, accelerator.num_processes)
-        paths = Paths(self.out, wanted, self.config.pairs.count, velocity, process, accelerator.device, *ranks)
-        try:
-            yield paths
-        finally:
-            paths.close()
+        paths = Paths(self.out, wanted, config.pairs.count, velocity, process, accelerator.device, *ranks)
+        held.callback(paths.close)
+        return paths
 
     def _check(self, plan: list[tuple[Path, int]]) -> None:
         inverse = self.config.inverse
@@ -234,7 +229,7 @@ class Chain:
 
 def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
     """(folder, optimizer steps) of every student that is made, in order."""
-    made = [(student_folder(out, stage.num_steps, config.method), stage.steps) for stage in stages_of(config)]
+    made = [(student_folder(out, stage.num_steps, stage.method), stage.steps) for stage in stages_of(config)]
     return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
 
 

@@ -1,15 +1,9 @@
 """Consistency distillation: one student that predicts the data from any time, and so takes any number of steps.
 
-f(x, t) = x - t u(x, t) is the student's picture of the data at the end of the path through x, and f(x, 0) = x. Along one
-path it is the same at every time, so two times r < t of one path teach it:
-
-    loss = || f(x_t, t) - f(x_r, r) ||^2 / (t^2 D),
-
-where the second is the target and has no gradient. As f is known at t = 0, knowledge moves up the paths from the data to the
-noise. r = t (1 - gap^(k + 1)), where k may grow over the training: far pairs first, near ones at the end (ECT, Geng et al.
-2024). x_r is where the teacher's steps from x_t lead, which also folds its guidance in (consistency distillation, Song et al.
-2023); or x_t and x_r are one path of the process, the same data and the same seed at two times (process.bridge), which needs
-no teacher but has the noise of single images in its targets.
+The loss and the two times r < t of a path are those of training/consistency.py. x_r is where the teacher's steps from x_t
+lead, which also folds its guidance in (consistency distillation, Song et al. 2023); or x_t and x_r are one path of the process,
+the same data and the same seed at two times (process.bridge), which needs no teacher but has the noise of single images in its
+targets.
 """
 
 from dataclasses import dataclass
@@ -18,19 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.base.tensors import column
 from distillkac.distillation.endpoint import with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Process
+from distillkac.runs.objectives import check_schedule
 from distillkac.training.batches import Batch
+from distillkac.training.consistency import Schedule, consistency_loss
 
 # Share of each step of such a student that is drawn anew where nothing is asked for. Without any, images of the digits in 4
 # steps are too diverse (1.11).
 RESTART = 0.5
-SMALLEST_T, SMALLEST_R = 1e-3, 5e-3  # earlier times are this one; earlier targets are the data themselves
 
 
 @dataclass(frozen=True)
@@ -55,11 +48,7 @@ class ConsistencyConfig:
         for name, least in (("steps", 1), ("num_steps", 1), ("teacher_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
-        gap, phases = self.schedule
-        if not 0 < gap <= 1 or phases < 1:
-            raise ValueError(f"consistency: gap must lie in (0, 1] and phases be at least 1, got {gap} and {phases}")
-        if not 0 <= self.at_one <= 1:
-            raise ValueError(f"consistency.at_one is a share of the training states, in [0, 1], got {self.at_one}")
+        check_schedule(*self.schedule, self.at_one)
 
     @property
     def schedule(self) -> tuple[float, int]:
@@ -87,21 +76,13 @@ class ConsistencyDistillation:
         teacher, weights = with_drawn_w(self.teacher, batch, self.seed, self.w_max)
         t, r = self.times(batch)
         x = self._on_path(batch, t)
-        # The same dropout on both sides: what is drawn for the target is drawn once more for the prediction.
-        with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad():
+        with torch.no_grad():
             x_r = self._before(teacher, x, t, r, batch)
-            guess = x_r - column(r, x) * network(x_r, r, batch.y, *weights).float()
-            target = torch.where(column(r, x) > 0, guess, x_r)  # f(x, 0) = x, whatever a network says there
-        return ops.endpoint_loss(x, network(x, t, batch.y, *weights).float(), target, t)
+        return consistency_loss(network, x, t, x_r, r, batch.y, *weights)
 
     def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
-        config, (gap, phases) = self.config, self.config.schedule
-        t = batch.stratified(self.seed, "time").clamp(min=SMALLEST_T)
-        t = torch.where(batch.uniform(self.seed, "at one") < config.at_one, 1.0, t)
-        phase = min(batch.step * phases // config.steps, phases - 1)
-        r = t * (1 - gap ** (phase + 1))
-        return t, torch.where(r < SMALLEST_R, 0.0, r)
+        return Schedule(*self.config.schedule, self.config.at_one, self.config.steps)(batch, self.seed)
 
     def _on_path(self, batch: Batch, t: torch.Tensor) -> torch.Tensor:
         return self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
@@ -116,13 +97,34 @@ class ConsistencyDistillation:
 
 
 def check_options(config: Any) -> None:
-    """Raises ValueError if a stages.DistillConfig has consistency options without that method, or with options that it does
-    not use."""
+    """Raises ValueError if a stages.DistillConfig has consistency options where no such student is made, or with options that
+    it does not use."""
     own, defaults = config.consistency, type(config)
-    if config.method != "consistency":
+    before_pairs = config.method == "pairs" and config.pairs.by == "consistency"
+    if config.method != "consistency" and not before_pairs:
         if own != ConsistencyConfig():
-            raise ValueError(f"consistency.* are options of method consistency, got method {config.method}")
+            raise ValueError(
+                f"consistency.* are options of method consistency and of pairs.by consistency, got method {config.method}"
+            )
         return
+    if before_pairs:
+        if config.w_max is not None:
+            raise ValueError("pairs.by consistency makes students without w as an input: omit w_max")
+    else:
+        _check_alone(config)
+    if own.teacher_steps == 0:
+        asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}
+        asked["integrator"] = config.integrator if config.integrator != defaults.integrator else None
+        if used := [name for name, value in asked.items() if value]:
+            raise ValueError(
+                f"{used[0]} {asked[used[0]]} is of the teacher's steps, and consistency.teacher_steps is 0: raise that, or "
+                f"omit {used[0]}"
+            )
+
+
+def _check_alone(config: Any) -> None:
+    """Raises ValueError if a plan of the one stage has options of other stages."""
+    defaults = type(config)
     if (config.stages, config.steps) != (defaults.stages, defaults.steps):
         raise ValueError(
             "method consistency makes one student in one stage: omit stages and steps, and give consistency.steps and "
@@ -135,11 +137,3 @@ def check_options(config: Any) -> None:
         )
     if config.backward:
         raise ValueError(f"method consistency takes noised data, not own states: omit backward {config.backward:g}")
-    if own.teacher_steps == 0:
-        asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}
-        asked["integrator"] = config.integrator if config.integrator != defaults.integrator else None
-        if used := [name for name, value in asked.items() if value]:
-            raise ValueError(
-                f"{used[0]} {asked[used[0]]} is of the teacher's steps, and consistency.teacher_steps is 0: raise that, or "
-                f"omit {used[0]}"
-            )

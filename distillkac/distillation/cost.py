@@ -53,14 +53,14 @@ def costs(
     found, before, source, paths = [], teacher, None, paths_config(run, "", config, means)
     if paths is not None:
         # A student that makes them has its guidance folded in, and costs an evaluation a step.
-        by_student = config.pairs.student is not None
+        by_student = config.pairs.by != "teacher"
         velocity = GuidedVelocity(teacher) if by_student else teacher_velocity(teacher, process, config, means)
         source = BlankPaths(paths, device)
         found.append(_paths_cost(paths, config.pairs.count, velocity, device, out))
     for stage in stages_of(config):
         student = build_network(student_config(run, stage, config)).to(device).train()
         learns = objective(before, teacher, process, stage, config, means, source)
-        folder = student_folder(out, stage.num_steps, config.method)
+        folder = student_folder(out, stage.num_steps, stage.method)
         found.append(_cost(stage.title, folder, stage.steps, config.optim.batch_size, student, learns, run.shape))
         before = student.eval()
     if config.inverse.steps:

@@ -33,16 +33,16 @@ def objective(
     """
     assert config.rho is not None, "see for_images"
     seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
-    if config.method == "consistency":
+    if stage.method == "consistency":
         velocity = teacher_velocity(teacher, process, config, means)
         return ConsistencyDistillation(velocity, process, config.consistency, config.integrator, seed, config.w_max)
     times = grid[:: stage.teacher_steps // stage.num_steps]
-    if config.method == "pairs":
+    if stage.method == "pairs":
         assert paths is not None, "see stages.paths_config"
         drawn = DrawnPaths(paths, config.pairs.count, stage.steps // 2 if stage.first else 0, seed)
         return PairsDistillation(drawn, times, config.backward, _end_loss(teacher, config), seed)
     states = StudentStates(process, times, config.backward, seed)
-    if config.method == "reconstruction":
+    if stage.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)
         return ShiftedReconstruction(
             velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max

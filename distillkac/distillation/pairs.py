@@ -11,6 +11,7 @@ number of steps, it is the teacher's path that is learnt.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -35,9 +36,9 @@ class PairsConfig:
     velocity's, which large errors pull at less; 0 for the squared loss."""
     features: float = 0.0
     """Weight of a second loss, between the features that the teacher's blocks have of both ends."""
-    student: str | None = None
-    """Folder, in OUT or absolute, of a student of any number of steps (method consistency): its own steps, as many as the
-    first of stages says, make the paths in place of the teacher's, and the students start from it."""
+    by: Literal["teacher", "consistency"] = "teacher"
+    """Whose steps the paths are. Consistency: a student of method consistency is made first (consistency.*), and its own steps,
+    as many as the first of stages says, are the paths; the other students start from it."""
 
     def __post_init__(self):
         if self.count < 1 or not (self.huber >= 0 and self.features >= 0):

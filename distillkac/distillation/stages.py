@@ -1,8 +1,8 @@
 """What a distillation does: its configuration and its stages.
 
 Stages follow each other, 100 -> 20 -> 4 -> 2 -> 1 by default; each student is the next teacher and starts from it. With
-method "pairs" each starts from the one before too, and the teacher itself teaches all. The guidance weight is folded in at
-the first stage. Inverse distillation of the 1-step student may end the plan
+method "pairs" each starts from the one before too, and the teacher itself teaches all, or a consistency student that comes
+first. The guidance weight is folded in at the first stage. Inverse distillation of the 1-step student may end the plan
 (docs/method.md, section 7).
 """
 
@@ -34,6 +34,9 @@ StepCounts = Annotated[
 ]
 
 
+StageMethod = Literal["endpoint", "reconstruction", "pairs", "consistency"]
+
+
 @dataclass(frozen=True)
 class DistillConfig:
     """How a teacher is distilled."""
@@ -43,7 +46,7 @@ class DistillConfig:
     starts from what inverse.start says."""
     steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
-    method: Literal["endpoint", "reconstruction", "pairs", "consistency"] = "endpoint"
+    method: StageMethod = "endpoint"
     """What the stages learn: where the teacher's steps end, its repair of their own prediction, or its paths from pure noise,
     stored once (every student is then a student of the teacher itself). Consistency: one student for any number of steps,
     made in one stage, see consistency.*."""
@@ -97,18 +100,13 @@ class DistillConfig:
                 "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
                 f"--stages 20,1, got {self.stages}"
             )
-        if self.pairs.student is not None and self.method != "pairs":
-            raise ValueError(f"pairs.student makes the paths of method pairs, got method {self.method}")
         if self.method != "reconstruction" and self.reconstruction != ReconstructionConfig():
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
+        if self.pairs.by != "teacher" and self.method != "pairs":
+            raise ValueError(f"pairs.by {self.pairs.by} is of method pairs, got method {self.method}")
         if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
             raise ValueError(
                 f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
-            )
-        if self.pairs.student is not None and (self.w_max or self.exact_start or self.integrator != "ab2"):
-            raise ValueError(
-                "pairs.student makes its paths by its own Euler steps: omit w_max, exact_start and integrator, which are the "
-                "teacher's"
             )
         if self.inverse.steps and self.w_max is not None:
             raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
@@ -119,8 +117,18 @@ class DistillConfig:
 _FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
-    # The teacher's own ends from pure noise, then inverse distillation that keeps to them.
+    # A student of any number of steps. Two of its steps cost a tenth of the teacher's twenty and end nearer to the data: they
+    # are what a student of one step learns.
     "best": DistillConfig(
+        stages=(2, 1),
+        steps=(1000,),
+        method="pairs",
+        pairs=PairsConfig(count=48000, by="consistency"),
+        inverse=InverseConfig(steps=60, beta=0.96, lr=1e-4, pairs=1.0),
+        optim=replace(_FAST, batch_size=128),
+    ),
+    # The teacher's own ends from pure noise, then inverse distillation that keeps to them.
+    "pairs": DistillConfig(
         stages=(20, 4, 2, 1),
         steps=(150, 250, 1000),
         method="pairs",
@@ -134,16 +142,8 @@ RECIPES = {
         steps=(300, 500, 1200),
         optim=_FAST,
     ),
-    # One student for any number of steps.
+    # The first part of "best" alone.
     "consistency": DistillConfig(method="consistency", optim=replace(_FAST, batch_size=128)),
-    # After it: two steps of that student cost a tenth of the teacher's twenty, and end nearer to the data.
-    "one-step": DistillConfig(
-        stages=(2, 1),
-        steps=(1000,),
-        method="pairs",
-        pairs=PairsConfig(count=48000, student="student-4-consistency"),
-        optim=replace(_FAST, batch_size=128),
-    ),
 }
 
 
@@ -151,9 +151,10 @@ RECIPES = {
 class Stage:
     """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`.
 
-    by_teacher: whether the teacher itself teaches, not the student before.
+    first: whether no stage of this method comes before. by_teacher: whether the teacher itself teaches, not a student.
     """
 
+    method: StageMethod
     teacher_steps: int
     num_steps: int
     steps: int
@@ -176,19 +177,23 @@ def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
     if config.rho is not None:
         return config.rho
     # Stored paths are those of the teacher at its best, if it is the teacher that makes them.
-    return usual_rho(shape, student=config.method != "pairs" or config.pairs.student is not None)
+    return usual_rho(shape, student=config.method != "pairs" or config.pairs.by != "teacher")
 
 
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
+    most, by_teacher = config.consistency.num_steps, config.pairs.by == "teacher"
+    consistency = [Stage("consistency", most, most, config.consistency.steps, first=True, by_teacher=True)]
     if config.method == "consistency":
-        most = config.consistency.num_steps
-        return [Stage(most, most, config.consistency.steps, True, True)]
+        return consistency
     pairs, links = config.method == "pairs", zip(config.stages[:-1], config.stages[1:], config.steps, strict=False)
-    return [
-        Stage(config.stages[0] if pairs else fine, coarse, steps, i == 0, pairs or i == 0)
+    made = [
+        Stage(
+            config.method, config.stages[0] if pairs else fine, coarse, steps, i == 0, by_teacher and (pairs or i == 0)
+        )
         for i, (fine, coarse, steps) in enumerate(links)
     ]
+    return made if by_teacher else consistency + made
 
 
 def paths_config(
@@ -206,7 +211,7 @@ def paths_config(
         config.stages[0],
         config.stages[1] if config.method == "pairs" else 1,
         config.rho,
-        config.integrator if config.pairs.student is None else "euler",
+        config.integrator if config.pairs.by == "teacher" else "euler",
         config.w,
         config.w_max,
         digest_of_means(means),
@@ -223,9 +228,9 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
         _rho(config, teacher.shape),
         config.w,
         config.w_max,
-        config.method,
+        stage.method,
         deciding(config, stage),
-        restart=RESTART if config.method == "consistency" else None,
+        restart=RESTART if stage.method == "consistency" else None,
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -253,23 +258,26 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if inverse.pairs:
             values |= _of_pairs(config)
             values |= {"inverse.pairs": inverse.pairs}
-            values |= {"integrator": config.integrator, "exact_start": config.exact_start}
+            if config.pairs.by == "teacher":
+                values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
         values = {"backward": config.backward}
-        if config.method == "reconstruction":
+        if stage.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
-        if config.method == "pairs":
+        if stage.method == "pairs":
             values |= _of_pairs(config)
-        if config.method == "consistency":
+        if stage.method == "consistency":
             own, (gap, phases) = config.consistency, config.consistency.schedule
             values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
             values = {f"consistency.{name}": value for name, value in values.items()}
-        # A student that makes the paths takes its own steps.
-        if (stage.by_teacher or config.method == "reconstruction") and config.pairs.student is None:
+        if stage.by_teacher or stage.method == "reconstruction":
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
-def _of_pairs(config: DistillConfig) -> dict[str, float]:
-    """The options of pairs that decide weights. A student that makes the paths is known by the digest of its weights."""
-    return {f"pairs.{name}": value for name, value in asdict(config.pairs).items() if name != "student"}
+def _of_pairs(config: DistillConfig) -> dict[str, float | str]:
+    """The options of pairs that decide weights."""
+    values = asdict(config.pairs)
+    if config.pairs.by == "teacher":  # so that students made before there was a choice can be resumed
+        del values["by"]
+    return {f"pairs.{name}": value for name, value in values.items()}

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,10 +10,9 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
-from distillkac.runs import checkpoints
-from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.config import RunConfig
 from distillkac.runs.own_network import OwnNetwork, check_network
-from distillkac.runs.run import Run, build_network, load_network
+from distillkac.runs.run import Run, build_network
 
 Maker = Callable[[RunConfig], nn.Module]
 """Makes the network of a student from the config of its run; its weights are set afterwards."""
@@ -69,26 +67,3 @@ def check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: b
             )
     if not takes_w and (new := [entry for entry in mine if entry not in weights]):
         raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
-
-
-def path_maker(folder: Path, teacher: str, w: float, make: Maker) -> nn.Module:
-    """The network of a student that makes the paths in place of its teacher. teacher: digest of the teacher's weights. w: the
-    guidance that shall be folded in. Raises ValueError if it does not take any number of steps, is of another teacher, or is
-    guided otherwise."""
-    if not (folder / checkpoints.CONFIG).exists():
-        raise ValueError(
-            f"pairs.student: there is no {folder}: make it first, distill --recipe consistency, or name another folder"
-        )
-    saved = load_config(folder)
-    student = saved.student
-    if student is None or student.restart is None:
-        raise ValueError(
-            f"pairs.student: {folder} is no student of any number of steps: make one, distill --method consistency"
-        )
-    if student.teacher != teacher:
-        raise ValueError(f"pairs.student: {folder} was distilled from another teacher than this one: distil it again")
-    if (student.w, student.w_max) != (w, None):
-        given = f"w {student.w:g}" if student.w_max is None else f"w up to {student.w_max:g} as an input"
-        raise ValueError(f"pairs.student: {folder} has {given}, and w {w:g} is asked for: give the same w")
-    own = make(saved) if isinstance(saved.network, OwnNetwork) else None
-    return load_network(folder, saved, own)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from distillkac.distillation.consistency import RESTART, ConsistencyConfig
 from distillkac.distillation.inverse import InverseConfig
-from distillkac.distillation.pairs import PairsConfig
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow import integrators
 from distillkac.runs.config import ProcessConfig
@@ -40,6 +40,13 @@ class Method:
     def folder(self) -> str:
         """Of its students, in the folder of the teacher."""
         return self.before or self.name
+
+    def student(self, steps: int) -> tuple[int, str]:
+        """(num_steps, method) of the student that is measured at so many steps."""
+        if self.config.inverse.steps and steps == 1:
+            return 1, "inverse"
+        own = (stage.num_steps for stage in stages_of(self.config) if stage.method == self.config.method)
+        return min(number for number in own if number >= steps), self.config.method
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,28 @@ def everywhere(chain: DistillConfig, inverse: InverseConfig) -> tuple[Method, ..
     )
 
 
-def by_pairs(best: DistillConfig) -> tuple[Method, ...]:
-    """A recipe of pairs and inverse distillation, measured after either part."""
-    samples = tuple((m, 0.0) for m in best.stages[1:])
+def by_pairs(pairs: DistillConfig) -> tuple[Method, ...]:
+    """A recipe of the teacher's pairs and inverse distillation, measured after either part."""
+    samples = tuple((m, 0.0) for m in pairs.stages[1:])
     return (
-        Method("pairs", "pairs", replace(best, inverse=InverseConfig()), samples, before="best"),
-        Method("best", "pairs, then inverse (recipe best)", best, ((1, 0.0),)),
+        Method("pairs", "pairs", replace(pairs, inverse=InverseConfig()), samples, before="pairs-inverse"),
+        Method("pairs-inverse", "pairs, then inverse (recipe pairs)", pairs, ((1, 0.0),)),
+    )
+
+
+def at_best(best: DistillConfig) -> tuple[Method, ...]:
+    """A recipe of a consistency student, pairs of its own steps and inverse distillation, measured after each part."""
+    first = DistillConfig(method="consistency", consistency=best.consistency, optim=best.optim)
+    return (
+        Method("consistency", "consistency", first, ((4, RESTART), (2, RESTART), (1, 0.0)), before="best"),
+        Method(
+            "consistency-pairs",
+            "consistency, then pairs of its 2 steps",
+            replace(best, inverse=InverseConfig()),
+            ((1, 0.0),),
+            before="best",
+        ),
+        Method("best", "these, then inverse (recipe best)", best, ((1, 0.0),)),
     )
 
 
@@ -124,7 +147,8 @@ def full_plan(seeds: tuple[int, ...]) -> Plan:
     longer = replace(chain, steps=(250, 400, 400, 600), inverse=INVERSE, optim=replace(chain.optim, batch_size=128))
     most = (
         Method("longer", "longer endpoint, then inverse", longer, ((4, 0.0), (1, 0.0))),
-        *by_pairs(RECIPES["best"]),
+        *by_pairs(RECIPES["pairs"]),
+        *at_best(RECIPES["best"]),
     )
     extra = {"telegraph": (*most, *further(chain)), "planar": most}
     samples: Samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
@@ -137,8 +161,12 @@ def quick_plan(seeds: tuple[int, ...]) -> Plan:
     inverse = replace(INVERSE, steps=30)
     best = RECIPES["best"]
     short = replace(
-        best, stages=(20, 4, 1), steps=(50, 150), pairs=PairsConfig(2000), inverse=replace(best.inverse, steps=30)
+        best,
+        steps=(200,),
+        pairs=replace(best.pairs, count=8000),
+        consistency=ConsistencyConfig(steps=100),
+        inverse=replace(best.inverse, steps=20),
     )
     samples: Samples = (("ab2", 20), ("euler", 4), ("euler", 1))
-    extra = {"telegraph": by_pairs(short)}
+    extra = {"telegraph": at_best(short)}
     return Plan(SETTINGS[:3], everywhere(chain, inverse), extra, seeds[:1], 800, samples, 1000)

@@ -24,7 +24,7 @@ from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.model_card import card, table
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, packed, shipped
-from distillkac.runs.config import law, load_config, save_config
+from distillkac.runs.config import law, load_config, refuse_few_steps, save_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import network_config, open_run, student_folder, students
 from distillkac.runs.run_data import RunData
@@ -100,8 +100,10 @@ def evaluation_of(args: ShipArgs) -> dict[str, Any]:
     """What `evaluate` found of the run. Raises ValueError if the run does not fit."""
     if not args.name.isidentifier() or not args.name.isascii():
         raise ValueError(f"name must be one word of letters and digits, got {args.name!r}")
-    if load_config(args.run).student is not None:
+    config = load_config(args.run)
+    if config.student is not None:
         raise ValueError(f"{args.run} is itself a student: name the run of its teacher")
+    refuse_few_steps(args.run, config, "has students that are shipped")
     path = args.run / "evaluation.json"
     if not path.exists():
         raise ValueError(

@@ -33,6 +33,8 @@ class ExactStart(GuidedVelocity):
             raise ValueError(f"noise correction needs f(1) = 0, got f = {process.f!r}, which leaves data at t = 1")
         if self.embedded:
             raise ValueError("noise correction is for teachers; a network with w as an input is a student")
+        if self.takes_end:
+            raise ValueError("noise correction is of the velocity; this network answers with average velocities")
         self._process, self._age, self._means = process, float(g), means
 
     def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -41,11 +43,15 @@ class ExactStart(GuidedVelocity):
         return self._df * mean + self._dg * self._process.velocity(x - self._f * mean, age)
 
     def evaluate(
-        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        t: float | torch.Tensor,
+        y: torch.Tensor | None,
+        r: float | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         start = torch.as_tensor(t, device=x.device) >= 1
         if not start.any():
-            return super().evaluate(x, t, y)
+            return super().evaluate(x, t, y, r)
         if y is None:
             raise ValueError("noise correction needs class labels y (B,), got None")
         null = torch.full_like(y, len(self._means) - 1)
@@ -53,7 +59,7 @@ class ExactStart(GuidedVelocity):
             w = self._weight(t)
             guided = torch.is_tensor(w) or w != 0
             return self.exact(x, y), self.exact(x, null) if guided else None, w
-        u_cond, u_uncond, w = super().evaluate(x, t, y)
+        u_cond, u_uncond, w = super().evaluate(x, t, y, r)
         rows = start.nonzero().flatten()
         u_cond = u_cond.index_copy(0, rows, self.exact(x[rows], y[rows]))
         if u_uncond is not None:

@@ -4,7 +4,16 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-__all__ = ["SPEED_NORMS", "Field", "Network", "SpeedNorm", "Weight", "guidance_embedding", "null_class"]
+__all__ = [
+    "SPEED_NORMS",
+    "Field",
+    "Network",
+    "SpeedNorm",
+    "Weight",
+    "guidance_embedding",
+    "interval_embedding",
+    "null_class",
+]
 
 SpeedNorm = Literal["telegraph", "planar"]
 """What a speed limit limits: each coordinate, or the length of each pair of neighbouring elements of the last axis."""
@@ -18,9 +27,10 @@ class Network(Protocol):
     """Anything that is called with (x, t, y) and returns the velocity like x; an nn.Module with such a forward is one.
 
     x: (B, ...). t: (B,) float32 in [0, 1], 1 = noise. y: (B,) class labels, or whatever else the field was called with.
-    Two attributes are optional. `null_class`: the label that means "no class", which guidance needs. `guidance_embedding`:
-    True if the network takes w (B,) as a fourth argument and answers with the guided velocity. They are asked for by the
-    functions of these names alone.
+    Three attributes are optional. `null_class`: the label that means "no class", which guidance needs. `guidance_embedding`:
+    True if the network takes w (B,) as a fourth argument and answers with the guided velocity. `interval_embedding`: True if
+    it takes r (B,) as its last argument, of that name, and answers with the average velocity over [r, t], so that one step
+    x - (t - r) u leads from t to r; with r = t that is the velocity. They are asked for by the functions of these names alone.
     """
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: Any, /) -> torch.Tensor: ...
@@ -29,13 +39,22 @@ class Network(Protocol):
 def guidance_embedding(network: object) -> bool:
     """Whether the network takes the guidance weight as a fourth argument; False where it does not say. Raises ValueError if it
     says something else, such as a layer of that name."""
-    takes_w = getattr(network, "guidance_embedding", False)
-    if not isinstance(takes_w, bool):
+    return _says(network, "guidance_embedding", "the guidance weight w")
+
+
+def interval_embedding(network: object) -> bool:
+    """Whether the network takes the time r that a step leads to, its keyword r; False where it does not say. Raises ValueError
+    as `guidance_embedding` does."""
+    return _says(network, "interval_embedding", "the end r of a step")
+
+
+def _says(network: object, name: str, taken: str) -> bool:
+    said = getattr(network, name, False)
+    if not isinstance(said, bool):
         raise ValueError(
-            f"{type(network).__name__}.guidance_embedding says whether forward takes the guidance weight w: it must be True or "
-            f"False, got {takes_w!r:.80}"
+            f"{type(network).__name__}.{name} says whether forward takes {taken}: it must be True or False, got {said!r:.80}"
         )
-    return takes_w
+    return said
 
 
 def null_class(network: object) -> int:
@@ -52,7 +71,8 @@ def null_class(network: object) -> int:
 class Field(Protocol):
     """What an integrator needs: the two parts of a guided velocity and its limit, so that guidance and step are one pass.
 
-    max_speed: bound of the velocity, or None. speed_norm: what it bounds.
+    max_speed: bound of the velocity, or None. speed_norm: what it bounds. One whose attribute `takes_end` is True answers with
+    average velocities: `evaluate` and the call take a last argument r, the time that the step leads to, a float or (B,).
     """
 
     @property

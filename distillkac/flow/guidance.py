@@ -8,7 +8,15 @@ from collections.abc import Callable
 import torch
 
 from distillkac import ops
-from distillkac.flow.fields import SPEED_NORMS, Network, SpeedNorm, Weight, guidance_embedding, null_class
+from distillkac.flow.fields import (
+    SPEED_NORMS,
+    Network,
+    SpeedNorm,
+    Weight,
+    guidance_embedding,
+    interval_embedding,
+    null_class,
+)
 
 __all__ = ["GuidedVelocity"]
 
@@ -17,7 +25,7 @@ class GuidedVelocity:
     """A network as the velocity field of an integrator (fields.Field), with guidance and an honest count of evaluations.
 
     network: as fields.Network says, any function (x (B, ...), t (B,), y (B,)) -> velocity like x; its `null_class` is needed
-             where w > 0. One with `guidance_embedding` is given w.
+             where w > 0. One with `guidance_embedding` is given w, one with `interval_embedding` the end r of the step.
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
     max_speed: if given, the guided velocity is limited to it.
@@ -43,44 +51,69 @@ class GuidedVelocity:
             raise ValueError(f"max_speed must be positive, got {max_speed}")
         if speed_norm not in SPEED_NORMS:
             raise ValueError(f"speed_norm must be one of {', '.join(SPEED_NORMS)}, got {speed_norm!r}")
-        self.network, self.w, self.interval = network, w, (interval[0], interval[1])
+        self.network: Callable[..., torch.Tensor] = network
+        self.w, self.interval = w, (interval[0], interval[1])
         self.max_speed, self.speed_norm = max_speed, speed_norm
         self.embedded = guidance_embedding(network)
+        self.takes_end = interval_embedding(network)
         self.nfe = 0
 
     def evaluate(
-        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        t: float | torch.Tensor,
+        y: torch.Tensor | None,
+        r: float | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         """The network's answers at (x, t): (u_cond, u_uncond or None, w there).
 
         x: (B, ...). t: a float common to all rows, or (B,). y: (B,) class labels; None, where nothing is guided, for a
-        network without classes. u_uncond is None, and only one evaluation is made, where guidance does nothing: w = 0,
-        t outside the interval, or w is a network input. Raises ValueError if a class that guidance needs is missing.
+        network without classes. r: for a network with `interval_embedding` the time that the step leads to, like t; None is t
+        itself, and the answer the velocity there. u_uncond is None, and only one evaluation is made, where guidance does
+        nothing: w = 0, t outside the interval, or w is a network input. Raises ValueError if a class that guidance needs is
+        missing, or the network takes no r.
         """
-        w = self._weight(t)
-        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        w, times = self._weight(t), self._rows(t, x)
+        network, last = self.network, self._end(r, times, x)
         if self.embedded:
             self.nfe += 1
-            weights = torch.as_tensor(w, dtype=torch.float32, device=x.device).expand(len(x))
-            embedded: Callable[..., torch.Tensor] = self.network
-            return embedded(x, times, y, weights), None, 0.0
+            return network(x, times, y, self._rows(w, x), **last), None, 0.0
         if isinstance(w, float) and w == 0:
             self.nfe += 1
-            return self.network(x, times, y), None, 0.0
+            return network(x, times, y, **last), None, 0.0
         y, null = self._labels(y)
         self.nfe += 2
-        both = self.network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]))
+        last = {name: torch.cat([value, value]) for name, value in last.items()}
+        both = network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]), **last)
         u_cond, u_uncond = both.chunk(2)
         return u_cond, u_uncond, w
 
-    def __call__(self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        """The guided, speed-limited velocity at (x, t). Shapes as in `evaluate`; returns like x."""
-        u_cond, u_uncond, w = self.evaluate(x, t, y)
+    def __call__(
+        self,
+        x: torch.Tensor,
+        t: float | torch.Tensor,
+        y: torch.Tensor | None,
+        r: float | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The guided, speed-limited velocity at (x, t). Arguments as in `evaluate`; returns like x."""
+        u_cond, u_uncond, w = self.evaluate(x, t, y, r)
         if u_uncond is None:
             if self.max_speed is None:
                 return u_cond
             u_uncond, w = u_cond, 0.0
         return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.speed_norm)
+
+    def _end(self, r: float | torch.Tensor | None, times: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The further argument of a network that takes the end of the step."""
+        if self.takes_end:
+            return {"r": times if r is None else self._rows(r, x)}
+        if r is not None:
+            raise ValueError(f"{type(self.network).__name__} takes no end r of a step (interval_embedding): omit r")
+        return {}
+
+    @staticmethod
+    def _rows(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float32, device=x.device).expand(len(x))
 
     def _labels(self, y: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """(y, as many labels that mean "no class")."""

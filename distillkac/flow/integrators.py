@@ -3,7 +3,7 @@
 `num_steps` is the number of intervals; the number of network evaluations is counted by the field (guidance.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -44,7 +44,7 @@ def integrate(
     """Carries x along the field over the grid.
 
     field:  a fields.Field, such as GuidedVelocity. x: (B, ...) state at grid[0]. y: (B,) class labels, None for a field
-            without classes.
+            without classes. One that takes the end of the step is told it, and steps by "euler" alone.
     grid:   decreasing times, float64: (N + 1,) common to all rows, or (N + 1, B) with a grid for each row.
     method: "euler"; "heun", two evaluations per step; "ab2", Adams-Bashforth with variable step and one evaluation per
             step, whose first step is Euler: x - h ((1 + r) u - r u_prev), r = h / (2 h_prev).
@@ -55,6 +55,10 @@ def integrate(
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
     _check_field(field)
+    if (averages := takes_end(field)) and method != "euler":
+        raise ValueError(
+            f"the field answers with average velocities, each of which is one Euler step: integrator euler, got {method!r}"
+        )
     _check_grid(grid, len(x))
     times: Iterable[float | torch.Tensor] = grid.tolist() if grid.dim() == 1 else grid
     states = [x]
@@ -62,7 +66,7 @@ def integrate(
     h_prev: float | torch.Tensor | None = None
     for t, t_next in pairwise(times):
         h = t - t_next
-        u_cond, u_uncond, w = field.evaluate(x, t, y)
+        u_cond, u_uncond, w = field.evaluate(x, t, y, *((t_next,) if averages else ()))
         x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
         if method == "heun":
             mean = (u + field(x_next, t_next, y)) / 2
@@ -93,18 +97,22 @@ def restart_chain(
     x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
     consistency sampling.
     field, x, y, path: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b depends
-    on (seed, offset + b) alone.
+    on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes along the
+    flow by one to the next time: two evaluations where a share of the step is either.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
     _check_grid(grid, None)
     if float(grid[-1]) != 0:
         raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
-    states, times = [x], grid.tolist()
+    states, times, averages = [x], grid.tolist(), takes_end(field)
+    answer: Callable[..., torch.Tensor] = field
     for step, (t, t_next) in enumerate(pairwise(times)):
-        u = field(x, t, y)
+        end = 0.0 if share == 1 else t_next
+        u = answer(x, t, y, *((end,) if averages else ()))
         x_next = x - (t - t_next) * u
-        x = restarted(process, x_next, x - t * u, t_next, share, seed, step, offset)
+        to_data = answer(x, t, y, 0.0) if averages and 0 < share < 1 and t_next > 0 else u
+        x = restarted(process, x_next, x - t * to_data, t_next, share, seed, step, offset)
         if path:
             states.append(x)
     return torch.stack(states) if path else x
@@ -134,6 +142,11 @@ def restarted(
     size = (*shape[1:-1], shape[-1] // 2) if pairs else tuple(shape[1:])
     drawn = uniform_rows(len(x_next), size, derive_seed(seed, "restart share", step), offset).to(x_next.device)
     return torch.where((drawn.repeat_interleave(2, -1) if pairs else drawn) < share, fresh, x_next)
+
+
+def takes_end(field: object) -> bool:
+    """Whether the field answers with average velocities, over [r, t] for its last argument r."""
+    return getattr(field, "takes_end", False)
 
 
 def _check_field(field: object) -> None:

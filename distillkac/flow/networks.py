@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from distillkac.base import backbones
@@ -41,6 +42,9 @@ class NetworkConfig:
     """Dropout inside the residual blocks."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input, so that one student serves every w."""
+    interval_embedding: bool = False
+    """Takes the end r of a step as an input and answers with the average velocity over [r, t]. Set by the objective
+    average-velocity."""
 
     @property
     def side(self) -> int:
@@ -59,7 +63,7 @@ class VelocityNet(nn.Module):
         super().__init__()
         _check(config, shape)
         self.config, self.shape, self.null_class = config, (shape[0], shape[1], shape[2]), num_classes
-        self.guidance_embedding = config.guidance_embedding
+        self.guidance_embedding, self.interval_embedding = config.guidance_embedding, config.interval_embedding
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = _dit(config, shape, num_classes)
@@ -68,25 +72,33 @@ class VelocityNet(nn.Module):
         width = 4 * config.channels[0]
         self.classes = nn.Embedding(num_classes + 1, width)
         if config.guidance_embedding:
-            self.guidance = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
-            _zero(self.guidance[-1])
+            self.guidance = _embedding_of_number(width)
+        if config.interval_embedding:
+            self.interval = _embedding_of_number(width)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, w: Tensor | None = None, r: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
 
-        w: (B,) guidance weight, given where the network has `guidance_embedding` and nowhere else. Returns the velocity
-        (B, C, H, W).
+        w: (B,) guidance weight, given where the network has `guidance_embedding` and nowhere else. r: (B,) in [0, t], the time
+        that a step leads to, given where it has `interval_embedding` and nowhere else: it embeds the length t - r, which
+        changes nothing before the first update. Returns the velocity (B, C, H, W), with r its average over [r, t].
         """
-        if (w is not None) != self.guidance_embedding:
-            raise ValueError(
-                f"the network takes {'' if self.guidance_embedding else 'no '}w (guidance_embedding), got "
-                f"{'none' if w is None else 'one'}"
-            )
+        for value, taken, name in (
+            (w, self.guidance_embedding, "w (guidance"),
+            (r, self.interval_embedding, "r (interval"),
+        ):
+            if (value is not None) != taken:
+                raise ValueError(
+                    f"the network takes {'' if taken else 'no '}{name}_embedding), got {'none' if value is None else 'one'}"
+                )
         if self.config.backbone == "dit":
-            return self.dit(x, timestep=TIME_SCALE * t, class_labels=y, return_dict=False)[0]
+            times = TIME_SCALE * t if r is None else torch.stack([TIME_SCALE * t, t - r], -1)
+            return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
         embedding = self.classes(y)
         if w is not None:
             embedding = embedding + self.guidance(w[:, None])
+        if r is not None:
+            embedding = embedding + self.interval((t - r)[:, None].to(x.dtype))
         # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
@@ -96,13 +108,13 @@ class VelocityNet(nn.Module):
         return nn.functional.pixel_shuffle(u, side)
 
     def outer_layers(self) -> list[nn.Module]:
-        """Those that images, times, classes and w enter, and the one that the velocity leaves (training/optimizer.py)."""
+        """Those that images, times, classes, w and r enter, and the one that the velocity leaves (training/optimizer.py)."""
         if self.config.backbone == "dit":
             times = [f"dit.transformer_blocks.{number}.norm1.emb" for number in range(self.config.layers)]
             names = ["dit.pos_embed", *times, "dit.proj_out_2"]
         else:
-            guidance = ["guidance"] if self.guidance_embedding else []
-            names = ["unet.conv_in", "unet.time_embedding", "classes", *guidance, "unet.conv_out"]
+            numbers = [name for name in ("guidance", "interval") if getattr(self, f"{name}_embedding")]
+            names = ["unet.conv_in", "unet.time_embedding", "classes", *numbers, "unet.conv_out"]
         return [self.get_submodule(name) for name in names]
 
     def feature_layers(self) -> list[nn.Module]:
@@ -174,8 +186,29 @@ def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -
     for block in dit.transformer_blocks:
         _zero(block.norm1.linear)  # adaLN-zero: every block starts as the identity
         block.norm1.emb.class_embedder.dropout_prob = 0.0  # the objective drops classes, by its own seed
+        if config.interval_embedding:
+            block.norm1.emb = _WithLength(block.norm1.emb, config.channels[0])
     _zero(dit.proj_out_2)
     return dit
+
+
+class _WithLength(nn.Module):
+    """The embedding of time and class of a block of the DiT, with that of the length of a step. times: (B, 2), both."""
+
+    def __init__(self, plain: nn.Module, width: int) -> None:
+        super().__init__()
+        self.plain, self.interval = plain, _embedding_of_number(width)
+
+    def forward(self, times: Tensor, y: Tensor, hidden_dtype: torch.dtype) -> Tensor:
+        t, length = times.unbind(-1)
+        return self.plain(t, y, hidden_dtype=hidden_dtype) + self.interval(length[:, None].to(hidden_dtype))
+
+
+def _embedding_of_number(width: int) -> nn.Sequential:
+    """(B, 1) -> (B, width), at first 0."""
+    layers = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+    _zero(layers[-1])
+    return layers
 
 
 def _zero(layer: nn.Module) -> None:

@@ -17,6 +17,7 @@ from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
 from distillkac.runs.built import build
+from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.own_network import OwnNetwork
 
 Config = TypeVar("Config")
@@ -178,6 +179,11 @@ class RunConfig:
         default_factory=NetworkConfig
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
+    objective: Objective = "flow-matching"
+    """What the network learns from the data. Flow matching: velocities, to be integrated, or distilled. Consistency and average
+    velocity: to make images in a few steps by itself, with no teacher (docs/method.md, section 8)."""
+    consistency: ConsistencyTraining = field(default_factory=ConsistencyTraining)
+    average_velocity: AverageVelocityConfig = field(default_factory=AverageVelocityConfig)
     steps: int = 3000
     """Optimizer steps."""
     label_drop: float = 0.1
@@ -208,6 +214,18 @@ class RunConfig:
             raise ValueError(f"preview is a number of images, at least 0, got {self.preview}")
         if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
+        check_objective(self)
+        if self.objective == "average-velocity" and isinstance(self.network, NetworkConfig):
+            object.__setattr__(self, "network", dataclasses.replace(self.network, interval_embedding=True))
+
+
+def refuse_few_steps(folder: Path, config: RunConfig, wanted: str) -> None:
+    """Raises ValueError if a run learned few steps from data alone. wanted: what only a run of flow matching does."""
+    if config.objective != "flow-matching":
+        raise ValueError(
+            f"{folder} was trained for {config.objective}, to make images in a few steps by itself; what {wanted} is the flow "
+            "itself: train one with --objective flow-matching"
+        )
 
 
 def checked(config: Config, kind: type[Config]) -> Config:

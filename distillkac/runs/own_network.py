@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillkac.flow.fields import guidance_embedding
+from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.runs import checkpoints
 
 
@@ -19,7 +19,8 @@ class OwnNetwork:
 
     An own network is any nn.Module with forward(x (B, C, H, W), t (B,), y (B,)) -> velocity like x, float32; t in [0, 1], y
     int64 classes. Two attributes say what else it can: `null_class`, the label that means "no class", which must be the
-    number of classes (needed for guidance); `guidance_embedding` = True, that forward takes a fourth argument w (B,).
+    number of classes (needed for guidance); `guidance_embedding` = True, that forward takes a fourth argument w (B,);
+    `interval_embedding` = True, that it takes a last argument r (B,), the time that the step leads to (average velocities).
     """
 
     module: str
@@ -28,12 +29,16 @@ class OwnNetwork:
     """How many numbers are trained."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input."""
+    interval_embedding: bool = False
+    """Takes the end r of a step as an input."""
 
     @classmethod
     def of(cls, network: nn.Module) -> "OwnNetwork":
         kind = type(network)
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        return cls(f"{kind.__module__}.{kind.__qualname__}", count, guidance_embedding(network))
+        return cls(
+            f"{kind.__module__}.{kind.__qualname__}", count, guidance_embedding(network), interval_embedding(network)
+        )
 
     def refusal(self, folder: Path) -> str:
         """Why the network cannot be built, and what to do."""
@@ -46,10 +51,11 @@ class OwnNetwork:
 
 def check_attributes(network: nn.Module, num_classes: int) -> None:
     """Raises ValueError naming the class if what is no module is given, one whose label for no class is another, or one whose
-    `guidance_embedding` is no bool."""
+    `guidance_embedding` or `interval_embedding` is no bool."""
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be a torch.nn.Module, got {network!r:.80}")
     guidance_embedding(network)
+    interval_embedding(network)
     null_class = getattr(network, "null_class", None)
     # Neither 3.0 nor tensor(3), which are equal to 3 and serve for some of what is asked of a label only.
     if null_class is not None and (type(null_class) is not int or null_class != num_classes):
@@ -115,10 +121,12 @@ def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     before, y = x.to(device), y.to(device)
     x, t = before.clone(), torch.linspace(0.25, 0.75, len(x), dtype=torch.float32, device=device)
     weights = (torch.ones_like(t),) if guidance_embedding(network) else ()
-    told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{', w like t' if weights else ''} and y int64"
+    end = {"r": t / 2} if interval_embedding(network) else {}
+    more = f"{', w like t' if weights else ''}{', r like t' if end else ''}"
+    told = f"x {tuple(x.shape)} float32, t {tuple(t.shape)} float32{more} and y int64"
     try:
         with torch.random.fork_rng(), torch.enable_grad():  # as in training, where the caller may have it off
-            u = network(x, t, y, *weights)
+            u = network(x, t, y, *weights, **end)
     except Exception as error:  # whatever the module of a user raises
         raise ValueError(f"{call} failed for {told}: {_reason(error)}") from error
     if not isinstance(u, torch.Tensor) or u.shape != x.shape or u.dtype != x.dtype:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
+from distillkac.flow.fields import interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints, shipped
@@ -36,7 +37,8 @@ PREFERRED = ("inverse", "pairs", "endpoint", "reconstruction", "consistency")  #
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network ready to sample. config.student is None for a teacher."""
+    """A trained network ready to sample. config.student is None for what learned from data alone: a teacher, or a network of
+    few steps, whose name is its objective."""
 
     folder: Path
     config: RunConfig
@@ -47,7 +49,9 @@ class Run:
     @property
     def name(self) -> str:
         student = self.config.student
-        return "teacher" if student is None else student_folder(Path(), student.num_steps, student.method).name
+        if student is None:
+            return "teacher" if self.config.objective == "flow-matching" else self.config.objective
+        return student_folder(Path(), student.num_steps, student.method).name
 
 
 def open_run(
@@ -113,6 +117,11 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
         check_attributes(network, len(config.class_names))
+        if interval_embedding(network) != (was := config.network.interval_embedding):
+            raise ValueError(
+                f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and "
+                f"this {type(network).__name__} says the opposite"
+            )
         _say_if_another_class(folder, config.network, network)
         expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)

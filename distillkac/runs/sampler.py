@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
+
 if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.integrators import Method
     from distillkac.runs.config import RunConfig
@@ -81,7 +83,8 @@ class Trained:
     num_steps: None for a teacher, else the steps of a student. rho: exponent of the student's grid, or of the teacher's
     usual one. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of its teacher,
     above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
-    and draws this share of each anew.
+    and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps from data
+    alone, which take any number like such students, and w like a teacher.
     """
 
     label_drop: float
@@ -90,18 +93,27 @@ class Trained:
     w: float = 0.0
     w_max: float | None = None
     restart: float | None = None
+    objective: Objective = "flow-matching"
 
     @classmethod
     def of(cls, config: "RunConfig") -> "Trained":
         student = config.student
+        if config.objective != "flow-matching":
+            rho, restart = usual_rho(config.shape, student=True), RESTART if config.objective == "consistency" else 0.0
+            return cls(config.label_drop, FEW_STEPS, rho, restart=restart, objective=config.objective)
         if student is None:
             return cls(config.label_drop, rho=usual_rho(config.shape))
         return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max, student.restart)
 
     @property
     def takes_w(self) -> bool:
-        """Whether a weight may be chosen: by a teacher, and by a student that has it as an input."""
-        return self.num_steps is None or self.w_max is not None
+        """Whether a weight may be chosen: of what learned from data alone, and of a student that has it as an input."""
+        return self.num_steps is None or self.w_max is not None or self.few_steps
+
+    @property
+    def few_steps(self) -> bool:
+        """Whether it makes images in a few steps without having been distilled."""
+        return self.objective != "flow-matching"
 
     def serves(self, steps: int) -> bool:
         """Whether it was made for so many steps: a teacher for any number, a student of any number for at most its own."""
@@ -121,18 +133,31 @@ class Trained:
 
         name: of the run or pipeline, for the sentence. Raises ValueError where the network cannot do what is asked.
         """
-        settled = self._teacher(sampler, name) if self.num_steps is None else self._student(sampler, name)
+        rule = self._few_steps if self.few_steps else self._teacher if self.num_steps is None else self._student
+        settled = rule(sampler, name)
         if settled.w == 0 and tuple(sampler.interval) != (0.0, 1.0):
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
         return settled
 
-    def _teacher(self, sampler: SamplerConfig, name: str) -> Settled:
+    def _any_w(self, sampler: SamplerConfig, name: str) -> float:
         w = sampler.w or 0.0
         if w > 0 and self.label_drop == 0:
             raise ValueError(
                 f"{name} was trained with label_drop 0 and cannot be guided; use w = 0 (guidance_scale = 1)"
             )
-        share = sampler.restart or 0.0
+        return w
+
+    def _few_steps(self, sampler: SamplerConfig, name: str) -> Settled:
+        w, share = self._any_w(sampler, name), self.restart if sampler.restart is None else sampler.restart
+        if sampler.integrator not in (None, "euler"):
+            raise ValueError(
+                f"{name} was trained for {self.objective}, whose steps are Euler steps: omit integrator "
+                f"{sampler.integrator!r}, or train with objective flow-matching"
+            )
+        return Settled(w, sampler.rho or self.rho, "euler", w, share or 0.0)
+
+    def _teacher(self, sampler: SamplerConfig, name: str) -> Settled:
+        w, share = self._any_w(sampler, name), sampler.restart or 0.0
         method: Method = "euler" if share > 0 else sampler.integrator or "ab2"
         return Settled(w, sampler.rho or self.rho, method, w, share)
 

@@ -14,7 +14,8 @@ from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch
-from distillkac.training.objective import FlowMatching
+from distillkac.training.objective import evaluations_of
+from distillkac.training.objectives import objective_for, settled
 
 ENOUGH_SECONDS = 0.5
 
@@ -46,7 +47,8 @@ def blank_batch(shape: tuple[int, ...], device: torch.device, update: int = 0) -
 def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     """What training `config` takes: counted where it can be, its time measured on `device` with a few images.
 
-    parameters; flops_per_image of one evaluation (a multiply-add is two); weight_bytes of weights, gradients, the
+    parameters; flops_per_image of one evaluation (a multiply-add is two); evaluations, what an image of a step costs in such, a
+    backward pass being two; weight_bytes of weights, gradients, the
     optimizer's state and the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and
     hours of the run: forward and backward, without the optimizer, the best of three or the only one of over half a second,
     with as many images as that allows.
@@ -56,7 +58,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     # Muon keeps one number for each of a matrix, where AdamW keeps two.
     groups = optimizer.parameter_groups(network, config.optim)
     spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
-    objective = FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
+    objective = objective_for(settled(config, network), network)
     batch = blank_batch(config.shape, device)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
 
@@ -76,6 +78,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     return {
         "parameters": parameters,
         "flops_per_image": flops_per_image(network, config.shape),
+        "evaluations": 3 + evaluations_of(objective),
         "weight_bytes": 20 * parameters - 4 * spared,
         "activation_bytes": saved * config.optim.batch_size / config.optim.accumulate,
         "seconds_per_step": step,
@@ -95,7 +98,7 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
             f"network      {network.backbone}{patches} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
-            f"{3 * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
+            f"{figures['evaluations'] * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
             f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "
             f"{figures['activation_bytes'] / 2**30:.2g} GiB activations of a batch",
             f"time         about {figures['seconds_per_step']:.2g} s a step, {figures['hours']:.2g} hours in all, on this "

@@ -19,7 +19,8 @@ from distillkac.runs.config import OptimConfig, RunConfig, save_config
 from distillkac.runs.device import device
 from distillkac.runs.lock import run_lock
 from distillkac.runs.run import Run
-from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.runs.sampler import Trained
+from distillkac.runs.sampling import class_labels, generate
 from distillkac.training import resume
 from distillkac.training.loop import Fit, Trainer, learning_rate
 from distillkac.training.objective import Objective
@@ -148,8 +149,7 @@ def draw(run: Run, step: int) -> None:
     config = run.config
     plots.save_curves(run.folder / checkpoints.METRICS, run.folder / kept.CURVES)
     if config.preview and (config.shape[0] in (1, 3) or config.latent):
-        sampler = SamplerConfig(steps=config.student.num_steps if config.student else 20)
-        images = generate(run, class_labels(config, config.preview), sampler).images
+        images = generate(run, class_labels(config, config.preview), Trained.of(config).sampler()).images
         pictures.save_grid(images, run.folder / kept.SAMPLES / f"step-{step:06d}.png")
 
 

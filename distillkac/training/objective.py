@@ -29,12 +29,16 @@ def updates_of(objective: Objective) -> int:
     return getattr(objective, "updates", 1)
 
 
-@dataclass(frozen=True)
-class FlowMatching:
-    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped.
+def evaluations_of(objective: Objective) -> int:
+    """Evaluations of the network in a step besides the one that learns: none, unless the objective has `evaluations`."""
+    return getattr(objective, "evaluations", 0)
 
-    null_class: the label of no class; None for a network without one, where label_drop must be 0. Raises ValueError if the
-    network answers with another shape than x has.
+
+@dataclass(frozen=True)
+class FromData:
+    """What objectives that learn from data alone have in common.
+
+    null_class: the label of no class; None for a network without one, where label_drop must be 0.
     """
 
     process: Process
@@ -48,15 +52,30 @@ class FlowMatching:
                 f"label_drop {self.label_drop} needs a network with null_class, the label that means no class"
             )
 
+    def labels(self, batch: Batch) -> torch.Tensor:
+        """(B,) classes of the rows, some of them dropped."""
+        if self.null_class is None or self.label_drop == 0:
+            return batch.y
+        return torch.where(batch.uniform(self.seed, "label") < self.label_drop, self.null_class, batch.y)
+
+
+@dataclass(frozen=True)
+class FlowMatching(FromData):
+    """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped.
+
+    Raises ValueError if the network answers with another shape than x has.
+    """
+
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t = batch.stratified(self.seed, "time")
         x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
-        y = batch.y
-        if self.null_class is not None and self.label_drop > 0:
-            y = torch.where(batch.uniform(self.seed, "label") < self.label_drop, self.null_class, y)
-        predicted = network(x_t, t, y)
-        if predicted.shape != u.shape:  # which torch would stretch, with a warning
-            raise ValueError(
-                f"the network must return a velocity like x, {tuple(u.shape)}, got {tuple(predicted.shape)} in train mode"
-            )
-        return nn.functional.mse_loss(predicted, u)
+        return nn.functional.mse_loss(like(x_t, network(x_t, t, self.labels(batch))), u)
+
+
+def like(x: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """The network's answer at x. Raises ValueError if it has another shape."""
+    if answer.shape != x.shape:  # which torch would stretch, with a warning
+        raise ValueError(
+            f"the network must return a velocity like x, {tuple(x.shape)}, got {tuple(answer.shape)} in train mode"
+        )
+    return answer

@@ -30,7 +30,10 @@ from distillkac.training.fit import (
     refuse_shipped,
 )
 from distillkac.training.loop import Fit
-from distillkac.training.objective import FlowMatching
+from distillkac.training.objectives import objective_for, settled
+
+_DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True)
+"""config.network where nothing was said."""
 
 
 def train(
@@ -72,6 +75,7 @@ def train(
     config, network = _with_network(config, network, images)
     if init is not None:
         config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
+    config = settled(config, network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
         device = accelerator.device
@@ -110,11 +114,13 @@ def fit_teacher(
     folder: Path, config: RunConfig, network: nn.Module, dataset: Dataset, track: tuple[Tracker, ...], resume: bool
 ) -> tuple[Fit, Accelerator]:
     """Trains the network to config.steps; whoever asks for it ends what the accelerator has begun."""
-    null_class = getattr(network, "null_class", None)
-    objective = FlowMatching(config.noise.build(), null_class, config.label_drop, config.seed)
+    config = settled(config, network)
+    objective = objective_for(config, network)
     accelerator = accelerator_for(config.optim, trackers=track, folder=folder)
     if track:
         accelerator.init_trackers("distillkac")
+    if config.objective == "average-velocity" and accelerator.is_main_process:
+        print(f"average velocities: --average-velocity.derivative {config.average_velocity.derivative}", flush=True)
     if resume and accelerator.is_main_process and not (folder / checkpoints.STATE).exists():
         near = "" if checkpoints.begun(folder) else checkpoints.similar_runs(folder)
         print(
@@ -139,7 +145,7 @@ def _with_network(
     if isinstance(network, nn.Module):
         return _with_own(config, network, images), network
     if network is not None:
-        _refuse_two("network", config.network, (NetworkConfig(), network))
+        _refuse_two("network", config.network, (*_DEFAULTS, network))
         config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
     return config, build_network(config)
 
@@ -147,7 +153,7 @@ def _with_network(
 def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunConfig:
     """The config of a run with an own network, which is tried on two images. Raises ValueError if it will not do."""
     if isinstance(config.network, NetworkConfig):
-        _refuse_two("network", config.network, (NetworkConfig(),))
+        _refuse_two("network", config.network, _DEFAULTS)
     x, y = data.read(dataset, dataset.order(config.seed)(0, 2).tolist())
     check_network(network, x, y, len(config.class_names))
     own = OwnNetwork.of(network)

@@ -132,8 +132,8 @@ class Demo:
 
 def _warm(run: Run) -> Run:
     """The run after one image: the first evaluation is slow, and its time would be shown beside other networks'."""
-    student = run.config.student
-    generate(run, torch.zeros(1, dtype=torch.int64), SamplerConfig(1 if student is None else student.num_steps))
+    own = Trained.of(run.config).num_steps
+    generate(run, torch.zeros(1, dtype=torch.int64), SamplerConfig(1 if own is None else own))
     return run
 
 

@@ -45,11 +45,20 @@ def test_only_what_differs_from_the_defaults_is_said(tmp_path):
     assert options["guided-own"][3:] == ["--backward", "1.0", "--w", "3.0", "--seed", "3"]
     assert options["inverse"][3:5] == ["--stages", "1"]
     assert options["inverse"][-4:-2] == ["--start", str(tmp_path / "endpoint" / "student-1")]
-    assert options["best"][3:5] == ["--stages", "20,4,2,1"]
-    assert options["best"][:3] == options["pairs"][:3] == [str(tmp_path), "--out", str(tmp_path / "best")]
-    inverse = ["--inverse.steps", "--inverse.beta", "--inverse.lr", "--inverse.pairs", "--inverse.adversarial"]
-    assert [word for word in options["best"] if word not in options["pairs"]][::2] == inverse
-    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "longer", "pairs", "best"]
+    of_pairs, at_best = ["pairs", "pairs-inverse"], ["consistency", "consistency-pairs", "best"]
+    assert [m.name for m in plan.methods(plan.settings[1])] == ["endpoint", "inverse", "longer", *of_pairs, *at_best]
+    for parts in (of_pairs, at_best):  # of one plan, in one folder
+        for name in parts:
+            assert options[name][:3] == [str(tmp_path), "--out", str(tmp_path / parts[-1])]
+        whole, part = options[parts[-1]], options[parts[-2]]
+        assert {word.split(".")[0] for word in whole if word[:2] == "--" and word not in part} == {"--inverse"}
+    assert options["pairs"][3:5] == ["--stages", "20,4,2,1"]
+    assert options["consistency"][3:5] == ["--method", "consistency"]
+    assert all(word not in options["consistency"] for word in ("--stages", "--steps", "--pairs.count"))
+    measured = [
+        (method.student(steps)) for method in plan.methods(plan.settings[1])[-3:] for steps, _ in method.samples
+    ]
+    assert measured == [(4, "consistency")] * 3 + [(1, "pairs"), (1, "inverse")]
     noise = compare.teacher_options(tmp_path, plan, plan.settings[4], 1)
     assert noise == ["--run", str(tmp_path), "--process", "planar", "--a", "9.0", "--c", "3.0", "--steps", "3000",
                      "--seed", "1"]  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from distillkac import distill, sample, train
 from distillkac.base.random import derive_seed
-from distillkac.distillation.stages import RECIPES, DistillConfig
+from distillkac.distillation.stages import RECIPES
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.runs import checkpoints
@@ -19,15 +19,15 @@ from tests.toys import refusal
 from tests.training.resume_options import TINY, weights
 
 BATCH = ["--optim.batch-size", "16"]
-ONE_STEP = ["--recipe", "one-step", "--steps", "2", "--pairs.count", "40", *BATCH]
+FIRST = ["--consistency.steps", "3", *BATCH]
+BEST = ["--recipe", "best", "--steps", "2", "--pairs.count", "40", "--inverse.steps", "1", *FIRST]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one-step") / "demo"
+    folder = tmp_path_factory.mktemp("best") / "demo"
     assert train.main(["--run", str(folder), "--steps", "4", *TINY]) == 0
-    assert distill.main([str(folder), "--recipe", "consistency", "--consistency.steps", "3", *BATCH]) == 0
-    assert distill.main([str(folder), *ONE_STEP]) == 0
+    assert distill.main([str(folder), *BEST]) == 0
     return folder
 
 
@@ -50,10 +50,12 @@ def test_their_student_starts_from_it_and_says_so(run, tmp_path):
         "--pairs.count 40",
         "--pairs.huber 0.0",
         "--pairs.features 0.0",
+        "--pairs.by consistency",
     )
     assert student.teacher == checkpoints.described(run)[1]
     assert student.before == checkpoints.described(run / "student-4-consistency")[1]
-    assert choose(run, SamplerConfig(steps=1)).name == "student-1-pairs"
+    assert choose(run, SamplerConfig(steps=1)).name == "student-1-inverse"
+    assert load_config(run / "student-1-inverse").student.before == checkpoints.described(run / "student-1-pairs")[1]
     assert choose(run, SamplerConfig(steps=2)).name == "student-4-consistency"
     before, after = (checkpoints.load_weights(run / name)[0] for name in ("student-4-consistency", "student-1-pairs"))
     moved = max((before[name] - value).abs().max().item() for name, value in after.items())
@@ -61,37 +63,50 @@ def test_their_student_starts_from_it_and_says_so(run, tmp_path):
     assert sample.main([str(run), "--steps", "1", "--num", "2", "--out", str(tmp_path / "one.png")]) == 0
 
 
+def test_it_goes_on_from_the_student_that_another_recipe_made(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "demo")
+    made = {name: weights(run / name) for name in ("student-4-consistency", "student-1-pairs", "student-1-inverse")}
+    for name in ("student-4-consistency", "student-1-pairs", "student-1-inverse"):
+        shutil.rmtree(copy / name)
+    assert distill.main([str(copy), "--recipe", "consistency", *FIRST]) == 0
+    assert distill.main([str(copy), *BEST, "--resume"]) == 0
+    assert {name: weights(copy / name) for name in made} == made
+    # The first student must be there while those after it are resumed.
+    shutil.rmtree(copy / "student-4-consistency")
+    assert "student-4-consistency, which is gone" in refusal(distill, [str(copy), *BEST, "--resume"], capsys)
+
+
 def test_another_student_of_many_steps_is_no_reason_to_go_on(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "demo")
     was = weights(copy / "student-1-pairs")
     shutil.rmtree(copy / "student-4-consistency")
-    options = ["--recipe", "consistency", "--consistency.steps", "2", *BATCH]
-    assert distill.main([str(copy), *options]) == 0
-    said = refusal(distill, [str(copy), *ONE_STEP, "--resume"], capsys)
+    assert distill.main([str(copy), "--recipe", "consistency", *FIRST, "--consistency.steps", "4"]) == 0
+    said = refusal(distill, [str(copy), *BEST, "--consistency.steps", "4", "--resume"], capsys)
     assert "was distilled from other weights of the network of the stage before" in said
     assert weights(copy / "student-1-pairs") == was
 
 
-def test_what_cannot_make_the_paths_is_refused(run, tmp_path, capsys):
+def test_what_nothing_would_use_is_refused(run, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
 
     def said(*options):
-        return refusal(distill, [str(run), *ONE_STEP, *out, *options], capsys)
+        return refusal(distill, [str(run), *BEST, *out, *options], capsys)
 
-    assert "student-4-consistency: make it first, distill --recipe consistency" in said()
-    assert "is no student of any number of steps" in said("--pairs.student", str(run))
-    assert "is no student of any number of steps" in said("--pairs.student", str(run / "student-1-pairs"))
-    maker = ["--pairs.student", str(run / "student-4-consistency")]
-    assert "has w 0, and w 2 is asked for" in said(*maker, "--w", "2")
-    assert "omit w_max, exact_start and integrator" in said(*maker, "--integrator", "heun")
-    assert "makes the paths of method pairs, got method endpoint" in said(*maker, "--method", "endpoint")
-    other = tmp_path / "other"
-    assert train.main(["--run", str(other), "--steps", "2", *TINY]) == 0
-    assert "was distilled from another teacher" in refusal(distill, [str(other), *ONE_STEP, *maker], capsys)
+    assert "omit w_max" in said("--w-max", "2", "--inverse.steps", "0", "--inverse.pairs", "0")
+    endpoint = [str(run), *out, "--pairs.by", "consistency"]
+    assert "pairs.by consistency is of method pairs, got method endpoint" in refusal(distill, endpoint, capsys)
+    assert "consistency.* are options of method consistency" in said("--pairs.by", "teacher")
+    assert "consistency.teacher_steps is 0" in said("--consistency.teacher-steps", "0", "--integrator", "heun")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_recipe_is_of_the_other_recipes_student():
-    assert RECIPES["one-step"].pairs.student == "student-4-consistency"
-    assert isinstance(RECIPES["consistency"], DistillConfig)
-    assert RECIPES["consistency"].consistency.num_steps == 4
+def test_the_shorter_recipe_is_the_first_part_of_the_best():
+    best, first = RECIPES["best"], RECIPES["consistency"]
+    assert best.consistency == first.consistency
+    assert best.optim == first.optim
+    assert (best.integrator, best.exact_start, best.rho, best.w) == (
+        first.integrator,
+        first.exact_start,
+        first.rho,
+        first.w,
+    )

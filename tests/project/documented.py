@@ -209,11 +209,10 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
         small = RESUMED[name]
     main = importlib.import_module(f"distillkac.{name}").main
     consistency = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]  # one stage, which takes no option of a chain
-    if "consistency" in words:
+    if name == "distill" and "consistency" in words:
         small = consistency
-    elif "one-step" in words:  # which goes on from that student
-        assert main([*words[:1], "--recipe", "consistency", *consistency]) == 0
-        small = [*small[:2], "--steps", "1", "--pairs.count", "8", *CHAIN[-2:]]
+    elif "best" in words:
+        small = [*consistency, "--steps", "1", "--pairs.count", "8", "--inverse.steps", "1"]
     elif "--recipe" in words:
-        small = [*small, "--inverse.steps", "1", *(["--pairs.count", "8"] if "best" in words else [])]
+        small = [*small, "--inverse.steps", "1", *(["--pairs.count", "8"] if "pairs" in words else [])]
     return main(words + small)

@@ -144,7 +144,7 @@ def test_names_of_runs(tree, run):
 def test_other_images_have_their_preset_and_their_folder(tree, name):
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}"]
-    longer = ["best", "--steps", "250", "400", "1500", "--inverse.steps", "200"]
+    longer = ["pairs", "--steps", "250", "400", "1500", "--inverse.steps", "200"]
     recipe = longer if name == "fashion" else ["short"]
     assert commands[1][: 4 + len(recipe)] == ["-m", "distillkac.distill", f"runs/{name}", "--recipe", *recipe]
     assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *["--num", "10000"][: 2 * (name == "fashion")]]

@@ -1,0 +1,65 @@
+"""What a run learns from data alone: the one place that makes its objective from its config."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import nn
+
+from distillkac.flow.fields import interval_embedding
+from distillkac.runs.config import RunConfig
+from distillkac.runs.own_network import copied
+from distillkac.training.average_velocity import AverageVelocity, forward_derivative
+from distillkac.training.consistency import Consistency, Schedule
+from distillkac.training.objective import FlowMatching, Objective
+
+
+def objective_for(config: RunConfig, network: nn.Module) -> Objective:
+    """config: settled, see `settled`. Raises ValueError if the network cannot learn it."""
+    takes_end = interval_embedding(network)
+    if takes_end != (config.objective == "average-velocity"):
+        name = type(network).__name__
+        problem = (
+            f"{name} takes the end r of a step (interval_embedding), which objective {config.objective} does not give: train "
+            "it with objective average-velocity"
+        )
+        if not takes_end:
+            problem = (
+                f"objective average-velocity needs a network that takes the end of a step: give {name}.forward a last "
+                "argument r (B,), and set interval_embedding = True"
+            )
+        raise ValueError(problem)
+    common = config.noise.build(), getattr(network, "null_class", None), config.label_drop, config.seed
+    if config.objective == "consistency":
+        own = config.consistency
+        return Consistency(*common, Schedule(own.gap, own.phases, own.at_one, config.steps))
+    if config.objective == "average-velocity":
+        return AverageVelocity(*common, config.average_velocity)
+    return FlowMatching(*common)
+
+
+def settled(config: RunConfig, network: nn.Module) -> RunConfig:
+    """The config with nothing left open that the network decides: how the derivative of average velocities is found."""
+    own = config.average_velocity
+    if config.objective != "average-velocity" or own.derivative != "auto":
+        return config
+    taken: Literal["forward", "difference"] = (
+        "forward" if not config.optim.shard and has_forward_mode(network, config.shape) else "difference"
+    )
+    return dataclasses.replace(config, average_velocity=dataclasses.replace(own, derivative=taken))
+
+
+def has_forward_mode(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether torch can differentiate the network forward, tried by a copy on two images of zeros."""
+    network, device = copied(network), next(network.parameters()).device
+    x, t, y = torch.zeros(2, *shape, device=device), torch.full((2,), 0.5, device=device), torch.zeros(2).long()
+
+    def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return network(x, t, y.to(device), r=t / 2)
+
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            forward_derivative(answer, x, t, x)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
