@@ -22,14 +22,14 @@ from distillkac._pipeline_options import Options, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
-from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
+from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, pictures, shipped
 from distillkac.runs.built import build
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
-from distillkac.runs.run import load_network, network_config, students
+from distillkac.runs.run import load_network, network_config, new_network, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import DECODED_PIXELS, choose, usual_steps
 from distillkac.scheduler import KacScheduler
@@ -40,10 +40,7 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class KacNet(ModelMixin, ConfigMixin):
-    """The network of a run as a model of diffusers: u(x, t, class_labels), with config and safetensors weights.
-
-    network: the settings of a NetworkConfig, or of an AdoptedNetwork.
-    """
+    """The network of a run as a model of diffusers. network: settings of a NetworkConfig or an AdoptedNetwork."""
 
     @register_to_config
     def __init__(
@@ -55,12 +52,9 @@ class KacNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         checkpoints.check_format("a saved KacNet", format)
-        config, size = build(NetworkConfig | AdoptedNetwork, network, "network"), (shape[0], shape[1], shape[2])
-        self.velocity: VelocityNet | AdoptedNet
-        if isinstance(config, AdoptedNetwork):
-            self.velocity = AdoptedNet(config, size, len(class_names))
-        else:
-            self.velocity = VelocityNet(networks.of_format(config, format), size, len(class_names))
+        config = build(NetworkConfig | AdoptedNetwork, network, "network")
+        config = networks.of_format(config, format) if isinstance(config, NetworkConfig) else config
+        self.velocity = new_network(config, (shape[0], shape[1], shape[2]), len(class_names))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **options: Any) -> Any:

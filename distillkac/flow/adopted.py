@@ -9,7 +9,7 @@ The flow ends where the model's schedule does, at tau_max, and its time t = tau 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class AdoptedNetwork:
     """The spread s of the run's process."""
     guidance_embedding: bool = False
     """Whether it takes the guidance weight as an input, which no model of diffusers does."""
+    interval_embedding: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         understood = {"flow": ("flow",), "edm": ("epsilon", "v_prediction")}
@@ -79,7 +80,7 @@ class AdoptedNet(nn.Module):
     config: AdoptedNetwork. shape: (C, H, W) of a sample. num_classes: >= 1. Raises ValueError if they do not fit the model.
     """
 
-    guidance_embedding = False
+    guidance_embedding, interval_embedding = False, False
 
     def __init__(self, config: AdoptedNetwork, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

@@ -98,9 +98,15 @@ def build_network(config: RunConfig) -> VelocityNet | AdoptedNet:
         raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        if isinstance(config.network, AdoptedNetwork):
-            return AdoptedNet(config.network, config.shape, len(config.class_names))
-        return VelocityNet(config.network, config.shape, len(config.class_names))
+        return new_network(config.network, config.shape, len(config.class_names))
+
+
+def new_network(
+    config: NetworkConfig | AdoptedNetwork, shape: tuple[int, int, int], num_classes: int
+) -> VelocityNet | AdoptedNet:
+    """A new network of this config. Raises ValueError if it does not fit (C, H, W) and the number of classes."""
+    kind = AdoptedNet if isinstance(config, AdoptedNetwork) else VelocityNet
+    return kind(config, shape, num_classes)  # type: ignore[arg-type]  # each takes its own
 
 
 def load_network(folder: Path, config: RunConfig, network: nn.Module | None = None) -> nn.Module:
