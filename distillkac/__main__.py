@@ -11,6 +11,7 @@ from distillkac import __version__
 
 VERBS = {
     "train": "train a flow on images, in a run folder",
+    "adopt": "make a run of a model that diffusers saved",
     "distill": "distil a run into students of few steps",
     "sample": "draw images from a run, or from a model that is here already",
     "models": "list the models that come with distillkac",

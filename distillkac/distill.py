@@ -11,6 +11,7 @@ import tyro
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.data import class_means
+from distillkac.distillation.images import images_for
 from distillkac.distillation.stages import RECIPES, DistillConfig, for_images
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
@@ -63,10 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = accelerator.prepare_model(load_network(args.run, run), evaluation_mode=True)
-    images = RunData(args.run, run, args.data)
-    dataset = images.load_training()
-    means = class_means(images.load("train")) if config.exact_start else None
-    run = dataclasses.replace(run, data=images.data, fingerprint=dataset.fingerprint)
+    dataset, place = images_for(args.run, run, config, args.data)
+    means = class_means(RunData(args.run, run, args.data).load("train")) if config.exact_start else None
+    run = dataclasses.replace(run, data=place, fingerprint=dataset.fingerprint)
     if args.dry_run:
         print(cost.described(cost.costs(config, run, teacher, out, means), accelerator.device))
         return 0

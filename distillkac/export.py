@@ -17,8 +17,9 @@ from distillkac.base import optional
 from distillkac.base.commands import command, prog
 from distillkac.base.files import write_atomic
 from distillkac.base.options import parse
-from distillkac.base.outputs import check_file, kind_of
+from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.runs.back import save_for_diffusers
 from distillkac.runs.run import Run, open_run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import choose, field_of
@@ -30,13 +31,14 @@ class ExportArgs:
 
     FILE.onnx: for ONNX Runtime and others; needs the packages onnx and onnxscript. FILE.pt2: torch.export. Inputs are
     noise (batch, C, H, W) and labels (batch,) int64, or labels alone; the output is images (batch, C, H, W) in [-1, 1],
-    not clamped. The batch may have any size.
+    not clamped. The batch may have any size. FOLDER, of an adopted run in one step: the model and a scheduler as diffusers
+    alone loads them.
     """
 
     run: tyro.conf.Positional[Path]
     """Run folder, of a teacher with its students or of one network."""
     out: Path
-    """FILE.onnx or FILE.pt2."""
+    """FILE.onnx or FILE.pt2, or a new FOLDER for diffusers."""
     steps: int = 1
     """Steps; the student of that many is exported if there is one."""
     noise: Literal["input", "inside"] = "input"
@@ -48,10 +50,12 @@ class ExportArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(ExportArgs, argv, prog("export"))
-    kind = kind_of(args.out, (".onnx", ".pt2"))
+    kind = kind_of(args.out, (".onnx", ".pt2"), "diffusers")
     sampler = SamplerConfig(steps=args.steps, integrator="euler")
     run = open_run(choose(args.run, sampler), torch.device("cpu"))
     chain = Chain(run, args.steps)
+    if not kind:
+        return _for_diffusers(run, args)
     check_file(args.out)
     model = Sampler(chain, prior_of(run)) if args.noise == "inside" else chain
     save = save_onnx if kind == ".onnx" else save_torch
@@ -60,6 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     size = args.out.stat().st_size / 1e6
     told = "" if gap is None else f", differs from the network by at most {gap:.1e}"
     print(f"{run.name} in {args.steps} steps -> {args.out} ({size:.1f} MB{told})")
+    return 0
+
+
+def _for_diffusers(run: Run, args: ExportArgs) -> int:
+    if args.steps != 1 or args.noise != "input":
+        raise ValueError(
+            "a folder for diffusers holds a model of one step, whose times are those of diffusers' own schedulers: use --steps "
+            "1 without --noise, or name FILE.onnx or FILE.pt2"
+        )
+    check_folder(args.out)
+    save_for_diffusers(run, args.out)
+    print(f"{run.name} in 1 step -> {args.out}, whose README.md has the lines that sample it with diffusers alone")
     return 0
 
 
@@ -136,10 +152,10 @@ class PlanarPrior(nn.Module):
 class GaussianPrior(nn.Module):
     def __init__(self, process: Gaussian, shape: tuple[int, ...]):
         super().__init__()
-        self.shape, self.sigma = shape, process.sigma
+        self.shape, self.std = shape, process.prior_std
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        return self.sigma * torch.randn((labels.shape[0], *self.shape))
+        return self.std * torch.randn((labels.shape[0], *self.shape))
 
 
 def prior_of(run: Run) -> nn.Module:

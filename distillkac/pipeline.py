@@ -22,12 +22,14 @@ from distillkac._pipeline_options import Options, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow import networks
+from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, pictures, shipped
+from distillkac.runs.built import build
 from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
-from distillkac.runs.run import load_network, network_config, students
+from distillkac.runs.run import load_network, network_config, new_network, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import DECODED_PIXELS, choose, usual_steps
 from distillkac.scheduler import KacScheduler
@@ -38,7 +40,7 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class KacNet(ModelMixin, ConfigMixin):
-    """networks.VelocityNet as a model of diffusers: u(x, t, class_labels), with config and safetensors weights."""
+    """The network of a run as a model of diffusers. network: settings of a NetworkConfig or an AdoptedNetwork."""
 
     @register_to_config
     def __init__(
@@ -49,10 +51,10 @@ class KacNet(ModelMixin, ConfigMixin):
         format: int = checkpoints.FORMAT,
     ) -> None:
         super().__init__()
-        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in network.items()}
         checkpoints.check_format("a saved KacNet", format)
-        config = networks.of_format(NetworkConfig(**settings), format)
-        self.velocity = VelocityNet(config, (shape[0], shape[1], shape[2]), len(class_names))
+        config = build(NetworkConfig | AdoptedNetwork, network, "network")
+        config = networks.of_format(config, format) if isinstance(config, NetworkConfig) else config
+        self.velocity = new_network(config, (shape[0], shape[1], shape[2]), len(class_names))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **options: Any) -> Any:
@@ -61,7 +63,7 @@ class KacNet(ModelMixin, ConfigMixin):
         return super().from_config({"format": 2} | dict(config), return_unused_kwargs, **options)
 
     @property
-    def null_class(self) -> int:
+    def null_class(self) -> int | None:
         return self.velocity.null_class
 
     @property
@@ -85,8 +87,9 @@ class KacNet(ModelMixin, ConfigMixin):
 
         x may be float32 whatever the dtype of the weights: the state of a sampler should be.
         """
-        w, r = None if w is None else w.to(self.dtype), None if r is None else r.float()
-        return self.velocity(x.to(self.dtype), t.float(), class_labels, w, r).to(x.dtype)
+        further = {} if w is None else {"w": w.to(self.dtype)}
+        further |= {} if r is None else {"r": r.float()}
+        return self.velocity(x.to(self.dtype), t.float(), class_labels, **further).to(x.dtype)
 
 
 class KacPipeline(DiffusionPipeline):
@@ -168,8 +171,7 @@ class KacPipeline(DiffusionPipeline):
         if not (folder / checkpoints.CONFIG).exists() or load_config(folder).student is None:
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
-        network = network_config(folder, config)
-        settings = {name: getattr(network, name) for name in NetworkConfig.__dataclass_fields__}
+        settings = asdict(network_config(folder, config))
         unet = KacNet(settings, config.shape, config.class_names)
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
         vae = asked.vae

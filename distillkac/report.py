@@ -48,17 +48,20 @@ def main(argv: list[str] | None = None) -> int:
 def page(run: Path) -> str:
     """The HTML of a run folder; what the folder does not hold is left out. Raises ValueError if it is no run."""
     from distillkac.data.classes import printable
+    from distillkac.flow.adopted import AdoptedNetwork
     from distillkac.runs.config import law, load_config
     from distillkac.runs.run import students
 
     config = load_config(run)
     made, shape = students(run), "×".join(map(str, config.shape))
     listed = ", ".join(path.name for path in made)
+    training = f"{config.steps} steps of {config.optim.batch_size} images, seed {config.seed}"
+    if isinstance(config.network, AdoptedNetwork) and config.student is None:
+        training = f"adopted: {config.network.model}, {config.network.schedule.name}, {config.network.prediction}"
     parts = [
         f"<h1>{html.escape(printable(run.resolve().name))}</h1>",
         f"<p>{html.escape(law(config.noise))}, {'latents' if config.latent else 'images'} {shape}, "
-        f"{len(config.class_names)} classes, {config.steps} steps of {config.optim.batch_size} images, "
-        f"seed {config.seed}; students: {html.escape(printable(listed) or 'none')}.</p>",
+        f"{len(config.class_names)} classes, {training}; students: {html.escape(printable(listed) or 'none')}.</p>",
     ]
     if (run / "evaluation.json").exists():
         parts += ["<h2>Measurements</h2>", _evaluation(run)]

@@ -29,7 +29,6 @@ from distillkac import ops
 from distillkac.base.tensors import column
 from distillkac.flow.integrators import restarted, time_grid
 from distillkac.flow.processes import Process
-from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs import checkpoints
 from distillkac.runs.config import ProcessConfig, load_config
 from distillkac.runs.run import default_network
@@ -59,6 +58,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
     steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
     drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
+    tau_max: where a gaussian flow ends, of adopted models (flow.processes.Gaussian).
     """
 
     order = 1
@@ -79,6 +79,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         num_steps: int | None = None,
         restart: float = 0.0,
         average_velocity: bool = False,
+        tau_max: float = 1.0,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
@@ -89,7 +90,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
                 f"integrator euler, got {restart}, {integrator}"
             )
-        self.process: Process = ProcessConfig(process, a, c, sigma, f, g).build()
+        self.process: Process = ProcessConfig(process, a, c, sigma, f, g, tau_max).build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None
         self._grid: torch.Tensor | None = None
@@ -113,7 +114,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         steps = trained.num_steps if trained.restart is None else None
         grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
         grid["average_velocity"] = config.objective == "average-velocity"
-        noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g")}
+        noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g", "tau_max")}
         known = inspect.signature(cls.__init__).parameters
         if args or (unknown := [name for name in options if name not in known]):
             told = "a second argument" if args else f"the keyword {unknown[0]}"
@@ -205,20 +206,19 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
         generator: as in `prior`.
         """
-        g, _ = g_schedule(timesteps, self.config.g)
+        _, (g, _) = self.process.schedules(timesteps)
         size = tuple(original_samples.shape[1:])
         noise = _drawn(len(g), generator, lambda rows, seed: self.process.noise(g[rows.start : rows.stop], size, seed))
         return noise.to(original_samples)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
-        f, _ = f_schedule(timesteps, self.config.f)
+        (f, _), _ = self.process.schedules(timesteps)
         return column(f.to(original_samples), original_samples) * original_samples + noise
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The training target f' x_0 + g' v(g, noise). sample: x_0, noise: from `sample_noise`."""
-        _, df = f_schedule(timesteps, self.config.f)
-        g, dg = g_schedule(timesteps, self.config.g)
+        (_, df), (g, dg) = self.process.schedules(timesteps)
         return column(df.to(sample), sample) * sample + column(dg.to(sample), sample) * self.process.velocity(noise, g)
 
     def __len__(self) -> int:

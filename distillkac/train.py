@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +14,15 @@ from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
+from distillkac.base.paths import PATH_OR_NAME
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import build_network, network_config
 from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
+from distillkac.runs.start import network_of, started
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class TrainArgs:
     """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
     change: --steps, --optim.*, --preview, --track, and where the data lie (--data.path, --data.cache). What decides what is
     learned may not: process, network, objective, images, label_drop, seed; nor may --optim.optimizer."""
+    init: str | None = field(default=None, metadata=PATH_OR_NAME)
+    """Begin with the weights of another run, a shipped model or a model of diffusers in place of random ones, as far as they
+    fit by name and shape; what does not is named. Of a run the options --network.* are taken too, unless given anew."""
     preset: Literal[tuple(PRESETS)] = "digits"  # type: ignore[valid-type]  # names are listed once, where they are defined
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()
@@ -71,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print(described(config, cost(config, device()), device()))
         return 0
-    fit, accelerator = fit_teacher(args.run, config, build_network(config), dataset, args.track, args.resume)
+    network = build_network(config)
+    if args.init is not None:
+        config = started(network, config, args.init, saved)
+    fit, accelerator = fit_teacher(args.run, config, network, dataset, args.track, args.resume)
     accelerator.end_training()
     return 0 if fit.finished and not fit.interrupted else INTERRUPTED
 
@@ -108,7 +117,8 @@ def _saved(argv: list[str]) -> RunConfig | None:
     if not checkpoints.begun(run):
         return None
     config = load_config(run)
-    network_config(run, config)
+    if not isinstance(network_config(run, config), NetworkConfig):
+        raise ValueError(f"{run} was adopted from diffusers: it can be distilled, and has no training to go on from")
     refuse_given(run, config.data)
     if config.data.path is None:
         return config
@@ -120,8 +130,13 @@ def _defaults(argv: list[str], saved: RunConfig | None) -> TrainArgs | None:
     """What options not given are: those of the saved run or else of the preset. None: the parser's own."""
     if saved is not None:
         return TrainArgs(config=saved)
-    preset = peek(argv, preset=TrainArgs.preset).preset
-    return TrainArgs(preset=preset, config=PRESETS[preset]) if preset in PRESETS else None
+    early = peek(argv, preset=TrainArgs.preset, init="")
+    if early.preset not in PRESETS:
+        return None
+    config, other = PRESETS[early.preset], network_of(early.init) if early.init else None
+    return TrainArgs(
+        preset=early.preset, config=config if other is None else dataclasses.replace(config, network=other)
+    )
 
 
 if __name__ == "__main__":

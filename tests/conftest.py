@@ -19,6 +19,9 @@ from tests.places import without_fashion
 # What torch's matrix products, convolutions and reductions have a part in, beyond our own ops: run by `make test-cpus` at
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
+    "test_adopted",
+    "test_adopted_teachers",
+    "test_adoption",
     "test_alignment",
     "test_any_steps",
     "test_average_velocity",
@@ -52,6 +55,7 @@ TORCH_KERNELS = {
     "test_guidance",
     "test_heads",
     "test_inception",
+    "test_init",
     "test_integrators",
     "test_inverse",
     "test_kept_checkpoints",

@@ -16,6 +16,7 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
+from distillkac.distillation.images import images_for
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import (
     DistillConfig,
@@ -33,7 +34,6 @@ from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, load_network, student_folder
-from distillkac.runs.run_data import RunData
 from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
 
 
@@ -64,7 +64,7 @@ def distill(
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)
-    images, teacher = _images(run, dataset)
+    images, teacher = _images(run, dataset, config)
     means = _means(images) if config.exact_start else None
     with own_accelerate():
         accelerator = accelerator_for(config.optim)
@@ -271,13 +271,12 @@ def _means(dataset: Dataset) -> torch.Tensor:
     return class_means(dataset)
 
 
-def _images(run: Run, dataset: Dataset | None) -> tuple[Dataset, RunConfig]:
+def _images(run: Run, dataset: Dataset | None, config: DistillConfig) -> tuple[Dataset, RunConfig]:
     """What the students learn from, and the config of the teacher that knows it. Raises ValueError for other images than
     those that the teacher was trained on."""
     if dataset is None:
-        images = RunData(run.folder, run.config)
-        dataset = images.load_training()
-        return dataset, dataclasses.replace(run.config, data=images.data, fingerprint=dataset.fingerprint)
+        dataset, place = images_for(run.folder, run.config, config)
+        return dataset, dataclasses.replace(run.config, data=place, fingerprint=dataset.fingerprint)
     _, known = checked(dataset)
     names, names_now = run.config.class_names, tuple(dataset.class_names)
     if tuple(dataset.shape) != tuple(run.config.shape):

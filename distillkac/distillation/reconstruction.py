@@ -26,7 +26,6 @@ from distillkac.base.tensors import column
 from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, time_grid
-from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.training.batches import Batch
 
 
@@ -84,7 +83,6 @@ class ShiftedReconstruction:
         process = self.states.process
         if self.config.noise == "fresh":
             return process.bridge(guess, gamma, derive_seed(self.seed, "shift"), batch.first)
-        (f, _), (f_gamma, _) = (f_schedule(at, process.f, process.kappa) for at in (t, gamma))
-        (g, _), (g_gamma, _) = (g_schedule(at, process.g) for at in (t, gamma))
+        ((f, _), (g, _)), ((f_gamma, _), (g_gamma, _)) = process.schedules(t), process.schedules(gamma)
         shrink = (process.std(g_gamma) / process.std(g)).to(x)
         return column(f_gamma, x) * guess + column(shrink, x) * (x - column(f, x) * guess)

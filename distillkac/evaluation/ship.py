@@ -22,6 +22,7 @@ from distillkac.base.options import parse
 from distillkac.data import DataConfig
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.model_card import card, table
+from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, packed, shipped
 from distillkac.runs.config import law, load_config, refuse_few_steps, save_config
 from distillkac.runs.data_place import DataPlace
@@ -153,6 +154,8 @@ def describe(args: ShipArgs, before: dict[str, Any], rows: list[dict[str, Any]])
     """What index.json says of the model, but for its files."""
     config = load_config(args.run)
     network = network_config(args.run, config)
+    if not isinstance(network, NetworkConfig):
+        raise ValueError(f"{args.run} has a {network.model} of diffusers, and only networks of distillkac are shipped")
     patches = f", patches of {network.side}x{network.side}" if network.side > 1 else ""
     return {
         "title": args.title,

@@ -27,7 +27,6 @@ from distillkac.flow.fields import SpeedNorm
 from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 from distillkac.ops import reference
-from distillkac.ops.schedules import f_schedule, g_schedule
 
 __all__ = ["ExactFlow", "conditional_law", "push", "sampling_floor", "sliced_wasserstein"]
 
@@ -122,7 +121,7 @@ class ExactFlow:
         return torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(x).to(x.dtype)
 
     def _velocity(self, x: torch.Tensor, t: torch.Tensor, points: torch.Tensor, eps: float) -> torch.Tensor:
-        (f, df), (g, dg) = f_schedule(t, self.law.f, self.law.kappa), g_schedule(t, self.law.g)
+        (f, df), (g, dg) = self.law.schedules(t)
         center = column(f, points[None]) * points
         k = x[:, None] - center
         rounding = 4 * eps * (x[:, None].abs() + center.abs())  # both terms of x = f x^i + K were rounded

@@ -1,7 +1,9 @@
 """Noise correction: at t = 1 the marginal velocity is known, so the teacher's first step needs no network.
 
 With f(1) = 0 the state x_1 = K says nothing about the data, hence u(1, x_1 | y) = f'(1) E[x_0 | y] + g'(1) v(g(1), x_1):
-all that is unknown is the mean image of each class (after Imagine Flash, Kohler et al. 2024, section 3.3).
+all that is unknown is the mean image of each class (after Imagine Flash, Kohler et al. 2024, section 3.3). Where a Gaussian
+flow ends before pure noise (its tau_max), this holds for the noise that sampling begins with, of which no data are a part:
+K = x_1 - f(1) E[x_0 | y].
 """
 
 from typing import Any
@@ -11,7 +13,6 @@ import torch
 from distillkac.flow.fields import Network, Weight
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
-from distillkac.ops.schedules import f_schedule, g_schedule
 
 __all__ = ["ExactStart"]
 
@@ -26,20 +27,20 @@ class ExactStart(GuidedVelocity):
     def __init__(self, network: Network, process: Process, means: torch.Tensor, **options: Any) -> None:
         super().__init__(network, speed_norm=process.speed_norm, **options)
         one = torch.ones((), dtype=torch.float64)
-        f, self._df = (float(v) for v in f_schedule(one, process.f, process.kappa))
-        g, self._dg = (float(v) for v in g_schedule(one, process.g))
-        if abs(f) > 1e-12:
+        (f, df), (g, dg) = process.schedules(one)
+        self._f, self._df, self._dg = float(f), float(df), float(dg)
+        if process.f == "exp":
             raise ValueError(f"noise correction needs f(1) = 0, got f = {process.f!r}, which leaves data at t = 1")
         if self.embedded:
             raise ValueError("noise correction is for teachers; a network with w as an input is a student")
         if self.takes_end:
             raise ValueError("noise correction is of the velocity; this network answers with average velocities")
-        self._process, self._age, self._means = process, g, means
+        self._process, self._age, self._means = process, float(g), means
 
     def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """u(1, x | y). x: (B, C, H, W) at t = 1. y: (B,), the number of classes for no class."""
-        age = torch.full((len(x),), self._age, device=x.device)
-        return self._df * self._means.to(x)[y] + self._dg * self._process.velocity(x, age)
+        age, mean = torch.full((len(x),), self._age, device=x.device), self._means.to(x)[y]
+        return self._df * mean + self._dg * self._process.velocity(x - self._f * mean, age)
 
     def evaluate(
         self,

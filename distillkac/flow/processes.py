@@ -43,6 +43,10 @@ class Process:
     def check_shape(self, size: tuple[int, ...]) -> None:
         """Raises ValueError if the process cannot act on samples of this size."""
 
+    def schedules(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """((f, f'), (g, g')) at t, each like t. t: any shape, in [0, 1]."""
+        return f_schedule(t, self.f, self.kappa), g_schedule(t, self.g)
+
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         """K after process time t. t: (B,). Returns (B, *size); row b depends on (seed, offset + b) only."""
         raise NotImplementedError
@@ -72,8 +76,7 @@ class Process:
 
     def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
-        f, _ = f_schedule(t, self.f, self.kappa)
-        g, _ = g_schedule(t, self.g)
+        (f, _), (g, _) = self.schedules(t)
         return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
 
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
@@ -117,9 +120,8 @@ class _Kac(Process):
     def max_target_speed(self, data_bound: float = 1.0) -> float:
         # For every pair of schedules |f'| |x_0| + g' c is monotone or convex in t, so its maximum is at an end.
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        f_speed = f_schedule(ends, self.f, self.kappa)[1].abs()
-        g_speed = g_schedule(ends, self.g)[1]
-        return float((f_speed * data_bound * self._norm_factor + g_speed * self.c).max())
+        (_, df), (_, g_speed) = self.schedules(ends)
+        return float((df.abs() * data_bound * self._norm_factor + g_speed * self.c).max())
 
     @property
     def limit_std(self) -> float:
@@ -167,17 +169,43 @@ class Planar(_Kac):
 
 @dataclass(frozen=True)
 class Gaussian(Process):
-    """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal."""
+    """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
+
+    tau_max: in (0, 1]; f and g at t are those of tau_max t. Adopted models reach no further (method.md, Any Gaussian teacher).
+    """
 
     sigma: float = 1.0
     f: FName = "linear"
     g: GName = "linear"
     kappa: float = 1.0
+    tau_max: float = 1.0
 
     name: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         self._check()
+        if self.tau_max > 1:
+            raise ValueError(f"gaussian: tau_max must lie in (0, 1], got {self.tau_max}")
+        if self.tau_max < 1 and (self.f, self.g) != ("linear", "linear"):
+            raise ValueError(f"gaussian: tau_max below 1 is for linear f and g, got {self.f} and {self.g}")
+
+    def schedules(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        (f, df), (g, dg) = super().schedules(self.tau_max * t)
+        return (f, self.tau_max * df), (g, self.tau_max * dg)
+
+    @property
+    def prior_std(self) -> float:
+        """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
+        return self.sigma if self.tau_max == 1 else math.hypot(1 - self.tau_max, self.sigma * self.tau_max)
+
+    def prior(
+        self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
+        return self.prior_std * normal_rows(n, tuple(size), seed, offset).to(device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Process.to_dict`; without a tau_max of 1, as it was before there was another."""
+        return {name: value for name, value in super().to_dict().items() if (name, value) != ("tau_max", 1)}
 
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
@@ -197,8 +225,7 @@ class Gaussian(Process):
 
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
-        f, f_dot = (column(v.to(x0.dtype), x0) for v in f_schedule(t, self.f, self.kappa))
-        g, g_dot = (column(v.to(x0.dtype), x0) for v in g_schedule(t, self.g))
+        (f, f_dot), (g, g_dot) = ([column(v.to(x0.dtype), x0) for v in pair] for pair in self.schedules(t))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
+    from distillkac.runs.adoption import adopt
     from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig, load_config
     from distillkac.runs.own_network import OwnNetwork
     from distillkac.runs.pictures import save_animation, save_grid, to_uint8
@@ -23,6 +24,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "Samples",
+    "adopt",
     "choose",
     "class_labels",
     "field_of",
@@ -41,6 +43,7 @@ __all__ = [
 __getattr__, __dir__ = importer(
     __name__,
     {
+        "adoption": ("adopt",),
         "config": ("OptimConfig", "ProcessConfig", "RunConfig", "load_config"),
         "own_network": ("OwnNetwork",),
         "pictures": ("save_animation", "save_grid", "to_uint8"),

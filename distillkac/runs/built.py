@@ -32,7 +32,7 @@ def build(kind, value, where: str):
         if not abs(value) < sys.float_info.max:  # so are NaN and infinity, which Python's JSON has
             raise TypeError(f"{where} must be finite, got {value!r:.80}")
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not (origin or kind):  # dict[str, Any] is a dict, whatever is in it
         raise TypeError(f"{where} must be of type {kind.__name__}, got {value!r:.80}")
     return value
 

@@ -13,6 +13,7 @@ from distillkac.data import DataConfig
 from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.latents import LatentSpace
 from distillkac.flow import networks, processes
+from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints
 from distillkac.runs.built import build
@@ -39,11 +40,13 @@ class ProcessConfig:
     """How the data fades: 1 - t or cos(pi t / 2)."""
     g: Literal["linear", "quadratic"] = "linear"
     """How the noise ages: t or t^2."""
+    tau_max: tyro.conf.Suppress[float] = 1.0
+    """How far towards pure noise it reaches (gaussian), where an adopted model's schedule ends before it."""
 
     def build(self) -> processes.Process:
         """Raises ValueError on an unknown process or a parameter out of range."""
         if self.process == "gaussian":
-            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g)
+            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g, tau_max=self.tau_max)
         if self.process == "planar":
             return processes.Planar(a=self.a, c=self.c, f=self.f, g=self.g)
         if self.process == "telegraph":
@@ -172,7 +175,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
-    network: Annotated[NetworkConfig | OwnNetwork, tyro.conf.arg(constructor=NetworkConfig)] = field(
+    network: Annotated[NetworkConfig | OwnNetwork | AdoptedNetwork, tyro.conf.arg(constructor=NetworkConfig)] = field(
         default_factory=NetworkConfig
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -199,6 +202,8 @@ class RunConfig:
     """How samples become images, where the data are latents; found in the data."""
     student: tyro.conf.Suppress[StudentConfig | None] = None
     """Set for the students of distillation."""
+    began_with: tyro.conf.Suppress[str | None] = None
+    """Digest of its first weights, where they came from another run or model (--init)."""
 
     def __post_init__(self):
         if self.steps < 1:

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
+from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.flow.fields import interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
@@ -83,21 +84,29 @@ def _usable(device: torch.device | str) -> torch.device:
         raise ValueError(f'device {str(device)!r} cannot be used here, choose "cpu" or omit it: {reason}') from None
 
 
-def network_config(folder: Path, config: RunConfig) -> NetworkConfig:
+def network_config(folder: Path, config: RunConfig) -> NetworkConfig | AdoptedNetwork:
     """What the network is built from. Raises ValueError if it was given in Python and cannot be built."""
     if isinstance(config.network, OwnNetwork):
         raise ValueError(config.network.refusal(folder))
     return config.network
 
 
-def build_network(config: RunConfig) -> VelocityNet:
-    """A freshly initialised network of config.network; its weights depend on config.seed only. Raises ValueError if that is no
-    NetworkConfig."""
+def build_network(config: RunConfig) -> VelocityNet | AdoptedNet:
+    """A freshly initialised network of config.network; its weights depend on config.seed only. Raises ValueError if that was
+    given in Python."""
     if isinstance(config.network, OwnNetwork):
         raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        return VelocityNet(config.network, config.shape, len(config.class_names))
+        return new_network(config.network, config.shape, len(config.class_names))
+
+
+def new_network(
+    config: NetworkConfig | AdoptedNetwork, shape: tuple[int, int, int], num_classes: int
+) -> VelocityNet | AdoptedNet:
+    """A new network of this config. Raises ValueError if it does not fit (C, H, W) and the number of classes."""
+    kind = AdoptedNet if isinstance(config, AdoptedNetwork) else VelocityNet
+    return kind(config, shape, num_classes)  # type: ignore[arg-type]  # each takes its own
 
 
 def load_network(folder: Path, config: RunConfig, network: nn.Module | None = None) -> nn.Module:
@@ -110,7 +119,7 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
         # No memory yet: a config may ask for a network of any size, and the file is checked first.
         with torch.device("meta"), _Unfilled():
             expected = build_network(config).state_dict()
-    elif isinstance(config.network, NetworkConfig):
+    elif not isinstance(config.network, OwnNetwork):
         raise ValueError(f"{folder} has a network of distillkac's own, which is built from its config: omit network")
     else:
         check_attributes(network, len(config.class_names))

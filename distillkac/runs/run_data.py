@@ -16,6 +16,9 @@ from distillkac.data.listing import is_system
 from distillkac.runs.config import RunConfig
 from distillkac.runs.data_place import DataPlace
 
+NO_IMAGES = "unknown://images"
+"""config.data.path of a run that was adopted without the images that it learned."""
+
 
 class RunData:
     """Loads the images of a run folder, and raises ValueError if they are missing or others than it was trained on.
@@ -27,6 +30,11 @@ class RunData:
     def __init__(self, run: Path, config: RunConfig, place: DataPlace | None = None):
         refuse_given(run, config.data)
         moved = place.path if place is not None else None
+        if config.data.path == NO_IMAGES and moved is None:
+            raise ValueError(
+                f"{run} was adopted without the images that it was trained on: say with --data.path where they are, or adopt "
+                "it again with --data.path"
+            )
         self.images = moved if config.latent is not None and moved and not is_latents(Path(moved)) else None
         self.run, self.config = run, config
         self.data = located(run, replace(config.data, path=moved) if moved and not self.images else config.data)

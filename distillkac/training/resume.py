@@ -9,6 +9,7 @@ from torch import nn
 
 from distillkac.base.options import labelled
 from distillkac.data.fingerprint import difference
+from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig, load_config
@@ -78,7 +79,7 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
     """Of every option that may not change and did: as it was and as it is, in the words of the command line."""
     for f, option in labelled(RunConfig):
         before, now = getattr(saved, f.name), getattr(config, f.name)
-        if f.name == "network" and OwnNetwork in (type(before), type(now)):
+        if f.name == "network" and {type(before), type(now)} != {NetworkConfig}:
             yield from _change("the network", _network_name(before), _network_name(now))
         elif f.name in ("data", "noise", "network"):
             if f.name == "network":  # a patch may be given as what it is by default
@@ -113,8 +114,10 @@ def _change(option: str, before, now) -> Iterator[tuple[str, str]]:
         yield _shown(option, before), _shown(option, now)
 
 
-def _network_name(network: NetworkConfig | OwnNetwork) -> str:
+def _network_name(network: NetworkConfig | OwnNetwork | AdoptedNetwork) -> str:
     """Of an own network the class: where it is defined may change, and its weights are compared with the checkpoint's."""
+    if isinstance(network, AdoptedNetwork):
+        return f"{network.model} ({network.schedule.name}, {network.prediction})"
     return network.backbone if isinstance(network, NetworkConfig) else network.module.rsplit(".", 1)[-1]
 
 

@@ -21,6 +21,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
+from distillkac.runs.start import started
 from distillkac.training.fit import (
     accelerator_for,
     fit_run,
@@ -43,6 +44,7 @@ def train(
     *,
     resume: bool = False,
     track: tuple[Tracker, ...] = (),
+    init: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Trains a flow on images and saves it in a run folder, as `python -m distillkac.train` does: config, checkpoints, moving
     average, curves, samples.
@@ -50,7 +52,8 @@ def train(
     dataset: own images, `data.from_tensors(images, labels)` or any `data.Dataset`; or a DataConfig, which says where they are.
     network: an own module, see runs.own_network.OwnNetwork, which is trained where it stands; or the NetworkConfig of one
     of ours; by default config.network. config: everything else; by default that of the command, 3000 steps.
-    resume: continue the run in the folder from its last checkpoint; where there is none, begin.
+    resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a run folder, or what
+    diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command).
 
     Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
@@ -69,13 +72,9 @@ def train(
         images = dataset
         config = _with_given(config, images)
     config.noise.build().check_shape(config.shape)
-    if isinstance(network, nn.Module):
-        config = _with_own(config, network, images)
-    else:
-        if network is not None:
-            _refuse_two("network", config.network, (*_DEFAULTS, network))
-            config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
-        network = build_network(config)
+    config, network = _with_network(config, network, images)
+    if init is not None:
+        config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
     config = settled(config, network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
@@ -137,6 +136,18 @@ def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:
     _refuse_two("data", config.data, (DataConfig(), place))
     config = dataclasses.replace(config, data=place)
     return dataclasses.replace(with_data(config, dataset), fingerprint=known)
+
+
+def _with_network(
+    config: RunConfig, network: nn.Module | NetworkConfig | None, images: Dataset
+) -> tuple[RunConfig, nn.Module]:
+    """The config of a run with the network that was given, and that network."""
+    if isinstance(network, nn.Module):
+        return _with_own(config, network, images), network
+    if network is not None:
+        _refuse_two("network", config.network, (*_DEFAULTS, network))
+        config = configs.checked(dataclasses.replace(config, network=network), RunConfig)
+    return config, build_network(config)
 
 
 def _with_own(config: RunConfig, network: nn.Module, dataset: Dataset) -> RunConfig:

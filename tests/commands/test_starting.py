@@ -14,7 +14,7 @@ from tests.project.test_rooms import COMMANDS
 SLOW = ("accelerate", "diffusers", "matplotlib", "pandas", "scipy", "sklearn", "torch", "torch._dynamo", "transformers")
 SLOW += ("PIL", "datasets", "gradio", "onnx", "pyarrow", "sympy", "torchmetrics", "webdataset")
 # Their options are made of what a run is, which knows torch; the last two name what they draw.
-WITH_TORCH = {"train", "distill", "export", "encode"} | (WITH_PLOTS := {"compare", "diagnose"})
+WITH_TORCH = {"train", "adopt", "distill", "export", "encode"} | (WITH_PLOTS := {"compare", "diagnose"})
 
 
 def imported(program: str, *words: str) -> set[str]:

@@ -1,0 +1,43 @@
+"""What students learn from: the images of their teacher, or none, where the plan asks for none."""
+
+from pathlib import Path
+
+import torch
+
+from distillkac.data import DataConfig, Dataset, ImageDataset
+from distillkac.distillation.stages import DistillConfig
+from distillkac.runs.config import RunConfig
+from distillkac.runs.data_place import DataPlace
+from distillkac.runs.run_data import NO_IMAGES, RunData
+
+
+def images_for(
+    folder: Path, run: RunConfig, plan: DistillConfig, place: DataPlace | None = None
+) -> tuple[Dataset, DataConfig]:
+    """The images of a teacher's run, and where they are. place: as of RunData.
+
+    Of a run that was adopted without its images, all of them are black: a plan that learns from noise alone never looks at one.
+    Raises ValueError if it does.
+    """
+    if run.data.path != NO_IMAGES or (place is not None and place.path is not None):
+        images = RunData(folder, run, place)
+        return images.load_training(), images.data
+    if (needed := learns_from_images(plan)) is not None:
+        raise ValueError(
+            f"{folder} was adopted without the images that it was trained on, and {needed} learns from them: say with "
+            "--data.path where they are, or learn from noise alone, by --method pairs or --backward 1 (inverse distillation: "
+            "inverse.alpha and inverse.beta 1)"
+        )
+    black = torch.zeros(1, *run.shape).expand(len(run.class_names), *run.shape)
+    return ImageDataset(black, torch.arange(len(run.class_names)), run.class_names), run.data
+
+
+def learns_from_images(plan: DistillConfig) -> str | None:
+    """The option by which a plan looks at images; None if all that it learns from is noise."""
+    if plan.exact_start:
+        return "exact_start"
+    if plan.inverse.steps and plan.inverse.alpha < 1:
+        return "inverse distillation"
+    if len(plan.stages) > 1 and plan.method != "pairs" and plan.backward < 1:
+        return f"method {plan.method}"
+    return None

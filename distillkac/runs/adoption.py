@@ -1,0 +1,149 @@
+"""Other people's teachers: `adopt` is `python -m distillkac.adopt` as a function."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+import torch
+
+from distillkac import data
+from distillkac.base.files import as_json
+from distillkac.base.options import with_paths
+from distillkac.data import DataConfig, Dataset
+from distillkac.data.given import checked
+from distillkac.data.latents import LatentDataset, LatentSpace
+from distillkac.data.vae import load_vae, space_of
+from distillkac.flow.adopted import AdoptedNetwork
+from distillkac.runs import checkpoints, foreign, lock, shipped
+from distillkac.runs.config import ProcessConfig, RunConfig, save_config
+from distillkac.runs.config import checked as checked_config
+from distillkac.runs.run import Run, build_network, open_run
+from distillkac.runs.run_data import NO_IMAGES, check_place
+
+GUIDED = (
+    0.1  # label_drop of a model that knows no class: its own is not known, and all that counts is that it is above 0
+)
+
+
+def adopt(
+    source: str | os.PathLike[str],
+    run: str | os.PathLike[str],
+    dataset: Dataset | DataConfig | None = None,
+    *,
+    scheduler: str | os.PathLike[str] | None = None,
+    null_class: bool | None = None,
+    sigma: float = 1.0,
+) -> Run:
+    """Makes a run of a model that diffusers saved, as `python -m distillkac.adopt` does: a teacher, ready to be sampled and
+    distilled.
+
+    source: folder of a pipeline or of a model, or a name on the Hub. dataset: the images that it was trained on; None where
+    they are not at hand. scheduler: the folder of its scheduler, where that does not lie beside it. null_class: whether its
+    last class means no class; by default where it knows one class more than the images have. sigma: the spread of our process.
+
+    Raises ValueError, before anything is written, naming what is not understood or does not fit.
+    """
+    place = Path(run).expanduser()
+    shipped.refuse(place, shipped.ELSEWHERE)
+    if checkpoints.begun(place):
+        raise ValueError(f"{place} holds a run already: choose another folder")
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    images, config = _images(place, dataset)
+    found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
+    network = _network(found, null_class, sigma, images)
+    config = _completed(config, network, images, found)
+    try:
+        made = build_network(config)
+    except ValueError as error:
+        raise ValueError(f"{found.source}: {error}") from None
+    made.get_submodule("model").load_state_dict(foreign.load_model(found).state_dict())
+    weights = {name: value.contiguous() for name, value in made.state_dict().items()}
+    with contextlib.ExitStack() as held:
+        if (problem := lock.take(place, held)) is not None:
+            raise ValueError(problem)
+        save_config(place, checked_config(config, RunConfig))
+        checkpoints.export(place, 0, weights, weights)
+    return open_run(place)
+
+
+def _network(found: foreign.Foreign, null_class: bool | None, sigma: float, images: Dataset | None) -> AdoptedNetwork:
+    network = foreign.network_of(found, bool(null_class), sigma)
+    if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
+        network = dataclasses.replace(network, null_class=True)
+    return dataclasses.replace(network, settings=as_json(network.settings))
+
+
+def _completed(config: RunConfig, network: AdoptedNetwork, images: Dataset | None, found: foreign.Foreign) -> RunConfig:
+    config = dataclasses.replace(
+        config,
+        noise=ProcessConfig("gaussian", sigma=network.sigma, tau_max=network.tau_max),
+        network=network,
+        steps=1,
+        label_drop=GUIDED if network.null_class else 0.0,
+        latent=_space(found, network, images),
+    )
+    return _with_shape(config, network, found) if images is None else _fitting(config, network, images, found)
+
+
+def _images(place: Path, dataset: Dataset | DataConfig | None) -> tuple[Dataset | None, RunConfig]:
+    """The images, and a config that knows them."""
+    if dataset is None:
+        return None, RunConfig(data=DataConfig(path=NO_IMAGES))
+    if isinstance(dataset, DataConfig):
+        config = with_paths(RunConfig(data=dataset))
+        check_place(place, config.data.path)
+        images: Dataset = data.load_training(config.data)
+        return images, dataclasses.replace(config, fingerprint=images.fingerprint)
+    given, known = checked(dataset)
+    return dataset, RunConfig(data=given, fingerprint=known)
+
+
+def _space(found: foreign.Foreign, network: AdoptedNetwork, images: Dataset | None) -> LatentSpace | None:
+    """How the model's latents become images, if it learned latents. Raises ValueError if the images are those of another."""
+    given = images.space if isinstance(images, LatentDataset) else None
+    if found.vae is None:
+        return given
+    vae = load_vae(str(found.vae), torch.device("cpu"))
+    side = network.settings.get("sample_size") or 0
+    size = tuple(side) if isinstance(side, list) else (side, side)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    space = space_of(str(found.vae), vae, (vae.config.in_channels, size[0] * factor, size[1] * factor))
+    if given is not None and given.weights != space.weights:
+        raise ValueError(
+            f"the latents were made by {given.vae}, another autoencoder than that of {found.source}: encode anew"
+        )
+    if images is not None and given is None:
+        raise ValueError(
+            f"{found.source} learned latents, and these are images: encode them first, python -m distillkac.encode --vae "
+            f"{found.vae}, and give the folder of latents"
+        )
+    return space if given is None else given
+
+
+def _with_shape(config: RunConfig, network: AdoptedNetwork, found: foreign.Foreign) -> RunConfig:
+    """Shape and classes as the model itself tells them."""
+    side = network.settings.get("sample_size")
+    if not side:
+        raise ValueError(f"{found.model} says no sample_size: give the images that it was trained on, --data.path")
+    height, width = side if isinstance(side, list) else (side, side)
+    count = network.classes
+    names = ("all",) if count is None else tuple(map(str, range(count)))
+    if len(found.class_names) == len(set(found.class_names)) == count:
+        names = found.class_names
+    return dataclasses.replace(config, shape=(network.settings.get("in_channels", 3), height, width), class_names=names)
+
+
+def _fitting(config: RunConfig, network: AdoptedNetwork, images: Dataset, found: foreign.Foreign) -> RunConfig:
+    """Shape and classes of the images. Raises ValueError if they are not the model's."""
+    (channels, height, width), names = images.shape, tuple(images.class_names)
+    side = network.settings.get("sample_size")
+    wanted = tuple(side) if isinstance(side, list) else (side, side)
+    if side and wanted != (height, width):
+        raise ValueError(
+            f"{found.source} is for images of {wanted[0]}x{wanted[1]}, and these are {height}x{width}: set --data.image-size"
+        )
+    if network.classes is None and len(names) > 1:
+        raise ValueError(f"{found.source} knows no classes, and the images have {len(names)}: add --data.unconditional")
+    return dataclasses.replace(config, shape=(channels, height, width), class_names=names)

@@ -1,0 +1,262 @@
+"""What diffusers saved: a pipeline, or a model with its scheduler, read as far as a run can be made of it.
+
+Nothing of it is executed: configurations are JSON, weights safetensors. What is not understood is refused by name.
+"""
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from distillkac.base import files, paths, progress
+from distillkac.flow.adopted import MODELS, AdoptedNetwork
+from distillkac.flow.noise_schedules import SCHEDULES, NoiseSchedule
+
+INDEX, MODEL, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+AUTOENCODER = "AutoencoderKL"
+OF_BETAS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+SCHEDULERS = (*OF_BETAS, "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler")
+EDM = (("sigma_min", 0.002), ("sigma_max", 80.0), ("sigma_data", 0.5))
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OF_SAMPLERS = ("clip_sample", "thresholding")
+"""Settings that change what a sampler makes of the model's answers, and no velocity has."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Where the parts of a model of diffusers are. vae: its autoencoder, if it has one. class_names: () where it tells none."""
+
+    source: Path
+    model: Path
+    scheduler: Path
+    vae: Path | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def find(source: str, scheduler: Path | None = None) -> Foreign:
+    """As `locate`, with a scheduler that is there.
+
+    scheduler: a folder, or its scheduler_config.json, in place of the one that belongs to the model. Raises ValueError too if
+    there is none.
+    """
+    found = locate(source)
+    if scheduler is not None:
+        path = scheduler if scheduler.is_file() else scheduler / SCHEDULER
+        return Foreign(found.source, found.model, path, found.vae, found.class_names)
+    if not found.scheduler.exists():
+        raise ValueError(
+            f"{found.scheduler} does not exist, and without its scheduler nobody knows the noise of {found.source}: say with "
+            f"--scheduler where its {SCHEDULER} is"
+        )
+    return found
+
+
+def locate(source: str) -> Foreign:
+    """The parts of a folder, or of a name on the Hub, which is downloaded unless it was or HF_HUB_OFFLINE is set. Raises
+    ValueError naming what is missing, or is a part that is not understood."""
+    folder = paths.expanded("SOURCE", paths.from_text(source))
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name the folder that save_pretrained wrote")
+    if not folder.is_dir():
+        if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+            raise ValueError(f"{folder} is not there: name a folder that save_pretrained wrote, or a name on the Hub")
+        folder = _downloaded(source)
+    if (folder / INDEX).exists():
+        return _pipeline(folder)
+    if (folder / MODEL).exists():
+        beside = [folder / SCHEDULER, folder.parent / "scheduler" / SCHEDULER]
+        return Foreign(folder, folder, next((path for path in beside if path.exists()), beside[0]))
+    raise ValueError(
+        f"{folder} holds neither {INDEX} of a pipeline nor {MODEL} of a model: name what save_pretrained wrote"
+    )
+
+
+def network_of(found: Foreign, null_class: bool, sigma: float) -> AdoptedNetwork:
+    """What the run keeps of model and scheduler. null_class: whether the last class that a U-Net knows means none. Raises
+    ValueError naming a setting that is not understood."""
+    config = _read(found.model / MODEL)
+    kind = _model_kind(found.model / MODEL, config)
+    settings = _settings(found.model / MODEL, kind, config)
+    schedule, prediction = _schedule(found.scheduler)
+    if kind == "UNet2DModel" and null_class and settings.get("num_class_embeds") is None:
+        raise ValueError(f"{found.model} knows no classes, so none of them means no class: omit null_class")
+    none = null_class or kind == "DiTTransformer2DModel"  # which has always one more
+    try:
+        return AdoptedNetwork(kind, settings, schedule, prediction, none, sigma)  # type: ignore[arg-type]  # checked above
+    except ValueError as error:
+        raise ValueError(f"{found.source}: {error}") from None
+
+
+def sampler_settings(found: Foreign) -> list[str]:
+    """Those of its scheduler that are on, and of no meaning to a velocity."""
+    config = _read(found.scheduler)
+    on_by_default = config.get("_class_name") in ("DDPMScheduler", "DDIMScheduler")
+    return [name for name in OF_SAMPLERS if config.get(name, on_by_default and name == "clip_sample")]
+
+
+def load_model(found: Foreign) -> nn.Module:
+    """The model itself, float32. Raises ValueError if its weights are a pickle, or do not fit."""
+    kind = _model_kind(found.model / MODEL, _read(found.model / MODEL))
+    weights = sorted(path.name for path in found.model.iterdir() if path.is_file())
+    if not any(name.endswith(".safetensors") for name in weights):
+        if pickles := [name for name in weights if name.endswith(PICKLES)]:
+            raise ValueError(
+                f"{found.model / pickles[0]} is a pickle, which can run any code as it is opened, and is not read; if you "
+                f'trust it, convert it: python -c "from diffusers import {kind} as M; M.from_pretrained({str(found.model)!r}, '
+                f'use_safetensors=False).save_pretrained({str(found.model)!r})"'
+            )
+        raise ValueError(f"{found.model} holds no weights: diffusion_pytorch_model.safetensors is looked for")
+    import torch
+
+    try:
+        with progress.quiet("diffusers"):
+            model, problems = MODELS[kind]().from_pretrained(
+                str(found.model),
+                use_safetensors=True,
+                torch_dtype=torch.float32,
+                low_cpu_mem_usage=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever diffusers and the library of the files raise
+        raise ValueError(f"{found.model}: its weights are no {kind} of its {MODEL} ({_reason(error)})") from None
+    for name, word in (("missing_keys", "lack"), ("unexpected_keys", "have besides")):
+        if problems[name]:
+            raise ValueError(
+                f"{found.model}: its weights do not fit its {MODEL}: they {word} {sorted(problems[name])[0]}"
+            )
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{found.model}: {name} holds values that are not finite")
+    return model
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a name on the Hub: first what it says of itself, then the weights of the parts that are read."""
+    from huggingface_hub import snapshot_download
+
+    def fetch(*patterns: str) -> Path:
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        except Exception as error:  # of the network, of the Hub, of the cache
+            raise ValueError(
+                f"{name} is no folder here, and cannot be had from the Hub ({_reason(error)}): download it where "
+                "there is a network, hf download NAME --local-dir DIR, and name that folder"
+            ) from None
+
+    folder = fetch("*.json")
+    parts = _pipeline(folder) if (folder / INDEX).exists() else Foreign(folder, folder, folder / SCHEDULER)
+    inside = [part.relative_to(folder).as_posix() for part in (parts.model, parts.vae) if part is not None]
+    return fetch("*.json", *("*.safetensors" if place == "." else f"{place}/*.safetensors" for place in inside))
+
+
+def _pipeline(folder: Path) -> Foreign:
+    """The parts of a pipeline. Raises ValueError naming one that is not understood."""
+    index = _read(folder / INDEX)
+    parts = {
+        name: value[1]
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+    }
+    models = [name for name, kind in parts.items() if kind in (*MODELS, "Transformer2DModel")]
+    vaes = [name for name, kind in parts.items() if kind == AUTOENCODER]
+    others = [f"{name} ({kind})" for name, kind in parts.items() if name not in (*models, *vaes, "scheduler")]
+    if others or len(models) != 1 or len(vaes) > 1 or "scheduler" not in parts:
+        wrong = f"its part {others[0]} is not understood" if others else f"its parts are {', '.join(parts) or 'none'}"
+        raise ValueError(
+            f"{folder}: {index.get('_class_name', 'a pipeline')}: {wrong}; a pipeline of a UNet2DModel or "
+            f"DiTTransformer2DModel, its scheduler and perhaps an {AUTOENCODER} would be understood"
+        )
+    labels = index.get("id2label")
+    names: tuple[str, ...] = ()
+    if isinstance(labels, dict):
+        names = tuple(str(labels[key]).split(",")[0].strip() for key in sorted(labels, key=int))
+    vae = folder / vaes[0] if vaes else None
+    return Foreign(folder, folder / models[0], folder / "scheduler" / SCHEDULER, vae, names)
+
+
+def _model_kind(path: Path, config: dict[str, Any]) -> str:
+    name = config.get("_class_name")
+    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
+        return "DiTTransformer2DModel"  # as the first DiTs were saved
+    if name not in MODELS:
+        raise ValueError(f"{path}: is of the class {name}; {' and '.join(MODELS)} would be understood")
+    return str(name)
+
+
+def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the model's class. Raises ValueError naming one that is not understood."""
+    known = inspect.signature(MODELS[kind]().__init__).parameters
+    mine = {name: value for name, value in config.items() if not name.startswith("_")}
+    unknown = [name for name in mine if name not in known]
+    if kind == "UNet2DModel":
+        if unknown:
+            raise ValueError(f"{path}: this version of diffusers' {kind} has no {unknown[0]}: update diffusers")
+        if mine.get("class_embed_type") is not None:
+            raise ValueError(
+                f"{path}: class_embed_type {mine['class_embed_type']} is not understood; num_class_embeds alone, or no "
+                "classes, would be"
+            )
+        if mine.get("time_embedding_type") == "learned":
+            raise ValueError(
+                f"{path}: time_embedding_type learned knows whole timesteps alone, and a flow asks between them; positional "
+                "and fourier would be understood"
+            )
+    return {name: mine[name] for name in known if name in mine}
+
+
+def _schedule(path: Path) -> tuple[NoiseSchedule, str]:
+    """(schedule, prediction) of a scheduler_config.json. Raises ValueError naming what is not understood."""
+    config = _read(path)
+    kind, steps = config.get("_class_name"), config.get("num_train_timesteps", 1000)
+    if kind not in SCHEDULERS:
+        raise ValueError(f"{path}: is of the class {kind}; {', '.join(SCHEDULERS)} would be understood")
+    prediction = config.get("prediction_type", "epsilon")
+    predictions = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample", "flow_prediction": "flow"}
+    if prediction not in predictions:
+        raise ValueError(f"{path}: prediction_type {prediction}; {', '.join(predictions)} would be understood")
+    prediction = predictions[prediction]
+    for name, understood in (("invert_sigmas", False), ("timestep_type", "discrete")):
+        if config.get(name, understood) != understood:
+            raise ValueError(f"{path}: {name} {config[name]} is not understood; {understood} would be")
+    try:
+        if kind == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
+            return NoiseSchedule("flow", steps), "flow" if kind == SCHEDULERS[-1] else prediction
+        if kind == "EDMEulerScheduler":
+            least, most, spread = (config.get(name, usual) for name, usual in EDM)
+            return NoiseSchedule("edm", steps, sigma_min=least, sigma_max=most, sigma_data=spread), prediction
+        return _of_betas(config, steps), prediction
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _of_betas(config: dict[str, Any], steps: int) -> NoiseSchedule:
+    name, given = config.get("beta_schedule", "linear"), config.get("trained_betas")
+    understood = SCHEDULES[: SCHEDULES.index("trained_betas")]
+    if given is None and name not in understood:
+        raise ValueError(f"beta_schedule {name}; {', '.join(understood)} and trained_betas would be understood")
+    betas = () if given is None else tuple(float(beta) for beta in given)
+    return NoiseSchedule(
+        name if given is None else "trained_betas",
+        steps if given is None else len(betas),
+        float(config.get("beta_start", 0.0001)),
+        float(config.get("beta_end", 0.02)),
+        betas,
+        bool(config.get("rescale_betas_zero_snr", False)),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says that is no heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().endswith(":")]
+    return lines[0] if lines else type(error).__name__
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be an object, got {json.dumps(content):.80}")
+    return content

@@ -1,0 +1,91 @@
+"""A training that begins with the weights of another run or model: what is taken, what is left fresh, what is said of it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from distillkac import train as command
+from distillkac.flow.networks import NetworkConfig
+from distillkac.runs import checkpoints, load_config
+from distillkac.runs.run import build_network
+from distillkac.runs.start import begin_from
+from tests.adopted import saved
+from tests.toys import TINY, run_config
+
+
+def differing(network, source) -> set[str]:
+    return {
+        name
+        for name, value in network.state_dict().items()
+        if name not in source or not torch.equal(value, source[name])
+    }
+
+
+def test_all_of_a_run_of_the_same_kind(toy_run):
+    config = run_config(seed=7)
+    network, (weights, _) = build_network(config), checkpoints.load_weights(toy_run)
+    start = begin_from(network, config, toy_run)
+    assert not differing(network, weights)
+    assert (start.taken, start.fresh, start.unused) == (1, (), ())
+    assert start.told("it") == "begins with the weights of it (100% of its own)"
+
+
+def test_other_classes_and_another_size(toy_run):
+    config = run_config(seed=7, class_names=("bright", "red", "green"), shape=(1, 6, 8))
+    network, (weights, _) = build_network(config), checkpoints.load_weights(toy_run)
+    before = network.state_dict()["classes.weight"].clone()
+    start = begin_from(network, config, toy_run)
+    rows = network.state_dict()["classes.weight"]
+    assert differing(network, weights) == {"classes.weight"}
+    assert torch.equal(rows[[0, 3]], weights["classes.weight"][[1, 2]])  # bright, and no class
+    assert torch.equal(rows[1:3], before[1:3])
+    assert start.fresh == ("classes.weight of 2 of 3 classes",)
+    assert "left fresh: classes.weight of 2 of 3 classes" in start.told("it")
+
+
+def test_what_does_not_fit_is_named(toy_run):
+    config = run_config(network=dataclasses.replace(TINY, middle_attention=True))
+    start = begin_from(build_network(config), config, toy_run)
+    assert start.fresh
+    assert all(name.startswith("unet.mid_block.attentions.0.") for name in start.fresh)
+    config = run_config(network=dataclasses.replace(TINY, channels=(16,)))
+    network = build_network(config)
+    with pytest.raises(
+        ValueError, match=r"is another network: unet.conv_in.weight \(16, 1, 3, 3\), \(8, 1, 3, 3\) there"
+    ):
+        begin_from(network, config, toy_run)
+
+
+def test_a_model_of_diffusers(tmp_path):
+    from tests.adopted import UNET, unet
+
+    settings = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "norm_num_groups": 2}
+    saved(tmp_path / "model", num_class_embeds=3, **settings)
+    channels = UNET["block_out_channels"]
+    config = run_config(network=NetworkConfig(channels=channels, middle_attention=False), shape=(1, 8, 8))
+    network, theirs = build_network(config), unet(num_class_embeds=3, **settings).state_dict()
+    start = begin_from(network, config, tmp_path / "model")
+    mine = network.state_dict()
+    for name, value in theirs.items():
+        if not name.startswith("class_embedding"):
+            assert torch.equal(mine[f"unet.{name}"], value)
+    assert start.fresh == ("classes.weight of 2 of 2 classes",)
+
+
+def test_the_command(toy_run, tmp_path, capsys):
+    options = ["--run", str(tmp_path / "run"), "--steps", "1", "--preview", "0", "--optim.batch-size", "8"]
+    begin = ["--init", str(toy_run), "--process", "gaussian"]
+    assert command.main([*options, *begin]) == 0
+    assert f"begins with the weights of {toy_run}" in capsys.readouterr().out
+    config = load_config(tmp_path / "run")
+    assert config.network == load_config(toy_run).network
+    assert config.began_with is not None
+    assert command.main([*options, *begin, "--resume"]) == 0
+    assert command.main([*options, "--resume"]) == 0
+    assert load_config(tmp_path / "run").began_with == config.began_with
+    capsys.readouterr()
+    assert command.main([*options, "--resume", "--init", str(saved(tmp_path / "model"))]) == 1
+    assert "is another network" in capsys.readouterr().err
+    assert command.main([*options[:1], str(tmp_path / "other"), *options[2:], "--init", str(tmp_path / "gone")]) == 1
+    assert "is not there: name a folder that save_pretrained wrote" in capsys.readouterr().err
