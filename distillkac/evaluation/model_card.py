@@ -69,8 +69,10 @@ def lines(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    head = f"  {'':18}" + "".join(f"{title:>10}" for title, _, _ in FIGURES)
-    return [head, *(f"  {row['name']:18}" + "".join(f"{cell:>10}" for cell in _values(row)) for row in rows)]
+    rows = list(rows)
+    width = max(18, *(len(row["name"]) for row in rows))
+    head = f"  {'':{width}}" + "".join(f"{title:>10}" for title, _, _ in FIGURES)
+    return [head, *(f"  {row['name']:{width}}" + "".join(f"{cell:>10}" for cell in _values(row)) for row in rows)]
 
 
 def _values(row: Mapping[str, Any]) -> list[str]:
