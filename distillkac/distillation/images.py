@@ -38,6 +38,8 @@ def learns_from_images(plan: DistillConfig) -> str | None:
         return "exact_start"
     if plan.inverse.steps and plan.inverse.alpha < 1:
         return "inverse distillation"
+    if plan.method == "pairs" and plan.pairs.by == "consistency":
+        return "pairs.by consistency"
     if len(plan.stages) > 1 and plan.method != "pairs" and plan.backward < 1:
         return f"method {plan.method}"
     return None

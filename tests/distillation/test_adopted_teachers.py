@@ -60,10 +60,15 @@ def test_w_as_an_input_is_refused(teacher, tmp_path, capsys):
 def test_noise_alone_is_enough_where_there_are_no_images(tmp_path, capsys):
     run = adopt(saved(tmp_path / "model", num_class_embeds=2), tmp_path / "run").folder
     pairs = ("--stages", "2,1", "--steps", "1", "--method", "pairs", "--pairs.count", "8")
-    made(run, run, *pairs, "--inverse.steps", "1", "--inverse.alpha", "1", "--inverse.beta", "1")
+    alone = ("--inverse.steps", "1", "--inverse.alpha", "1", "--inverse.beta", "1")
+    made(run, run, *pairs, *alone)
     made(run, run, "--stages", "2,1", "--steps", "1", "--backward", "1")
     assert len(students(run)) == 3
-    for options, needed in (((), "method endpoint"), (("--exact-start", "--backward", "1"), "exact_start")):
+    for options, needed in (
+        ((), "method endpoint"),
+        (("--exact-start", "--backward", "1"), "exact_start"),
+        (("--method", "pairs", "--pairs.by", "consistency"), "pairs.by consistency"),
+    ):
         assert distill.main([str(run), "--stages", "2,1", "--steps", "1", *options]) == 1
         assert f"{needed} learns from them: say with --data.path" in capsys.readouterr().err
     assert evaluate.main([str(run), "--num", "10"]) == 1
