@@ -55,7 +55,7 @@ def integrate(
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
     _check_field(field)
-    if (averages := takes_end(field)) and method != "euler":
+    if (averages := _takes_end(field)) and method != "euler":
         raise ValueError(
             f"the field answers with average velocities, each of which is one Euler step: integrator euler, got {method!r}"
         )
@@ -105,7 +105,7 @@ def restart_chain(
     _check_grid(grid, None)
     if float(grid[-1]) != 0:
         raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
-    states, times, averages = [x], grid.tolist(), takes_end(field)
+    states, times, averages = [x], grid.tolist(), _takes_end(field)
     answer: Callable[..., torch.Tensor] = field
     for step, (t, t_next) in enumerate(pairwise(times)):
         end = 0.0 if share == 1 else t_next
@@ -144,7 +144,7 @@ def restarted(
     return torch.where((drawn.repeat_interleave(2, -1) if pairs else drawn) < share, fresh, x_next)
 
 
-def takes_end(field: object) -> bool:
+def _takes_end(field: object) -> bool:
     """Whether the field answers with average velocities, over [r, t] for its last argument r."""
     return getattr(field, "takes_end", False)
 

@@ -23,7 +23,8 @@ def save_for_diffusers(run: Run, out: Path) -> None:
     network = run.network
     if not isinstance(network, AdoptedNet):
         raise ValueError(
-            f"{run.folder} has a network of distillkac's own, which diffusers alone cannot load: name FILE.onnx or FILE.pt2 "
+            f"{out} is a folder, which would be for diffusers alone, and {run.folder} has a network of distillkac's own, which "
+            "diffusers alone cannot load: name FILE.onnx or FILE.pt2 "
             "(in Python, KacPipeline.from_pretrained(...).save_pretrained(...) writes a folder that distillkac loads)"
         )
     if out.is_dir() and any(out.iterdir()):

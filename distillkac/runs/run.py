@@ -26,6 +26,7 @@ __all__ = [
     "default_network",
     "load_network",
     "network_config",
+    "new_network",
     "open_run",
     "say_if_another_teacher",
     "student_folder",

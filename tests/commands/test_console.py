@@ -48,7 +48,7 @@ def test_without_a_verb_the_help_is_an_error(capsys):
 )
 def test_the_nearest_verb_is_named(capsys, word, meant):
     assert __main__.main([word]) == 2
-    hint = f"did you mean {meant}?" if meant else "the verbs are train, distill, sample"
+    hint = f"did you mean {meant}?" if meant else "the verbs are train, adopt, distill, sample"
     assert f"error: there is no verb {word}; {hint}" in capsys.readouterr().err
 
 

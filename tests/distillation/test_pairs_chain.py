@@ -92,7 +92,7 @@ def test_other_paths_are_no_reason_to_go_on(run, capsys):
     ("options", "words"),
     [
         (["--pairs.count", "0"], "count must be at least 1"),
-        (["--pairs.huber", "-1"], "huber and features at least 0"),
+        (["--pairs.huber", "-1"], "huber, features and keep at least 0"),
         (["--inverse.pairs", "1"], "give inverse.steps, or 0 for both"),
         (["--inverse.adversarial", "1"], "give inverse.steps, or 0 for both"),
         (["--reconstruction.steps", "3"], "are options of method reconstruction, got method endpoint"),
