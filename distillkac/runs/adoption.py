@@ -34,6 +34,7 @@ def adopt(
     scheduler: str | os.PathLike[str] | None = None,
     null_class: bool | None = None,
     sigma: float = 1.0,
+    max_ratio: float | None = None,
 ) -> Run:
     """Makes a run of a model that diffusers saved, as `python -m distillkac.adopt` does: a teacher, ready to be sampled and
     distilled.
@@ -41,6 +42,8 @@ def adopt(
     source: folder of a pipeline or of a model, or a name on the Hub. dataset: the images that it was trained on; None where
     they are not at hand. scheduler: the folder of its scheduler, where that does not lie beside it. null_class: whether its
     last class means no class; by default where it knows one class more than the images have. sigma: the spread of our process.
+    max_ratio: without the timesteps that have more noise than so many times the data; by default 160 for a model that predicts
+    the noise, whose errors are so many times as large in the data, and none for others.
 
     Raises ValueError, before anything is written, naming what is not understood or does not fit.
     """
@@ -48,11 +51,12 @@ def adopt(
     shipped.refuse(place, shipped.ELSEWHERE)
     if checkpoints.begun(place):
         raise ValueError(f"{place} holds a run already: choose another folder")
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
-    network = _network(found, null_class, sigma, images)
+    network = _network(found, null_class, sigma, max_ratio, images)
     config = _completed(config, network, images, found)
     try:
         made = build_network(config)
@@ -68,8 +72,10 @@ def adopt(
     return open_run(place)
 
 
-def _network(found: foreign.Foreign, null_class: bool | None, sigma: float, images: Dataset | None) -> AdoptedNetwork:
-    network = foreign.network_of(found, bool(null_class), sigma)
+def _network(
+    found: foreign.Foreign, null_class: bool | None, sigma: float, max_ratio: float | None, images: Dataset | None
+) -> AdoptedNetwork:
+    network = foreign.network_of(found, bool(null_class), sigma, max_ratio)
     if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
         network = dataclasses.replace(network, null_class=True)
     return dataclasses.replace(network, settings=as_json(network.settings))
