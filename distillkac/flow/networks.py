@@ -1,7 +1,10 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillkac.base import backbones
 from distillkac.flow.network_config import NetworkConfig, norm_groups
@@ -10,6 +13,9 @@ __all__ = ["NetworkConfig", "VelocityNet", "norm_groups"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
+# On a CPU torch's fused attention is slow backwards in bfloat16: seven times as slow as attention written out at 16 positions,
+# twice at 64. At 256 it is the faster one, and needs less memory.
+FEW_POSITIONS = 128
 
 
 class VelocityNet(nn.Module):
@@ -24,6 +30,7 @@ class VelocityNet(nn.Module):
         _check(config, shape)
         self.config, self.shape, self.null_class = config, (shape[0], shape[1], shape[2]), num_classes
         self.guidance_embedding, self.interval_embedding = config.guidance_embedding, config.interval_embedding
+        self.positions = _positions(config, shape)
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = _dit(config, shape, num_classes)
@@ -53,7 +60,8 @@ class VelocityNet(nn.Module):
                 )
         if self.config.backbone == "dit":
             times = TIME_SCALE * t if r is None else torch.stack([TIME_SCALE * t, t - r], -1)
-            return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
+            with self._attention(x):
+                return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
         embedding = self.classes(y)
         if w is not None:
             embedding = embedding + self.guidance(w[:, None])
@@ -62,10 +70,15 @@ class VelocityNet(nn.Module):
         # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
-        if side == 1:
-            return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
-        u = self.unet(nn.functional.pixel_unshuffle(x, side), TIME_SCALE * t, embedding, return_dict=False)[0]
-        return nn.functional.pixel_shuffle(u, side)
+        patches = x if side == 1 else nn.functional.pixel_unshuffle(x, side)
+        with self._attention(x):
+            u = self.unet(patches, TIME_SCALE * t, embedding, return_dict=False)[0]
+        return u if side == 1 else nn.functional.pixel_shuffle(u, side)
+
+    def _attention(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Inside, attention is written out where that is faster: in bfloat16 on a CPU, for its gradient, of few positions."""
+        slow = x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        return sdpa_kernel(SDPBackend.MATH) if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
 
     def outer_layers(self) -> list[nn.Module]:
         """Those that images, times, classes, w and r enter, and the one that the velocity leaves (training/optimizer.py)."""
@@ -83,6 +96,15 @@ class VelocityNet(nn.Module):
             return list(self.get_submodule("dit.transformer_blocks").children())
         down, up = (list(self.get_submodule(name).children()) for name in ("unet.down_blocks", "unet.up_blocks"))
         return [*down, self.get_submodule("unet.mid_block"), *up]
+
+
+def _positions(config: NetworkConfig, shape: tuple[int, int, int]) -> int:
+    """Of the finest level that has attention; 0 without any."""
+    positions = shape[1] * shape[2] // config.side**2
+    if config.backbone == "dit":
+        return positions
+    levels = [*config.attention, *[len(config.channels) - 1] * config.middle_attention]
+    return positions // 4 ** min(levels) if levels else 0
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
