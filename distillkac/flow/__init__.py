@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
     from distillkac.flow.exact_start import ExactStart
     from distillkac.flow.guidance import GuidedVelocity
-    from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_grid
+    from distillkac.flow.integrators import integrate, restart_chain, time_grid
+    from distillkac.flow.methods import METHODS
     from distillkac.flow.network_config import NetworkConfig
     from distillkac.flow.networks import VelocityNet
     from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
@@ -44,7 +45,8 @@ __getattr__, __dir__ = importer(
         "exact_flow": ("ExactFlow", "push", "sampling_floor", "sliced_wasserstein"),
         "exact_start": ("ExactStart",),
         "guidance": ("GuidedVelocity",),
-        "integrators": ("METHODS", "integrate", "restart_chain", "time_grid"),
+        "integrators": ("integrate", "restart_chain", "time_grid"),
+        "methods": ("METHODS",),
         "network_config": ("NetworkConfig",),
         "networks": ("VelocityNet",),
         "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"),
