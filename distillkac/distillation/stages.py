@@ -36,8 +36,6 @@ StepCounts = Annotated[
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
 ]
-
-
 StageMethod = Literal["endpoint", "reconstruction", "pairs", "consistency"]
 
 
