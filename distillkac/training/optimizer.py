@@ -17,9 +17,6 @@ from distillkac.training import sharding
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of s, s^3, s^5: steep at 0, and near 1 after five steps
 NEWTON_SCHULZ_STEPS = 5
-AT_ONCE = (
-    2**24
-)  # numbers of the matrices that are moved together: more would fill the memory, where weights are sharded
 EPS = 1e-7  # added to the norm of a matrix, so that no gradient is no update
 ADAMW_EPS = 1e-8  # torch's default, which AdamW has here without Muon
 # Of a random matrix's orthogonal part, sqrt(larger side) * this has the root mean square that AdamW's updates have, so that
@@ -53,21 +50,18 @@ class Muon(torch.optim.Optimizer):
             if not group["muon"]:
                 self._adamw(found, group)
                 continue
-            for parameters in _at_once(found):
-                updates = orthogonalized([self._averaged(parameter) for parameter in parameters])
-                for parameter, update in zip(parameters, updates, strict=True):
-                    update = update.mul_(UPDATE_RMS * max(update.shape) ** 0.5).view(parameter.shape)
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(sharding.like(update, parameter), alpha=group["lr"])
+            for parameter in found:
+                self._muon(parameter, group["lr"], group["weight_decay"])
 
-    def _averaged(self, parameter: Tensor) -> Tensor:
-        """Takes the gradient into the average; U of the class's docstring, whole, as a matrix."""
+    def _muon(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        return sharding.whole(gradient.lerp(momentum, MOMENTUM)).flatten(1)
+        matrix = sharding.whole(gradient.lerp(momentum, MOMENTUM)).flatten(1)
+        update = orthogonalized(matrix).mul_(UPDATE_RMS * max(matrix.shape) ** 0.5).view(parameter.shape)
+        parameter.mul_(1 - lr * weight_decay).sub_(sharding.like(update, parameter), alpha=lr)
 
     def _adamw(self, found: list[Tensor], group: dict) -> None:
         """As torch.optim.AdamW does it, to the bit."""
@@ -95,51 +89,20 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def _at_once(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters whose updates are found together: as many as AT_ONCE allows, at least one."""
-    part: list[Tensor] = []
-    for parameter in parameters:
-        if part and sum(p.numel() for p in part) + parameter.numel() > AT_ONCE:
-            yield part
-            part = []
-        part.append(parameter)
-    if part:
-        yield part
-
-
-def orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
-    """Of each matrix U S V^T (rows, columns) U f(S) V^T, f(S) near 1: five Newton-Schulz steps, in the dtype of the matrix.
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """U f(S) V^T of a matrix U S V^T (rows, columns), f(S) near 1: five Newton-Schulz steps, in the dtype of the matrix.
 
     Singular values of at least 0.002 of the Frobenius norm come to 0.68 to 1.21; smaller ones grow, to less. Zero stays zero.
-
-    A step is X <- P X with P = a + b X X^T + c (X X^T)^2, and all P commute. So the steps are made of the small square X X^T
-    alone, whose next one is P^2 X X^T, and only their product meets X: half the time or less, as kernels of convolutions are
-    long. Squares of one size are multiplied together.
     """
-    wide = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
-    found: list[Tensor] = [matrix for matrix in matrices]
-    for side in sorted({len(x) for x in wide}):
-        numbers = [number for number, x in enumerate(wide) if len(x) == side]
-        squares = torch.stack([wide[number] @ wide[number].mT for number in numbers])
-        norms = (squares.diagonal(dim1=1, dim2=2).sum(1).sqrt() + EPS)[:, None, None]
-        steps = _newton_schulz(squares / norms.square()) / norms
-        for number, product in zip(numbers, steps, strict=True):
-            x = product @ wide[number]
-            found[number] = (x.mT if wide[number] is not matrices[number] else x).contiguous()
-    return found
-
-
-def _newton_schulz(squares: Tensor) -> Tensor:
-    """The product of the steps' P, of X X^T (n, side, side) with traces of at most 1."""
-    (a, b, c), product = NEWTON_SCHULZ, None
-    for left in reversed(range(NEWTON_SCHULZ_STEPS)):
-        step = torch.baddbmm(squares, squares, squares, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step if product is None else step @ product
-        if left:
-            squares = step @ squares @ step
-    assert product is not None
-    return product
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix  # the products below are smallest with fewer rows than columns
+    x = x / (x.norm() + EPS)
+    a, b, c = NEWTON_SCHULZ
+    # One matrix after the other: batches of equal shapes were slower on a CPU.
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).contiguous()
 
 
 def build(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
