@@ -38,8 +38,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo fashion patches test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
-demo patches: RECIPE = short
-demo: CHAIN = --stages 20,4,2,1 --steps 200 300 500
+# A short --recipe best: a consistency student of 4, 2 and 1 steps, then one that learns its two steps as one.
+demo: RECIPE = best
+demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
+	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
+patches: RECIPE = short
 fashion: RECIPE = pairs
 fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
 fashion: NUM = --num 10000

@@ -9,7 +9,7 @@ import tyro
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.paths import PATH_OR_NAME
-from distillkac.data import DataConfig
+from distillkac.data.config import DataConfig
 
 
 @dataclass(frozen=True)

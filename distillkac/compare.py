@@ -11,9 +11,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from distillkac import data, distill, train
 from distillkac.base import files
@@ -22,19 +20,12 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
 from distillkac.distillation.stages import DistillConfig
-from distillkac.evaluation import comparison_report
-from distillkac.evaluation.comparison import Method, Plan, Setting, full_plan, quick_plan
-from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
-from distillkac.flow import integrators
-from distillkac.runs import checkpoints
-from distillkac.runs.config import ProcessConfig, load_config
-from distillkac.runs.run import open_run, student_folder
-from distillkac.runs.run_data import RunData
-from distillkac.runs.sampling import SamplerConfig, class_labels, generate
-from distillkac.training.cost import flops_per_image
+from distillkac.evaluation.comparison import RESULTS, Method, Plan, Setting, full_plan, quick_plan
+from distillkac.runs.config import ProcessConfig
 
-RESULTS = "results.json"
-GRID_IMAGES = 40
+if TYPE_CHECKING:
+    from distillkac.evaluation.metrics import Evaluator
+
 EVERY_SECONDS = 5
 
 
@@ -64,6 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(CompareArgs, argv, prog("compare"))
     if args.workers < 1 or not args.seeds:
         raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
+    # Torch only now, so that help and mistakes in options come at once; here and below.
+    from distillkac.evaluation import comparison_report
+    from distillkac.evaluation.metrics import Evaluator
+
     plan = (quick_plan if args.quick else full_plan)(args.seeds)
     check_folder(args.out, *comparison_report.FILES)
     for page in args.pages:
@@ -123,6 +118,8 @@ def _follow(bar: Bar, stop: threading.Event, out: Path, plan: Plan) -> None:
 
 def report(args: CompareArgs, plan: Plan) -> str:
     """Writes the report of what is measured so far, and returns it."""
+    from distillkac.evaluation import comparison_report
+
     rows: list[dict[str, Any]] = []
     for setting in plan.settings:
         for seed in plan.seeds:
@@ -143,8 +140,11 @@ def check_same_plan(out: Path, plan: Plan) -> None:
     files.write_json(path, described)
 
 
-def check_same_evaluator(out: Path, plan: Plan, evaluator: Evaluator) -> None:
+def check_same_evaluator(out: Path, plan: Plan, evaluator: "Evaluator") -> None:
     """Raises ValueError naming results of another evaluator: a table must not put their figures beside new ones."""
+    from distillkac.evaluation import comparison_report
+    from distillkac.evaluation.metrics import describe
+
     for setting in plan.settings:
         for seed in plan.seeds:
             path = cell_folder(out, setting, seed) / RESULTS
@@ -164,6 +164,9 @@ def cell_folder(out: Path, setting: Setting, seed: int) -> Path:
 
 def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
     """Everything for one process and one seed: teacher, students, measurements. What exists is not done again."""
+    from distillkac.evaluation.measurements import Measurements
+    from distillkac.runs.run import student_folder
+
     folder = cell_folder(out, setting, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -181,6 +184,8 @@ def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
 
 
 def teacher_options(folder: Path, plan: Plan, setting: Setting, seed: int) -> list[str]:
+    from distillkac.runs import checkpoints
+
     noise = _changes(setting.noise, ProcessConfig())
     resume = ["--resume"] if (folder / checkpoints.STATE).exists() else []
     return ["--run", str(folder), *noise, "--steps", str(plan.teacher_steps), "--seed", str(seed), *resume]
@@ -188,6 +193,8 @@ def teacher_options(folder: Path, plan: Plan, setting: Setting, seed: int) -> li
 
 def method_options(folder: Path, method: Method, seed: int) -> list[str]:
     """The command line of a method: what differs from the default configuration."""
+    from distillkac.runs.run import student_folder
+
     target, words = folder / method.folder, _changes(method.config, DistillConfig())
     if method.after is not None:
         words += ["--start", str(student_folder(folder / method.after, 1))]
@@ -221,66 +228,10 @@ def _command(main, options: list[str]) -> None:
         raise RuntimeError(f"{' '.join(options)}: ended with exit code {code}; see log.txt in the cell's folder")
 
 
-class Measurements:
-    """Rows of a cell's results.json, each measured once."""
-
-    def __init__(self, folder: Path, plan: Plan, setting: Setting, seed: int):
-        self.folder, self.plan, self.setting, self.seed = folder, plan, setting, seed
-        path = folder / RESULTS
-        self.rows = files.read_json(path) if path.exists() else []
-        self._evaluator: Evaluator | None = None
-        self._guided: dict[float, Moments] = {}
-
-    def __call__(
-        self,
-        run_folder: Path,
-        method: str,
-        steps: int,
-        restart: float = 0.0,
-        integrator: integrators.Method = "euler",
-        reference=None,
-    ) -> None:
-        """Measures a network. reference: the guidance weight of the teacher whose samples it is compared with too."""
-        key: dict[str, Any] = {"setting": self.setting.name, "seed": self.seed, "method": method}
-        key |= {"steps": steps, "restart": restart, "integrator": integrator}
-        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
-            return
-        run = open_run(run_folder, torch.device("cpu"))
-        labels = class_labels(run.config, self.plan.num)
-        sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator)
-        samples = generate(run, labels, sampler)
-        row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
-        row |= {"flops_per_image": samples.nfe * flops_per_image(run.network, run.config.shape)} | self.evaluator(
-            samples.images, labels
-        )
-        if reference is not None:
-            ours = Moments(self.evaluator.features(samples.images))
-            row["frechet_guided_teacher"] = frechet_distance(ours, self._teacher_moments(reference, labels))
-        row |= {"evaluator": self.evaluator.name, "evaluator_digest": self.evaluator.digest}
-        comparison_report.save_samples(self.folder, method, steps, integrator, restart, samples.images[:GRID_IMAGES])
-        self.rows.append(row)
-        files.write_json(self.folder / RESULTS, self.rows)
-        print(row, flush=True)
-
-    @property
-    def evaluator(self) -> Evaluator:
-        if self._evaluator is None:
-            images = RunData(self.folder, load_config(self.folder))
-            # Kept in OUT, had it to be trained: all cells share it.
-            self._evaluator = Evaluator(images.load("train"), images.load("test"), self.folder.parent)
-        return self._evaluator
-
-    def _teacher_moments(self, w: float, labels: torch.Tensor) -> Moments:
-        """Of the guided teacher's samples, with other noise than the students'."""
-        if w not in self._guided:
-            teacher = open_run(self.folder, torch.device("cpu"))
-            samples = generate(teacher, labels, SamplerConfig(steps=20, w=w, model="teacher"), seed=1)
-            self._guided[w] = Moments(self.evaluator.features(samples.images))
-        return self._guided[w]
-
-
 def _one_thread() -> None:
     """Prepares a worker: one thread, and it ends when the command does (a cell may take half an hour)."""
+    import torch
+
     torch.set_num_threads(1)
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

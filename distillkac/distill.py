@@ -10,14 +10,10 @@ import tyro
 
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
-from distillkac.data import class_means
-from distillkac.distillation.images import images_for
 from distillkac.distillation.stages import RECIPES, DistillConfig, for_images
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
-from distillkac.runs.run import build_network, load_network
-from distillkac.runs.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
     shipped.refuse(args.run, "there is no teacher to distil; train one: python -m distillkac.train")
     # What trains only now, so that help and mistakes in options come at once.
+    from distillkac.data import class_means
     from distillkac.distillation import cost
     from distillkac.distillation.chain import Chain, refuse_teacher
+    from distillkac.distillation.images import images_for
+    from distillkac.runs.run import build_network, load_network
+    from distillkac.runs.run_data import RunData
     from distillkac.training.fit import accelerator_for
 
     run = load_config(args.run)

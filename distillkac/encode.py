@@ -5,20 +5,21 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.base.progress import Bar
-from distillkac.data import DataConfig, load, to_unit
-from distillkac.data.latents import LatentSpace, is_latents, write_index
-from distillkac.data.vae import encode, load_vae, space_of
-from distillkac.runs.device import device
-from distillkac.runs.lock import LOCK, take
+from distillkac.data.config import DataConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from distillkac.data.config import LatentSpace
 
 ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in ("", "_labels"))
 
@@ -42,6 +43,13 @@ class EncodeArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(EncodeArgs, argv, prog("encode"))
+    # Torch only now, so that help and mistakes in options come at once.
+    from distillkac.data import load
+    from distillkac.data.latents import is_latents, write_index
+    from distillkac.data.vae import load_vae, space_of
+    from distillkac.runs.device import device
+    from distillkac.runs.lock import take
+
     if args.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
     if args.data.path is not None and is_latents(Path(args.data.path)):
@@ -67,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_new(out: Path) -> None:
+    from distillkac.data.latents import is_latents
+    from distillkac.runs.lock import LOCK
+
     if is_latents(out):
         raise ValueError(f"{out} holds latents already: choose another folder, or remove it")
     ours = {*ARRAYS, *(f".{name}.tmp" for name in ARRAYS), LOCK}  # of an encoding that was killed
@@ -75,9 +86,13 @@ def _check_new(out: Path) -> None:
 
 
 def encode_split(
-    dataset, split: str, vae: torch.nn.Module, space: LatentSpace, out: Path, batch_size: int
+    dataset, split: str, vae: "torch.nn.Module", space: "LatentSpace", out: Path, batch_size: int
 ) -> tuple[int, ...]:
     """Writes OUT/SPLIT.npy and its labels; returns (c, h, w). No more than a batch is held in memory."""
+    from distillkac.data import to_unit
+    from distillkac.data.vae import encode
+    from distillkac.runs.device import device
+
     file, labels = None, np.empty(len(dataset), dtype=np.int64)
     for first in Bar(range(0, len(dataset), batch_size), title=split, unit="batch", leave=True):
         rows = range(first, min(first + batch_size, len(dataset)))

@@ -21,10 +21,9 @@ from distillkac import _pipeline_card
 from distillkac._pipeline_options import Options, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
-from distillkac.flow import networks
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig, of_format
 from distillkac.runs import checkpoints, pictures, shipped
 from distillkac.runs.built import build
 from distillkac.runs.class_names import find_all
@@ -53,7 +52,7 @@ class KacNet(ModelMixin, ConfigMixin):
         super().__init__()
         checkpoints.check_format("a saved KacNet", format)
         config = build(NetworkConfig | AdoptedNetwork, network, "network")
-        config = networks.of_format(config, format) if isinstance(config, NetworkConfig) else config
+        config = of_format(config, format) if isinstance(config, NetworkConfig) else config
         self.velocity = new_network(config, (shape[0], shape[1], shape[2]), len(class_names))
 
     @classmethod

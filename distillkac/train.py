@@ -9,20 +9,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from distillkac import data
 from distillkac.base import paths
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
 from distillkac.base.paths import PATH_OR_NAME
-from distillkac.flow.networks import NetworkConfig
-from distillkac.runs import checkpoints, shipped
+from distillkac.flow.network_config import NetworkConfig
+from distillkac.runs import shipped
 from distillkac.runs.config import RunConfig, load_config
-from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
-from distillkac.runs.run import build_network, network_config
-from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
-from distillkac.runs.start import network_of, started
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
     shipped.refuse(args.run, shipped.ELSEWHERE)
     # What trains only now, so that help and mistakes in options come at once; and before the images are read.
+    from distillkac import data
+    from distillkac.runs.device import device
+    from distillkac.runs.run import build_network
+    from distillkac.runs.run_data import check_place, located
+    from distillkac.runs.start import started
     from distillkac.training.cost import cost, described
     from distillkac.training.teacher import fit_teacher, with_data
 
@@ -113,6 +113,10 @@ def _saved(argv: list[str]) -> RunConfig | None:
     early = peek(argv, run=TrainArgs.run, resume=False)
     if not early.resume:
         return None
+    from distillkac.runs import checkpoints
+    from distillkac.runs.run import network_config
+    from distillkac.runs.run_data import in_current_folder, refuse_given
+
     run = paths.expanded("--run", early.run)
     if not checkpoints.begun(run):
         return None
@@ -133,7 +137,11 @@ def _defaults(argv: list[str], saved: RunConfig | None) -> TrainArgs | None:
     early = peek(argv, preset=TrainArgs.preset, init="")
     if early.preset not in PRESETS:
         return None
-    config, other = PRESETS[early.preset], network_of(early.init) if early.init else None
+    config, other = PRESETS[early.preset], None
+    if early.init:
+        from distillkac.runs.start import network_of
+
+        other = network_of(early.init)
     return TrainArgs(
         preset=early.preset, config=config if other is None else dataclasses.replace(config, network=other)
     )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from distillkac.data.classes import number_classes, printable
-from distillkac.data.dataset import DataConfig, Splits, check_own_test, content_key, hold_out, make_splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, check_own_test, content_key, hold_out, make_splits
 from distillkac.data.image_files import fitted
 from distillkac.data.records import say_narrow
 

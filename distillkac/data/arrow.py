@@ -18,7 +18,8 @@ from distillkac.base import optional, progress
 from distillkac.base.paths import HUB
 from distillkac.data import cache
 from distillkac.data.classes import class_name, number_classes, printable
-from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, read_splits
 from distillkac.data.file_splits import say_unread
 from distillkac.data.labels import as_class
 from distillkac.data.rows import Rows, row_name

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from distillkac.base import bundled
-from distillkac.data.dataset import SPLIT_SEED, DataConfig, Splits, check_own_test, make_splits, without_classes
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import SPLIT_SEED, Splits, check_own_test, make_splits, without_classes
 
 DIGITS_TRAIN = 1297
 PATCH, PATCH_STRIDE = 32, 8

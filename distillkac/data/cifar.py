@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from distillkac.data.classes import printable
-from distillkac.data.dataset import DataConfig, Splits, check_own_test, make_splits, without_classes
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, check_own_test, make_splits, without_classes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")

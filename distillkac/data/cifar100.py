@@ -8,7 +8,8 @@ import torch
 
 from distillkac.data.cifar import PIXELS, SHAPE, unpickled
 from distillkac.data.classes import class_name, printable
-from distillkac.data.dataset import DataConfig, Splits, check_own_test, make_splits, without_classes
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, check_own_test, make_splits, without_classes
 from distillkac.data.listing import Tree
 
 FOLDERS = ("", "cifar-100-binary", "cifar-100-python")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillkac.data.classes import printable
-from distillkac.data.dataset import DataConfig
+from distillkac.data.config import DataConfig
 from distillkac.data.listing import scan
 from distillkac.data.splits import role, words
 

@@ -8,21 +8,11 @@ noticed without reading every image, unless one is replaced by another of its na
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from distillkac.base.paths import encode
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What is known of both splits of a data set. The counts are images of each class; empty for a stream."""
-
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    train_digest: str
-    test_digest: str
+from distillkac.data.config import Fingerprint
 
 
 def of_marks(

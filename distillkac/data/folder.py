@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from distillkac.data.classes import class_name, natural, printable
-from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, read_splits
 from distillkac.data.listing import PACKED, UNLISTED, Tree, is_image
 from distillkac.data.records import Files
 from distillkac.data.splits import are_splits, choose_splits, role, words

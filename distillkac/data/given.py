@@ -7,8 +7,8 @@ from collections.abc import Sequence, Sized
 import torch
 
 from distillkac.data import fingerprint
-from distillkac.data.dataset import DataConfig, ImageDataset
-from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.config import DataConfig, Fingerprint
+from distillkac.data.dataset import ImageDataset
 from distillkac.data.protocol import Dataset
 from distillkac.data.records import say_narrow
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from distillkac.data.arrays import Part, array_splits
 from distillkac.data.classes import class_name, printable
-from distillkac.data.dataset import DataConfig, Splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits
+from distillkac.data.fashion_mnist import FASHION
 from distillkac.data.idx_files import IdxFile, is_idx, open_idx, plain_name, read_idx_file
 from distillkac.data.listing import Tree
 from distillkac.data.splits import role
@@ -25,10 +27,6 @@ CONTENT = ("images", "image", "labels", "label")
 SPLIT = {"t10k": "test"}  # beside the names of splits that every source knows
 QMNIST_COLUMNS, DIGITS = 8, range(10)  # class, series, writer, ...
 MOST_MAPPING = 1 << 16  # bytes of an EMNIST mapping
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
-FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 # Names that no file of the set says, by the SHA-256 of all labels: zcat train-labels-idx1-ubyte.gz | tail -c +9 | sha256sum
 KNOWN = {
     "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": FASHION,

@@ -17,24 +17,11 @@ import numpy as np
 import torch
 
 from distillkac.base import files
-from distillkac.data.dataset import DataConfig, ImageDataset, Splits
-from distillkac.data.fingerprint import Fingerprint, of_marks
+from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
+from distillkac.data.dataset import ImageDataset, Splits
+from distillkac.data.fingerprint import of_marks
 
 INDEX = "latents.json"
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """What turns latents into images again: x = decoder(z / scaling_factor + shift_factor)."""
-
-    vae: str
-    """Folder or Hub name of diffusers' AutoencoderKL."""
-    scaling_factor: float
-    shift_factor: float
-    weights: str
-    """SHA-256 of its weights."""
-    shape: tuple[int, int, int]
-    """(C, H, W) of the images."""
 
 
 @dataclass(frozen=True)

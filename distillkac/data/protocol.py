@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from distillkac.base.random import SampleOrder
-from distillkac.data.fingerprint import Fingerprint
+from distillkac.data.config import Fingerprint
 
 
 class Dataset(Protocol):

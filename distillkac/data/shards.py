@@ -17,7 +17,8 @@ import torch
 from distillkac.base import optional
 from distillkac.base.progress import Bar
 from distillkac.data.classes import number_classes, printable
-from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits, read_splits
 from distillkac.data.file_splits import say_unread, split_files
 from distillkac.data.records import file_identity
 from distillkac.data.splits import choose_splits

@@ -11,8 +11,9 @@ from distillkac.base.paths import HUB
 from distillkac.data.cifar import find_batches
 from distillkac.data.cifar100 import find_cifar100
 from distillkac.data.classes import printable
-from distillkac.data.dataset import DataConfig
-from distillkac.data.idx import DEBIAN, find_idx
+from distillkac.data.config import DataConfig
+from distillkac.data.fashion_mnist import DEBIAN
+from distillkac.data.idx import find_idx
 from distillkac.data.idx_files import is_idx
 from distillkac.data.latents import INDEX, is_latents
 from distillkac.data.listing import PACKED, Tree, is_image, is_system, scan

@@ -21,9 +21,9 @@ import torch
 from distillkac.base.progress import Bar
 from distillkac.base.random import generator
 from distillkac.data import cache
-from distillkac.data.dataset import SPLIT_SEED, DataConfig
+from distillkac.data.config import DataConfig, Fingerprint
+from distillkac.data.dataset import SPLIT_SEED
 from distillkac.data.file_splits import find_files
-from distillkac.data.fingerprint import Fingerprint
 from distillkac.data.protocol import Dataset
 from distillkac.data.records import NAMED, file_identity, say_narrow
 from distillkac.data.stream_shards import Record, StreamedSplit, held_per_shard, open_shards, stream_fingerprint

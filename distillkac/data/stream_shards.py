@@ -20,9 +20,10 @@ from distillkac.data.arrow import (
     open_splits,
 )
 from distillkac.data.classes import printable
-from distillkac.data.dataset import DataConfig, Splits, read_splits
+from distillkac.data.config import DataConfig, Fingerprint
+from distillkac.data.dataset import Splits, read_splits
 from distillkac.data.file_splits import find_files
-from distillkac.data.fingerprint import Fingerprint, of_words
+from distillkac.data.fingerprint import of_words
 from distillkac.data.image_files import read_image, unreadable
 from distillkac.data.labels import as_class
 from distillkac.data.rows import image_of

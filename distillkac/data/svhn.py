@@ -7,7 +7,8 @@ import numpy as np
 
 from distillkac.data.arrays import Part, array_splits
 from distillkac.data.classes import printable
-from distillkac.data.dataset import DataConfig, Splits
+from distillkac.data.config import DataConfig
+from distillkac.data.dataset import Splits
 from distillkac.data.listing import Tree
 from distillkac.data.mat import read_mat
 

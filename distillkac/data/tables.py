@@ -15,7 +15,7 @@ from typing import Any
 
 from distillkac.base.progress import Bar
 from distillkac.data import cache
-from distillkac.data.dataset import DataConfig
+from distillkac.data.config import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
 

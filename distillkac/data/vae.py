@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distillkac.base.memory import in_own_memory
-from distillkac.data.latents import LatentSpace
+from distillkac.data.config import LatentSpace
 
 if TYPE_CHECKING:  # it adds seconds to an import
     from diffusers import AutoencoderKL

@@ -6,11 +6,14 @@ from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
     from distillkac.distillation.chain import distill
-    from distillkac.distillation.consistency import ConsistencyConfig, ConsistencyDistillation
+    from distillkac.distillation.consistency import ConsistencyDistillation
+    from distillkac.distillation.consistency_options import ConsistencyConfig
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
     from distillkac.distillation.inverse import InverseConfig, RealUID
-    from distillkac.distillation.pairs import PairsConfig, PairsDistillation
-    from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
+    from distillkac.distillation.pairs import PairsDistillation
+    from distillkac.distillation.pairs_options import PairsConfig
+    from distillkac.distillation.reconstruction import ShiftedReconstruction
+    from distillkac.distillation.reconstruction_options import ReconstructionConfig
     from distillkac.distillation.stages import RECIPES, DistillConfig
 
 __all__ = [
@@ -34,11 +37,14 @@ __getattr__, __dir__ = importer(
     __name__,
     {
         "chain": ("distill",),
-        "consistency": ("ConsistencyConfig", "ConsistencyDistillation"),
+        "consistency": ("ConsistencyDistillation",),
+        "consistency_options": ("ConsistencyConfig",),
         "endpoint": ("EndpointDistillation", "StudentStates"),
         "inverse": ("InverseConfig", "RealUID"),
-        "pairs": ("PairsConfig", "PairsDistillation"),
-        "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),
+        "pairs": ("PairsDistillation",),
+        "pairs_options": ("PairsConfig",),
+        "reconstruction": ("ShiftedReconstruction",),
+        "reconstruction_options": ("ReconstructionConfig",),
         "stages": ("RECIPES", "DistillConfig"),
     },
 )

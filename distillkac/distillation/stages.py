@@ -7,20 +7,23 @@ first. The guidance weight is folded in at the first stage. Inverse distillation
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 
-from distillkac.distillation.consistency import ConsistencyConfig, check_options
+from distillkac.distillation.consistency_options import ConsistencyConfig, check_options
 from distillkac.distillation.inverse import InverseConfig
-from distillkac.distillation.pairs import KEPT_RESTART, PairsConfig
-from distillkac.distillation.reconstruction import ReconstructionConfig
-from distillkac.distillation.stored_paths import PathsConfig, digest_of_means
-from distillkac.flow.integrators import METHODS, Method
+from distillkac.distillation.pairs_options import KEPT_RESTART, PairsConfig
+from distillkac.distillation.reconstruction_options import ReconstructionConfig
+from distillkac.flow.methods import METHODS, Method
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.sampler import usual_rho
+
+if TYPE_CHECKING:
+    import torch
+
+    from distillkac.distillation.stored_paths import PathsConfig
 
 # On the command line both "100,20,4,2,1" and "100 20 4 2 1".
 StepCounts = Annotated[
@@ -33,8 +36,6 @@ StepCounts = Annotated[
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
 ]
-
-
 StageMethod = Literal["endpoint", "reconstruction", "pairs", "consistency"]
 
 
@@ -211,9 +212,11 @@ def stages_of(config: DistillConfig) -> list[Stage]:
 
 
 def paths_config(
-    teacher: RunConfig, digest: str, config: DistillConfig, means: torch.Tensor | None
-) -> PathsConfig | None:
+    teacher: RunConfig, digest: str, config: DistillConfig, means: "torch.Tensor | None"
+) -> "PathsConfig | None":
     """The paths that the plan stores; None if nothing learns from them. digest: of the weights that make them."""
+    from distillkac.distillation.stored_paths import PathsConfig, digest_of_means  # torch only now
+
     assert config.rho is not None, "see for_images"
     if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
         return None

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from distillkac.distillation.consistency import ConsistencyConfig
+from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.inverse import InverseConfig
-from distillkac.distillation.pairs import KEPT_RESTART
+from distillkac.distillation.pairs_options import KEPT_RESTART
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
-from distillkac.flow import integrators
+from distillkac.flow.methods import Method as Integrator
 from distillkac.runs.config import ProcessConfig
 from distillkac.runs.objectives import RESTART
 
-Samples = tuple[tuple[integrators.Method, int], ...]
+Samples = tuple[tuple[Integrator, int], ...]
+RESULTS = "results.json"  # of a process and a seed
 EVALUATIONS_PER_UPDATE = 3  # forward and backward of the student, in forward passes
 
 

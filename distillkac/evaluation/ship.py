@@ -22,7 +22,7 @@ from distillkac.base.options import parse
 from distillkac.data import DataConfig
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.model_card import card, table
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints, packed, shipped
 from distillkac.runs.config import law, load_config, refuse_few_steps, save_config
 from distillkac.runs.data_place import DataPlace

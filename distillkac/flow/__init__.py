@@ -3,12 +3,19 @@
 Everything here takes a plain callable (x, t, y) -> velocity as the network, and needs torch alone: docs/library.md.
 """
 
-from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
-from distillkac.flow.exact_start import ExactStart
-from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_grid
-from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
+from typing import TYPE_CHECKING
+
+from distillkac.base.lazy import importer
+
+if TYPE_CHECKING:
+    from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_wasserstein
+    from distillkac.flow.exact_start import ExactStart
+    from distillkac.flow.guidance import GuidedVelocity
+    from distillkac.flow.integrators import integrate, restart_chain, time_grid
+    from distillkac.flow.methods import METHODS
+    from distillkac.flow.network_config import NetworkConfig
+    from distillkac.flow.networks import VelocityNet
+    from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
 
 __all__ = [
     "METHODS",
@@ -30,3 +37,18 @@ __all__ = [
     "sliced_wasserstein",
     "time_grid",
 ]
+
+# Torch is imported when something is computed, not for the options of a command.
+__getattr__, __dir__ = importer(
+    __name__,
+    {
+        "exact_flow": ("ExactFlow", "push", "sampling_floor", "sliced_wasserstein"),
+        "exact_start": ("ExactStart",),
+        "guidance": ("GuidedVelocity",),
+        "integrators": ("integrate", "restart_chain", "time_grid"),
+        "methods": ("METHODS",),
+        "network_config": ("NetworkConfig",),
+        "networks": ("VelocityNet",),
+        "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"),
+    },
+)

@@ -5,19 +5,16 @@
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Literal, get_args
 
 import torch
 
 from distillkac import ops
 from distillkac.base.random import derive_seed, uniform_rows
 from distillkac.flow.fields import Field
+from distillkac.flow.methods import METHODS, Method
 from distillkac.flow.processes import Process
 
 __all__ = ["METHODS", "Method", "integrate", "restart_chain", "restarted", "time_grid"]
-
-Method = Literal["euler", "heun", "ab2"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:

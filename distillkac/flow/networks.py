@@ -1,55 +1,21 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import contextlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillkac.base import backbones
+from distillkac.flow.network_config import NetworkConfig, norm_groups
 
-__all__ = ["NetworkConfig", "VelocityNet", "norm_groups", "of_format"]
+__all__ = ["NetworkConfig", "VelocityNet", "norm_groups"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
-# What time and class add to a channel is taken away again by a group norm of that channel alone, so no group is smaller.
-MIN_GROUP = 4
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The network. The default suits 8x8 digits; for 32x32 colour try channels 128 256 256, layers 2, attention 1."""
-
-    backbone: Literal["unet", "dit"] = "unet"
-    """diffusers' UNet2DModel, or its diffusion transformer (DiT) for square images."""
-    channels: tuple[int, ...] = (32, 64)
-    """U-Net: channels at each resolution, finest first, multiples of 8; each level halves the image. Its group norms have 8
-    groups, or fewer where the least width is below 32. DiT: its width."""
-    layers: int = 1
-    """U-Net: residual blocks per level. DiT: transformer blocks."""
-    scale_shift: bool = False
-    """U-Net: time and class scale and shift the features of a residual block, instead of being added to them."""
-    patch: int | None = None
-    """Side of the square of pixels that becomes one position of the network, whose values are its channels (space to depth).
-    It must divide height and width. If not given, 1 for the U-Net (every pixel is a position) and 2 for the DiT."""
-    attention: tuple[int, ...] = ()
-    """Levels with self-attention, 0 = finest; none by default."""
-    middle_attention: bool = True
-    """Self-attention between the two residual blocks in the middle of the U-Net."""
-    head_dim: int = 32
-    """Channels per attention head."""
-    dropout: float = 0.0
-    """Dropout inside the residual blocks."""
-    guidance_embedding: bool = False
-    """Takes the guidance weight w as an input, so that one student serves every w."""
-    interval_embedding: bool = False
-    """Takes the end r of a step as an input and answers with the average velocity over [r, t]. Set by the objective
-    average-velocity."""
-
-    @property
-    def side(self) -> int:
-        """`patch`, or what it is where it was not given."""
-        return self.patch if self.patch is not None else 2 if self.backbone == "dit" else 1
+# On a CPU torch's fused attention is slow backwards in bfloat16: seven times as slow as attention written out at 16 positions,
+# twice at 64. At 256 it is the faster one, and needs less memory.
+FEW_POSITIONS = 128
 
 
 class VelocityNet(nn.Module):
@@ -64,6 +30,7 @@ class VelocityNet(nn.Module):
         _check(config, shape)
         self.config, self.shape, self.null_class = config, (shape[0], shape[1], shape[2]), num_classes
         self.guidance_embedding, self.interval_embedding = config.guidance_embedding, config.interval_embedding
+        self.positions = _positions(config, shape)
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = _dit(config, shape, num_classes)
@@ -93,7 +60,8 @@ class VelocityNet(nn.Module):
                 )
         if self.config.backbone == "dit":
             times = TIME_SCALE * t if r is None else torch.stack([TIME_SCALE * t, t - r], -1)
-            return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
+            with self._attention(x):
+                return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
         embedding = self.classes(y)
         if w is not None:
             embedding = embedding + self.guidance(w[:, None])
@@ -102,10 +70,15 @@ class VelocityNet(nn.Module):
         # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
-        if side == 1:
-            return self.unet(x, TIME_SCALE * t, embedding, return_dict=False)[0]
-        u = self.unet(nn.functional.pixel_unshuffle(x, side), TIME_SCALE * t, embedding, return_dict=False)[0]
-        return nn.functional.pixel_shuffle(u, side)
+        patches = x if side == 1 else nn.functional.pixel_unshuffle(x, side)
+        with self._attention(x):
+            u = self.unet(patches, TIME_SCALE * t, embedding, return_dict=False)[0]
+        return u if side == 1 else nn.functional.pixel_shuffle(u, side)
+
+    def _attention(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Inside, attention is written out where that is faster: in bfloat16 on a CPU, for its gradient, of few positions."""
+        slow = x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        return sdpa_kernel(SDPBackend.MATH) if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
 
     def outer_layers(self) -> list[nn.Module]:
         """Those that images, times, classes, w and r enter, and the one that the velocity leaves (training/optimizer.py)."""
@@ -125,26 +98,13 @@ class VelocityNet(nn.Module):
         return [*down, self.get_submodule("unet.mid_block"), *up]
 
 
-def norm_groups(channels: tuple[int, ...]) -> int:
-    """Groups of the U-Net's group norms: of 8, 4, 2 and 1 the most that leave each width MIN_GROUP channels a group."""
-    return next(groups for groups in (8, 4, 2, 1) if groups == 1 or min(channels) >= MIN_GROUP * groups)
-
-
-def of_format(config: NetworkConfig, found: int) -> NetworkConfig:
-    """What a config that was written by run format `found` (checkpoints.FORMAT) means today. Raises ValueError if no network of
-    today fits its weights.
-
-    Up to format 2 the group norms of every U-Net had 8 groups, so narrow ones ignored time and class. Up to format 3 the U-Net
-    had no patches, and a number that was written for them, 2 by default, meant nothing.
-    """
-    if config.backbone != "unet":
-        return config
-    if found < 3 and config.channels and norm_groups(config.channels) != 8:
-        raise ValueError(
-            f"network.channels {config.channels} was trained by an earlier version, whose networks with fewer than "
-            f"{8 * MIN_GROUP} channels ignored time and class; its weights do not fit today's network: train it anew"
-        )
-    return replace(config, patch=None) if found < 4 else config
+def _positions(config: NetworkConfig, shape: tuple[int, int, int]) -> int:
+    """Of the finest level that has attention; 0 without any."""
+    positions = shape[1] * shape[2] // config.side**2
+    if config.backbone == "dit":
+        return positions
+    levels = [*config.attention, *[len(config.channels) - 1] * config.middle_attention]
+    return positions // 4 ** min(levels) if levels else 0
 
 
 def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:

@@ -11,8 +11,9 @@ from distillkac import data
 from distillkac.base.files import as_json
 from distillkac.base.options import with_paths
 from distillkac.data import DataConfig, Dataset
+from distillkac.data.config import LatentSpace
 from distillkac.data.given import checked
-from distillkac.data.latents import LatentDataset, LatentSpace
+from distillkac.data.latents import LatentDataset
 from distillkac.data.vae import load_vae, space_of
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.runs import checkpoints, foreign, lock, shipped

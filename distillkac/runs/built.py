@@ -1,17 +1,32 @@
 """Dataclasses of options out of JSON, or out of what a caller gave: every field of the type that its annotation says."""
 
 import dataclasses
+import importlib
 import sys
 import types
 import typing
 from typing import Annotated, Literal
 
 
+class Others:
+    """In an Annotated: dataclasses that the value may be besides, each by (module, name). Their modules, which need torch, are
+    imported when the value is not of the annotated kind."""
+
+    def __init__(self, *addresses: tuple[str, str]) -> None:
+        self.addresses = addresses
+
+    def kinds(self) -> tuple[type, ...]:
+        return tuple(getattr(importlib.import_module(module), name) for module, name in self.addresses)
+
+
 def build(kind, value, where: str):
     """JSON back into dataclasses and tuples, following the annotations; dataclasses and tuples are taken as they are, once
     what is in them was looked at. Raises TypeError naming the field."""
     while typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
+        kind, *notes = typing.get_args(kind)
+        for note in notes:
+            if isinstance(note, Others) and not _is_of(kind, value):
+                kind = _choice((kind, *note.kinds()), value)
     origin, choices = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in choices:
@@ -41,9 +56,14 @@ def _choice(choices: tuple[type, ...], value) -> type:
     """The dataclass among the choices that the value is, or that has its fields; else the first of the choices."""
     if type(value) in choices:
         return type(value)
-    names = set(value) if isinstance(value, dict) else set()
     kinds = (kind for kind in choices if dataclasses.is_dataclass(kind))
-    return next((kind for kind in kinds if names <= {f.name for f in dataclasses.fields(kind)}), choices[0])
+    return next((kind for kind in kinds if _is_of(kind, value)), choices[0])
+
+
+def _is_of(kind, value) -> bool:
+    """Whether the value is such a dataclass, or JSON with no other fields than it has."""
+    fields = {f.name for f in dataclasses.fields(kind)}
+    return type(value) is kind or (isinstance(value, dict) and set(value) <= fields)
 
 
 def _build_fields(kind, value, where: str):

@@ -4,23 +4,28 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 from distillkac.base import files
-from distillkac.data import DataConfig
-from distillkac.data.fingerprint import Fingerprint
-from distillkac.data.latents import LatentSpace
-from distillkac.flow import networks, processes
-from distillkac.flow.adopted import AdoptedNetwork
-from distillkac.flow.networks import NetworkConfig
-from distillkac.runs import checkpoints
-from distillkac.runs.built import build
+from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
+from distillkac.flow import network_config
+from distillkac.flow.network_config import NetworkConfig
+from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
-from distillkac.runs.own_network import OwnNetwork
+
+if TYPE_CHECKING:
+    from distillkac.flow import processes
+    from distillkac.flow.adopted import AdoptedNetwork
+    from distillkac.runs.own_network import OwnNetwork
+
+    Network = NetworkConfig | OwnNetwork | AdoptedNetwork
+else:  # what a command has options for; the others, of files and of Python, need torch
+    Network = NetworkConfig
 
 Config = TypeVar("Config")
+OTHER_NETWORKS = Others(("distillkac.runs.own_network", "OwnNetwork"), ("distillkac.flow.adopted", "AdoptedNetwork"))
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
 
 
@@ -43,8 +48,10 @@ class ProcessConfig:
     tau_max: tyro.conf.Suppress[float] = 1.0
     """How far towards pure noise it reaches (gaussian), where an adopted model's schedule ends before it."""
 
-    def build(self) -> processes.Process:
+    def build(self) -> "processes.Process":
         """Raises ValueError on an unknown process or a parameter out of range."""
+        from distillkac.flow import processes  # torch only now: these are options of commands
+
         if self.process == "gaussian":
             return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g, tau_max=self.tau_max)
         if self.process == "planar":
@@ -175,7 +182,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: Annotated[ProcessConfig, tyro.conf.arg(name="")] = field(default_factory=ProcessConfig)
-    network: Annotated[NetworkConfig | OwnNetwork | AdoptedNetwork, tyro.conf.arg(constructor=NetworkConfig)] = field(
+    network: Annotated[Network, tyro.conf.arg(constructor=NetworkConfig), OTHER_NETWORKS] = field(
         default_factory=NetworkConfig
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -243,12 +250,16 @@ def checked(config: Config, kind: type[Config]) -> Config:
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
+    from distillkac.runs import checkpoints
+
     content = {"format": checkpoints.FORMAT, **dataclasses.asdict(config)}
     files.write_json(folder / checkpoints.CONFIG, content)
 
 
 def load_config(folder: Path) -> RunConfig:
     """The config of a run folder. Raises ValueError naming file and field if it is missing, damaged or of a later version."""
+    from distillkac.runs import checkpoints  # torch only now: options of commands are made of this module
+
     path = folder / checkpoints.CONFIG
     if not path.exists():
         near = checkpoints.similar_runs(folder)
@@ -262,7 +273,7 @@ def load_config(folder: Path) -> RunConfig:
         checkpoints.check_format(path, written)
         config = build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
-            config = dataclasses.replace(config, network=networks.of_format(config.network, written))
+            config = dataclasses.replace(config, network=network_config.of_format(config.network, written))
         return config
     except TypeError as error:
         raise ValueError(f"{path}: not a config of this version of distillkac ({error})") from None

@@ -1,7 +1,8 @@
 """Ready-made settings for well-known data sets."""
 
-from distillkac.data import DataConfig, idx
-from distillkac.flow.networks import NetworkConfig
+from distillkac.data import fashion_mnist
+from distillkac.data.config import DataConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -23,12 +24,12 @@ PRESETS = {
     ),
     # Shoes and bags of Fashion-MNIST all point one way: mirrored ones would be images that the data do not have.
     "fashion": RunConfig(
-        data=DataConfig(path=str(idx.DEBIAN)),
+        data=DataConfig(path=str(fashion_mnist.DEBIAN)),
         network=NetworkConfig(channels=(48, 96), patch=2),
         optim=OptimConfig(optimizer="muon", lr_end=0.0, beta2=0.99, save_every=500),
         steps=6000,
         shape=(1, 28, 28),
-        class_names=idx.FASHION,
+        class_names=fashion_mnist.FASHION,
     ),
     "cifar10": RunConfig(
         data=DataConfig(path="cifar10", flip=True),

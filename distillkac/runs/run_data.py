@@ -8,8 +8,8 @@ from pathlib import Path
 from distillkac import data
 from distillkac.base.paths import HUB, absolute
 from distillkac.data import DataConfig, ImageDataset, Stream
-from distillkac.data.dataset import Split
-from distillkac.data.fingerprint import Fingerprint, difference
+from distillkac.data.config import Fingerprint, Split
+from distillkac.data.fingerprint import difference
 from distillkac.data.given import PYTHON, is_given
 from distillkac.data.latents import is_latents, source
 from distillkac.data.listing import is_system

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
 
 if TYPE_CHECKING:  # the options of a command are told without torch
-    from distillkac.flow.integrators import Method
+    from distillkac.flow.methods import Method
     from distillkac.runs.config import RunConfig
 
 __all__ = ["SamplerConfig", "Settled", "Trained", "usual_rho"]

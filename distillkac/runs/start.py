@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distillkac.base import paths
 from distillkac.flow.adopted import AdoptedNetwork
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints, foreign
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import default_network

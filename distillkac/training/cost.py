@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs.config import RunConfig, law
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer

@@ -10,7 +10,7 @@ from torch import nn
 from distillkac.base.options import labelled
 from distillkac.data.fingerprint import difference
 from distillkac.flow.adopted import AdoptedNetwork
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig, load_config
 from distillkac.runs.own_network import OwnNetwork

@@ -14,7 +14,7 @@ from distillkac.base.options import with_paths
 from distillkac.data import DataConfig, Dataset
 from distillkac.data.given import checked
 from distillkac.data.latents import LatentDataset
-from distillkac.flow.networks import NetworkConfig
+from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, load_config

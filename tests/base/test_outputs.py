@@ -5,10 +5,11 @@ import os
 import pytest
 from PIL import Image
 
-from distillkac import compare, diagnose, encode, evaluate, export, report, sample
+from distillkac import compare, data, diagnose, encode, evaluate, export, report, sample
 from distillkac.base import outputs
+from distillkac.data import vae
 from distillkac.evaluation import metrics
-from distillkac.runs import pictures, sampling
+from distillkac.runs import graphs, pictures, sampling
 from distillkac.runs.config import save_config
 from tests.toys import refused, run_config
 
@@ -27,11 +28,10 @@ def blind(monkeypatch):
 
     monkeypatch.setattr(sampling, "integrate", refuse)
     monkeypatch.setattr(metrics, "Evaluator", refuse)
-    monkeypatch.setattr(diagnose.data, "load", refuse)
-    monkeypatch.setattr(encode, "load", refuse)
-    monkeypatch.setattr(encode, "load_vae", refuse)
-    monkeypatch.setattr(export, "save_torch", refuse)
-    monkeypatch.setattr(export, "save_onnx", refuse)
+    monkeypatch.setattr(data, "load", refuse)
+    monkeypatch.setattr(vae, "load_vae", refuse)
+    monkeypatch.setattr(graphs, "save_torch", refuse)
+    monkeypatch.setattr(graphs, "save_onnx", refuse)
     monkeypatch.setattr(compare, "run_cell", refuse)
 
 

@@ -10,7 +10,7 @@ from distillkac import compare
 from distillkac.base import files
 from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
-from distillkac.evaluation import comparison_report
+from distillkac.evaluation import comparison_report, measurements
 from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
 
 TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
@@ -110,7 +110,7 @@ def test_every_network_is_measured(compared):
 
 def test_what_is_finished_is_not_done_again(compared, monkeypatch):
     out, rows, _ = compared
-    monkeypatch.setattr(compare, "generate", lambda *a, **k: pytest.fail("measured twice"))
+    monkeypatch.setattr(measurements, "generate", lambda *a, **k: pytest.fail("measured twice"))
     compare.run_cell(out, TINY, TINY.settings[0], 0)
     assert json.loads((out / "telegraph-seed-0" / "results.json").read_text()) == [
         r for r in rows if r["setting"] == "telegraph"

@@ -8,6 +8,7 @@ import torch
 
 from distillkac import distill, export, train
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.runs import graphs
 from distillkac.runs.run import open_run
 
 TINY = ["--network.channels", "8", "16", "--network.head-dim", "8", "--optim.batch-size", "16"]
@@ -38,7 +39,7 @@ def test_graph_gives_the_images_of_the_network(run, tmp_path, capsys, suffix, st
     assert export.main([str(run), "--steps", str(steps), "--out", str(out)]) == 0
     assert "differs from the network by at most" in capsys.readouterr().out
     loaded = open_run(run / "student-2" if steps == 2 else run, torch.device("cpu"))
-    assert export.largest_gap(out, export.Chain(loaded, steps), loaded) < 1e-4  # at 70 images; the example had 3
+    assert graphs.largest_gap(out, graphs.Chain(loaded, steps), loaded) < 1e-4  # at 70 images; the example had 3
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -53,7 +54,7 @@ def test_a_network_with_patches_is_exported_as_it_is(tmp_path, suffix):
     assert export.main([str(run), "--steps", "1", "--out", str(out)]) == 0
     loaded = open_run(run, torch.device("cpu"))
     assert loaded.network.unet.config.in_channels == 4
-    assert export.largest_gap(out, export.Chain(loaded, 1), loaded) < 1e-4
+    assert graphs.largest_gap(out, graphs.Chain(loaded, 1), loaded) < 1e-4
 
 
 def test_noise_inside_makes_other_images_every_time(run, tmp_path):
@@ -68,10 +69,10 @@ def test_noise_inside_makes_other_images_every_time(run, tmp_path):
 @pytest.mark.parametrize(
     ("prior", "process"),
     [
-        (export.TelegraphPrior, Telegraph(1.5, 2.0)),
-        (export.TelegraphPrior, Telegraph(25.0, 2.0)),
-        (export.PlanarPrior, Planar(1.5, 2.0)),
-        (export.GaussianPrior, Gaussian(0.4)),
+        (graphs.TelegraphPrior, Telegraph(1.5, 2.0)),
+        (graphs.TelegraphPrior, Telegraph(25.0, 2.0)),
+        (graphs.PlanarPrior, Planar(1.5, 2.0)),
+        (graphs.GaussianPrior, Gaussian(0.4)),
     ],
 )
 def test_noise_inside_has_the_law_of_the_prior(prior, process):

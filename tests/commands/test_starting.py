@@ -13,8 +13,8 @@ from tests.project.test_rooms import COMMANDS
 # Each takes a tenth of a second or more, most of them far more, and some bring others.
 SLOW = ("accelerate", "diffusers", "matplotlib", "pandas", "scipy", "sklearn", "torch", "torch._dynamo", "transformers")
 SLOW += ("PIL", "datasets", "gradio", "onnx", "pyarrow", "sympy", "torchmetrics", "webdataset")
-# Their options are made of what a run is, which knows torch; the last two name what they draw.
-WITH_TORCH = {"train", "adopt", "distill", "export", "encode"} | (WITH_PLOTS := {"compare", "diagnose"})
+# The options of inverse distillation lie beside what it learns, which needs torch.
+WITH_TORCH = {"distill", "compare"}
 
 
 def imported(program: str, *words: str) -> set[str]:
@@ -45,10 +45,7 @@ def command(verb: str, *words: object) -> set[str]:
 
 @pytest.mark.parametrize("verb", sorted(COMMANDS - {"__main__"}))
 def test_help(verb):
-    allowed = {"torch", "PIL"} if verb in WITH_TORCH else set()
-    if verb in WITH_PLOTS:
-        allowed |= {"matplotlib"}
-    assert command(verb, "--help") <= allowed
+    assert command(verb, "--help") <= ({"torch", "PIL"} if verb in WITH_TORCH else set())
 
 
 def test_a_mistaken_option():
@@ -56,6 +53,8 @@ def test_a_mistaken_option():
         command("sample", "run", "--nun", "3")
     with pytest.raises(AssertionError, match=r"\n *\[\]\n"):
         command("sample", "run", "--num", "many")
+    with pytest.raises(AssertionError, match=r"did you mean --optim.lr\?[^[]*\n *\[\]\n"):
+        command("train", "--lrr", "3")
 
 
 def test_samples_of_a_run(toy_run, tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from distillkac import sample, train
 from distillkac.data import DataConfig, load, read
-from distillkac.data.idx import FASHION as NAMES
+from distillkac.data.fashion_mnist import FASHION as NAMES
 from distillkac.runs.config import load_config
 from tests.idx_files import write_set
 from tests.places import FASHION

@@ -110,3 +110,36 @@ def test_guidance_embedding_starts_without_effect():
 def test_impossible_networks_are_explained(config, shape, message):
     with pytest.raises(ValueError, match=message):
         VelocityNet(config, shape, 10)
+
+
+def gradient_names(answer):
+    """Names of all functions that the gradient of an answer goes through."""
+    found, waiting = set(), [answer.grad_fn]
+    while waiting:
+        function = waiting.pop()
+        if function is not None and function not in found:
+            found.add(function)
+            waiting += [before for before, _ in function.next_functions]
+    return {function.name() for function in found}
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "positions"),
+    [
+        (NetworkConfig(), DIGITS, 16),
+        (NetworkConfig(channels=(8, 16), head_dim=8, patch=2), (1, 28, 28), 49),
+        (NetworkConfig(channels=(8, 16), head_dim=8, attention=(0,)), (1, 16, 16), 256),
+        (NetworkConfig(channels=(8, 16), middle_attention=False), DIGITS, 0),
+        (NetworkConfig(backbone="dit", channels=(32,), head_dim=16), DIGITS, 16),
+    ],
+)
+def test_attention_of_few_positions_is_written_out_for_gradients_in_bfloat16(config, shape, positions):
+    network = woken(VelocityNet(config, shape, num_classes=10))
+    x, t, y = inputs(shape)
+    assert network.positions == positions
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x, t, y)
+    fused = [any("ScaledDotProduct" in name for name in gradient_names(answer)) for answer in (half, network(x, t, y))]
+    assert fused == [positions > 128, positions > 0]
+    with torch.no_grad():
+        torch.testing.assert_close(half.float(), network(x, t, y), rtol=0.1, atol=0.1)

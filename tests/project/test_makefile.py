@@ -126,13 +126,14 @@ def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run]
-    chain = ["--recipe", "short", "--stages", "20,4,2,1", "--steps", "200", "300", "500"]
+    chain = ["--recipe", "best", "--consistency.steps", "200", "--consistency.teacher-steps", "3", "--pairs.count", "8000"]
+    chain += ["--steps", "250", "--inverse.steps", "0", "--inverse.pairs", "0", "--optim.batch-size", "64"]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain]
     assert commands[2] == ["-m", "distillkac.evaluate", run]
     film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
     assert commands[3:] == [["-m", "distillkac.sample", run, *film]]
     # A second time both go on.
-    for folder in (run, f"{run}/student-1"):
+    for folder in (run, f"{run}/student-4-consistency"):
         (tree.root / folder).mkdir(parents=True)
         (tree.root / folder / "config.json").touch()
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]

@@ -8,13 +8,13 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distillkac import _pipeline_card, diagnose, distill, evaluate, export, sample
+from distillkac import _pipeline_card, diagnose, distill, evaluate, sample
 from distillkac.evaluation import ship
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Telegraph
 from distillkac.pipeline import KacPipeline
-from distillkac.runs import checkpoints, open_run
+from distillkac.runs import checkpoints, graphs, open_run
 from distillkac.runs.config import OptimConfig, RunConfig, load_config, save_config
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining
 from distillkac.runs.run import build_network
@@ -211,7 +211,7 @@ def test_scheduler_pipeline_and_samples_make_the_same_steps(runs):
             step = scheduler.step(u, t, x)
             x = step.prev_sample
             known.append(step.pred_original_sample is not None)
-        chain = export.Chain(run, 3)(start, y)
+        chain = graphs.Chain(run, 3)(start, y)
         field = integrate(GuidedVelocity(run.network), start, y, time_grid(3, 1.5), "euler")
     assert known == [False, False, True]
     assert "It was trained for average-velocity, without a teacher" in _pipeline_card.text(pipeline, "it")

@@ -1,0 +1,43 @@
+"""What can be asked of a diagnosis. No torch here: these are the options of `python -m distillkac.diagnose`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from distillkac.runs.data_place import DataPlace
+
+
+@dataclass(frozen=True)
+class DiagnoseArgs:
+    """Measures on a run what the theory of finite-speed flows claims: speeds and their bound, velocities near the data,
+    errors of the students on the way, error against steps, guidance, sensitivity, the start, the diffusion limit.
+
+    Prints a summary; writes diagnosis.json and a PNG for each plot.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of a teacher; its students are measured with it."""
+    out: Path | None = None
+    """Where the results go; by default RUN/diagnosis."""
+    num: int = 256
+    """Images per measure; their paths are held in memory, 800 bytes a pixel."""
+    reference_num: int = 64
+    """Images of the error against steps, which takes 400 steps as the truth."""
+    guidance_num: int = 1000
+    """Images per guidance weight; 0 does not measure guidance."""
+    max_speed: float | None = None
+    """Speed limit tried with guidance; by default the largest speed of a target (none for gaussian)."""
+    seed: int = 0
+    """Seed of all noise."""
+    batch_size: int = 500
+    """Images at a time on a GPU."""
+    data: DataPlace = field(default_factory=DataPlace)
+
+    def __post_init__(self):
+        if min(self.num, self.reference_num) < 8:
+            raise ValueError(f"num and reference_num must be at least 8, got {self.num} and {self.reference_num}")
+        if self.guidance_num < 0 or self.guidance_num == 1:
+            raise ValueError(f"guidance_num must be 0 or at least 2, got {self.guidance_num}")
+        if self.max_speed is not None and not self.max_speed > 0:
+            raise ValueError(f"max_speed must be positive, got {self.max_speed}")
