@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from distillkac.distillation.chain import distill
     from distillkac.distillation.consistency import ConsistencyConfig, ConsistencyDistillation
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-    from distillkac.distillation.inverse import InverseConfig, RealUID
+    from distillkac.distillation.inverse import RealUID
+    from distillkac.distillation.inverse_options import InverseConfig
     from distillkac.distillation.pairs import PairsConfig, PairsDistillation
     from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
     from distillkac.distillation.stages import RECIPES, DistillConfig
@@ -36,7 +37,8 @@ __getattr__, __dir__ = importer(
         "chain": ("distill",),
         "consistency": ("ConsistencyConfig", "ConsistencyDistillation"),
         "endpoint": ("EndpointDistillation", "StudentStates"),
-        "inverse": ("InverseConfig", "RealUID"),
+        "inverse": ("RealUID",),
+        "inverse_options": ("InverseConfig",),
         "pairs": ("PairsConfig", "PairsDistillation"),
         "reconstruction": ("ReconstructionConfig", "ShiftedReconstruction"),
         "stages": ("RECIPES", "DistillConfig"),
