@@ -3,10 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-RESTART_BETWEEN = 1.0
-"""Share of each step of a generator of several steps that is drawn anew where nothing is asked for. Its predictions have the
-law of the data, so that with all of it each state has the law that the process has there."""
-
 
 @dataclass(frozen=True)
 class InverseConfig:
@@ -77,6 +73,8 @@ class InverseConfig:
             raise ValueError(
                 f"inverse.num_steps {self.num_steps} is of inverse distillation, and inverse.steps is 0: give inverse.steps"
             )
+        if not self.steps and self.fake == "start":
+            raise ValueError("inverse.fake is of inverse distillation, and inverse.steps is 0: give inverse.steps")
         if self.fake == "start" and self.start != "student":
             raise ValueError(f"inverse.fake start goes on with an inverse student, and inverse.start is {self.start}")
 

@@ -9,7 +9,6 @@ from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.features import FeatureLoss
 from distillkac.distillation.generator_states import GeneratorStates
 from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
-from distillkac.distillation.inverse_options import RESTART_BETWEEN
 from distillkac.distillation.pairs import DrawnPaths, EndLoss, Kept, PairsDistillation, Source
 from distillkac.distillation.reconstruction import ShiftedReconstruction
 from distillkac.distillation.stages import DistillConfig, Stage
@@ -17,6 +16,7 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Process
+from distillkac.runs.objectives import RESTART
 from distillkac.training.objective import Objective
 
 
@@ -91,7 +91,7 @@ def inverse_objective(
         seed,
         ends,
         inverse.adversarial,
-        GeneratorStates(process, seed, inverse.num_steps, config.rho, RESTART_BETWEEN, inverse.backward),
+        GeneratorStates(process, seed, inverse.num_steps, config.rho, RESTART, inverse.backward),
     )
 
 

@@ -14,7 +14,7 @@ import tyro
 
 from distillkac.distillation import consistency, inverse_options
 from distillkac.distillation.consistency import ConsistencyConfig
-from distillkac.distillation.inverse_options import RESTART_BETWEEN, InverseConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction import ReconstructionConfig
 from distillkac.distillation.stored_paths import PathsConfig, digest_of_means
@@ -254,7 +254,7 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
         config.w,
         method="inverse",
         options=deciding(config, None),
-        restart=None if inverse.num_steps == 1 else RESTART_BETWEEN,
+        restart=None if inverse.num_steps == 1 else RESTART,
     )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 
