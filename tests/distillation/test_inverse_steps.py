@@ -315,7 +315,11 @@ FOUR = InverseConfig(steps=1, num_steps=4)
             "no stage says of how many steps: give pairs.teacher_steps",
         ),
         (
-            {"inverse": FOUR, "stages": (4,), "steps": (), "pairs": PairsConfig(teacher_steps=20)},
+            {
+                "inverse": dataclasses.replace(FOUR, pairs=1.0),
+                "stages": (20, 4),
+                "pairs": PairsConfig(teacher_steps=20),
+            },
             "is of inverse distillation alone with inverse.pairs",
         ),
         ({"method": "pairs", "pairs": PairsConfig(teacher_steps=20)}, "elsewhere stages begin with that number"),
