@@ -94,9 +94,9 @@ def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> 
         return
     if inverse.num_steps > 1 and student.restart is None:
         raise ValueError(
-            f"{folder} is a student of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predicts the data in "
-            f"the last alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of "
-            "method consistency"
+            f"{folder} is of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predict the data in the last "
+            f"alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method "
+            "consistency"
         )
     if inverse.fake == "start" and student.method != "inverse":
         raise ValueError(
