@@ -83,25 +83,25 @@ def check_start_folder(start: Path | None, config: DistillConfig) -> None:
             else f"start {start} is not used where inverse.start is {inverse.start}: omit one of them"
         )
     if start is None and lone and inverse.start == "student" and (inverse.num_steps > 1 or inverse.fake == "start"):
-        kind = "an inverse student" if inverse.fake == "start" else "a student of any number of steps"
-        raise ValueError(f"give start, the folder of {kind}, such as RUN/student-4-consistency")
+        kind = (
+            ("an inverse student", "inverse")
+            if inverse.fake == "start"
+            else ("a student of any number of steps", "consistency")
+        )
+        raise ValueError(f"give start, the folder of {kind[0]}, such as RUN/student-{inverse.num_steps}-{kind[1]}")
 
 
 def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:
     """Raises ValueError if inverse distillation cannot begin with the student in a folder. config: of its run."""
     student = config.student
-    if student is None:
-        return
-    if inverse.num_steps > 1 and student.restart is None:
+    if inverse.num_steps > 1 and student is not None and student.restart is None:
         raise ValueError(
             f"{folder} is of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predict the data in the last "
             f"alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method "
             "consistency"
         )
-    if inverse.fake == "start" and student.method != "inverse":
-        raise ValueError(
-            f"{folder} has no fake model to go on with (inverse.fake start): it is of method {student.method}"
-        )
+    if inverse.fake == "start" and (student is None or student.method != "inverse"):
+        raise ValueError(f"{folder} has no fake model to go on with (inverse.fake start): it is no inverse student")
 
 
 def go_on_with_fake(pair: GeneratorAndFake, folder: Path) -> None:
