@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from distillkac.runs.objectives import RESTART
+
 
 @dataclass(frozen=True)
 class InverseConfig:
@@ -16,6 +18,9 @@ class InverseConfig:
     backward: float = 0.5
     """With num_steps above 1: fraction of the states after the first step that the generator itself has reached; the others are
     noised data."""
+    restart: float = RESTART
+    """With num_steps above 1: share of each step that is drawn anew, on the way to these states and in sampling where nothing else
+    is asked for."""
     alpha: float = 0.98
     """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
     beta: float = 0.94
@@ -45,12 +50,14 @@ class InverseConfig:
                 "inverse: steps must be at least 0, fake_updates at least 1 and num_steps at least 1, got "
                 f"{self.steps}, {self.fake_updates} and {self.num_steps}"
             )
-        if not 0 <= self.backward <= 1:
-            raise ValueError(f"inverse.backward is a fraction of the states, in [0, 1], got {self.backward}")
-        if self.num_steps == 1 and self.backward != InverseConfig.backward:
-            raise ValueError(
-                f"inverse.backward {self.backward:g} is of states after a first step, and inverse.num_steps is 1: raise that"
-            )
+        for name, what in (("backward", "fraction of the states"), ("restart", "share of each step")):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"inverse.{name} is a {what}, in [0, 1], got {value}")
+            if self.num_steps == 1 and value != getattr(InverseConfig, name):
+                raise ValueError(
+                    f"inverse.{name} {value:g} is of what comes after a first step, and inverse.num_steps is 1: raise that"
+                )
         if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or (self.alpha == 1) != (self.beta == 1):
             raise ValueError(
                 f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
@@ -83,7 +90,7 @@ def deciding(inverse: InverseConfig) -> dict[str, float | str | bool]:
     """The options that decide weights, but for those of pairs; what earlier versions did not have stands there where it is
     used, so that their generators can be resumed."""
     names = ["alpha", "beta", "fake_updates", "start"]
-    names += ["backward"] * (inverse.num_steps > 1) + ["fake"] * (inverse.fake != "teacher")
+    names += ["backward", "restart"] * (inverse.num_steps > 1) + ["fake"] * (inverse.fake != "teacher")
     names += ["adversarial"] * (inverse.adversarial > 0)
     return {f"inverse.{name}": getattr(inverse, name) for name in names}
 

@@ -16,7 +16,6 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Process
-from distillkac.runs.objectives import RESTART
 from distillkac.training.objective import Objective
 
 
@@ -91,7 +90,7 @@ def inverse_objective(
         seed,
         ends,
         inverse.adversarial,
-        GeneratorStates(process, seed, inverse.num_steps, config.rho, RESTART, inverse.backward),
+        GeneratorStates(process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward),
     )
 
 

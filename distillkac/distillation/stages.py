@@ -254,7 +254,7 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
         config.w,
         method="inverse",
         options=deciding(config, None),
-        restart=None if inverse.num_steps == 1 else RESTART,
+        restart=None if inverse.num_steps == 1 else inverse.restart,
     )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 

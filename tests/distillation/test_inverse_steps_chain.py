@@ -38,7 +38,7 @@ def started(run, *options):
 def test_its_student_knows_what_made_it_and_serves_any_number_of_steps(run, tmp_path):
     student = load_config(run / "student-4-inverse").student
     assert (student.teacher_steps, student.num_steps, student.rho, student.restart) == (4, 4, 1.5, 0.5)
-    assert student.options[-1] == "--inverse.backward 0.5"
+    assert student.options[-2:] == ("--inverse.backward 0.5", "--inverse.restart 0.5")
     assert student.teacher == checkpoints.described(run)[1]
     assert student.before == checkpoints.described(run / "student-4-consistency")[1]
     assert [choose(run, SamplerConfig(steps=steps)).name for steps in (1, 2, 3, 4)] == ["student-4-inverse"] * 4
@@ -96,10 +96,11 @@ def test_a_second_phase_goes_on_with_both_networks(run, tmp_path):
 def test_it_ends_the_plan_of_a_student_that_keeps_the_other_times(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "demo", ignore=shutil.ignore_patterns("student-4-inverse"))
     best = ["--recipe", "best", "--steps", "2", "--pairs.count", "40", "--pairs.keep", "1", "--consistency.steps", "2"]
-    plan = [str(copy), *best, "--inverse.num-steps", "4", "--inverse.steps", "1", *BATCH, "--resume"]
+    four = ["--inverse.num-steps", "4", "--inverse.restart", "0.75", "--inverse.steps", "1"]
+    plan = [str(copy), *best, *four, *BATCH, "--resume"]
     assert distill.main(plan) == 0
     student = load_config(copy / "student-4-inverse").student
-    assert (student.num_steps, student.restart) == (4, 0.5)
+    assert (student.num_steps, student.restart) == (4, 0.75)
     assert student.before == checkpoints.described(copy / "student-4-pairs")[1]
     assert choose(copy, SamplerConfig(steps=1)).name == "student-4-inverse"
 
