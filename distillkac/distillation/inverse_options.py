@@ -19,8 +19,8 @@ class InverseConfig:
     """With num_steps above 1: fraction of the states after the first step that the generator itself has reached; the others are
     noised data."""
     restart: float = RESTART
-    """With num_steps above 1: share of each step that is drawn anew, on the way to these states and in sampling where nothing else
-    is asked for."""
+    """With num_steps above 1: share of each step that is drawn anew, on the way to these states, and in sampling where nothing
+    else is asked for."""
     alpha: float = 0.98
     """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
     beta: float = 0.94
