@@ -9,7 +9,7 @@ import torch
 from distillkac import distill, evaluate, sample, train
 from distillkac.distillation.inverse import GeneratorAndFake
 from distillkac.distillation.students import go_on_with_fake
-from distillkac.evaluation import evaluators
+from distillkac.evaluation import classifier
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.run import open_run
@@ -54,7 +54,7 @@ def test_its_student_knows_what_made_it_and_serves_any_number_of_steps(run, tmp_
 
 
 def test_it_is_measured_in_all_its_steps(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluators.classifier, "STEPS", 2)
+    monkeypatch.setattr(classifier, "STEPS", 2)
     copy = shutil.copytree(run, tmp_path / "demo")
     assert evaluate.main([str(copy), "--num", "20", "--teacher-steps", "1"]) == 0
     rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("student-4-inverse ")]
