@@ -10,6 +10,7 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import DistillConfig, InverseConfig, PairsConfig
 from distillkac.distillation.generator_states import GeneratorStates
+from distillkac.distillation.images import learns_from_images
 from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
 from distillkac.distillation.pairs import DrawnPaths, EndLoss
 from distillkac.flow.guidance import GuidedVelocity
@@ -280,6 +281,14 @@ def test_it_resumes_exactly(tmp_path):
     whole, cut = trained(tmp_path / "whole", [12]), trained(tmp_path / "cut", [5, 8, 12])
     assert whole["generator.weight"] != Affine().weight
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+
+
+def test_without_real_images_its_states_are_its_own():
+    alone = {"stages": (4,), "steps": ()}
+    free = InverseConfig(steps=1, num_steps=4, alpha=1.0, beta=1.0, backward=1.0)
+    assert learns_from_images(DistillConfig(inverse=free, **alone)) is None
+    for other in (dataclasses.replace(free, backward=0.5), dataclasses.replace(free, alpha=0.9, beta=0.95)):
+        assert learns_from_images(DistillConfig(inverse=other, **alone)) == "inverse distillation"
 
 
 # What is refused
