@@ -329,6 +329,7 @@ FOUR = InverseConfig(steps=1, num_steps=4)
             {
                 "inverse": dataclasses.replace(FOUR, pairs=1.0),
                 "stages": (20, 4),
+                "steps": (1,),
                 "pairs": PairsConfig(teacher_steps=20),
             },
             "is of inverse distillation alone with inverse.pairs",
