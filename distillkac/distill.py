@@ -29,7 +29,8 @@ class DistillArgs:
     out: Path | None = None
     """Folder for the students; by default that of the teacher, where sampling finds them by their steps."""
     start: Path | None = None
-    """With --stages 1: folder of the 1-step student that inverse distillation starts from; by default OUT/student-1."""
+    """With inverse distillation alone (--stages 1): folder of the student that it starts from; by default OUT/student-1. With
+    --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase that of an inverse student."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
     --consistency.steps, --optim.* but --optim.optimizer, and where the data lie (--data.path)."""

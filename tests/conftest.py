@@ -58,6 +58,8 @@ TORCH_KERNELS = {
     "test_init",
     "test_integrators",
     "test_inverse",
+    "test_inverse_steps",
+    "test_inverse_steps_chain",
     "test_kept_checkpoints",
     "test_latents",
     "test_muon",

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from distillkac.distillation.consistency import ConsistencyDistillation
     from distillkac.distillation.consistency_options import ConsistencyConfig
     from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-    from distillkac.distillation.inverse import InverseConfig, RealUID
+    from distillkac.distillation.inverse import RealUID
+    from distillkac.distillation.inverse_options import InverseConfig
     from distillkac.distillation.pairs import PairsDistillation
     from distillkac.distillation.pairs_options import PairsConfig
     from distillkac.distillation.reconstruction import ShiftedReconstruction
@@ -40,7 +41,8 @@ __getattr__, __dir__ = importer(
         "consistency": ("ConsistencyDistillation",),
         "consistency_options": ("ConsistencyConfig",),
         "endpoint": ("EndpointDistillation", "StudentStates"),
-        "inverse": ("InverseConfig", "RealUID"),
+        "inverse": ("RealUID",),
+        "inverse_options": ("InverseConfig",),
         "pairs": ("PairsDistillation",),
         "pairs_options": ("PairsConfig",),
         "reconstruction": ("ShiftedReconstruction",),

@@ -27,7 +27,14 @@ from distillkac.distillation.stages import (
     student_config,
 )
 from distillkac.distillation.stored_paths import Paths
-from distillkac.distillation.students import Maker, check_start, maker
+from distillkac.distillation.students import (
+    Maker,
+    check_beginning,
+    check_start,
+    check_start_folder,
+    go_on_with_fake,
+    maker,
+)
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
@@ -109,7 +116,7 @@ def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
 class Chain:
     """What the stages of one distillation have in common; called, it makes the students.
 
-    run, out: folders of the teacher and of the students. start: of the 1-step student that a lone inverse distillation begins
+    run, out: folders of the teacher and of the students. start: of the student that a lone inverse distillation begins
     with. teacher: the config of its run. network: its network, prepared. means: the class means, for an exact start.
     """
 
@@ -129,6 +136,7 @@ class Chain:
         """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
         plan = students(self.config, self.out)
         refuse_shipped(self.out)
+        check_start_folder(self.start, self.config)
         if self.resume:
             self._check(plan)
         with contextlib.ExitStack() as held:  # until the last student is made
@@ -156,6 +164,7 @@ class Chain:
             del run  # large networks are held no longer than they are needed
             self.accelerator.wait_for_everyone()  # until the main process has written it
         if config.inverse.steps:
+            paths = paths or self._paths(self.network, self.run, held)  # no stage asked for them
             yield self._inverse(before, latest, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
 
     def _paths(self, maker: nn.Module, folder: Path, held: contextlib.ExitStack) -> Paths | None:
@@ -199,8 +208,11 @@ class Chain:
         config = inverse_config(self.teacher, self.config)
         generator, started_from = self._generator(config, before, latest)
         pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
+        if self.config.inverse.fake == "start":
+            assert started_from is not None, "see inverse_options.py"
+            go_on_with_fake(pair, started_from)
         return self._fit(
-            student_folder(self.out, 1, "inverse"),
+            student_folder(self.out, self.config.inverse.num_steps, "inverse"),
             known_teacher(config, digest, started_from),
             pair,
             inverse_objective(self.network, config.noise.build(), self.config, paths),
@@ -216,6 +228,7 @@ class Chain:
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
             folder = self.start or student_folder(self.out, 1)
             saved = load_config(folder)
+            check_beginning(folder, saved, self.config.inverse)
             own = self.make(config) if isinstance(saved.network, OwnNetwork) else None
             network.load_state_dict(load_network(folder, saved, own).state_dict())
         elif start != "random":
@@ -232,7 +245,8 @@ class Chain:
 def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
     """(folder, optimizer steps) of every student that is made, in order."""
     made = [(student_folder(out, stage.usual_steps, stage.method), stage.steps) for stage in stages_of(config)]
-    return made + ([(student_folder(out, 1, "inverse"), config.inverse.steps)] if config.inverse.steps else [])
+    inverse = config.inverse
+    return made + ([(student_folder(out, inverse.num_steps, "inverse"), inverse.steps)] if inverse.steps else [])
 
 
 def check_chain(made: list[tuple[Path, int]]) -> None:

@@ -73,8 +73,8 @@ def _check_alone(config: Any) -> None:
         )
     if config.inverse.steps:
         raise ValueError(
-            "method consistency and inverse distillation are two commands: omit inverse.steps, then distil with stages 1, "
-            "inverse.steps and start, the folder of the consistency student"
+            "method consistency and inverse distillation are two commands: omit inverse.steps, then distil with stages "
+            f"{config.inverse.num_steps}, inverse.steps and start, the folder of the consistency student"
         )
     if config.backward:
         raise ValueError(f"method consistency takes noised data, not own states: omit backward {config.backward:g}")

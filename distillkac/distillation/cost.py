@@ -66,7 +66,10 @@ def costs(
     if config.inverse.steps:
         generator = build_network(inverse_config(run, config)).to(device)
         pair = generator_and_fake(generator, teacher, config, run.shape)
-        learns, folder = inverse_objective(teacher, process, config, source), student_folder(out, 1, "inverse")
+        learns, folder = (
+            inverse_objective(teacher, process, config, source),
+            student_folder(out, config.inverse.num_steps, "inverse"),
+        )
         found.append(_cost("inverse", folder, config.inverse.steps, config.optim.batch_size, pair, learns, run.shape))
     return found
 

@@ -26,7 +26,7 @@ def images_for(
         raise ValueError(
             f"{folder} was adopted without the images that it was trained on, and {needed} learns from them: say with "
             "--data.path where they are, or learn from noise alone, by --method pairs or --backward 1 (inverse distillation: "
-            "inverse.alpha and inverse.beta 1)"
+            "inverse.alpha and inverse.beta 1, and inverse.backward 1 in several steps)"
         )
     black = torch.zeros(1, *run.shape).expand(len(run.class_names), *run.shape)
     return ImageDataset(black, torch.arange(len(run.class_names)), run.class_names), run.data
@@ -36,7 +36,8 @@ def learns_from_images(plan: DistillConfig) -> str | None:
     """The option by which a plan looks at images; None if all that it learns from is noise."""
     if plan.exact_start:
         return "exact_start"
-    if plan.inverse.steps and plan.inverse.alpha < 1:
+    inverse = plan.inverse
+    if inverse.steps and (inverse.alpha < 1 or (inverse.num_steps > 1 and inverse.backward < 1)):
         return "inverse distillation"
     if plan.method == "pairs" and plan.pairs.by == "consistency":
         return "pairs.by consistency"

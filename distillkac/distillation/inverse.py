@@ -1,4 +1,4 @@
-"""Inverse distillation with real data (RealUID): a one-step generator for which the frozen teacher is the right flow.
+"""Inverse distillation with real data (RealUID): a generator of few steps for which the frozen teacher is the right flow.
 
 If generated images had the data's law, a network fitted to *their* flow would be the teacher u* itself. So a second
 network, the fake model u, is fitted to the generator's images, and the generator is moved to where teacher and fake
@@ -10,7 +10,9 @@ and the fake model, with pairs (x_t', target') of real images,
 
     alpha || u(x_t) - (beta/alpha) target ||^2 + (1 - alpha) || u(x_t') - ((1 - beta)/(1 - alpha)) target' ||^2.
 
-alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's.
+alpha = beta = 1 needs no data. The images are G(z) = z - g(z, t = 1, y): one Euler step of the network g, the student's. With
+several steps they are its predictions of the data G(x, s) = x - s g(x, s, y) from all the states x that it meets in sampling
+(generator_states.py), so that one network is brought to the data's law from pure noise and from there on.
 
 With a weight `adversarial` small heads on the fake model's blocks learn besides to tell the noised real images from the noised
 generated ones, and the generator to pass for real (as DMD2's, Yin et al. 2024):
@@ -18,11 +20,13 @@ generated ones, and the generator to pass for real (as DMD2's, Yin et al. 2024):
     generator: + adversarial E softplus(-logits(x_t)),   heads: E softplus(logits(x_t)) + E softplus(-logits(x_t')).
 
 With pairs (pairs.py) the generator minimises besides pairs times the loss of G(z) to x_end, the end of the teacher's own path
-from the noise z: what keeps each image where the teacher has it, and with it diversity.
+from the noise z: what keeps each image where the teacher has it, and with it diversity. A generator of several steps is held to
+it from the later states of the path too, where they are stored.
 """
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,7 +34,9 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import column
 from distillkac.distillation.features import BlockAnswers, Heads, channels_of
+from distillkac.distillation.generator_states import GeneratorStates
 from distillkac.distillation.pairs import DrawnPaths, EndLoss
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
@@ -39,56 +45,6 @@ from distillkac.training.optimizer import outer_layers
 
 HEADS_WEIGHT = 0.1
 """Of the heads' loss in the fake model's, whose blocks they read: more would bend them from the flow that they shall tell."""
-
-
-@dataclass(frozen=True)
-class InverseConfig:
-    """Fine-tunes the 1-step student by inverse distillation after the last stage."""
-
-    steps: int = 0
-    """Updates of the generator; 0: no inverse distillation."""
-    alpha: float = 0.98
-    """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
-    beta: float = 0.94
-    """How much of the target the generated images carry; 1 exactly where alpha is 1."""
-    fake_updates: int = 3
-    """Updates of the fake model before each one of the generator."""
-    lr: float = 3e-5
-    """Learning rate of the generator; without pairs diversity goes at 1e-4 before quality comes, and 2e-4 may diverge."""
-    fake_lr: float = 3e-4
-    """Learning rate of the fake model."""
-    ema: float = 0.99
-    """Decay of the average of the generator."""
-    pairs: float = 0.0
-    """Weight of a second loss of the generator, to the ends of the teacher's stored paths (the options of pairs); 0: none."""
-    adversarial: float = 0.0
-    """Weight of a third loss of the generator: that heads on the fake model's blocks take its images for real; 0: no heads."""
-    start: Literal["student", "teacher", "random"] = "student"
-    """Weights the generator starts from: the 1-step student, the teacher, or none."""
-
-    def __post_init__(self):
-        if self.steps < 0 or self.fake_updates < 1:
-            raise ValueError(
-                f"inverse: steps must be at least 0 and fake_updates at least 1, got {self.steps}, {self.fake_updates}"
-            )
-        if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or (self.alpha == 1) != (self.beta == 1):
-            raise ValueError(
-                f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
-            )
-        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
-            raise ValueError(
-                "inverse: lr and fake_lr must be positive, pairs and adversarial at least 0, got "
-                f"{self.lr}, {self.fake_lr}, {self.pairs} and {self.adversarial}"
-            )
-        if self.adversarial and self.alpha == 1:
-            raise ValueError(
-                "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
-            )
-        if not self.steps and (self.pairs or self.adversarial):
-            raise ValueError(
-                "inverse.pairs and inverse.adversarial are losses of inverse distillation, and inverse.steps is 0: give "
-                "inverse.steps, or 0 for both"
-            )
 
 
 class GeneratorAndFake(nn.Module):
@@ -135,12 +91,12 @@ class GeneratorAndFake(nn.Module):
         ]
 
     def forward(self, role: Literal["generate", "fake"], *inputs: torch.Tensor):
-        """generate: images of (z, y). fake: (velocities, logits or None) at (x, t, y)."""
+        """At (x, t, y). generate: the data that the generator predicts. fake: (velocities, logits or None)."""
+        x, t, y = inputs
         if role == "fake":
-            u = self.fake(*inputs)
+            u = self.fake(x, t, y)
             return u, None if self.heads is None else self.heads(self._answers.seen)
-        z, y = inputs
-        return z - self.generator(z, torch.ones(len(z), device=z.device), y)
+        return x - column(t, x) * self.generator(x, t, y)
 
 
 @dataclass(frozen=True)
@@ -157,7 +113,8 @@ class RealUID:
     """The objective for training.Trainer: `updates` optimizer updates a step, the fake model's first.
 
     teacher: u*, guided if it shall be. alpha, beta, fake_updates: see InverseConfig. ends: the loss to those of the
-    teacher's paths, if it shall be added. adversarial: weight of the heads' loss, where the pair has heads.
+    teacher's paths, if it shall be added. adversarial: weight of the heads' loss, where the pair has heads. states: what the
+    generator is given; by default pure noise.
     """
 
     teacher: GuidedVelocity
@@ -168,6 +125,11 @@ class RealUID:
     seed: int
     ends: TeachersEnds | None = None
     adversarial: float = 0.0
+    states: GeneratorStates | None = None
+
+    @property
+    def given(self) -> GeneratorStates:
+        return GeneratorStates(self.process, self.seed) if self.states is None else self.states
 
     @property
     def updates(self) -> int:
@@ -175,16 +137,14 @@ class RealUID:
 
     def __call__(self, pair: nn.Module, batch: Batch) -> torch.Tensor:
         t = batch.stratified(self.seed, "time")
-        z = self.process.prior(
-            len(batch.x0), tuple(batch.x0.shape[1:]), derive_seed(self.seed, "prior"), batch.first, batch.x0.device
-        )
+        x, s = self.given(partial(getattr(pair, "module", pair), "generate"), batch)
         if batch.step % self.updates < self.fake_updates:
-            return self._fake_loss(pair, batch, z, t)
-        return self._generator_loss(pair, batch, z, t)
+            return self._fake_loss(pair, batch, x, s, t)
+        return self._generator_loss(pair, batch, x, s, t)
 
-    def _fake_loss(self, pair, batch, z, t):
+    def _fake_loss(self, pair, batch, x, s, t):
         with torch.no_grad():
-            generated = pair("generate", z, batch.y)
+            generated = pair("generate", x, s, batch.y)
         x_t, target = self._noised(generated, t, batch)
         if self.alpha == 1:
             return (pair("fake", x_t, t, batch.y)[0] - target).square().mean()
@@ -199,8 +159,8 @@ class RealUID:
         of_generated, of_real = logits.float().chunk(2)
         return loss + HEADS_WEIGHT * (softplus(of_generated).mean() + softplus(-of_real).mean())
 
-    def _generator_loss(self, pair, batch, z, t):
-        generated, to_ends = self._generated(pair, batch, z)
+    def _generator_loss(self, pair, batch, x, s, t):
+        generated, to_ends = self._generated(pair, batch, x, s)
         # The gradient with respect to the images alone, then from there into the generator: the fake model's weights
         # get none, whoever wraps them.
         images = generated.detach().requires_grad_(True)
@@ -215,16 +175,18 @@ class RealUID:
         through = (generated * gradient).sum()
         return through - through.detach() + loss.detach() + to_ends
 
-    def _generated(self, pair, batch, z):
-        """(images from the noise z, weighted loss to the ends of as many paths of the teacher)."""
+    def _generated(self, pair, batch, x, s):
+        """(images from the states x at s, weighted loss to the ends of as many paths of the teacher)."""
         if self.ends is None:
-            return pair("generate", z, batch.y), 0.0
+            return pair("generate", x, s, batch.y), 0.0
         states, y, _ = self.ends.paths(batch)
-        begin, x_end = states[0], states[-1]
+        index, step = self.given.on_paths(batch, len(states) - 1)
+        begin, x_end = states[index, torch.arange(len(y), device=index.device)], states[-1]
         # At once: a network in several processes wants one forward for each backward.
-        images, landed = pair("generate", torch.cat([z, begin]), torch.cat([batch.y, y])).chunk(2)
-        step = torch.ones(len(y), device=begin.device)
-        return images, self.ends.weight * self.ends.loss(begin, begin - landed.float(), x_end, step, y)
+        inputs = torch.cat([x, begin]), torch.cat([s, step]), torch.cat([batch.y, y])
+        images, landed = pair("generate", *inputs).chunk(2)
+        u = (begin - landed.float()) / column(step, begin)
+        return images, self.ends.weight * self.ends.loss(begin, u, x_end, step, y)
 
     def _noised(self, images, t, batch):
         return self.process.pair(images, t, derive_seed(self.seed, "noise"), batch.first)

@@ -7,6 +7,7 @@ from distillkac.base.random import derive_seed
 from distillkac.distillation.consistency import ConsistencyDistillation
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.features import FeatureLoss
+from distillkac.distillation.generator_states import GeneratorStates
 from distillkac.distillation.inverse import GeneratorAndFake, RealUID, TeachersEnds
 from distillkac.distillation.pairs import DrawnPaths, EndLoss, Kept, PairsDistillation, Source
 from distillkac.distillation.reconstruction import ShiftedReconstruction
@@ -74,6 +75,7 @@ def inverse_objective(
     teacher: nn.Module, process: Process, config: DistillConfig, paths: Source | None = None
 ) -> RealUID:
     """What the generator of inverse distillation learns. paths: as in `objective`."""
+    assert config.rho is not None, "see for_images"
     inverse, seed = config.inverse, derive_seed(config.seed, "inverse")
     ends = None
     if inverse.pairs:
@@ -88,6 +90,7 @@ def inverse_objective(
         seed,
         ends,
         inverse.adversarial,
+        GeneratorStates(process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward),
     )
 
 

@@ -22,6 +22,8 @@ class PairsConfig:
     by: Literal["teacher", "consistency"] = "teacher"
     """Whose steps the paths are. Consistency: a student of method consistency is made first (consistency.*), and its own steps,
     as many as the first of stages says, are the paths; the other students start from it."""
+    teacher_steps: int | None = None
+    """Steps of the teacher's paths for inverse distillation alone with inverse.pairs; elsewhere stages begin with them."""
     keep: float = 0.0
     """With by consistency and stages such as 2,1: weight of a second loss, on noised data, that keeps what the consistency
     student predicts there. The student that learns one step then takes any number of them, as that one does."""
@@ -32,6 +34,8 @@ class PairsConfig:
                 "pairs: count must be at least 1, huber, features and keep at least 0, got "
                 f"{self.count}, {self.huber}, {self.features} and {self.keep}"
             )
+        if self.teacher_steps is not None and self.teacher_steps < 1:
+            raise ValueError(f"pairs.teacher_steps must be at least 1, got {self.teacher_steps}")
         if self.keep and self.by == "teacher":
             raise ValueError(
                 f"pairs.keep {self.keep:g} keeps what a consistency student predicts: give pairs.by consistency"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from distillkac.distillation.consistency_options import ConsistencyConfig, check_options
-from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation import consistency_options, inverse_options
+from distillkac.distillation.consistency_options import ConsistencyConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
 from distillkac.flow.methods import METHODS, Method
@@ -44,8 +45,8 @@ class DistillConfig:
     """How a teacher is distilled."""
 
     stages: StepCounts = (100, 20, 4, 2, 1)
-    """Step counts, the teacher's grid first; each must be a multiple of the next. With inverse distillation a lone 1
-    starts from what inverse.start says."""
+    """Step counts, the teacher's grid first; each must be a multiple of the next. A lone 1 (inverse.num_steps) is inverse
+    distillation alone, which starts from what inverse.start says."""
     steps: StepCounts = (150, 200, 200, 300)
     """Optimizer steps of each stage."""
     method: StageMethod = "endpoint"
@@ -79,8 +80,8 @@ class DistillConfig:
     """Seed of everything random."""
 
     def __post_init__(self):
-        check_options(self)
-        alone = self.stages == (1,) and self.inverse.steps > 0
+        consistency_options.check_options(self)
+        alone = self.stages == (self.inverse.num_steps,) and self.inverse.steps > 0
         if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
             raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
         for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):
@@ -97,11 +98,6 @@ class DistillConfig:
             raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
         if self.w_max is not None and (self.w_max <= 0 or self.w):
             raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
-        if self.inverse.pairs and len(self.stages) == 1:
-            raise ValueError(
-                "inverse.pairs learns the ends of the teacher's paths, whose number of steps comes first in stages: give "
-                f"--stages 20,1, got {self.stages}"
-            )
         if self.method != "reconstruction" and self.reconstruction != ReconstructionConfig():
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
         if self.pairs.by != "teacher" and self.method != "pairs":
@@ -114,10 +110,7 @@ class DistillConfig:
             raise ValueError(
                 f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
             )
-        if self.inverse.steps and self.w_max is not None:
-            raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
-        if self.inverse.steps and self.inverse.start == "student" and self.stages[-1] != 1:
-            raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {self.stages}")
+        inverse_options.check_options(self)
 
 
 _FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
@@ -225,8 +218,9 @@ def paths_config(
         teacher.noise.build().to_dict(),
         teacher.shape,
         len(teacher.class_names),
-        config.stages[0],
-        config.stages[1] if config.method == "pairs" else 1,
+        config.pairs.teacher_steps or config.stages[0],
+        # At the times of the first student that learns from them.
+        config.inverse.num_steps if len(config.stages) == 1 else config.stages[1] if config.method == "pairs" else 1,
         config.rho,
         config.integrator if config.pairs.by == "teacher" else "euler",
         config.w,
@@ -257,7 +251,13 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     inverse = config.inverse
     optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
     student = StudentConfig(
-        config.stages[0], 1, _rho(config, teacher.shape), config.w, method="inverse", options=deciding(config, None)
+        config.stages[0],
+        inverse.num_steps,
+        _rho(config, teacher.shape),
+        config.w,
+        method="inverse",
+        options=deciding(config, None),
+        restart=None if inverse.num_steps == 1 else inverse.restart,
     )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 
@@ -268,13 +268,10 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
     stage: None for inverse distillation. Not how long and how fast it learns: --resume may change that.
     """
     if stage is None:
-        inverse = config.inverse
-        values = {f"inverse.{name}": getattr(inverse, name) for name in ("alpha", "beta", "fake_updates", "start")}
-        if inverse.adversarial:
-            values |= {"inverse.adversarial": inverse.adversarial}
-        if inverse.pairs:
+        values = inverse_options.deciding(config.inverse)
+        if config.inverse.pairs:
             values |= _of_pairs(config)
-            values |= {"inverse.pairs": inverse.pairs}
+            values |= {"inverse.pairs": config.inverse.pairs}
             if config.pairs.by == "teacher":
                 values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     else:
@@ -294,7 +291,7 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
 
 def _of_pairs(config: DistillConfig) -> dict[str, float | str]:
     """The options of pairs that decide weights."""
-    values = asdict(config.pairs)
+    values = {name: value for name, value in asdict(config.pairs).items() if value is not None}
     if config.pairs.by == "teacher":  # so that students made before there was a choice can be resumed
         del values["by"], values["keep"]
     return {f"pairs.{name}": value for name, value in values.items()}

@@ -2,14 +2,18 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
+from distillkac.distillation.inverse import GeneratorAndFake
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
+from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
@@ -67,3 +71,48 @@ def check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: b
             )
     if not takes_w and (new := [entry for entry in mine if entry not in weights]):
         raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
+
+
+def check_start_folder(start: Path | None, config: DistillConfig) -> None:
+    """Raises ValueError if a plan is given a folder to start from that it does not use, or none where it needs one."""
+    inverse, lone = config.inverse, len(config.stages) == 1
+    if start is not None and not (lone and inverse.start == "student"):
+        raise ValueError(
+            f"start {start} is of inverse distillation alone: give stages {inverse.num_steps}, or omit start"
+            if not lone
+            else f"start {start} is not used where inverse.start is {inverse.start}: omit one of them"
+        )
+    if start is None and lone and inverse.start == "student" and (inverse.num_steps > 1 or inverse.fake == "start"):
+        kind = (
+            ("an inverse student", "inverse")
+            if inverse.fake == "start"
+            else ("a student of any number of steps", "consistency")
+        )
+        raise ValueError(f"give start, the folder of {kind[0]}, such as RUN/student-{inverse.num_steps}-{kind[1]}")
+
+
+def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:
+    """Raises ValueError if inverse distillation cannot begin with the student in a folder. config: of its run."""
+    student = config.student
+    if inverse.num_steps > 1 and student is not None and student.restart is None:
+        raise ValueError(
+            f"{folder} is of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predict the data in the last "
+            f"alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method "
+            "consistency"
+        )
+    if inverse.fake == "start" and (student is None or student.method != "inverse"):
+        raise ValueError(f"{folder} has no fake model to go on with (inverse.fake start): it is no inverse student")
+
+
+def go_on_with_fake(pair: GeneratorAndFake, folder: Path) -> None:
+    """The fake model of an inverse student, and its heads if there are any here and there, become those of `pair`. Raises
+    ValueError if they do not fit."""
+    weights, _ = checkpoints.load_weights(folder, checkpoints.MODEL)
+    # Heads are of a loss of their own, which one of the two may do without.
+    both = pair.heads is not None and any(name.startswith("heads.") for name in weights)
+    parts = ("fake.", "heads.") if both else ("fake.",)
+    mine, found = (
+        {name: value for name, value in part.items() if name.startswith(parts)} for part in (pair.state_dict(), weights)
+    )
+    checkpoints.check_fit(folder / checkpoints.MODEL, found, mine)
+    pair.load_state_dict(found, strict=False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from distillkac.distillation.consistency_options import ConsistencyConfig
-from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow.methods import Method as Integrator
@@ -46,8 +46,8 @@ class Method:
 
     def student(self, steps: int) -> tuple[int, str]:
         """(num_steps, method) of the student that is measured at so many steps."""
-        if self.config.inverse.steps and steps == 1:
-            return 1, "inverse"
+        if self.config.inverse.steps and steps <= self.config.inverse.num_steps:
+            return self.config.inverse.num_steps, "inverse"
         own = (stage.usual_steps for stage in stages_of(self.config) if stage.method == self.config.method)
         return min(number for number in own if number >= steps), self.config.method
 

@@ -119,7 +119,7 @@ def restarted(
     process: Process,
     x_next: torch.Tensor,
     x_hat: torch.Tensor,
-    t_next: float,
+    t_next: float | torch.Tensor,
     share: float,
     seed: int,
     step: int,
@@ -127,11 +127,12 @@ def restarted(
 ) -> torch.Tensor:
     """The end of step number `step` of `restart_chain`: a share of x_next, where the flow leads, is x_hat noised to t_next.
 
-    x_next, x_hat: (B, ...); x_hat is the data in one step. At t_next = 0, and with share 0, it is x_next as it is.
+    x_next, x_hat: (B, ...); x_hat is the data in one step. t_next: common to all rows, or (B,) above 0. At t_next = 0, and with
+    share 0, it is x_next as it is.
     """
-    if t_next == 0 or share == 0:
+    if share == 0 or (not torch.is_tensor(t_next) and t_next == 0):
         return x_next
-    at = torch.full((len(x_next),), t_next, device=x_next.device)
+    at = t_next if torch.is_tensor(t_next) else torch.full((len(x_next),), t_next, device=x_next.device)
     fresh = process.bridge(x_hat, at, derive_seed(seed, "restart", step), offset)
     if share == 1:
         return fresh

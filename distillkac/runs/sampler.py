@@ -62,6 +62,11 @@ def usual_rho(shape: tuple[int, ...], student: bool = False) -> float:
     return (1.5 if student else 2.0) if small else 1.0
 
 
+def halves(most: int) -> tuple[int, ...]:
+    """Such as 4, 2, 1: the numbers of steps in which a student of up to `most` is measured."""
+    return tuple(most >> k for k in range(most.bit_length()))
+
+
 class Settled(NamedTuple):
     """What a sampler means for one network, with nothing left open.
 
@@ -126,7 +131,7 @@ class Trained:
     def measured_steps(self) -> tuple[int, ...]:
         """The numbers of steps that it is judged by, most first: its own, and for a student of any number the halves of it."""
         most = self.sampler().steps
-        return (most,) if self.restart is None else tuple(most >> k for k in range(most.bit_length()))
+        return (most,) if self.restart is None else halves(most)
 
     def settle(self, sampler: SamplerConfig, name: str) -> Settled:
         """What a sampler's None mean: the one place that decides it.

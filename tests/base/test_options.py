@@ -12,7 +12,7 @@ from distillkac import compare, diagnose, distill, evaluate, export, report, sam
 from distillkac.base import options, paths
 from distillkac.base.files import write_json
 from distillkac.distillation.cost import costs
-from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig
 from distillkac.runs.config import load_config, save_config
 from distillkac.runs.run import build_network, open_run

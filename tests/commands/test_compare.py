@@ -8,7 +8,7 @@ import torch
 
 from distillkac import compare
 from distillkac.base import files
-from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.evaluation import comparison_report, measurements
 from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan

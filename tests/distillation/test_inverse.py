@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from distillkac.base.random import derive_seed
-from distillkac.distillation.inverse import GeneratorAndFake, InverseConfig, RealUID
+from distillkac.distillation.inverse import GeneratorAndFake, RealUID
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Gaussian, Telegraph
 from distillkac.training.batches import Batch

@@ -213,6 +213,8 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
         small = consistency
     elif "best" in words:
         small = [*consistency, "--steps", "1", "--pairs.count", "8", "--inverse.steps", "1"]
+    elif "--start" in words:  # inverse distillation alone, which has no stages either
+        small = [*small[:2], "--pairs.count", "8", "--inverse.steps", "1", *CHAIN[-2:]]
     elif "--recipe" in words:
         small = [*small, "--inverse.steps", "1", *(["--pairs.count", "8"] if "pairs" in words else [])]
     return main(words + small)

@@ -81,7 +81,9 @@ def world(tmp_path_factory):
                 Image.fromarray(source.integers(0, 255, (32, 32, 3), np.uint8)).save(root / "DIR" / name / f"{i}.png")
         assert train.main(["--run", "runs/demo", "--steps", "2", *TINY]) == 0
         assert distill.main(["runs/demo", "--stages", "8,4,2,1", "--steps", "1", "1", "1", *CHAIN[-2:]]) == 0
-        assert distill.main(["runs/demo", "--recipe", "consistency", "--consistency.steps", "1", *CHAIN[-2:]]) == 0
+        consistency = ["--recipe", "consistency", "--consistency.steps", "1", *CHAIN[-2:]]
+        assert distill.main(["runs/demo", *consistency]) == 0
+        assert distill.main(["runs/demo", "--out", "runs/best", *consistency]) == 0
         assert train.main(["--run", "runs/mine", "--steps", "2", *TINY, "--data.path", "DIR"]) == 0
         for name in ("large", "planar", *(Path(run).name for run in STORIES.values())):
             shutil.copytree("runs/mine", f"runs/{name}")

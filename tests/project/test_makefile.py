@@ -126,7 +126,16 @@ def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run]
-    chain = ["--recipe", "best", "--consistency.steps", "200", "--consistency.teacher-steps", "3", "--pairs.count", "8000"]
+    chain = [
+        "--recipe",
+        "best",
+        "--consistency.steps",
+        "200",
+        "--consistency.teacher-steps",
+        "3",
+        "--pairs.count",
+        "8000",
+    ]
     chain += ["--steps", "250", "--inverse.steps", "0", "--inverse.pairs", "0", "--optim.batch-size", "64"]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain]
     assert commands[2] == ["-m", "distillkac.evaluate", run]

@@ -1,0 +1,137 @@
+"""Options of inverse distillation, and what they need of the plan that it ends."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distillkac.runs.objectives import RESTART
+
+
+@dataclass(frozen=True)
+class InverseConfig:
+    """Fine-tunes the last student by inverse distillation."""
+
+    steps: int = 0
+    """Updates of the generator; 0: no inverse distillation."""
+    num_steps: int = 1
+    """Steps of the generator. Above 1 it is one network for so many steps, half of them and so on down to one, with fresh noise
+    in between, as a consistency student."""
+    backward: float = 0.5
+    """With num_steps above 1: fraction of the states after the first step that the generator itself has reached; the others are
+    noised data."""
+    restart: float = RESTART
+    """With num_steps above 1: share of each step that is drawn anew, on the way to these states, and in sampling where nothing
+    else is asked for."""
+    alpha: float = 0.98
+    """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
+    beta: float = 0.94
+    """How much of the target the generated images carry; 1 exactly where alpha is 1."""
+    fake_updates: int = 3
+    """Updates of the fake model before each one of the generator."""
+    lr: float = 3e-5
+    """Learning rate of the generator; without pairs diversity goes at 1e-4 before quality comes, and 2e-4 may diverge."""
+    fake_lr: float = 3e-4
+    """Learning rate of the fake model."""
+    ema: float = 0.99
+    """Decay of the average of the generator."""
+    pairs: float = 0.0
+    """Weight of a second loss of the generator, to the ends of the teacher's stored paths (the options of pairs); 0: none."""
+    adversarial: float = 0.0
+    """Weight of a third loss of the generator: that heads on the fake model's blocks take its images for real; 0: no heads."""
+    start: Literal["student", "teacher", "random"] = "student"
+    """Weights the generator starts from: the last student (of several steps, one that takes any number), the teacher, or
+    none."""
+    fake: Literal["teacher", "start"] = "teacher"
+    """Weights the fake model starts from. Start, for a second phase: those of the fake model of the inverse student that
+    --start names, whose generator goes on too."""
+
+    def __post_init__(self):
+        if self.steps < 0 or self.fake_updates < 1 or self.num_steps < 1:
+            raise ValueError(
+                "inverse: steps must be at least 0, fake_updates at least 1 and num_steps at least 1, got "
+                f"{self.steps}, {self.fake_updates} and {self.num_steps}"
+            )
+        for name, what in (("backward", "fraction of the states"), ("restart", "share of each step")):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"inverse.{name} is a {what}, in [0, 1], got {value}")
+            if self.num_steps == 1 and value != getattr(InverseConfig, name):
+                raise ValueError(
+                    f"inverse.{name} {value:g} is of what comes after a first step, and inverse.num_steps is 1: raise that"
+                )
+        if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or (self.alpha == 1) != (self.beta == 1):
+            raise ValueError(
+                f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
+            )
+        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
+            raise ValueError(
+                "inverse: lr and fake_lr must be positive, pairs and adversarial at least 0, got "
+                f"{self.lr}, {self.fake_lr}, {self.pairs} and {self.adversarial}"
+            )
+        if self.adversarial and self.alpha == 1:
+            raise ValueError(
+                "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
+            )
+        if not self.steps and (self.pairs or self.adversarial):
+            raise ValueError(
+                "inverse.pairs and inverse.adversarial are losses of inverse distillation, and inverse.steps is 0: give "
+                "inverse.steps, or 0 for both"
+            )
+        if not self.steps and self.num_steps > 1:
+            raise ValueError(
+                f"inverse.num_steps {self.num_steps} is of inverse distillation, and inverse.steps is 0: give inverse.steps"
+            )
+        if not self.steps and self.fake == "start":
+            raise ValueError("inverse.fake is of inverse distillation, and inverse.steps is 0: give inverse.steps")
+        if self.fake == "start" and self.start != "student":
+            raise ValueError(f"inverse.fake start goes on with an inverse student, and inverse.start is {self.start}")
+
+
+def deciding(inverse: InverseConfig) -> dict[str, float | str | bool]:
+    """The options that decide weights, but for those of pairs; what earlier versions did not have stands there where it is
+    used, so that their generators can be resumed."""
+    names = ["alpha", "beta", "fake_updates", "start"]
+    names += ["backward", "restart"] * (inverse.num_steps > 1) + ["fake"] * (inverse.fake != "teacher")
+    names += ["adversarial"] * (inverse.adversarial > 0)
+    return {f"inverse.{name}": getattr(inverse, name) for name in names}
+
+
+def check_options(config: Any) -> None:
+    """Raises ValueError if a stages.DistillConfig has options of inverse distillation that it cannot use, or lacks what they
+    need."""
+    inverse = config.inverse
+    lone = len(config.stages) == 1
+    if config.pairs.teacher_steps is not None and not (lone and inverse.pairs):
+        raise ValueError(
+            f"pairs.teacher_steps {config.pairs.teacher_steps} is of inverse distillation alone with inverse.pairs; elsewhere "
+            "stages begin with that number: omit it"
+        )
+    if not inverse.steps:
+        return
+    if config.w_max is not None:
+        raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
+    if lone:
+        if inverse.pairs and config.pairs.teacher_steps is None:
+            raise ValueError(
+                "inverse.pairs learns the ends of the teacher's paths, and no stage says of how many steps: give "
+                "pairs.teacher_steps, such as 20"
+            )
+        return
+    if inverse.fake == "start":
+        raise ValueError(
+            f"inverse.fake start goes on with an inverse student: give stages {inverse.num_steps} alone and its folder as "
+            f"start, got stages {config.stages}"
+        )
+    if inverse.start != "student":
+        return
+    if inverse.num_steps == 1 and config.stages[-1] != 1:
+        raise ValueError(f"inverse distillation fine-tunes a 1-step student; end stages with 1, got {config.stages}")
+    if inverse.num_steps > 1 and not config.pairs.keep:
+        raise ValueError(
+            f"inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, which these stages do not "
+            f"make: give pairs.keep, or stages {inverse.num_steps} alone and start, the folder of a consistency student"
+        )
+    if inverse.num_steps > 1 and inverse.num_steps != config.consistency.num_steps:
+        raise ValueError(
+            f"inverse.num_steps {inverse.num_steps} starts from a student of up to {config.consistency.num_steps} steps: give "
+            "both the same number (consistency.num_steps)"
+        )
