@@ -22,7 +22,7 @@ from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import build_network, network_config
 from distillkac.runs.run_data import check_place, in_current_folder, located, refuse_given
-from distillkac.runs.start import network_of, started
+from distillkac.runs.start import check_source, network_of, started
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training.teacher import fit_teacher, with_data
 
     process = args.config.noise.build()
+    if args.init is not None:
+        check_source(args.init)
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
     if args.dry_run and _images_are_to_come(args):

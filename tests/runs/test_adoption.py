@@ -203,7 +203,27 @@ def test_a_scheduler_of_another_place(tmp_path):
     saved(tmp_path / "model")
     (tmp_path / "model" / "scheduler_config.json").rename(tmp_path / "scheduler_config.json")
     refused(tmp_path, "say with --scheduler where its scheduler_config.json is")
+    refused(tmp_path, "there is no scheduler_config.json; name the folder that holds it", scheduler=tmp_path / "none")
     assert adopt(tmp_path / "model", tmp_path / "run", scheduler=tmp_path).config.network.prediction == "v_prediction"
+    diffusers.DDPMPipeline(unet(), diffusers.FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "pipeline")
+    of_pipeline = adopt(tmp_path / "model", tmp_path / "other", scheduler=tmp_path / "pipeline")
+    assert of_pipeline.config.network.prediction == "flow"
+
+
+def test_a_run_of_ours_is_told_from_a_model(tmp_path):
+    adopt(saved(tmp_path / "model"), tmp_path / "first")
+    refused(tmp_path, "is a run folder of distillkac already", "first")
+    (tmp_path / "first" / "ema.safetensors").unlink()
+    refused(tmp_path, "is a run folder without ema.safetensors", "first")
+
+
+def test_weights_of_a_variant_are_told_by_their_name(tmp_path):
+    saved(tmp_path / "model")
+    path = tmp_path / "model" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_suffix(".fp16.safetensors"))
+    refused(
+        tmp_path, "holds no diffusion_pytorch_model.safetensors, but diffusion_pytorch_model.fp16.safetensors: if that"
+    )
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
