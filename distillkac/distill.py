@@ -57,10 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     # What trains only now, so that help and mistakes in options come at once.
     from distillkac.distillation import cost
     from distillkac.distillation.chain import Chain, refuse_teacher
+    from distillkac.distillation.students import refuse_start
     from distillkac.training.fit import accelerator_for
 
     run = load_config(args.run)
     config = for_images(args.config, run.shape)
+    refuse_start(args.start, config)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = accelerator.prepare_model(load_network(args.run, run), evaluation_mode=True)

@@ -27,13 +27,13 @@ from distillkac.distillation.stages import (
     student_config,
 )
 from distillkac.distillation.stored_paths import Paths
-from distillkac.distillation.students import Maker, check_start, maker
+from distillkac.distillation.students import Maker, check_start, maker, refuse_start, weights_of
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
-from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
+from distillkac.runs.config import RunConfig, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
-from distillkac.runs.run import Run, load_network, student_folder
+from distillkac.runs.run import Run, student_folder
 from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
 
 
@@ -61,6 +61,8 @@ def distill(
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
     run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_images(config, run.config.shape)
+    begin = None if start is None else Path(start).expanduser()
+    refuse_start(begin, config)
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)
@@ -72,7 +74,6 @@ def distill(
         still = copy.deepcopy(run.network).eval().requires_grad_(False)
         teaching = accelerator.prepare_model(still, evaluation_mode=True)
         students_in = run.folder if out is None else Path(out).expanduser()
-        begin = None if start is None else Path(start).expanduser()
         chain = Chain(
             run.folder, students_in, begin, config, teacher, teaching, make, images, means, accelerator, resume
         )
@@ -215,9 +216,7 @@ class Chain:
         folder = {"random": None, "teacher": self.run, "student": latest}[start]
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
             folder = self.start or student_folder(self.out, 1)
-            saved = load_config(folder)
-            own = self.make(config) if isinstance(saved.network, OwnNetwork) else None
-            network.load_state_dict(load_network(folder, saved, own).state_dict())
+            network.load_state_dict(weights_of(folder, config, self.make))
         elif start != "random":
             source = before if start == "student" else self.network
             network.load_state_dict(self.accelerator.unwrap_model(source).state_dict())

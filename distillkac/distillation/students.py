@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,9 +11,9 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
-from distillkac.runs.config import RunConfig
+from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
-from distillkac.runs.run import Run, build_network
+from distillkac.runs.run import Run, build_network, load_network
 
 Maker = Callable[[RunConfig], nn.Module]
 """Makes the network of a student from the config of its run; its weights are set afterwards."""
@@ -67,3 +68,27 @@ def check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: b
             )
     if not takes_w and (new := [entry for entry in mine if entry not in weights]):
         raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
+
+
+def refuse_start(start: Path | None, config: DistillConfig) -> None:
+    """Raises ValueError if a folder to start from is given to a plan that starts from none."""
+    if start is not None and not (len(config.stages) == 1 and config.inverse.start == "student"):
+        raise ValueError(
+            f"start {start} is the student that a lone inverse distillation begins with: omit it, or give stages 1, "
+            "inverse.steps and inverse.start student"
+        )
+
+
+def weights_of(start: Path, config: RunConfig, make: Maker) -> dict[str, torch.Tensor]:
+    """The weights of the student that a lone inverse distillation begins with. config: that of its generator. Raises ValueError
+    if the student is of another kind than the teacher."""
+    saved = load_config(start)
+    own = isinstance(saved.network, OwnNetwork)
+    for what, theirs, mine in (
+        ("process", saved.noise, config.noise),
+        ("images", (saved.shape, saved.class_names), (config.shape, config.class_names)),
+        ("network", own or saved.network, own or config.network),
+    ):
+        if theirs != mine:
+            raise ValueError(f"start {start} has not the {what} of the teacher: name a student of that teacher")
+    return load_network(start, saved, make(config) if own else None).state_dict()

@@ -74,7 +74,7 @@ def test_its_steps_are_those_of_ddim(tmp_path):
     assert (images - theirs).abs().max() <= 1e-4
 
 
-def test_a_class_more_than_the_images_have_means_no_class(tmp_path):
+def test_a_class_more_than_the_images_have_means_no_class(tmp_path, capsys):
     model = saved(tmp_path / "model", num_class_embeds=3)
     run = adopt(model, tmp_path / "run", images(2))
     assert run.network.null_class == 2
@@ -83,6 +83,9 @@ def test_a_class_more_than_the_images_have_means_no_class(tmp_path):
     with pytest.raises(ValueError, match="cannot be guided"):
         field_of(open_run(tmp_path / "three"), SamplerConfig(w=1.0))
     assert adopt(model, tmp_path / "told", null_class=True).network.null_class == 2
+    for name, options in (("silent", []), ("said", ["--null-class", "True"])):
+        assert command.main([str(model), "--run", str(tmp_path / name), *options]) == 0
+        assert ("adopt it with --null-class True" in capsys.readouterr().out) == (not options)
 
 
 def test_a_transformer_of_latents(tmp_path):
