@@ -81,9 +81,7 @@ class DistillConfig:
         check_options(self)
         alone = self.stages == (1,) and self.inverse.steps > 0
         if alone and self.method != "endpoint":
-            raise ValueError(
-                f"stages 1 is inverse distillation alone, where method {self.method} makes no student: omit it"
-            )
+            raise ValueError(f"stages 1 is inverse distillation alone: omit method {self.method} and a recipe of it")
         if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
             raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
         for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):

@@ -190,7 +190,7 @@ def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
         ({"w": 1.0, "w_max": 3.0}, "excludes a fixed w"),
         (
             {"stages": (1,), "method": "pairs", "inverse": InverseConfig(steps=1)},
-            "method pairs makes no student: omit it",
+            "alone: omit method pairs and a recipe",
         ),
     ],
 )
