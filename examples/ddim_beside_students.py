@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     data = RunData(args.run, run.config)
     evaluator = Evaluator(data.load_pixels("train"), data.load_pixels("test"), args.run)
     labels, shape = class_labels(run.config, args.num), run.config.shape
-    print(f"{describe(evaluator.identity)}; {args.num} images a row\n{'':32}Fréchet [train]  accuracy diversity  s/1000")
+    print(
+        f"{describe(evaluator.identity)}; {args.num} images a row\n{'':32}Fréchet [train]  accuracy diversity  s/1000"
+    )
 
     def row(name: str, draw) -> None:
         start = time.perf_counter()
@@ -74,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
             images = draw().float()
         seconds = (time.perf_counter() - start) / args.num * 1000
         told = evaluator(images, labels)
-        figures = f"{told['frechet']:8.3f} [{told['frechet_train']:.3f}] {told['accuracy']:9.3f} {told['diversity']:9.3f}"
+        figures = (
+            f"{told['frechet']:8.3f} [{told['frechet_train']:.3f}] {told['accuracy']:9.3f} {told['diversity']:9.3f}"
+        )
         print(f"{name:32}{figures} {seconds:7.1f}", flush=True)
 
     for steps in args.ddim:
@@ -89,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
             sampler = SamplerConfig(steps=steps)
             row(
                 f"{student.name}, {steps} step{'s' * (steps > 1)}",
-                lambda student=student, sampler=sampler: generate(student, labels, sampler, batch_size=args.batch).images,
+                lambda student=student, sampler=sampler: (
+                    generate(student, labels, sampler, batch_size=args.batch).images
+                ),
             )
     return 0
 

@@ -54,7 +54,7 @@ def test_help_reads_well(module, capsys):
         (distill, [*LONE, "--start", "RUN/student-1", "--inverse.start", "teacher"], "omit it, or give stages 1"),
         (
             distill,
-            [*LONE, "--start", str(shipped.FOLDER / "digits" / "student-1")],
+            [*LONE, "--start", str(shipped.FOLDER / "digits" / "student-1-inverse")],
             "has not the network of the teacher",
         ),
         (
