@@ -19,6 +19,7 @@ from distillkac.base.files import write_atomic
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.runs import shipped
 from distillkac.runs.back import save_for_diffusers
 from distillkac.runs.run import Run, open_run
 from distillkac.runs.sampler import SamplerConfig, Trained
@@ -87,7 +88,9 @@ class Chain(nn.Module):
         sampler = SamplerConfig(steps=steps, integrator="euler")
         velocity, grid, _ = field_of(run, sampler)
         if steps > 1 and Trained.of(run.config).settle(sampler, str(run.folder)).restart > 0:
-            raise ValueError(f"{run.folder} draws fresh noise between its steps, which no graph does: use --steps 1")
+            raise ValueError(
+                f"{shipped.told(run.folder)} draws fresh noise between its steps, which no graph does: use --steps 1"
+            )
         if velocity.embedded:
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"

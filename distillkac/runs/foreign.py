@@ -232,10 +232,10 @@ def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: class_embed_type {mine['class_embed_type']} is not understood; num_class_embeds alone, or no "
                 "classes, would be"
             )
-        if mine.get("time_embedding_type") == "learned":
+        if (times := mine.get("time_embedding_type", "positional")) != "positional":
             raise ValueError(
-                f"{path}: time_embedding_type learned knows whole timesteps alone, and a flow asks between them; positional "
-                "and fourier would be understood"
+                f"{path}: time_embedding_type {times} is not understood (learned knows whole timesteps alone, fourier takes "
+                "the logarithm of their numbers); positional would be"
             )
     return {name: mine[name] for name in known if name in mine}
 

@@ -142,7 +142,8 @@ def test_images_that_do_not_fit_are_refused(tmp_path):
     [
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DModel and DiTTransformer2DModel would be understood"),
         ({"class_embed_type": "timestep"}, "class_embed_type timestep is not understood"),
-        ({"time_embedding_type": "learned", "num_train_timesteps": 9}, "whole timesteps alone"),
+        ({"time_embedding_type": "learned", "num_train_timesteps": 9}, "time_embedding_type learned is not understood"),
+        ({"time_embedding_type": "fourier"}, "the logarithm of their numbers.*; positional would be"),
         ({"block_out_channels": [8, 24]}, "its weights are no UNet2DModel of its config.json"),
         ({"norm_num_groups": 5}, "these settings make no UNet2DModel"),
         ({"out_channels": 5}, "as many, or twice as many"),
@@ -227,6 +228,15 @@ def test_weights_of_a_variant_are_told_by_their_name(tmp_path):
     refused(
         tmp_path, "holds no diffusion_pytorch_model.safetensors, but diffusion_pytorch_model.fp16.safetensors: if that"
     )
+
+
+@pytest.mark.parametrize(("part", "values"), [("noise", {"sigma": 3.0, "tau_max": 0.5}), ("network", {"sigma": 0.0})])
+def test_a_process_that_is_not_the_models_is_refused(tmp_path, part, values):
+    adopt(saved(tmp_path / "model"), tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    change(config, **{part: files.read_json(config)[part] | values})
+    with pytest.raises(ValueError, match=r"process of this adopted model is gaussian, sigma 1|sigma must be"):
+        load_config(tmp_path / "run")
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
