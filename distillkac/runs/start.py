@@ -84,7 +84,7 @@ def started(
         raise ValueError(
             f"the run began with other weights than those of {source} now, which --init cannot change: omit it"
         )
-    if saved is None:
+    if saved is None and os.environ.get("RANK", "0") == "0":  # the first of several processes, as launchers number them
         print(start.told(source), flush=True)
     return dataclasses.replace(config, began_with=start.digest)
 

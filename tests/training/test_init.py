@@ -9,7 +9,7 @@ from distillkac import train as command
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, load_config
 from distillkac.runs.run import build_network
-from distillkac.runs.start import begin_from
+from distillkac.runs.start import begin_from, started
 from tests.adopted import saved
 from tests.toys import TINY, run_config
 
@@ -29,6 +29,14 @@ def test_all_of_a_run_of_the_same_kind(toy_run):
     assert not differing(network, weights)
     assert (start.taken, start.fresh, start.unused) == (1, (), ())
     assert start.told("it") == "begins with the weights of it (100% of its own)"
+
+
+def test_one_of_several_processes_says_so(toy_run, capsys, monkeypatch):
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        config = run_config(seed=7)
+        assert started(build_network(config), config, toy_run, None).began_with
+        assert ("begins with" in capsys.readouterr().out) == (rank == "0")
 
 
 def test_other_classes_and_another_size(toy_run):
