@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from distillkac.flow.fields import interval_embedding
+from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.runs.config import RunConfig
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.own_network import copied
@@ -17,6 +17,11 @@ from distillkac.training.objective import FlowMatching, Objective
 
 def objective_for(config: RunConfig, network: nn.Module) -> Objective:
     """config: settled, see `settled`. Raises ValueError if the network cannot learn it."""
+    if guidance_embedding(network):
+        raise ValueError(
+            "network.guidance_embedding makes the guidance weight an input, which students have and teachers have not: omit "
+            "it, and distil with --w-max"
+        )
     takes_end = interval_embedding(network)
     if takes_end != (config.objective == "average-velocity"):
         name = type(network).__name__

@@ -62,6 +62,7 @@ def test_help_reads_well(module, capsys):
             [*LONE, "--start", str(shipped.FOLDER / "fashion" / "student-1-inverse")],
             "has not the images of the",
         ),
+        (train, ["--run", "TMP/x", "--network.guidance-embedding"], "omit it, and distil with --w-max"),
         (train, ["--run", "TMP/x", "--init", "--steps", "1"], "Missing value for argument '--init'"),
         (distill, ["RUN", "--backward", "2"], "fraction of the training states"),
         (sample, ["RUN", "--restart", "2"], "restart is the share"),
