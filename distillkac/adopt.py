@@ -64,6 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         f"{args.source} -> {args.run}: {network.model}, {network.schedule.name}, {network.prediction}, {shape}, "
         f"{len(made.config.class_names)} classes; {law(made.config.noise)} up to tau {network.tau_max:.6g}"
     )
+    if network.classes is not None and not network.null_class:
+        print(
+            "not guided: each of its classes stands for itself; if its last means no class, adopt it with --null-class True"
+        )
     for part in foreign.not_used(foreign.find(args.source, args.scheduler), network):
         print(f"not used: {part}")
     return 0

@@ -56,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.distillation import cost
     from distillkac.distillation.chain import Chain, refuse_teacher
     from distillkac.distillation.images import images_for
+    from distillkac.distillation.students import check_start_folder
     from distillkac.runs.run import build_network, load_network
     from distillkac.runs.run_data import RunData
     from distillkac.training.fit import accelerator_for
 
     run = load_config(args.run)
     config = for_images(args.config, run.shape)
+    check_start_folder(args.start, config)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = accelerator.prepare_model(load_network(args.run, run), evaluation_mode=True)

@@ -56,11 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.device import device
     from distillkac.runs.run import build_network
     from distillkac.runs.run_data import check_place, located
-    from distillkac.runs.start import started
+    from distillkac.runs.start import check_source, started
     from distillkac.training.cost import cost, described
     from distillkac.training.teacher import fit_teacher, with_data
 
     process = args.config.noise.build()
+    if args.init is not None:
+        check_source(args.init)
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
     if args.dry_run and _images_are_to_come(args):

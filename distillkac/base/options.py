@@ -67,8 +67,10 @@ def peek(argv: list[str], **defaults: str | bool | Path) -> argparse.Namespace:
         else:
             kind = paths.from_text if isinstance(value, Path) else str
             parser.add_argument(f"--{name}", type=kind, default=value)
-    lacks_value = argv[-1:] and argv[-1] in {f"--{name}" for name, value in defaults.items() if value is not False}
-    return parser.parse_known_args(argv[:-1] if lacks_value else argv)[0]
+    try:
+        return parser.parse_known_args(argv)[0]
+    except argparse.ArgumentError:  # an option without its value
+        return parser.parse_known_args([])[0]
 
 
 def with_paths(config: Args) -> Args:

@@ -124,7 +124,8 @@ def _find(config: DataConfig) -> Source:
         found += " (on Debian and Ubuntu apt-get install dataset-fashion-mnist puts Fashion-MNIST there)"
     if path.exists():
         found = "which is a file of another kind"
-        if is_image(path) or is_saved(path.parent):
+        here = Tree(path.parent, [])
+        if is_image(path) or is_saved(path.parent) or path in (*find_batches(path.parent), *find_cifar100(here)):
             found += ": give the folder it lies in"
         elif kind in PACKED:
             found += ": unpack it first"

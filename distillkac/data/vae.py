@@ -78,6 +78,7 @@ def decoder(space: LatentSpace, device: torch.device) -> "AutoencoderKL":
 
 def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> "AutoencoderKL":
     """The autoencoder of a run. Raises ValueError if it is not there or not the one that made the latents."""
+    check_place(space)
     vae = load_vae(space.vae, device, local_files_only)
     if (found := _digest(vae)) != space.weights:
         raise ValueError(
@@ -85,6 +86,15 @@ def load_decoder(space: LatentSpace, device: torch.device, local_files_only: boo
             f"{space.weights[:12]}); put that one there, or name its place as latent.vae in the run's config.json"
         )
     return vae
+
+
+def check_place(space: LatentSpace) -> None:
+    """Raises ValueError if the autoencoder of a run lies in a folder that is gone."""
+    if Path(space.vae).is_absolute() and not Path(space.vae).exists():
+        raise ValueError(
+            f"the autoencoder that made the latents should be at {space.vae}, where there is nothing now: put it back, or name "
+            "its new place as latent.vae in the run's config.json"
+        )
 
 
 def _digest(vae: "AutoencoderKL") -> str:

@@ -29,18 +29,18 @@ from distillkac.distillation.stages import (
 from distillkac.distillation.stored_paths import Paths
 from distillkac.distillation.students import (
     Maker,
-    check_beginning,
     check_start,
     check_start_folder,
     go_on_with_fake,
     maker,
+    weights_of,
 )
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs import config as configs
-from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
+from distillkac.runs.config import RunConfig, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
-from distillkac.runs.run import Run, load_network, student_folder
+from distillkac.runs.run import Run, student_folder
 from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
 
 
@@ -68,6 +68,8 @@ def distill(
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
     run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_images(config, run.config.shape)
+    begin = None if start is None else Path(start).expanduser()
+    check_start_folder(begin, config)
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)
@@ -79,7 +81,6 @@ def distill(
         still = copy.deepcopy(run.network).eval().requires_grad_(False)
         teaching = accelerator.prepare_model(still, evaluation_mode=True)
         students_in = run.folder if out is None else Path(out).expanduser()
-        begin = None if start is None else Path(start).expanduser()
         chain = Chain(
             run.folder, students_in, begin, config, teacher, teaching, make, images, means, accelerator, resume
         )
@@ -136,7 +137,6 @@ class Chain:
         """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
         plan = students(self.config, self.out)
         refuse_shipped(self.out)
-        check_start_folder(self.start, self.config)
         if self.resume:
             self._check(plan)
         with contextlib.ExitStack() as held:  # until the last student is made
@@ -227,10 +227,7 @@ class Chain:
         folder = {"random": None, "teacher": self.run, "student": latest}[start]
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
             folder = self.start or student_folder(self.out, 1)
-            saved = load_config(folder)
-            check_beginning(folder, saved, self.config.inverse)
-            own = self.make(config) if isinstance(saved.network, OwnNetwork) else None
-            network.load_state_dict(load_network(folder, saved, own).state_dict())
+            network.load_state_dict(weights_of(folder, config, self.make, self.config.inverse))
         elif start != "random":
             source = before if start == "student" else self.network
             network.load_state_dict(self.accelerator.unwrap_model(source).state_dict())

@@ -110,6 +110,10 @@ def check_options(config: Any) -> None:
     if config.w_max is not None:
         raise ValueError("inverse distillation makes a generator without w as an input; omit w_max")
     if lone:
+        if config.method != "endpoint":
+            raise ValueError(
+                f"stages {inverse.num_steps} is inverse distillation alone: omit method {config.method} and a recipe of it"
+            )
         if inverse.pairs and config.pairs.teacher_steps is None:
             raise ValueError(
                 "inverse.pairs learns the ends of the teacher's paths, and no stage says of how many steps: give "

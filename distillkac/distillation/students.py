@@ -14,9 +14,9 @@ from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
 from distillkac.runs import checkpoints
-from distillkac.runs.config import RunConfig
+from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
-from distillkac.runs.run import Run, build_network
+from distillkac.runs.run import Run, build_network, load_network
 
 Maker = Callable[[RunConfig], nn.Module]
 """Makes the network of a student from the config of its run; its weights are set afterwards."""
@@ -116,3 +116,19 @@ def go_on_with_fake(pair: GeneratorAndFake, folder: Path) -> None:
     )
     checkpoints.check_fit(folder / checkpoints.MODEL, found, mine)
     pair.load_state_dict(found, strict=False)
+
+
+def weights_of(start: Path, config: RunConfig, make: Maker, inverse: InverseConfig) -> dict[str, torch.Tensor]:
+    """The weights of the student that a lone inverse distillation begins with. config: that of its generator. Raises ValueError
+    if the student is of another kind than the teacher, or than `inverse` begins with."""
+    saved = load_config(start)
+    check_beginning(start, saved, inverse)
+    own = isinstance(saved.network, OwnNetwork)
+    for what, theirs, mine in (
+        ("process", saved.noise, config.noise),
+        ("images", (saved.shape, saved.class_names), (config.shape, config.class_names)),
+        ("network", own or saved.network, own or config.network),
+    ):
+        if theirs != mine:
+            raise ValueError(f"start {start} has not the {what} of the teacher: name a student of that teacher")
+    return load_network(start, saved, make(config) if own else None).state_dict()

@@ -60,6 +60,8 @@ class AdoptedNetwork:
                 "prediction epsilon says nothing about the data where nothing of them is left, at the last timestep of a "
                 "schedule of zero terminal SNR: use fewer timesteps of it"
             )
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
         if self.guidance_embedding:

@@ -10,6 +10,7 @@ from typing import Any
 
 from distillkac.base import files, progress
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
+from distillkac.runs import shipped
 from distillkac.runs.run import Run
 
 IN_DDIM = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -23,8 +24,8 @@ def save_for_diffusers(run: Run, out: Path) -> None:
     network = run.network
     if not isinstance(network, AdoptedNet):
         raise ValueError(
-            f"{out} is a folder, which would be for diffusers alone, and {run.folder} has a network of distillkac's own, which "
-            "diffusers alone cannot load: name FILE.onnx or FILE.pt2 "
+            f"{out} is a folder, which would be for diffusers alone, and {shipped.told(run.folder)} has a network of "
+            "distillkac's own, which diffusers alone cannot load: name FILE.onnx or FILE.pt2 "
             "(in Python, KacPipeline.from_pretrained(...).save_pretrained(...) writes a folder that distillkac loads)"
         )
     if out.is_dir() and any(out.iterdir()):

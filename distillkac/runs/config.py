@@ -222,8 +222,20 @@ class RunConfig:
         if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
         check_objective(self)
+        if isinstance(self.network, AdoptedNetwork):
+            _check_adopted(self.noise, self.network)
         if self.objective == "average-velocity" and isinstance(self.network, NetworkConfig):
             object.__setattr__(self, "network", dataclasses.replace(self.network, interval_embedding=True))
+
+
+def _check_adopted(noise: ProcessConfig, network: AdoptedNetwork) -> None:
+    """Raises ValueError if the process of an adopted model's run is not the one that its network is a flow of."""
+    same = [math.isclose(getattr(noise, name), getattr(network, name), rel_tol=1e-6) for name in ("sigma", "tau_max")]
+    if noise.process != "gaussian" or not all(same):
+        raise ValueError(
+            f"noise: the process of this adopted model is gaussian, sigma {network.sigma:g}, tau_max {network.tau_max:g}, got "
+            f"{noise.process}, {noise.sigma:g}, {noise.tau_max:g}: adopt it anew, --sigma, for another"
+        )
 
 
 def refuse_few_steps(folder: Path, config: RunConfig, wanted: str) -> None:

@@ -15,8 +15,10 @@ from torch import nn
 from distillkac.base import files, paths, progress
 from distillkac.flow.adopted import MODELS, AdoptedNetwork
 from distillkac.flow.noise_schedules import SCHEDULES, NoiseSchedule
+from distillkac.runs import checkpoints
 
 INDEX, MODEL, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 AUTOENCODER = "AutoencoderKL"
 OF_BETAS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 SCHEDULERS = (*OF_BETAS, "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler")
@@ -43,12 +45,15 @@ class Foreign:
 def find(source: str, scheduler: Path | None = None) -> Foreign:
     """As `locate`, with a scheduler that is there.
 
-    scheduler: a folder, or its scheduler_config.json, in place of the one that belongs to the model. Raises ValueError too if
-    there is none.
+    scheduler: a folder, also of a pipeline, or its scheduler_config.json, in place of the one that belongs to the model. Raises
+    ValueError too if there is none.
     """
     found = locate(source)
     if scheduler is not None:
-        path = scheduler if scheduler.is_file() else scheduler / SCHEDULER
+        places = [scheduler, scheduler / SCHEDULER, scheduler / "scheduler" / SCHEDULER]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ValueError(f"--scheduler {scheduler}: there is no {SCHEDULER}; name the folder that holds it")
         return Foreign(found.source, found.model, path, found.vae, found.class_names)
     if not found.scheduler.exists():
         raise ValueError(
@@ -71,6 +76,7 @@ def locate(source: str) -> Foreign:
     if (folder / INDEX).exists():
         return _pipeline(folder)
     if (folder / MODEL).exists():
+        _refuse_own(folder)
         beside = [folder / SCHEDULER, folder.parent / "scheduler" / SCHEDULER]
         return Foreign(folder, folder, next((path for path in beside if path.exists()), beside[0]))
     raise ValueError(
@@ -114,14 +120,19 @@ def load_model(found: Foreign) -> nn.Module:
     """The model itself, float32. Raises ValueError if its weights are a pickle, or do not fit."""
     kind = _model_kind(found.model / MODEL, _read(found.model / MODEL))
     weights = sorted(path.name for path in found.model.iterdir() if path.is_file())
-    if not any(name.endswith(".safetensors") for name in weights):
+    if not {WEIGHTS, f"{WEIGHTS}.index.json"} & set(weights):
+        if others := [name for name in weights if name.endswith(".safetensors")]:
+            raise ValueError(
+                f"{found.model} holds no {WEIGHTS}, but {others[0]}: if that is one file with all of its weights, of a variant "
+                f"perhaps, call it {WEIGHTS}"
+            )
         if pickles := [name for name in weights if name.endswith(PICKLES)]:
             raise ValueError(
                 f"{found.model / pickles[0]} is a pickle, which can run any code as it is opened, and is not read; if you "
                 f'trust it, convert it: python -c "from diffusers import {kind} as M; M.from_pretrained({str(found.model)!r}, '
                 f'use_safetensors=False).save_pretrained({str(found.model)!r})"'
             )
-        raise ValueError(f"{found.model} holds no weights: diffusion_pytorch_model.safetensors is looked for")
+        raise ValueError(f"{found.model} holds no weights: {WEIGHTS} is looked for")
     import torch
 
     try:
@@ -191,6 +202,14 @@ def _pipeline(folder: Path) -> Foreign:
     return Foreign(folder, folder / models[0], folder / "scheduler" / SCHEDULER, vae, names)
 
 
+def _refuse_own(folder: Path) -> None:
+    """Raises ValueError if this is a run folder of ours, whose config has the same name as that of a model of diffusers."""
+    if (folder / checkpoints.EMA).exists():
+        raise ValueError(f"{folder} is a run folder of distillkac already: sample or distil it as it is")
+    if "format" in _read(folder / MODEL):
+        raise ValueError(f"{folder} is a run folder without {checkpoints.EMA}: put it back, or train the run first")
+
+
 def _model_kind(path: Path, config: dict[str, Any]) -> str:
     name = config.get("_class_name")
     if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
@@ -213,10 +232,10 @@ def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: class_embed_type {mine['class_embed_type']} is not understood; num_class_embeds alone, or no "
                 "classes, would be"
             )
-        if mine.get("time_embedding_type") == "learned":
+        if (times := mine.get("time_embedding_type", "positional")) != "positional":
             raise ValueError(
-                f"{path}: time_embedding_type learned knows whole timesteps alone, and a flow asks between them; positional "
-                "and fourier would be understood"
+                f"{path}: time_embedding_type {times} is not understood (learned knows whole timesteps alone, fourier takes "
+                "the logarithm of their numbers); positional would be"
             )
     return {name: mine[name] for name in known if name in mine}
 

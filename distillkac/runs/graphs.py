@@ -12,6 +12,7 @@ from torch import nn
 from distillkac.base import optional
 from distillkac.base.files import write_atomic
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.runs import shipped
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import field_of
@@ -25,7 +26,9 @@ class Chain(nn.Module):
         sampler = SamplerConfig(steps=steps, integrator="euler")
         velocity, grid, _ = field_of(run, sampler)
         if steps > 1 and Trained.of(run.config).settle(sampler, str(run.folder)).restart > 0:
-            raise ValueError(f"{run.folder} draws fresh noise between its steps, which no graph does: use --steps 1")
+            raise ValueError(
+                f"{shipped.told(run.folder)} draws fresh noise between its steps, which no graph does: use --steps 1"
+            )
         if velocity.embedded:
             raise ValueError(
                 f"{run.folder} takes the guidance weight as an input; distil with a fixed --w to export it"

@@ -69,6 +69,12 @@ class RunData:
         if tuple(dataset.shape) != tuple(self.config.shape):
             before, now = (" x ".join(map(str, shape)) for shape in (self.config.shape, dataset.shape))
             raise ValueError(f"{self.run} was trained on images of {before}, but those of {self.data.path} are {now}")
+        if self.config.data.path == NO_IMAGES and tuple(dataset.class_names) != tuple(self.config.class_names):
+            theirs, mine = (", ".join(names[:4]) for names in (dataset.class_names, self.config.class_names))
+            raise ValueError(
+                f"the classes of {self.data.path} ({theirs}) are not those of {self.run} ({mine}), which was adopted without "
+                "images: adopt it again with these, --data.path, and with --data.unconditional where it knows no classes"
+            )
         _refuse_others(self.run, self.data, self.config.fingerprint, self.config.class_names, dataset)
         return dataset
 

@@ -56,8 +56,9 @@ def begin_from(network: nn.Module, config: RunConfig, source: str | os.PathLike[
     for name, value in mine.items():
         other = weights.pop(name, None)
         if other is not None and name.endswith(CLASSES) and names != config.class_names:
-            fresh += _take_classes(name, value, other, config.class_names, names)
-            found += value.numel()
+            left = _take_classes(name, value, other, config.class_names, names)
+            fresh += left
+            found += 0 if left else value.numel()
         elif other is not None and other.shape == value.shape:
             value.copy_(other)
             found += value.numel()
@@ -83,22 +84,39 @@ def started(
         raise ValueError(
             f"the run began with other weights than those of {source} now, which --init cannot change: omit it"
         )
-    if saved is None:
+    if saved is None and os.environ.get("RANK", "0") == "0":  # the first of several processes, as launchers number them
         print(start.told(source), flush=True)
     return dataclasses.replace(config, began_with=start.digest)
 
 
 def network_of(source: str) -> NetworkConfig | None:
     """The network of a run, which one that begins with its weights has too unless it is told otherwise; None if the source is
-    no run, or its network has no options."""
+    no run, or its network has no options. What else than images, time and class it takes in is not taken: that is for the
+    objective to say."""
     folder = _run_of(source)
     network = None if folder is None else load_config(folder).network
-    return network if isinstance(network, NetworkConfig) else None
+    if not isinstance(network, NetworkConfig):
+        return None
+    return dataclasses.replace(network, guidance_embedding=False, interval_embedding=False)
 
 
 def _run_of(source: str) -> Path | None:
     folder = default_network(paths.expanded("--init", paths.from_text(source)))
     return folder if (folder / checkpoints.EMA).exists() else None
+
+
+def check_source(source: str) -> None:
+    """Raises ValueError if the source of --init is neither a run folder, nor a shipped model, nor of diffusers."""
+    if _run_of(source) is None:
+        _located(source)
+
+
+def _located(source: str) -> foreign.Foreign:
+    try:
+        return foreign.locate(source)
+    except ValueError as error:
+        near = checkpoints.similar_runs(paths.expanded("--init", paths.from_text(source)))
+        raise ValueError(f"{error}{f' (did you mean the run {near}?)' if near else ''}") from None
 
 
 def _weights(source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -110,7 +128,7 @@ def _weights(source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             return weights, config.class_names
         model, names = str(config.network.model), config.class_names
     else:
-        found = foreign.locate(source)
+        found = _located(source)
         loaded = foreign.load_model(found)
         model, names = type(loaded).__name__, found.class_names
         weights = {f"model.{name}": value for name, value in loaded.state_dict().items()}

@@ -13,7 +13,7 @@ from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from distillkac.base import launch_settings, optional, processes
 from distillkac.base.optional import Tracker
-from distillkac.data import Dataset
+from distillkac.data import Dataset, vae
 from distillkac.runs import checkpoints, kept, pictures, plots, shipped
 from distillkac.runs.config import OptimConfig, RunConfig, save_config
 from distillkac.runs.device import device
@@ -107,6 +107,8 @@ def fit_run(
     folder = Path(folder).expanduser()
     refuse_shipped(folder)
     refuse_inference_mode()
+    if config.latent and config.preview:
+        vae.check_place(config.latent)
 
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)

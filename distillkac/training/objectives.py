@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from distillkac.flow.fields import interval_embedding
+from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.runs.config import RunConfig
+from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.own_network import copied
 from distillkac.training.average_velocity import AverageVelocity, forward_derivative
 from distillkac.training.consistency import Consistency, Schedule
@@ -16,6 +17,11 @@ from distillkac.training.objective import FlowMatching, Objective
 
 def objective_for(config: RunConfig, network: nn.Module) -> Objective:
     """config: settled, see `settled`. Raises ValueError if the network cannot learn it."""
+    if guidance_embedding(network):
+        raise ValueError(
+            "network.guidance_embedding makes the guidance weight an input, which students have and teachers have not: omit "
+            "it, and distil with --w-max"
+        )
     takes_end = interval_embedding(network)
     if takes_end != (config.objective == "average-velocity"):
         name = type(network).__name__
@@ -39,13 +45,25 @@ def objective_for(config: RunConfig, network: nn.Module) -> Objective:
 
 
 def settled(config: RunConfig, network: nn.Module) -> RunConfig:
-    """The config with nothing left open that the network decides: how the derivative of average velocities is found."""
+    """The config with nothing left open that the network decides: how the derivative of average velocities is found. Raises
+    ValueError if it has options that nothing would look at then."""
     own = config.average_velocity
-    if config.objective != "average-velocity" or own.derivative != "auto":
+    if config.objective != "average-velocity":
         return config
-    taken: Literal["forward", "difference"] = (
-        "forward" if not config.optim.shard and has_forward_mode(network, config.shape) else "difference"
-    )
+    taken: Literal["auto", "forward", "difference"] = own.derivative
+    if taken == "auto":
+        taken = "forward" if not config.optim.shard and has_forward_mode(network, config.shape) else "difference"
+    usual = AverageVelocityConfig()
+    if taken == "forward" and own.step != usual.step:
+        raise ValueError(
+            f"average_velocity.step {own.step:g} is of the derivative difference, and the one here is forward: omit it, or "
+            "give average_velocity.derivative difference"
+        )
+    if own.times == "uniform" and (own.mean, own.deviation) != (usual.mean, usual.deviation):
+        raise ValueError(
+            "average_velocity.mean and deviation are of logit-normal times, and the times are uniform: omit them, or give "
+            "average_velocity.times logit-normal"
+        )
     return dataclasses.replace(config, average_velocity=dataclasses.replace(own, derivative=taken))
 
 

@@ -153,7 +153,8 @@ def test_cost_of_a_distillation_follows_the_evaluations(run, tmp_path, monkeypat
         (["--recipe", "best", "--run", "x"], ("best", False, Path("x"))),
         (["--recipe=best", "--other", "--resume", "1"], ("best", True, Path("runs/demo"))),
         (["--run"], ("paper", False, Path("runs/demo"))),  # without its value: `parse` says so
-        (["--recipe", "best", "--run"], ("best", False, Path("runs/demo"))),
+        (["--recipe", "best", "--run"], ("paper", False, Path("runs/demo"))),
+        (["--run", "--recipe", "best"], ("paper", False, Path("runs/demo"))),
         (["--reci", "best"], ("paper", False, Path("runs/demo"))),  # no abbreviations
         (["--resume", "--resume"], ("paper", True, Path("runs/demo"))),
         (["--run", ""], ("paper", False, paths.EMPTY)),

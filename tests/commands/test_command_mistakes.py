@@ -5,8 +5,11 @@ import re
 import pytest
 
 from distillkac import distill, evaluate, sample, train
+from distillkac.runs import shipped
 from tests.commands.tiny import CHAIN
 from tests.toys import refusal
+
+LONE = ["RUN", "--out", "TMP/lone", "--stages", "1", "--inverse.steps", "1", "--optim.batch-size", "16"]
 
 
 @pytest.mark.parametrize("module", [train, distill, sample, evaluate], ids=lambda m: m.__name__)
@@ -43,6 +46,24 @@ def test_help_reads_well(module, capsys):
         (distill, ["RUN", "--stages", "20", "3", "--steps", "1"], "must divide"),
         (distill, ["RUN", "--inverse.steps", "2", "--w-max", "1"], "omit w_max"),
         (distill, ["RUN", "--stages", "4,2", "--steps", "3", "--inverse.steps", "2"], "end stages with 1"),
+        (
+            distill,
+            ["RUN", "--start", "RUN/student-1"],
+            "omit it, or give stages 1, inverse.steps and inverse.start student",
+        ),
+        (distill, [*LONE, "--start", "RUN/student-1", "--inverse.start", "teacher"], "omit it, or give stages 1"),
+        (
+            distill,
+            [*LONE, "--start", str(shipped.FOLDER / "digits" / "student-1-inverse")],
+            "has not the network of the teacher",
+        ),
+        (
+            distill,
+            [*LONE, "--start", str(shipped.FOLDER / "fashion" / "student-1-inverse")],
+            "has not the images of the",
+        ),
+        (train, ["--run", "TMP/x", "--network.guidance-embedding"], "omit it, and distil with --w-max"),
+        (train, ["--run", "TMP/x", "--init", "--steps", "1"], "Missing value for argument '--init'"),
         (distill, ["RUN", "--backward", "2"], "fraction of the training states"),
         (sample, ["RUN", "--restart", "2"], "restart is the share"),
         (sample, ["RUN", "--restart", "0.5", "--integrator", "ab2"], "restarts take Euler steps"),

@@ -39,6 +39,13 @@ def test_the_same_set_twice_is_said(tmp_path):
         assert len(load(DataConfig(path=str(tmp_path)), "train")) == 120
 
 
+def test_one_of_its_files_is_answered_with_the_folder(tmp_path):
+    for write, name in ((write_binary, "train.bin"), (write_pickled, "train")):
+        path = write(tmp_path / FOLDERS[write]) / name
+        with pytest.raises(ValueError, match="a file of another kind: give the folder it lies in"):
+            load(DataConfig(path=str(path)), "train")
+
+
 def test_without_classes(tmp_path):
     config = DataConfig(path=str(write_binary(tmp_path / "set")), unconditional=True)
     assert load(config, "test").class_names == ("all",)

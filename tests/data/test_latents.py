@@ -18,7 +18,7 @@ from distillkac.data import vae
 from distillkac.evaluation import inception
 from distillkac.flow.networks import VelocityNet
 from distillkac.pipeline import KacPipeline
-from distillkac.runs import lock, pictures
+from distillkac.runs import checkpoints, lock, pictures
 from distillkac.runs.config import load_config
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import open_run
@@ -153,8 +153,13 @@ def test_another_autoencoder_is_refused(folder, run, tmp_path, capsys):
     assert "not the autoencoder that made the latents" in capsys.readouterr().err
     config["latent"]["vae"] = str(tmp_path / "nowhere")
     (other / "config.json").write_text(json.dumps(config))
-    assert sample.main([str(other), "--steps", "2", "--num", "2"]) == 1
-    assert "nowhere: no AutoencoderKL of diffusers" in capsys.readouterr().err
+    for command, words in (
+        (sample, [str(other), "--num", "2", "--steps", "2", "--model", "teacher"]),
+        (train, ["--run", str(other), "--resume", "--steps", "3"]),
+    ):
+        assert command.main(words) == 1
+        assert "nowhere, where there is nothing now: put it back, or name its new place" in capsys.readouterr().err
+    assert checkpoints.described(other)[0] == 2  # before a step was made
 
 
 def test_mistakes_are_explained(folder, run, tmp_path, capsys):

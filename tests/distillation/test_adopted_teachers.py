@@ -1,5 +1,6 @@
 """Every method distils a model of diffusers as it distils ours, and the students are runs like any."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,16 @@ def test_noise_alone_is_enough_where_there_are_no_images(tmp_path, capsys):
         assert f"{needed} learns from them: say with --data.path" in capsys.readouterr().err
     assert evaluate.main([str(run), "--num", "10"]) == 1
     assert "was adopted without the images that it was trained on" in capsys.readouterr().err
+
+
+def test_images_of_other_classes_need_another_adoption(tmp_path, capsys):
+    run = adopt(saved(tmp_path / "model"), tmp_path / "run").folder
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(30) % 3)
+    told = [str(run), "--data.path", str(tmp_path / "images.npz"), "--stages", "2,1", "--steps", "1"]
+    assert distill.main(told) == 1
+    assert "(0, 1, 2) are not those of" in (words := capsys.readouterr().err)
+    assert "adopt it again with these, --data.path, and with --data.unconditional" in words
 
 
 def test_a_run_like_any(teacher, tmp_path, capsys):

@@ -11,6 +11,7 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import objectives
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.inverse import InverseConfig
 from distillkac.distillation.stages import DistillConfig, for_images, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
@@ -187,6 +188,10 @@ def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
         ({"steps": (1, 2)}, "one positive number for each of the 4 stages"),
         ({"integrator": "rk4"}, "euler, heun, ab2"),
         ({"w": 1.0, "w_max": 3.0}, "excludes a fixed w"),
+        (
+            {"stages": (1,), "method": "pairs", "inverse": InverseConfig(steps=1)},
+            "alone: omit method pairs and a recipe",
+        ),
     ],
 )
 def test_impossible_chains_are_explained(options, message):

@@ -74,7 +74,7 @@ def test_its_steps_are_those_of_ddim(tmp_path):
     assert (images - theirs).abs().max() <= 1e-4
 
 
-def test_a_class_more_than_the_images_have_means_no_class(tmp_path):
+def test_a_class_more_than_the_images_have_means_no_class(tmp_path, capsys):
     model = saved(tmp_path / "model", num_class_embeds=3)
     run = adopt(model, tmp_path / "run", images(2))
     assert run.network.null_class == 2
@@ -83,6 +83,9 @@ def test_a_class_more_than_the_images_have_means_no_class(tmp_path):
     with pytest.raises(ValueError, match="cannot be guided"):
         field_of(open_run(tmp_path / "three"), SamplerConfig(w=1.0))
     assert adopt(model, tmp_path / "told", null_class=True).network.null_class == 2
+    for name, options in (("silent", []), ("said", ["--null-class", "True"])):
+        assert command.main([str(model), "--run", str(tmp_path / name), *options]) == 0
+        assert ("adopt it with --null-class True" in capsys.readouterr().out) == (not options)
 
 
 def test_a_transformer_of_latents(tmp_path):
@@ -139,7 +142,8 @@ def test_images_that_do_not_fit_are_refused(tmp_path):
     [
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DModel and DiTTransformer2DModel would be understood"),
         ({"class_embed_type": "timestep"}, "class_embed_type timestep is not understood"),
-        ({"time_embedding_type": "learned", "num_train_timesteps": 9}, "whole timesteps alone"),
+        ({"time_embedding_type": "learned", "num_train_timesteps": 9}, "time_embedding_type learned is not understood"),
+        ({"time_embedding_type": "fourier"}, "the logarithm of their numbers.*; positional would be"),
         ({"block_out_channels": [8, 24]}, "its weights are no UNet2DModel of its config.json"),
         ({"norm_num_groups": 5}, "these settings make no UNet2DModel"),
         ({"out_channels": 5}, "as many, or twice as many"),
@@ -203,7 +207,36 @@ def test_a_scheduler_of_another_place(tmp_path):
     saved(tmp_path / "model")
     (tmp_path / "model" / "scheduler_config.json").rename(tmp_path / "scheduler_config.json")
     refused(tmp_path, "say with --scheduler where its scheduler_config.json is")
+    refused(tmp_path, "there is no scheduler_config.json; name the folder that holds it", scheduler=tmp_path / "none")
     assert adopt(tmp_path / "model", tmp_path / "run", scheduler=tmp_path).config.network.prediction == "v_prediction"
+    diffusers.DDPMPipeline(unet(), diffusers.FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "pipeline")
+    of_pipeline = adopt(tmp_path / "model", tmp_path / "other", scheduler=tmp_path / "pipeline")
+    assert of_pipeline.config.network.prediction == "flow"
+
+
+def test_a_run_of_ours_is_told_from_a_model(tmp_path):
+    adopt(saved(tmp_path / "model"), tmp_path / "first")
+    refused(tmp_path, "is a run folder of distillkac already", "first")
+    (tmp_path / "first" / "ema.safetensors").unlink()
+    refused(tmp_path, "is a run folder without ema.safetensors", "first")
+
+
+def test_weights_of_a_variant_are_told_by_their_name(tmp_path):
+    saved(tmp_path / "model")
+    path = tmp_path / "model" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_suffix(".fp16.safetensors"))
+    refused(
+        tmp_path, "holds no diffusion_pytorch_model.safetensors, but diffusion_pytorch_model.fp16.safetensors: if that"
+    )
+
+
+@pytest.mark.parametrize(("part", "values"), [("noise", {"sigma": 3.0, "tau_max": 0.5}), ("network", {"sigma": 0.0})])
+def test_a_process_that_is_not_the_models_is_refused(tmp_path, part, values):
+    adopt(saved(tmp_path / "model"), tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    change(config, **{part: files.read_json(config)[part] | values})
+    with pytest.raises(ValueError, match=r"process of this adopted model is gaussian, sigma 1|sigma must be"):
+        load_config(tmp_path / "run")
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):

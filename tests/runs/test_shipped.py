@@ -225,12 +225,16 @@ def test_python_does_not_write_into_a_model_either(elsewhere):
     chain = Chain(Path("runs/demo"), Path("digits"), None, DistillConfig(), *[None] * 7)
     with pytest.raises(ValueError, match=REFUSED):
         next(chain())
+    with pytest.raises(ValueError, match=REFUSED):  # it would stand before the model, though that has none of 2 steps
+        shipped.refuse("digits/student-2", "elsewhere")
+    shipped.refuse("digits/mine", "never said")
     assert list(elsewhere.iterdir()) == []
 
 
 def test_a_run_that_has_the_name_already_goes_on(elsewhere, toy_run):
     shutil.copytree(toy_run, "digits")
-    shipped.refuse("digits", "never said")
+    for place in ("digits", "digits/student-4-consistency", "digits/student-2"):
+        shipped.refuse(place, "never said")
     assert json.loads((elsewhere / "digits" / "config.json").read_text())["student"] is None
 
 

@@ -137,6 +137,20 @@ def test_where_torch_cannot_differentiate_forward_auto_takes_the_difference():
     assert settled(plain, Smooth()) is plain
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"step": 0.01}, "average_velocity.step 0.01 is of the derivative difference, and the one here is forward"),
+        ({"mean": 0.0}, "mean and deviation are of logit-normal times, and the times are uniform"),
+        ({"deviation": 2.0, "derivative": "difference"}, "are of logit-normal times"),
+    ],
+)
+def test_options_that_nothing_looks_at_are_refused(options, sentence):
+    config = run_config(objective="average-velocity", average_velocity=AverageVelocityConfig(**options))
+    with pytest.raises(ValueError, match=sentence):
+        settled(config, Smooth())
+
+
 @BACKBONES
 def test_our_own_networks_have_a_forward_mode(backbone):
     assert has_forward_mode(VelocityNet(NETWORKS[backbone], SHAPE, 2).train(), SHAPE)

@@ -9,7 +9,7 @@ from distillkac import train as command
 from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import checkpoints, load_config
 from distillkac.runs.run import build_network
-from distillkac.runs.start import begin_from
+from distillkac.runs.start import begin_from, started
 from tests.adopted import saved
 from tests.toys import TINY, run_config
 
@@ -31,6 +31,14 @@ def test_all_of_a_run_of_the_same_kind(toy_run):
     assert start.told("it") == "begins with the weights of it (100% of its own)"
 
 
+def test_one_of_several_processes_says_so(toy_run, capsys, monkeypatch):
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        config = run_config(seed=7)
+        assert started(build_network(config), config, toy_run, None).began_with
+        assert ("begins with" in capsys.readouterr().out) == (rank == "0")
+
+
 def test_other_classes_and_another_size(toy_run):
     config = run_config(seed=7, class_names=("bright", "red", "green"), shape=(1, 6, 8))
     network, (weights, _) = build_network(config), checkpoints.load_weights(toy_run)
@@ -42,6 +50,7 @@ def test_other_classes_and_another_size(toy_run):
     assert torch.equal(rows[1:3], before[1:3])
     assert start.fresh == ("classes.weight of 2 of 3 classes",)
     assert "left fresh: classes.weight of 2 of 3 classes" in start.told("it")
+    assert 0.9 < start.taken < 1
 
 
 def test_what_does_not_fit_is_named(toy_run):
@@ -89,3 +98,17 @@ def test_the_command(toy_run, tmp_path, capsys):
     assert "is another network" in capsys.readouterr().err
     assert command.main([*options[:1], str(tmp_path / "other"), *options[2:], "--init", str(tmp_path / "gone")]) == 1
     assert "is not there: name a folder that save_pretrained wrote" in capsys.readouterr().err
+    similar = ["--run", str(tmp_path / "other"), "--dry-run", "--init", str(tmp_path / "runs")]
+    assert command.main(similar) == 1
+    assert f"did you mean the run {tmp_path / 'run'}?" in capsys.readouterr().err
+
+
+def test_what_a_run_takes_in_besides_is_left_to_the_objective(toy_run, tmp_path):
+    """Of a run of average velocities the end of a step is taken where it is asked for, and of a student its weight w is not."""
+    options = ["--steps", "1", "--preview", "0", "--optim.batch-size", "8"]
+    begun = tmp_path / "begun"
+    assert command.main(["--run", str(begun), "--init", str(toy_run), *options, "--objective", "average-velocity"]) == 0
+    for objective in ("flow-matching", "average-velocity"):
+        run = tmp_path / objective
+        assert command.main(["--run", str(run), "--init", str(begun), *options, "--objective", objective]) == 0
+        assert load_config(run).network.interval_embedding == (objective == "average-velocity")

@@ -65,7 +65,10 @@ def refuse(path: str | os.PathLike[str], why: str) -> None:
     or its folder."""
     path = Path(path)
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(FOLDER))
-    if inside or (_named(path) and not _is_run(path)):
+    # A student in a folder of the name, though the model has none like it, would stand before the model.
+    student = len(path.parts) == 2 and path.parts[0] in names() and path.parts[1].startswith("student-")
+    here = _is_run(path) or (len(path.parts) == 2 and _is_run(path.parent))
+    if inside or ((_named(path) or student) and not here):
         name = told(Path(os.path.realpath(path)) if inside else path)
         why = why.replace("NAME", name.split("/")[0])
         raise ValueError(f"{name} is a model that comes with distillkac, students alone and read only: {why}")
