@@ -8,10 +8,12 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_grid
 from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.probability_paths import PATHS, add_path
 from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
 
 __all__ = [
     "METHODS",
+    "PATHS",
     "PROCESSES",
     "ExactFlow",
     "ExactStart",
@@ -22,6 +24,7 @@ __all__ = [
     "Process",
     "Telegraph",
     "VelocityNet",
+    "add_path",
     "from_dict",
     "integrate",
     "push",

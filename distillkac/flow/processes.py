@@ -16,6 +16,7 @@ from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column
 from distillkac.flow.fields import SpeedNorm
+from distillkac.flow.probability_paths import PathFunction, check_path, path_schedules
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
 
 __all__ = ["PROCESSES", "Gaussian", "NoiseStream", "Planar", "Process", "Telegraph", "from_dict"]
@@ -172,6 +173,8 @@ class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
 
     tau_max: in (0, 1]; f and g at t are those of tau_max t. Adopted models reach no further (method.md, Any Gaussian teacher).
+    path: a name of probability_paths.PATHS, or a function t -> (alpha, sigma); alpha is then f and sigma is g, so that
+    x_t = alpha(t) x_0 + sigma sigma(t) z, where the first sigma is the number of that name, usually 1.
     """
 
     sigma: float = 1.0
@@ -179,6 +182,7 @@ class Gaussian(Process):
     g: GName = "linear"
     kappa: float = 1.0
     tau_max: float = 1.0
+    path: str | PathFunction | None = None
 
     name: ClassVar[str] = "gaussian"
 
@@ -188,15 +192,22 @@ class Gaussian(Process):
             raise ValueError(f"gaussian: tau_max must lie in (0, 1], got {self.tau_max}")
         if self.tau_max < 1 and (self.f, self.g) != ("linear", "linear"):
             raise ValueError(f"gaussian: tau_max below 1 is for linear f and g, got {self.f} and {self.g}")
+        if self.path is not None:
+            if (self.f, self.g, self.tau_max) != ("linear", "linear", 1):
+                raise ValueError("gaussian: a path says what f, g and tau_max would say: omit these, or the path")
+            check_path(self.path)
 
     def schedules(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        if self.path is not None:
+            return path_schedules(self.path, t)
         (f, df), (g, dg) = super().schedules(self.tau_max * t)
         return (f, self.tau_max * df), (g, self.tau_max * dg)
 
     @property
     def prior_std(self) -> float:
         """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
-        return self.sigma if self.tau_max == 1 else math.hypot(1 - self.tau_max, self.sigma * self.tau_max)
+        (left, _), (age, _) = self.schedules(torch.ones((), dtype=torch.float64))
+        return math.hypot(0.0 if self.f == "exp" else float(left), self.sigma * float(age))
 
     def prior(
         self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
@@ -204,8 +215,14 @@ class Gaussian(Process):
         return self.prior_std * normal_rows(n, tuple(size), seed, offset).to(device)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Process.to_dict`; without a tau_max of 1, as it was before there was another."""
-        return {name: value for name, value in super().to_dict().items() if (name, value) != ("tau_max", 1)}
+        """As `Process.to_dict`; tau_max 1 and no path are not told, as before there were others. Raises ValueError if
+        the path is a function, which has no name."""
+        if callable(self.path):
+            raise ValueError(
+                "gaussian: its path is a function: give it a name with distillkac.flow.add_path, and say that"
+            )
+        plain = {"tau_max": 1, "path": None}
+        return {key: value for key, value in super().to_dict().items() if key not in plain or value != plain[key]}
 
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
@@ -232,7 +249,8 @@ class Gaussian(Process):
 class NoiseStream:
     """A process whose every call draws new noise: keeps the `offset` that `Process.pair` and `Process.prior` want.
 
-    process: with f = "linear" or "cosine", so that x_1 is noise alone. seed: int; streams of other seeds are independent,
+    process: with f = "linear" or "cosine", so that x_1 is noise alone, or with a path, which leaves little of the data
+    there: its pairs end at that much of x0 beside the noise of x1. seed: int; streams of other seeds are independent,
     and each process of a distributed run wants its own. next_row: the first row of noise not used yet; save it with a
     checkpoint and give it again to go on with noise that was never seen.
     """

@@ -42,11 +42,22 @@ class ProcessConfig:
     """How the noise ages: t or t^2."""
     tau_max: tyro.conf.Suppress[float] = 1.0
     """How far towards pure noise it reaches (gaussian), where an adopted model's schedule ends before it."""
+    path: str | None = None
+    """In place of f and g (gaussian), x_t = alpha x_0 + sigma z by name: vp, cosine, sub-vp, edm (docs/method.md), or what
+    distillkac.flow.add_path was given in Python."""
+
+    def __post_init__(self):
+        if callable(self.path):
+            raise ValueError(
+                "path: a config keeps names: give the function one with distillkac.flow.add_path, and say that"
+            )
 
     def build(self) -> processes.Process:
         """Raises ValueError on an unknown process or a parameter out of range."""
         if self.process == "gaussian":
-            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g, tau_max=self.tau_max)
+            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g, tau_max=self.tau_max, path=self.path)
+        if self.path is not None:
+            raise ValueError(f"path {self.path!r:.80} is of process gaussian, got {self.process}; images are data.path")
         if self.process == "planar":
             return processes.Planar(a=self.a, c=self.c, f=self.f, g=self.g)
         if self.process == "telegraph":
@@ -56,8 +67,9 @@ class ProcessConfig:
 
 def law(noise) -> str:
     """The law of a process for people: telegraph (a 25, c 2). noise: a ProcessConfig, or the config of a KacScheduler."""
-    gaussian = noise.process == "gaussian"
-    return f"{noise.process} ({f'sigma {noise.sigma:g}' if gaussian else f'a {noise.a:g}, c {noise.c:g}'})"
+    if noise.process != "gaussian":
+        return f"{noise.process} (a {noise.a:g}, c {noise.c:g})"
+    return f"gaussian ({'' if noise.path is None else f'{noise.path}, '}sigma {noise.sigma:g})"
 
 
 @dataclass(frozen=True)
