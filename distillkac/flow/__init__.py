@@ -10,6 +10,7 @@ from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.probability_paths import PATHS, add_path
 from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
+from distillkac.flow.velocity_from import VelocityFrom
 
 __all__ = [
     "METHODS",
@@ -23,6 +24,7 @@ __all__ = [
     "Planar",
     "Process",
     "Telegraph",
+    "VelocityFrom",
     "VelocityNet",
     "add_path",
     "from_dict",

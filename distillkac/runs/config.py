@@ -52,6 +52,13 @@ class ProcessConfig:
                 "path: a config keeps names: give the function one with distillkac.flow.add_path, and say that"
             )
 
+    @classmethod
+    def of(cls, process: processes.Process) -> "ProcessConfig":
+        """The config whose `build` is this process. Raises ValueError if its path is a function, which has no name."""
+        values = process.to_dict()
+        known = {name: values[name] for name in values.keys() & cls.__annotations__.keys()}
+        return cls(process.name, **known)  # type: ignore[arg-type]  # one of the three names
+
     def build(self) -> processes.Process:
         """Raises ValueError on an unknown process or a parameter out of range."""
         if self.process == "gaussian":

@@ -62,7 +62,7 @@ def test_every_door(teacher, tmp_path, capsys):
     again = KacPipeline.from_pretrained(tmp_path / "pipe")
     assert again.scheduler.config.path == path
     assert again.scheduler.process == open_run(teacher).process
-    assert report.main([str(teacher), "--out", str(tmp_path / "report.html"), "--steps", "2"]) == 0
+    assert report.main([str(teacher), "--out", str(tmp_path / "report.html")]) == 0
     assert f"gaussian ({path}, sigma 1)" in (tmp_path / "report.html").read_text()
     assert "begins there: omit restart" in refused(sample, [teacher, "--steps", "2", "--restart", "0.5"], capsys)
 
@@ -87,6 +87,7 @@ def test_a_path_of_the_users_is_opened_where_it_was_added(tmp_path, capsys):
         assert sample.main([str(run), "--steps", "1", "--out", str(tmp_path / "grid.png")]) == 0
     finally:
         del PATHS["eased"]
+    capsys.readouterr()
     for command in (sample, evaluate):
         assert "gave to one with distillkac.flow.add_path, got 'eased'" in refused(command, [run], capsys)
 
