@@ -1,7 +1,7 @@
 """Gaussian probability paths x_t = alpha(t) x_0 + sigma(t) z, by name or as a function (docs/method.md, section 9).
 
 A path is a function of the times, t -> (alpha, sigma), with alpha(0) = 1 and sigma(0) = 0: t = 0 is the data itself. Its
-derivatives, which velocities need, are found by forward-mode differentiation in float64.
+derivatives, which velocities need, are found by torch's autograd in float64.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["EARLIEST", "PATHS", "PathFunction", "add_path", "check_path", "path_schedules"]
+__all__ = ["EARLIEST", "PATHS", "PathFunction", "add_path", "check_path", "path_end", "path_schedules"]
 
 PathFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B,) float64 times in [0, 1] -> (alpha, sigma), each like them."""
@@ -68,11 +68,26 @@ def path_schedules(path: str | PathFunction, t: Tensor) -> tuple[tuple[Tensor, T
     """((alpha, alpha'), (sigma, sigma')) at t, each like t; found in float64. t: any shape, in [0, 1]. Slopes before EARLIEST
     are as there."""
     function = PATHS[path] if isinstance(path, str) else path
-    times = t.double()
-    late = times.clamp(min=EARLIEST)
-    values, slopes = function(times), torch.func.jvp(function, (late,), (torch.ones_like(late),))[1]
-    alpha, sigma = ((value.to(t), slope.to(t)) for value, slope in zip(values, slopes, strict=True))
+    values = function(t.detach().double())
+    # Not forward mode, of which torch has one state for all threads, and stored paths are made in a thread of their own.
+    with torch.inference_mode(False), torch.enable_grad():
+        late = t.detach().double().clamp(min=EARLIEST).clone().requires_grad_()
+        parts = function(late)
+        slopes = (
+            torch.autograd.grad(part.sum(), late, retain_graph=True)[0]
+            if part.requires_grad
+            else torch.zeros_like(part)
+            for part in parts
+        )
+        alpha, sigma = ((value.to(t), slope.to(t)) for value, slope in zip(values, slopes, strict=True))
     return alpha, sigma
+
+
+def path_end(path: str | PathFunction) -> tuple[float, float]:
+    """(alpha, sigma) at t = 1."""
+    function = PATHS[path] if isinstance(path, str) else path
+    alpha, sigma = function(torch.ones((), dtype=torch.float64, device="cpu"))
+    return float(alpha), float(sigma)
 
 
 def check_path(path: str | PathFunction) -> None:

@@ -16,7 +16,7 @@ from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column
 from distillkac.flow.fields import SpeedNorm
-from distillkac.flow.probability_paths import PathFunction, check_path, path_schedules
+from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_schedules
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
 
 __all__ = ["PROCESSES", "Gaussian", "NoiseStream", "Planar", "Process", "Telegraph", "from_dict"]
@@ -206,8 +206,8 @@ class Gaussian(Process):
     @property
     def prior_std(self) -> float:
         """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
-        (left, _), (age, _) = self.schedules(torch.ones((), dtype=torch.float64))
-        return math.hypot(0.0 if self.f == "exp" else float(left), self.sigma * float(age))
+        left, age = (1 - self.tau_max, self.tau_max) if self.path is None else path_end(self.path)
+        return math.hypot(left, self.sigma * age)
 
     def prior(
         self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None

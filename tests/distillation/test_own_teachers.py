@@ -162,7 +162,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
         (
             (Net(), tmp_path / "run", DATA),
             {},
-            r"Net says nothing of its noise .* VelocityFrom\(Net, process, prediction\)",
+            r"Net says nothing of its noise .*VelocityFrom\(Net, process, prediction\)",
         ),
         ((wrapped(), tmp_path / "run"), {}, "give dataset="),
         ((wrapped(), tmp_path / "run", DATA), {"null_class": True}, "null_class is of a model that diffusers saved"),

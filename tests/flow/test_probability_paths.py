@@ -1,6 +1,7 @@
 """Gaussian paths by name and by function: their formulas by hand, velocities by autograd, and all that takes a process."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -119,6 +120,15 @@ def test_a_stream_draws_its_rows(process):
     (alpha, _), (sigma, _) = process.schedules(torch.ones(()))
     left = alpha * x0 + process.sigma * sigma / process.prior_std * x1
     torch.testing.assert_close(stream.pair(x0, torch.ones(5), x1)[0], left, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_do_not_disturb_each_other():
+    """Stored paths are made in a thread beside the training. With forward mode this raises within a few rounds."""
+    process, t = Gaussian(path="vp"), torch.linspace(0, 1, 50)
+    want = process.schedules(t)[1][1]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: process.schedules(t)[1][1], range(200)))
+    assert all(torch.equal(slope, want) for slope in found)
 
 
 def test_old_processes_are_as_they_were():
