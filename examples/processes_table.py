@@ -64,7 +64,7 @@ class Plane(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.velocity = Velocity()
+        self.velocity = Velocity(64)
 
     def forward(self, x, t, y):
         return self.velocity(x.flatten(1), t).view_as(x)
@@ -82,7 +82,7 @@ def plan(method: str, effort: float) -> DistillConfig:
     def steps(usual: int) -> int:
         return max(1, round(usual * effort))
 
-    common = {"optim": OptimConfig(batch_size=256, lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99), "rho": 1.5}
+    common = {"optim": OptimConfig(batch_size=128, lr=1e-3, warmup=20, weight_decay=0.0, ema=0.99), "rho": 1.5}
     if method == "endpoint":
         return DistillConfig(stages=(16, 4, 1), steps=(steps(300), steps(600)), **common)
     if method == "reconstruction":
@@ -132,8 +132,8 @@ class Table:
 
     def teacher(self, process: str, folder: Path) -> float:
         torch.manual_seed(0)
-        optim = OptimConfig(batch_size=256)
-        config = RunConfig(noise=ROWS[process], steps=max(1, round(2000 * self.args.effort)), optim=optim, preview=0)
+        optim = OptimConfig(batch_size=128)
+        config = RunConfig(noise=ROWS[process], steps=max(1, round(3000 * self.args.effort)), optim=optim, preview=0)
         run = train(folder, self.images, Plane(), config)
         return distance(run, self.data, SamplerConfig(20, "heun"))
 
