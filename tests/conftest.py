@@ -79,6 +79,7 @@ TORCH_KERNELS = {
     "test_own_runs",
     "test_own_students",
     "test_own_teachers",
+    "test_torchcfm_teacher",
     "test_pipeline",
     "test_pipeline_checks",
     "test_pipeline_loading",
