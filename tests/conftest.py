@@ -72,6 +72,7 @@ TORCH_KERNELS = {
     "test_pairs",
     "test_pairs_chain",
     "test_pairs_of_a_student",
+    "test_processes_table",
     "test_path_runs",
     "test_stored_paths",
     "test_opened_runs",
