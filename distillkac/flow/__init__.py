@@ -8,6 +8,7 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import METHODS, integrate, restart_chain, time_grid
 from distillkac.flow.networks import NetworkConfig, VelocityNet
+from distillkac.flow.noise_stream import NoiseStream
 from distillkac.flow.probability_paths import PATHS, add_path
 from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
 from distillkac.flow.velocity_from import VelocityFrom
@@ -21,6 +22,7 @@ __all__ = [
     "Gaussian",
     "GuidedVelocity",
     "NetworkConfig",
+    "NoiseStream",
     "Planar",
     "Process",
     "Telegraph",

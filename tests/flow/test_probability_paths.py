@@ -9,7 +9,8 @@ import torch
 from distillkac.base.random import normal_rows
 from distillkac.flow import PATHS, ExactFlow, ExactStart, Gaussian, add_path, from_dict, push, time_grid
 from distillkac.flow.exact_flow import sampling_floor, sliced_wasserstein
-from distillkac.flow.processes import NoiseStream, Telegraph
+from distillkac.flow.noise_stream import NoiseStream
+from distillkac.flow.processes import Telegraph
 from distillkac.runs.config import ProcessConfig, law
 from tests.flow.exact_points import POINTS, expectation_z
 
