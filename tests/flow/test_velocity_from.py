@@ -109,6 +109,27 @@ def test_the_exact_answers_for_a_mixture_are_its_exact_field(process, prediction
     assert 0.5 * spread < float(nearest.median()) < 2 * spread
 
 
+def test_a_denoiser_of_edm_sees_its_own_states():
+    """docs/teachers.md: x_0 + s z undivided, and s itself; whatever time t is given, and exact."""
+    seen = []
+
+    def denoiser(x, s, y):
+        seen.append((x, s))
+        return x0
+
+    x0, z = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator(0, "edm"))
+    t = torch.linspace(0.2, 1, 5, dtype=torch.float64)
+    process, s = Gaussian(path="edm"), (80 * t**5)[:, None]
+    x = (x0 + s * z) / (1 + s**2).sqrt()
+    model = lambda x, s, y: denoiser(x * (1 + s * s).sqrt()[:, None], s, y)  # noqa: E731
+    u = VelocityFrom(model, process, "sample", lambda t: 80 * t**5)(x, t, None)
+    torch.testing.assert_close(seen[-1][0], x0 + s * z)
+    torch.testing.assert_close(seen[-1][1], s[:, 0])
+    rate = (400 * t**4)[:, None]  # ds/dt; EDM's own velocity is dx/ds = (x - x_0) / s = z
+    want = rate * z / (1 + s**2).sqrt() - s * rate / (1 + s**2) * x
+    torch.testing.assert_close(u, want, rtol=1e-9, atol=1e-9)
+
+
 def test_its_attributes_are_those_of_the_model():
     class Net(nn.Module):
         null_class, guidance_embedding = 2, True
