@@ -114,6 +114,11 @@ def check_path(path: str | PathFunction) -> None:
             raise ValueError(
                 f"{name}: {what} does not change as torch's derivative of it says: compute it with torch from t"
             )
+    (some_alpha, _), (some_sigma, _) = _tried(path, times[::16])
+    if not (torch.allclose(some_alpha, alpha[::16]) and torch.allclose(some_sigma, sigma[::16])):
+        raise ValueError(
+            f"{name}: alpha and sigma at a time must not depend on the other times that are asked for with it"
+        )
     if not (torch.atan2(sigma, alpha).diff() > 0).all() or float(alpha.min()) < -1e-9:
         raise ValueError(f"{name}: sigma / alpha must grow from 0 to 1 everywhere, with alpha at least 0")
     if float(alpha[-1]) > MOST_DATA * float(sigma[-1]):

@@ -61,6 +61,8 @@ class VelocityFrom(nn.Module):
         velocity like x."""
         late = t if self.prediction == "velocity" else t.clamp(min=EARLIEST)
         answer = self.model(x, late if self.time is None else self.time(late), y, *w)
+        if answer.shape != x.shape:  # which torch would stretch
+            raise ValueError(f"the model must answer like x, {tuple(x.shape)}, got {tuple(answer.shape)}")
         if self.prediction == "velocity":
             return answer
         a, b = (column(part.to(x.dtype), x) for part in self.coefficients(t))

@@ -174,6 +174,7 @@ MISTAKES = {
     r"alpha\(0\) must be 1": lambda t: (0.9 - 0.9 * t, t),
     r"sigma\(0\) must be 0": lambda t: (1 - t, t + 0.01),
     "is not finite": lambda t: (1 - t, t / (t - t)),
+    "the other times": lambda t: (1 - t, t * len(t) / 1025),
     "must grow": lambda t: (1 - t, t + torch.sin(20 * t) ** 2),
     "with alpha at least 0": lambda t: (1 - 1.1 * t, t),
     r"alpha\(1\) must be at most 0.1 sigma": lambda t: (1 - t / 2, t),

@@ -153,6 +153,11 @@ def test_its_attributes_are_those_of_the_model():
     assert torch.equal(plain(torch.ones(1, 2), torch.zeros(1), None), torch.ones(1, 2))
 
 
+def test_an_answer_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must answer like x, \(2, 3, 4, 4\), got \(2, 1, 4, 4\)"):
+        VelocityFrom(lambda x, t, y: x[:, :1], Gaussian(), "sample")(torch.ones(2, 3, 4, 4), torch.ones(2), None)
+
+
 def test_mistakes_are_told():
     answer = lambda x, t, y: x  # noqa: E731
     for arguments, message in (
