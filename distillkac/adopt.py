@@ -32,6 +32,9 @@ class AdoptArgs:
     the images have."""
     sigma: float = 1.0
     """Spread of the noise at t = 1 of the run's process, in units of the data."""
+    max_ratio: float | None = None
+    """Leaves out the timesteps that have more noise than so many times the data. By default 160 for a model that predicts the
+    noise, none for others."""
     data: DataConfig = field(default_factory=DataConfig)
 
 
@@ -53,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         scheduler=args.scheduler,
         null_class=args.null_class,
         sigma=args.sigma,
+        max_ratio=args.max_ratio,
     )
     network, shape = network_config(made.folder, made.config), "x".join(map(str, made.config.shape))
     assert isinstance(network, AdoptedNetwork), "what adopt makes"
@@ -60,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{args.source} -> {args.run}: {network.model}, {network.schedule.name}, {network.prediction}, {shape}, "
         f"{len(made.config.class_names)} classes; {law(made.config.noise)} up to tau {network.tau_max:.6g}"
     )
-    if ignored := foreign.sampler_settings(foreign.find(args.source, args.scheduler)):
-        print(f"not used: its scheduler's {' and '.join(ignored)}, by which a sampler clips what it makes of an answer")
+    for part in foreign.not_used(foreign.find(args.source, args.scheduler), network):
+        print(f"not used: {part}")
     return 0
 
 

@@ -5,7 +5,8 @@ s tau / (1 - tau), both hold the same, x' = x / n with n = (1 - tau) / alpha, an
 
     dx / dtau = s eps - x_0 = a x + b F(x / n, number of the timestep).
 
-The flow ends where the model's schedule does, at tau_max, and its time t = tau / tau_max runs from 0 to 1 as everywhere.
+The flow ends where the model's schedule does, at tau_max, and its time t = tau / tau_max runs from 0 to 1 as everywhere. A clip
+of the sampler's, x_0 to [-clip, clip] with eps as it was, makes it s eps - clip(x_0), as DDIM has it.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class AdoptedNetwork:
     """Whether the label after the last class means no class."""
     sigma: float = 1.0
     """The spread s of the run's process."""
+    clip: float | None = None
+    """Bound of the data that its answers stand for, as samplers clip them; None: none."""
     guidance_embedding: bool = False
     """Whether it takes the guidance weight as an input, which no model of diffusers does."""
     interval_embedding: ClassVar[bool] = False
@@ -52,11 +55,13 @@ class AdoptedNetwork:
             raise ValueError(
                 f"a model of the {self.schedule.name} schedule predicts {' or '.join(known)}, got {self.prediction}"
             )
-        if self.schedule.zero_terminal_snr and self.prediction == "epsilon":
+        if self.schedule.name not in ("edm", "flow") and self.schedule.ends_in_noise and self.prediction == "epsilon":
             raise ValueError(
                 "prediction epsilon says nothing about the data where nothing of them is left, at the last timestep of a "
-                "schedule of zero terminal SNR: v_prediction and sample would be understood"
+                "schedule of zero terminal SNR: use fewer timesteps of it"
             )
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
         if self.guidance_embedding:
             raise ValueError(f"{self.model} takes no guidance weight as an input: distil with a fixed --w")
 
@@ -109,7 +114,12 @@ class AdoptedNet(nn.Module):
         Returns the velocity (B, C, H, W)."""
         a, b, scale, number = self.coefficients(t)
         answer = self._answer(column(scale.to(x.dtype), x) * x, number.float(), y)
-        return column(a.to(x.dtype), x) * x + column(b.to(x.dtype), x) * answer
+        u = column(a.to(x.dtype), x) * x + column(b.to(x.dtype), x) * answer
+        if self.config.clip is None:
+            return u
+        data = x - column(t.to(x.dtype), x) * u
+        # The gradient goes past the bound: a student whose answer lies beyond it must be able to come back.
+        return u + self.tau_max * (data - data.clamp(-self.config.clip, self.config.clip)).detach()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(a, b, 1 / n, number of the timestep), each (B,) float64: dx / dt = a x + b F(x / n, number). t: (B,).

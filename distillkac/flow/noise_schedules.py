@@ -7,7 +7,7 @@ to the bit those that the model was trained with; what follows from them is floa
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -38,6 +38,8 @@ class NoiseSchedule:
     """trained_betas: all of them."""
     zero_terminal_snr: bool = False
     """Whether the betas are rescaled so that nothing of the data is left at the last timestep."""
+    used: int | None = None
+    """How many of a table's timesteps the flow goes through, from the first: None for all of them."""
     sigma_min: float = 0.002
     """edm: the least noise."""
     sigma_max: float = 80.0
@@ -55,10 +57,12 @@ class NoiseSchedule:
                 "an edm schedule needs 0 < sigma_min < sigma_max and sigma_data > 0, got "
                 f"{self.sigma_min}, {self.sigma_max} and {self.sigma_data}"
             )
+        if self.used is not None and not (self.has_table and 3 <= self.used <= self.timesteps):
+            raise ValueError(f"3 to {self.timesteps} timesteps of a table of betas can be used, got {self.used}")
         if self.has_table:
             ratios = self.ratios()
             rising = bool((ratios[1:] > ratios[:-1]).all() and ratios[0] > 0)  # not where one is NaN
-            if not rising or not torch.isfinite(ratios[: -1 if self.zero_terminal_snr else None]).all():
+            if not rising or not torch.isfinite(ratios[: -1 if self.ends_in_noise else None]).all():
                 raise ValueError(
                     f"the {self.name} schedule cannot be inverted: its noise must grow from each of the {self.timesteps} "
                     "timesteps to the next, with betas in (0, 1)"
@@ -68,6 +72,24 @@ class NoiseSchedule:
     def has_table(self) -> bool:
         """Whether it knows timesteps, and no noise between them."""
         return self.name not in ("edm", "flow")
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the data is left at the last timestep of its table."""
+        return self.zero_terminal_snr and self.used in (None, self.timesteps)
+
+    def up_to(self, ratio: float) -> "NoiseSchedule":
+        """This schedule without what has more noise than `ratio` times the data. Raises ValueError if hardly any is left."""
+        least, largest = self.ends
+        if largest <= ratio:
+            return self
+        if least >= ratio:
+            raise ValueError(f"max_ratio {ratio:g} leaves nothing of a schedule whose ratios begin at {least:.3g}")
+        if self.name == "edm":
+            return replace(self, sigma_max=ratio)
+        if self.name == "flow":
+            raise ValueError("a flow goes on to pure noise, and says there what the data are: omit max_ratio")
+        return replace(self, used=int((self.ratios() <= ratio).sum()))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -80,20 +102,20 @@ class NoiseSchedule:
         return float(ratios[0]), float(ratios[-1])
 
     def ratios(self) -> Tensor:
-        """(timesteps,) float64: R of every timestep of a table of betas, on the CPU."""
+        """(used,) float64: R of every timestep of a table of betas, on the CPU."""
         alphas = torch.cumprod(1.0 - self.all_betas(), 0).double()
         return ((1 - alphas) / alphas).sqrt()
 
     def knots(self) -> Tensor:
-        """(timesteps,) float64: log R, between which timesteps are interpolated. The last has no logarithm where no data are
+        """(used,) float64: log R, between which timesteps are interpolated. The last has no logarithm where no data are
         left: there the ratios are taken to go on growing as they did a timestep before."""
         knots = self.ratios().log()
-        if self.zero_terminal_snr:
+        if self.ends_in_noise:
             knots[-1] = 2 * knots[-2] - knots[-3]
         return knots
 
     def all_betas(self) -> Tensor:
-        """(timesteps,) float32, of a table: as they are, rescaled where that is meant."""
+        """(used,) float32, of a table: as they are, rescaled where that is meant."""
         start, end, count = self.beta_start, self.beta_end, self.timesteps
         if self.name == "trained_betas":
             betas = torch.tensor(self.betas, dtype=torch.float32, device=CPU)
@@ -107,7 +129,7 @@ class NoiseSchedule:
             bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
             steps = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(bars)]
             betas = torch.tensor(steps, dtype=torch.float32, device=CPU)
-        return _with_zero_snr(betas) if self.zero_terminal_snr else betas
+        return (_with_zero_snr(betas) if self.zero_terminal_snr else betas)[: self.used]
 
 
 def _with_zero_snr(betas: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ __all__ = ["LEAST_DATA", "PREDICTIONS", "Prediction", "VelocityFrom"]
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "velocity"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
-LEAST_DATA = 1e-4  # beside the noise, at t = 1: of less, no prediction of the noise says anything
+LEAST_DATA = 1e-3  # beside the noise, at t = 1: of less, no prediction of the noise says anything
 
 
 class VelocityFrom(nn.Module):

@@ -37,6 +37,7 @@ def adopt(
     scheduler: str | os.PathLike[str] | None = None,
     null_class: bool | None = None,
     sigma: float = 1.0,
+    max_ratio: float | None = None,
 ) -> Run:
     """Makes a run of a model that diffusers saved, as `python -m distillkac.adopt` does, or of a network given in Python: a
     teacher, ready to be sampled and distilled.
@@ -45,7 +46,8 @@ def adopt(
     wants again. dataset: the images that it was trained on; None where they are not at hand, of diffusers' models alone. The
     other options are of these too. scheduler: the folder of its scheduler, where that does not lie beside it. null_class:
     whether its last class means no class; by default where it knows one class more than the images have. sigma: the spread of
-    our process.
+    our process. max_ratio: without the timesteps that have more noise than so many times the data; by default 160 for a model
+    that predicts the noise, whose errors are so many times as large in the data, and none for others.
 
     Raises ValueError, before anything is written, naming what is not understood or does not fit.
     """
@@ -54,13 +56,15 @@ def adopt(
     if checkpoints.begun(place):
         raise ValueError(f"{place} holds a run already: choose another folder")
     if isinstance(source, VelocityFrom) or callable(source):
-        _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": None if sigma == 1 else sigma})
+        spread = None if sigma == 1 else sigma
+        _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio})
         return _adopt_network(source, place, dataset)
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
-    network = _network(found, null_class, sigma, images)
+    network = _network(found, null_class, sigma, max_ratio, images)
     config = _completed(config, network, images, found)
     try:
         made = build_network(config)
@@ -123,8 +127,10 @@ def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig |
     return open_run(place, network=network)
 
 
-def _network(found: foreign.Foreign, null_class: bool | None, sigma: float, images: Dataset | None) -> AdoptedNetwork:
-    network = foreign.network_of(found, bool(null_class), sigma)
+def _network(
+    found: foreign.Foreign, null_class: bool | None, sigma: float, max_ratio: float | None, images: Dataset | None
+) -> AdoptedNetwork:
+    network = foreign.network_of(found, bool(null_class), sigma, max_ratio)
     if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
         network = dataclasses.replace(network, null_class=True)
     return dataclasses.replace(network, settings=as_json(network.settings))

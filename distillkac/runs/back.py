@@ -59,7 +59,7 @@ def _scheduler(config: AdoptedNetwork) -> Any:
     if schedule.name == "edm":
         sigmas = {name: getattr(schedule, name) for name in ("sigma_min", "sigma_max", "sigma_data")}
         return diffusers.EDMEulerScheduler(**sigmas, prediction_type=prediction)
-    if schedule.name in IN_DDIM:
+    if schedule.name in IN_DDIM and schedule.used is None:
         betas: dict[str, Any] = {
             "beta_schedule": schedule.name,
             "beta_start": schedule.beta_start,
@@ -69,10 +69,11 @@ def _scheduler(config: AdoptedNetwork) -> Any:
     else:
         betas = {"trained_betas": schedule.all_betas().tolist()}
     return diffusers.DDIMScheduler(
-        num_train_timesteps=schedule.timesteps,
+        num_train_timesteps=schedule.used or schedule.timesteps,
         **betas,
         prediction_type=prediction,
-        clip_sample=False,
+        clip_sample=config.clip is not None,
+        clip_sample_range=config.clip or 1.0,
         timestep_spacing="trailing",
     )
 
@@ -100,7 +101,7 @@ def _readme(run: Run, network: AdoptedNet, scheduler: str, part: str) -> str:
         f"t, x = scheduler.timesteps[0], torch.randn(4, {shape[0]}, {shape[1]}, {shape[2]}){noise}",
         "with torch.no_grad():",
         f"    answer = model({scaled}, timestep=t.expand(4){labels}).sample[:, :{shape[0]}]",
-        "images = scheduler.step(answer, t, x).prev_sample  # in [-1, 1], not clamped",
+        f"images = scheduler.step(answer, t, x).prev_sample  # in [-1, 1]{'' if network.config.clip else ', not clamped'}",
     ]
     listed = f"\nIts classes, from 0: {', '.join(names)}.\n" if classes else ""
     latent = run.config.latent

@@ -5,6 +5,7 @@ Nothing of it is executed: configurations are JSON, weights safetensors. What is
 
 import inspect
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ OF_BETAS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "Eu
 SCHEDULERS = (*OF_BETAS, "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler")
 EDM = (("sigma_min", 0.002), ("sigma_max", 80.0), ("sigma_data", 0.5))
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-OF_SAMPLERS = ("clip_sample", "thresholding")
-"""Settings that change what a sampler makes of the model's answers, and no velocity has."""
+CLIPPING = ("DDPMScheduler", "DDIMScheduler")
+"""Whose samplers clip the data by default."""
+EPSILON_RATIO = 160.0
+"""An error in a prediction of the noise is R times as large in the data: the usual betas end at R = 157, cosine ones at 20 000,
+where three digits of the answer say nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +78,36 @@ def locate(source: str) -> Foreign:
     )
 
 
-def network_of(found: Foreign, null_class: bool, sigma: float) -> AdoptedNetwork:
-    """What the run keeps of model and scheduler. null_class: whether the last class that a U-Net knows means none. Raises
-    ValueError naming a setting that is not understood."""
+def network_of(found: Foreign, null_class: bool, sigma: float, max_ratio: float | None = None) -> AdoptedNetwork:
+    """What the run keeps of model and scheduler. null_class: whether the last class that a U-Net knows means none. max_ratio:
+    see `adopt`. Raises ValueError naming a setting that is not understood."""
     config = _read(found.model / MODEL)
     kind = _model_kind(found.model / MODEL, config)
     settings = _settings(found.model / MODEL, kind, config)
-    schedule, prediction = _schedule(found.scheduler)
+    schedule, prediction, clip = _schedule(found.scheduler)
+    if max_ratio is None:
+        max_ratio = EPSILON_RATIO if prediction == "epsilon" and schedule.has_table else math.inf
     if kind == "UNet2DModel" and null_class and settings.get("num_class_embeds") is None:
         raise ValueError(f"{found.model} knows no classes, so none of them means no class: omit null_class")
     none = null_class or kind == "DiTTransformer2DModel"  # which has always one more
     try:
-        return AdoptedNetwork(kind, settings, schedule, prediction, none, sigma)  # type: ignore[arg-type]  # checked above
+        schedule = schedule.up_to(max_ratio)
+        return AdoptedNetwork(kind, settings, schedule, prediction, none, sigma, clip)  # type: ignore[arg-type]  # checked above
     except ValueError as error:
         raise ValueError(f"{found.source}: {error}") from None
 
 
-def sampler_settings(found: Foreign) -> list[str]:
-    """Those of its scheduler that are on, and of no meaning to a velocity."""
-    config = _read(found.scheduler)
-    on_by_default = config.get("_class_name") in ("DDPMScheduler", "DDIMScheduler")
-    return [name for name in OF_SAMPLERS if config.get(name, on_by_default and name == "clip_sample")]
+def not_used(found: Foreign, network: AdoptedNetwork) -> list[str]:
+    """What of its scheduler has no part in the run, in words."""
+    left = []
+    if _read(found.scheduler).get("thresholding"):
+        left.append("its scheduler's thresholding, by which a sampler bounds each image by its own values")
+    if network.schedule.used is not None:
+        left.append(
+            f"the last {network.schedule.timesteps - network.schedule.used} of its {network.schedule.timesteps} timesteps, of "
+            f"noise above {network.schedule.ends[1]:.3g} times the data, see --max-ratio"
+        )
+    return left
 
 
 def load_model(found: Foreign) -> nn.Module:
@@ -208,8 +221,9 @@ def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
     return {name: mine[name] for name in known if name in mine}
 
 
-def _schedule(path: Path) -> tuple[NoiseSchedule, str]:
-    """(schedule, prediction) of a scheduler_config.json. Raises ValueError naming what is not understood."""
+def _schedule(path: Path) -> tuple[NoiseSchedule, str, float | None]:
+    """(schedule, prediction, bound of the data or None) of a scheduler_config.json. Raises ValueError naming what is not
+    understood."""
     config = _read(path)
     kind, steps = config.get("_class_name"), config.get("num_train_timesteps", 1000)
     if kind not in SCHEDULERS:
@@ -224,11 +238,12 @@ def _schedule(path: Path) -> tuple[NoiseSchedule, str]:
             raise ValueError(f"{path}: {name} {config[name]} is not understood; {understood} would be")
     try:
         if kind == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
-            return NoiseSchedule("flow", steps), "flow" if kind == SCHEDULERS[-1] else prediction
+            return NoiseSchedule("flow", steps), "flow" if kind == SCHEDULERS[-1] else prediction, None
         if kind == "EDMEulerScheduler":
             least, most, spread = (config.get(name, usual) for name, usual in EDM)
-            return NoiseSchedule("edm", steps, sigma_min=least, sigma_max=most, sigma_data=spread), prediction
-        return _of_betas(config, steps), prediction
+            return NoiseSchedule("edm", steps, sigma_min=least, sigma_max=most, sigma_data=spread), prediction, None
+        clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind in CLIPPING) else None
+        return _of_betas(config, steps), prediction, clip
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -27,7 +27,9 @@ def told(capsys, *words):
 
 def test_the_first_picture(elsewhere, capsys):
     assert sample.main(["digits", "--out", "grid.png"]) == 0
-    assert capsys.readouterr().out.startswith("student-4 (digits/student-4): 100 images, 4 steps, nfe 4, ")
+    assert capsys.readouterr().out.startswith(
+        "student-4-consistency (digits/student-4-consistency): 100 images, 4 steps, nfe 4, "
+    )
     with Image.open("grid.png") as grid:
         assert grid.width == grid.height > 400  # ten columns, one of each class
     assert [path.name for path in elsewhere.iterdir()] == ["grid.png"]
@@ -36,11 +38,11 @@ def test_the_first_picture(elsewhere, capsys):
 def test_without_a_place_the_picture_is_in_this_folder(elsewhere, capsys):
     assert sample.main(["digits", "--num", "3"]) == 0
     assert sample.main(["digits", "--num", "3", "--steps", "1"]) == 0
-    assert sample.main(["digits/student-1", "--num", "3"]) == 0
+    assert sample.main(["digits/student-1-inverse", "--num", "3"]) == 0
     assert {path.name for path in elsewhere.iterdir()} == {
         "digits-steps-4.png",
         "digits-steps-1.png",
-        "digits-student-1-steps-1.png",
+        "digits-student-1-inverse-steps-1.png",
     }
 
 
@@ -69,8 +71,8 @@ def test_a_pipeline_of_a_model_is_saved_as_any_other(elsewhere):
     KacPipeline.from_pretrained("digits").save_pretrained("mine")
     again = KacPipeline.from_pretrained("mine")
     assert again.config.trained["num_steps"] == 4
-    with pytest.raises(ValueError, match="student of 4 Euler steps"):
-        again([3], num_inference_steps=20)
+    with pytest.raises(ValueError, match=r"distilled with w = 0\.0"):
+        again([3], guidance_scale=3.0)
 
 
 def test_the_list_says_what_they_are_how_made_and_how_good(capsys):
@@ -110,11 +112,11 @@ def test_mistakes(capsys, words, sentence):
 
 def test_figures_of_the_card_are_those_of_the_shipped_weights(capsys, monkeypatch):
     """Of the one-step student, to what another processor may draw differently."""
-    monkeypatch.setattr(ship, "students", lambda folder: [folder / "student-1"])
+    monkeypatch.setattr(ship, "students", lambda folder: [folder / "student-1-inverse"])
     printed = told(capsys, "digits", "--measure")
     rows = {line.split(",")[0].strip() + line.split(",")[1].split()[0]: line for line in printed.splitlines()[1:]}
     (now,) = (line for name, line in rows.items() if name.endswith("now"))
-    card = next(line for name, line in rows.items() if name == "student-1card")
+    card = next(line for name, line in rows.items() if name == "student-1-inversecard")
     now, card = (np.array([float(cell) for cell in line.split()[2:]]) for line in (now, card))
     assert now == pytest.approx(card, abs=0.02)
-    assert 0.2 < card[2] < 0.35
+    assert 0.15 < card[2] < 0.25

@@ -52,6 +52,8 @@ def test_every_kind_is_adopted_sampled_and_given_back(tmp_path, name, classes):
         theirs = torch.stack([torch.tensor(list(image.getdata())).view(1, 8, 8) for image in theirs]) / 127.5 - 1
         assert (theirs - ours.clamp(-1, 1)).abs().max() < 0.01
     else:
+        if run.config.network.clip:
+            ours = ours.clamp(-1, 1)
         assert (theirs - ours).norm() < 1e-4 * ours.norm()
 
 
@@ -105,7 +107,8 @@ def test_the_command(tmp_path, capsys):
     assert command.main([str(tmp_path / "pipeline"), "--run", str(run)]) == 0
     told = capsys.readouterr().out
     assert "UNet2DModel, linear, epsilon, 1x8x8, 1 classes" in told
-    assert "not used: its scheduler's clip_sample" in told
+    assert "not used" not in told
+    assert load_config(run).network.clip == 1
     assert command.main([str(tmp_path / "pipeline"), "--run", str(run)]) == 1
     assert "holds a run already" in capsys.readouterr().err
     with_images = [str(tmp_path / "pipeline"), "--data.unconditional", "--run", str(tmp_path / "digits")]
@@ -162,7 +165,6 @@ def test_models_that_are_not_understood_are_refused(tmp_path, values, sentence):
         ({"beta_schedule": "laplace"}, "beta_schedule laplace; linear, scaled_linear, squaredcos_cap_v2, sigmoid and"),
         ({"trained_betas": [0.1, 0.0, 0.1, 0.1]}, "cannot be inverted"),
         ({"trained_betas": [0.1, "x"]}, "could not convert"),
-        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "zero terminal SNR"),
         ({"timestep_type": "continuous"}, "timestep_type continuous is not understood; discrete would be"),
         ({"num_train_timesteps": "many"}, "scheduler_config.json"),
         ({"prediction_type": "flow_prediction"}, "predicts epsilon or v_prediction or sample, got flow"),
@@ -172,6 +174,29 @@ def test_schedulers_that_are_not_understood_are_refused(tmp_path, values, senten
     saved(tmp_path / "model")
     change(tmp_path / "model" / "scheduler_config.json", **values)
     refused(tmp_path, sentence)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_prediction_of_noise_is_used_as_far_as_it_says_something(tmp_path, capsys, zero):
+    saved(tmp_path / "model")
+    values = {"prediction_type": "epsilon", "rescale_betas_zero_snr": zero, "thresholding": True}
+    change(tmp_path / "model" / "scheduler_config.json", **values)
+    assert command.main([str(tmp_path / "model"), "--run", str(tmp_path / "run")]) == 0
+    network = open_run(tmp_path / "run").config.network
+    assert 100 < network.schedule.ends[1] <= 160
+    told = capsys.readouterr().out
+    assert f"not used: the last {1000 - network.schedule.used} of its 1000 timesteps" in told
+    assert "not used: its scheduler's thresholding" in told
+    run = adopt(tmp_path / "model", tmp_path / "farther", max_ratio=500.0)
+    assert 300 < run.config.network.schedule.ends[1] <= 500
+    save_for_diffusers(run, tmp_path / "back")
+    scheduler = diffusers.DDIMScheduler.from_pretrained(tmp_path / "back" / "scheduler")
+    assert scheduler.config.num_train_timesteps == run.config.network.schedule.used
+    bars = 1 / (1 + run.config.network.schedule.ratios().square())
+    assert torch.allclose(scheduler.alphas_cumprod.double(), bars, rtol=1e-5)
+    for wrong, sentence in ((-1.0, "max_ratio must be positive"), (1e-3, "leaves nothing of a schedule")):
+        with pytest.raises(ValueError, match=sentence):
+            adopt(tmp_path / "model", tmp_path / "none", max_ratio=wrong)
 
 
 def test_a_scheduler_of_another_place(tmp_path):

@@ -75,11 +75,11 @@ def test_every_student_opens_and_is_what_the_index_says(name):
 
 
 def test_a_name_is_its_student_of_most_steps(elsewhere):
-    assert open_run("digits", "cpu").folder == shipped.FOLDER / "digits" / "student-4"
-    assert open_run("digits/student-1", "cpu").config.student.num_steps == 1
+    assert open_run("digits", "cpu").folder == shipped.FOLDER / "digits" / "student-4-consistency"
+    assert open_run("digits/student-1-inverse", "cpu").config.student.num_steps == 1
     assert usual_steps(shipped.FOLDER / "digits") == usual_steps("digits") == 4
-    assert usual_steps(shipped.FOLDER / "digits" / "student-1") == 1
-    assert KacScheduler.from_pretrained("digits").config.num_steps == 4
+    assert usual_steps(shipped.FOLDER / "digits" / "student-1-inverse") == 1
+    assert KacScheduler.from_pretrained("digits").config.restart == 0.5  # of a student of any number of steps
 
 
 def test_a_folder_without_students_of_its_own_has_the_usual_steps(toy_run):
@@ -91,7 +91,7 @@ def test_a_folder_without_students_of_its_own_has_the_usual_steps(toy_run):
     [
         ({"steps": 20}, r"^digits has no student for 20 steps \(students: 4, 1\); it comes with distillkac, without"),
         ({"steps": 4, "model": "teacher"}, "^digits comes with distillkac without its teacher"),
-        ({"steps": 4, "w": 2.0}, "^digits/student-4 was distilled with w = 0.0"),
+        ({"steps": 4, "w": 2.0}, "^digits/student-4-consistency was distilled with w = 0.0"),
         ({"steps": 20, "model": "student"}, "^digits has no student for 20 steps"),
     ],
 )
@@ -118,11 +118,19 @@ def test_a_folder_of_that_name_that_is_no_run_does_not_hide_the_model(elsewhere)
     (elsewhere / "digits" / "00000-class-0.png").touch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert open_run("digits", "cpu").name == "student-4"
+        assert open_run("digits", "cpu").name == "student-4-consistency"
 
 
 def test_paths_that_only_begin_like_a_name_are_paths(elsewhere):
-    for place in ("digits/student-2", "digits/..", "digits/student-4/state", "runs/digits", "./x/digits", ".", ""):
+    for place in (
+        "digits/student-2",
+        "digits/..",
+        "digits/student-4-consistency/state",
+        "runs/digits",
+        "./x/digits",
+        ".",
+        "",
+    ):
         assert shipped.folder_of(place) == Path(place)
     with pytest.raises(ValueError, match=r"digist is no run folder: .*did you mean digits"):
         open_run("digist", "cpu")
@@ -131,7 +139,7 @@ def test_paths_that_only_begin_like_a_name_are_paths(elsewhere):
 # --------------------------------------------------------------------------------------------------------------- whole
 
 
-@pytest.mark.parametrize("file", ["student-4/ema.safetensors", "student-1/config.json", "card.md"])
+@pytest.mark.parametrize("file", ["student-4-consistency/ema.safetensors", "student-1-inverse/config.json", "card.md"])
 @pytest.mark.parametrize("damage", ["bit", "cut", "missing"])
 def test_a_damaged_file_is_refused_by_name(copies, elsewhere, capsys, file, damage):
     path = copies / "digits" / file
@@ -152,11 +160,11 @@ def test_a_damaged_file_is_refused_by_name(copies, elsewhere, capsys, file, dama
 
 def test_weights_are_checked_by_their_own_digest_too(copies):
     """Where the folder is given, not the name."""
-    path = copies / "digits" / "student-4" / checkpoints.EMA
+    path = copies / "digits" / "student-4-consistency" / checkpoints.EMA
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"student-4/ema\.safetensors: .*damaged"):
+    with pytest.raises(ValueError, match=r"student-4-consistency/ema\.safetensors: .*damaged"):
         open_run(path.parent, "cpu")
 
 
@@ -187,7 +195,9 @@ def test_doctor_names_the_models(capsys):
 REFUSED = "is a model that comes with distillkac, students alone and read only: "
 
 
-@pytest.mark.parametrize("place", ["digits", "digits/student-4", "FOLDER/digits", "FOLDER/digits/student-4"])
+@pytest.mark.parametrize(
+    "place", ["digits", "digits/student-4-consistency", "FOLDER/digits", "FOLDER/digits/student-4-consistency"]
+)
 @pytest.mark.parametrize(
     ("main", "options", "why"),
     [
@@ -226,4 +236,4 @@ def test_a_run_that_has_the_name_already_goes_on(elsewhere, toy_run):
 
 def test_export_takes_a_model(elsewhere, capsys):
     assert export.main(["digits", "--out", "one.pt2"]) == 0
-    assert capsys.readouterr().out.startswith("student-1 in 1 steps -> one.pt2")
+    assert capsys.readouterr().out.startswith("student-1-inverse in 1 steps -> one.pt2")
