@@ -7,7 +7,7 @@ from typing import Any
 
 from distillkac import __version__
 from distillkac.base import files
-from distillkac.runs.config import law
+from distillkac.runs.process_config import law
 
 MARK = "<!-- written by distillkac; remove this line, and the text stays as you change it -->"
 OF_DIFFUSERS = "This model card has been automatically generated"

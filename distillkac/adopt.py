@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.flow.adopted import AdoptedNetwork
     from distillkac.runs import foreign
     from distillkac.runs.adoption import adopt
-    from distillkac.runs.config import law
+    from distillkac.runs.process_config import law
     from distillkac.runs.run import network_config
 
     told = any(word.startswith("--data.") for word in argv)

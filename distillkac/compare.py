@@ -21,7 +21,7 @@ from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
 from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation.comparison import RESULTS, Method, Plan, Setting, full_plan, quick_plan
-from distillkac.runs.config import ProcessConfig
+from distillkac.runs.process_config import ProcessConfig
 
 if TYPE_CHECKING:
     from distillkac.evaluation.metrics import Evaluator

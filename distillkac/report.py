@@ -49,7 +49,8 @@ def page(run: Path) -> str:
     """The HTML of a run folder; what the folder does not hold is left out. Raises ValueError if it is no run."""
     from distillkac.data.classes import printable
     from distillkac.flow.adopted import AdoptedNetwork
-    from distillkac.runs.config import law, load_config
+    from distillkac.runs.config import load_config
+    from distillkac.runs.process_config import law
     from distillkac.runs.run import students
 
     config = load_config(run)

@@ -16,7 +16,7 @@ average velocities (its `interval_embedding` is True) is told where the step lea
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from distillkac.base.tensors import column
 from distillkac.flow.integrators import restarted, time_grid
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
-from distillkac.runs.config import ProcessConfig, load_config
+from distillkac.runs.config import load_config
+from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import default_network
 from distillkac.runs.sampler import Trained
 
@@ -43,8 +44,8 @@ Device = torch.device | str | None
 
 @dataclass
 class KacSchedulerOutput(BaseOutput):
-    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, the data in one step; None where
-    u is an average velocity over another step than that to the data."""
+    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, one Euler step to t = 0; None
+    where u is an average velocity over another step than that to the data."""
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor | None
@@ -58,7 +59,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
     steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
     drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
-    tau_max: where a gaussian flow ends, of adopted models (flow.processes.Gaussian).
+    tau_max: where a gaussian flow ends, of adopted models; path: in place of its f and g (flow.processes.Gaussian).
     """
 
     order = 1
@@ -80,6 +81,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         restart: float = 0.0,
         average_velocity: bool = False,
         tau_max: float = 1.0,
+        path: str | None = None,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
@@ -90,7 +92,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
                 f"integrator euler, got {restart}, {integrator}"
             )
-        self.process: Process = ProcessConfig(process, a, c, sigma, f, g, tau_max).build()
+        self.process: Process = ProcessConfig(process, a, c, sigma, f, g, tau_max, path).build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None
         self._grid: torch.Tensor | None = None
@@ -114,7 +116,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         steps = trained.num_steps if trained.restart is None else None
         grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
         grid["average_velocity"] = config.objective == "average-velocity"
-        noise = {name: getattr(config.noise, name) for name in ("process", "a", "c", "sigma", "f", "g", "tau_max")}
+        noise = {field.name: getattr(config.noise, field.name) for field in fields(ProcessConfig)}
         known = inspect.signature(cls.__init__).parameters
         if args or (unknown := [name for name in options if name not in known]):
             told = "a second argument" if args else f"the keyword {unknown[0]}"

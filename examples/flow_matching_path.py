@@ -24,7 +24,7 @@ from toy2d import checkerboard
 
 from distillkac.base.commands import command
 from distillkac.base.options import parse
-from distillkac.flow.processes import NoiseStream, Planar, Process, Telegraph
+from distillkac.flow import NoiseStream, Planar, Process, Telegraph
 
 Data = Callable[[int, int], torch.Tensor]  # (n, seed) -> (n, 2)
 

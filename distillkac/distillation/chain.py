@@ -59,7 +59,8 @@ def distill(
     run: what `train` or `open_run` returned. dataset: the images it was trained on; None where its config knows where they
     are. network: where the run has an own network, a function that makes the one of a student; by default students are copies
     of the teacher. It is needed for what copies cannot do: config.w_max (networks with `guidance_embedding` = True, whose
-    forward takes w), and inverse.start "random". out, start, resume: as --out, --start and --resume of the command.
+    forward takes w), inverse.start "random", and a teacher without weights, such as a function in a VelocityFrom. out,
+    start, resume: as --out, --start and --resume of the command.
 
     Returns the students in order, with their averaged networks. Ctrl-C saves, then raises KeyboardInterrupt. Raises
     ValueError before anything is trained if the run, the images or the network will not do.

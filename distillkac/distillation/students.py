@@ -28,7 +28,16 @@ def maker(run: Run, network: Callable[[], nn.Module] | None, config: DistillConf
         if network is not None:
             raise ValueError(f"{run.folder} has a network of distillkac's own, and so have its students: omit network")
         return build_network
-    name = run.config.network.module
+    name, weightless = run.config.network.module, next(run.network.parameters(), None) is None
+    if weightless and config.inverse.steps:
+        raise ValueError(
+            f"inverse distillation trains a copy of its teacher, and {name} has no weights: omit inverse.steps"
+        )
+    if weightless and network is None:
+        raise ValueError(
+            f"{name} has no weights that a student could begin with: give network=, a function that makes the network of a "
+            "student, as in distill(run, dataset, lambda: Net())"
+        )
     if network is None:
         if config.w_max is not None:
             raise ValueError(
@@ -57,12 +66,14 @@ def made(network: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: bool) -> None:
-    """Raises ValueError if the student cannot start from these weights, or does not take w where it must."""
+    """Raises ValueError if the student cannot start from these weights, if there are any, or does not take w where it must."""
     name, mine = type(student).__name__, student.state_dict()
     if guidance_embedding(student) != takes_w:
         raise ValueError(
             f"{name} must have guidance_embedding = {takes_w}: w_max is what makes the weight w an input of the students"
         )
+    if not weights:  # of a teacher that is a plain function
+        return
     for entry, value in weights.items():
         if entry not in mine or mine[entry].shape != value.shape:
             found = tuple(mine[entry].shape) if entry in mine else "nothing"

@@ -7,8 +7,8 @@ from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART
 from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
 from distillkac.flow.methods import Method as Integrator
-from distillkac.runs.config import ProcessConfig
 from distillkac.runs.objectives import RESTART
+from distillkac.runs.process_config import ProcessConfig
 
 Samples = tuple[tuple[Integrator, int], ...]
 RESULTS = "results.json"  # of a process and a seed

@@ -15,20 +15,27 @@ if TYPE_CHECKING:
     from distillkac.flow.methods import METHODS
     from distillkac.flow.network_config import NetworkConfig
     from distillkac.flow.networks import VelocityNet
+    from distillkac.flow.noise_stream import NoiseStream
+    from distillkac.flow.probability_paths import PATHS, add_path
     from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
+    from distillkac.flow.velocity_from import VelocityFrom
 
 __all__ = [
     "METHODS",
+    "PATHS",
     "PROCESSES",
     "ExactFlow",
     "ExactStart",
     "Gaussian",
     "GuidedVelocity",
     "NetworkConfig",
+    "NoiseStream",
     "Planar",
     "Process",
     "Telegraph",
+    "VelocityFrom",
     "VelocityNet",
+    "add_path",
     "from_dict",
     "integrate",
     "push",
@@ -49,6 +56,9 @@ __getattr__, __dir__ = importer(
         "methods": ("METHODS",),
         "network_config": ("NetworkConfig",),
         "networks": ("VelocityNet",),
+        "noise_stream": ("NoiseStream",),
+        "probability_paths": ("PATHS", "add_path"),
         "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"),
+        "velocity_from": ("VelocityFrom",),
     },
 )

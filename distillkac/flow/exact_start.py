@@ -2,8 +2,8 @@
 
 With f(1) = 0 the state x_1 = K says nothing about the data, hence u(1, x_1 | y) = f'(1) E[x_0 | y] + g'(1) v(g(1), x_1):
 all that is unknown is the mean image of each class (after Imagine Flash, Kohler et al. 2024, section 3.3). Where a Gaussian
-flow ends before pure noise (its tau_max), this holds for the noise that sampling begins with, of which no data are a part:
-K = x_1 - f(1) E[x_0 | y].
+flow ends before pure noise (its tau_max, or its path), this holds for the noise that sampling begins with, of which no data are
+a part: K = x_1 - f(1) E[x_0 | y].
 """
 
 from typing import Any

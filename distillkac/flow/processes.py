@@ -16,9 +16,10 @@ from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column
 from distillkac.flow.fields import SpeedNorm
+from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_schedules
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
 
-__all__ = ["PROCESSES", "Gaussian", "NoiseStream", "Planar", "Process", "Telegraph", "from_dict"]
+__all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"]
 
 
 class Process:
@@ -172,6 +173,8 @@ class Gaussian(Process):
     """Gaussian flow matching, the infinite-speed baseline: K_t = sigma t z, v = sigma z with z standard normal.
 
     tau_max: in (0, 1]; f and g at t are those of tau_max t. Adopted models reach no further (method.md, Any Gaussian teacher).
+    path: a name of probability_paths.PATHS, or a function t -> (alpha, sigma); alpha is then f and sigma is g, so that
+    x_t = alpha(t) x_0 + sigma sigma(t) z, where the first sigma is the number of that name, usually 1.
     """
 
     sigma: float = 1.0
@@ -179,6 +182,7 @@ class Gaussian(Process):
     g: GName = "linear"
     kappa: float = 1.0
     tau_max: float = 1.0
+    path: str | PathFunction | None = None
 
     name: ClassVar[str] = "gaussian"
 
@@ -188,15 +192,22 @@ class Gaussian(Process):
             raise ValueError(f"gaussian: tau_max must lie in (0, 1], got {self.tau_max}")
         if self.tau_max < 1 and (self.f, self.g) != ("linear", "linear"):
             raise ValueError(f"gaussian: tau_max below 1 is for linear f and g, got {self.f} and {self.g}")
+        if self.path is not None:
+            if (self.f, self.g, self.tau_max) != ("linear", "linear", 1):
+                raise ValueError("gaussian: a path says what f, g and tau_max would say: omit these, or the path")
+            check_path(self.path)
 
     def schedules(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        if self.path is not None:
+            return path_schedules(self.path, t)
         (f, df), (g, dg) = super().schedules(self.tau_max * t)
         return (f, self.tau_max * df), (g, self.tau_max * dg)
 
     @property
     def prior_std(self) -> float:
         """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
-        return self.sigma if self.tau_max == 1 else math.hypot(1 - self.tau_max, self.sigma * self.tau_max)
+        left, age = (1 - self.tau_max, self.tau_max) if self.path is None else path_end(self.path)
+        return math.hypot(left, self.sigma * age)
 
     def prior(
         self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
@@ -204,8 +215,14 @@ class Gaussian(Process):
         return self.prior_std * normal_rows(n, tuple(size), seed, offset).to(device)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Process.to_dict`; without a tau_max of 1, as it was before there was another."""
-        return {name: value for name, value in super().to_dict().items() if (name, value) != ("tau_max", 1)}
+        """As `Process.to_dict`; tau_max 1 and no path are not told, as before there were others. Raises ValueError if
+        the path is a function, which has no name."""
+        if callable(self.path):
+            raise ValueError(
+                "gaussian: its path is a function: give it a name with distillkac.flow.add_path, and say that"
+            )
+        plain = {"tau_max": 1, "path": None}
+        return {key: value for key, value in super().to_dict().items() if key not in plain or value != plain[key]}
 
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
@@ -227,59 +244,6 @@ class Gaussian(Process):
         z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
         (f, f_dot), (g, g_dot) = ([column(v.to(x0.dtype), x0) for v in pair] for pair in self.schedules(t))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
-
-
-class NoiseStream:
-    """A process whose every call draws new noise: keeps the `offset` that `Process.pair` and `Process.prior` want.
-
-    process: with f = "linear" or "cosine", so that x_1 is noise alone. seed: int; streams of other seeds are independent,
-    and each process of a distributed run wants its own. next_row: the first row of noise not used yet; save it with a
-    checkpoint and give it again to go on with noise that was never seen.
-    """
-
-    def __init__(self, process: Process, seed: int = 0, next_row: int = 0) -> None:
-        if process.f == "exp":
-            raise ValueError(
-                f'{process.name}: f = "exp" leaves data in x_1, so no noise alone begins its paths; take "linear" or "cosine"'
-            )
-        self.process, self.seed, self.next_row = process, seed, next_row
-        self._prior_row: int | None = None  # the first row of what `prior_like` drew last
-
-    def prior_like(self, x: Tensor) -> Tensor:
-        """New noise x_1 = K_{g(1)} in the shape, dtype and device of x (B, ...), whose values are not used."""
-        self._prior_row = self._take(len(x))
-        return self._prior(x, self._prior_row)
-
-    def pair(self, x0: Tensor, t: Tensor, x1: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(x_t, u) as `Process.pair` gives them, from new noise, or on the paths that end in x1.
-
-        x0: (B, ...) data, also float64, which is computed in float32. t: (B,) in [0, 1], of any floating dtype.
-        x1: what `prior_like` drew last, with its rows in their order; anything else is a ValueError, because the path to a
-        given end is known only for the noise of this stream. The same x1 may serve again, at other times or with other x0.
-        """
-        if x1 is not None and getattr(x1, "shape", None) != x0.shape:
-            got = tuple(x1.shape) if isinstance(x1, Tensor) else type(x1).__name__
-            raise ValueError(f"x1 must be a tensor of the shape of x0, {tuple(x0.shape)}, got {got}")
-        row = self._take(len(x0)) if x1 is None else self._row_of(x1)
-        data = x0.float() if x0.dtype == torch.float64 else x0
-        times = t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
-        x_t, u = self.process.pair(data, times, self.seed, row)
-        return x_t.to(x0.dtype), u.to(x0.dtype)
-
-    def _take(self, rows: int) -> int:
-        first, self.next_row = self.next_row, self.next_row + rows
-        return first
-
-    def _prior(self, x: Tensor, row: int) -> Tensor:
-        return self.process.prior(len(x), tuple(x.shape[1:]), self.seed, row, x.device).to(x.dtype)
-
-    def _row_of(self, x1: Tensor) -> int:
-        if self._prior_row is None or not torch.equal(x1, self._prior(x1, self._prior_row)):
-            raise ValueError(
-                "x1 is not the noise that this stream drew last, so the paths to it are not known; take x1 from prior_like and "
-                "keep the order of its rows, or omit it for new noise"
-            )
-        return self._prior_row
 
 
 PROCESSES: dict[str, type[Telegraph | Planar | Gaussian]] = {

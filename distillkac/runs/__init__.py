@@ -6,11 +6,12 @@ from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
     from distillkac.runs.adoption import adopt
-    from distillkac.runs.config import OptimConfig, ProcessConfig, RunConfig, load_config
+    from distillkac.runs.config import OptimConfig, RunConfig, load_config
     from distillkac.runs.own_network import OwnNetwork
     from distillkac.runs.pictures import save_animation, save_grid, to_uint8
     from distillkac.runs.plots import save_curves, save_trajectory
     from distillkac.runs.presets import PRESETS
+    from distillkac.runs.process_config import ProcessConfig
     from distillkac.runs.run import Run, open_run, students
     from distillkac.runs.sampler import SamplerConfig
     from distillkac.runs.sampling import Samples, choose, class_labels, field_of, generate
@@ -44,7 +45,8 @@ __getattr__, __dir__ = importer(
     __name__,
     {
         "adoption": ("adopt",),
-        "config": ("OptimConfig", "ProcessConfig", "RunConfig", "load_config"),
+        "config": ("OptimConfig", "RunConfig", "load_config"),
+        "process_config": ("ProcessConfig",),
         "own_network": ("OwnNetwork",),
         "pictures": ("save_animation", "save_grid", "to_uint8"),
         "plots": ("save_curves", "save_trajectory"),

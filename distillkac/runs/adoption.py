@@ -1,4 +1,4 @@
-"""Other people's teachers: `adopt` is `python -m distillkac.adopt` as a function."""
+"""Other people's teachers: `adopt` is `python -m distillkac.adopt` as a function, and takes networks in Python too."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from distillkac import data
 from distillkac.base.files import as_json
@@ -16,9 +17,12 @@ from distillkac.data.given import checked
 from distillkac.data.latents import LatentDataset
 from distillkac.data.vae import load_vae, space_of
 from distillkac.flow.adopted import AdoptedNetwork
+from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, foreign, lock, shipped
-from distillkac.runs.config import ProcessConfig, RunConfig, save_config
+from distillkac.runs.config import RunConfig, save_config
 from distillkac.runs.config import checked as checked_config
+from distillkac.runs.own_network import OwnNetwork, check_network, copied
+from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import Run, build_network, open_run
 from distillkac.runs.run_data import NO_IMAGES, check_place
 
@@ -28,7 +32,7 @@ GUIDED = (
 
 
 def adopt(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | VelocityFrom,
     run: str | os.PathLike[str],
     dataset: Dataset | DataConfig | None = None,
     *,
@@ -37,14 +41,15 @@ def adopt(
     sigma: float = 1.0,
     max_ratio: float | None = None,
 ) -> Run:
-    """Makes a run of a model that diffusers saved, as `python -m distillkac.adopt` does: a teacher, ready to be sampled and
-    distilled.
+    """Makes a run of a model that diffusers saved, as `python -m distillkac.adopt` does, or of a network given in Python: a
+    teacher, ready to be sampled and distilled.
 
-    source: folder of a pipeline or of a model, or a name on the Hub. dataset: the images that it was trained on; None where
-    they are not at hand. scheduler: the folder of its scheduler, where that does not lie beside it. null_class: whether its
-    last class means no class; by default where it knows one class more than the images have. sigma: the spread of our process.
-    max_ratio: without the timesteps that have more noise than so many times the data; by default 160 for a model that predicts
-    the noise, whose errors are so many times as large in the data, and none for others.
+    source: folder of a pipeline or of a model, or a name on the Hub; or a flow.VelocityFrom, which open_run(run, network=...)
+    wants again. dataset: the images that it was trained on; None where they are not at hand, of diffusers' models alone. The
+    other options are of these too. scheduler: the folder of its scheduler, where that does not lie beside it. null_class:
+    whether its last class means no class; by default where it knows one class more than the images have. sigma: the spread of
+    our process. max_ratio: without the timesteps that have more noise than so many times the data; by default 160 for a model
+    that predicts the noise, whose errors are so many times as large in the data, and none for others.
 
     Raises ValueError, before anything is written, naming what is not understood or does not fit.
     """
@@ -52,6 +57,10 @@ def adopt(
     shipped.refuse(place, shipped.ELSEWHERE)
     if checkpoints.begun(place):
         raise ValueError(f"{place} holds a run already: choose another folder")
+    if isinstance(source, VelocityFrom) or callable(source):
+        spread = None if sigma == 1 else sigma
+        _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio})
+        return _adopt_network(source, place, dataset)
     for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -64,13 +73,60 @@ def adopt(
     except ValueError as error:
         raise ValueError(f"{found.source}: {error}") from None
     made.get_submodule("model").load_state_dict(foreign.load_model(found).state_dict())
-    weights = {name: value.contiguous() for name, value in made.state_dict().items()}
+    _write(place, config, made.state_dict())
+    return open_run(place)
+
+
+def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
+    config = checked_config(config, RunConfig)
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with contextlib.ExitStack() as held:
         if (problem := lock.take(place, held)) is not None:
             raise ValueError(problem)
-        save_config(place, checked_config(config, RunConfig))
+        save_config(place, config)
         checkpoints.export(place, 0, weights, weights)
-    return open_run(place)
+
+
+def _refuse_options(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} is of a model that diffusers saved, and a network in Python says it itself: omit {name}"
+            )
+
+
+def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig | None) -> Run:
+    """The run of a network given in Python. Raises ValueError if it, or the images, will not do."""
+    if not isinstance(network, VelocityFrom):
+        name = getattr(network, "__name__", type(network).__name__)
+        raise ValueError(
+            f"{name} says nothing of its noise and of what it predicts: give distillkac.flow.VelocityFrom({name}, process, "
+            "prediction)"
+        )
+    if dataset is None:
+        raise ValueError("a network in Python does not say the shape and the classes of its images: give dataset=")
+    images, config = _images(place, dataset)
+    assert images is not None, "they were given"
+    (channels, height, width), names = images.shape, tuple(images.class_names)
+    network.process.check_shape((channels, height, width))
+    tried = copied(network).requires_grad_(True)  # as students are
+    x, y = data.read(images, images.order(0)(0, 2).tolist())
+    check_network(tried, x, y, len(names), weightless=next(tried.parameters(), None) is None)
+    own = OwnNetwork.of(tried)
+    if own.guidance_embedding:
+        raise ValueError(f"{own.module} takes the guidance weight w as an input, which students do and teachers do not")
+    config = dataclasses.replace(
+        config,
+        noise=ProcessConfig.of(network.process),
+        network=own,
+        steps=1,
+        label_drop=0.0 if getattr(network, "null_class", None) is None else GUIDED,
+        shape=(channels, height, width),
+        class_names=names,
+        latent=images.space if isinstance(images, LatentDataset) else None,
+    )
+    _write(place, config, network.state_dict())
+    return open_run(place, network=network)
 
 
 def _network(

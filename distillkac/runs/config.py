@@ -14,9 +14,9 @@ from distillkac.flow import network_config
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
+from distillkac.runs.process_config import ProcessConfig
 
 if TYPE_CHECKING:
-    from distillkac.flow import processes
     from distillkac.flow.adopted import AdoptedNetwork
     from distillkac.runs.own_network import OwnNetwork
 
@@ -27,44 +27,6 @@ else:  # what a command has options for; the others, of files and of Python, nee
 Config = TypeVar("Config")
 OTHER_NETWORKS = Others(("distillkac.runs.own_network", "OwnNetwork"), ("distillkac.flow.adopted", "AdoptedNetwork"))
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
-
-
-@dataclass(frozen=True)
-class ProcessConfig:
-    """The noise process and its schedules."""
-
-    process: Literal["telegraph", "planar", "gaussian"] = "telegraph"
-    """Telegraph: each pixel runs and turns alone. Planar: pairs of pixels in the plane. Gaussian: the baseline."""
-    a: float = 25.0
-    """Rate of turns (telegraph, planar)."""
-    c: float = 2.0
-    """Speed (telegraph, planar)."""
-    sigma: float = 1.0
-    """Standard deviation of the noise (gaussian)."""
-    f: Literal["linear", "cosine"] = "linear"
-    """How the data fades: 1 - t or cos(pi t / 2)."""
-    g: Literal["linear", "quadratic"] = "linear"
-    """How the noise ages: t or t^2."""
-    tau_max: tyro.conf.Suppress[float] = 1.0
-    """How far towards pure noise it reaches (gaussian), where an adopted model's schedule ends before it."""
-
-    def build(self) -> "processes.Process":
-        """Raises ValueError on an unknown process or a parameter out of range."""
-        from distillkac.flow import processes  # torch only now: these are options of commands
-
-        if self.process == "gaussian":
-            return processes.Gaussian(sigma=self.sigma, f=self.f, g=self.g, tau_max=self.tau_max)
-        if self.process == "planar":
-            return processes.Planar(a=self.a, c=self.c, f=self.f, g=self.g)
-        if self.process == "telegraph":
-            return processes.Telegraph(a=self.a, c=self.c, f=self.f, g=self.g)
-        raise ValueError(f"process must be telegraph, planar or gaussian, got {self.process!r:.80}")
-
-
-def law(noise) -> str:
-    """The law of a process for people: telegraph (a 25, c 2). noise: a ProcessConfig, or the config of a KacScheduler."""
-    gaussian = noise.process == "gaussian"
-    return f"{noise.process} ({f'sigma {noise.sigma:g}' if gaussian else f'a {noise.a:g}, c {noise.c:g}'})"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distillkac.flow.fields import guidance_embedding, interval_embedding
+from distillkac.flow.velocity_from import Prediction, VelocityFrom
 from distillkac.runs import checkpoints
 
 
@@ -24,28 +25,33 @@ class OwnNetwork:
     """
 
     module: str
-    """Its class, with the module that it comes from."""
+    """Its class, with the module that it comes from; of a VelocityFrom that of the model inside."""
     parameters: int
     """How many numbers are trained."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input."""
     interval_embedding: bool = False
     """Takes the end r of a step as an input."""
+    prediction: Prediction | None = None
+    """What the model inside a VelocityFrom answers with."""
 
     @classmethod
     def of(cls, network: nn.Module) -> "OwnNetwork":
-        kind = type(network)
-        count = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        return cls(
-            f"{kind.__module__}.{kind.__qualname__}", count, guidance_embedding(network), interval_embedding(network)
+        inside, prediction = (
+            (network.model, network.prediction) if isinstance(network, VelocityFrom) else (network, None)
         )
+        kind = inside if hasattr(inside, "__qualname__") else type(inside)  # a function has a name of its own
+        count = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        says = guidance_embedding(network), interval_embedding(network)
+        return cls(f"{kind.__module__}.{kind.__qualname__}", count, *says, prediction)
 
     def refusal(self, folder: Path) -> str:
         """Why the network cannot be built, and what to do."""
         name = self.module.rsplit(".", 1)[-1]
+        made = f"{name}(...)" if self.prediction is None else f"VelocityFrom({name}(...), process, {self.prediction!r})"
         return (
             f"{folder} was trained with a network given in Python, {self.module}, which cannot be built from its config: open "
-            f"it in Python with distillkac.runs.open_run({str(folder)!r}, network={name}(...))"
+            f"it in Python with distillkac.runs.open_run({str(folder)!r}, network={made})"
         )
 
 
@@ -66,11 +72,13 @@ def check_attributes(network: nn.Module, num_classes: int) -> None:
         )
 
 
-def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
+def check_network(
+    network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_classes: int, weightless: bool = False
+) -> None:
     """Raises ValueError naming the class if the network is not what OwnNetwork says, or cannot be copied and saved.
 
     Asked once, of a copy, in eval and in train mode: the network itself stays as it is. x: (n, C, H, W) float32 images. y:
-    (n,) their classes.
+    (n,) their classes. weightless: it is a teacher that needs nothing to train.
     """
     name = type(network).__name__
     check_attributes(network, num_classes)
@@ -82,7 +90,7 @@ def check_network(network: nn.Module, x: torch.Tensor, y: torch.Tensor, num_clas
     tried = copied(network)
     names = _check_saving(tried)
     for training in (False, True):
-        _check_answer(tried.train(training), x, y)
+        _check_answer(tried.train(training), x, y, weightless)
     if new := sorted(names ^ tried.state_dict().keys()):
         raise ValueError(f"{name}.forward adds or removes weights, {new[0]}: make all of them in __init__")
 
@@ -114,7 +122,7 @@ def _with_graph(network: nn.Module) -> str | None:
     return None
 
 
-def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor, weightless: bool) -> None:
     """Raises ValueError if forward, in the mode that the network is in, does not answer as it must."""
     call = f"{type(network).__name__}.forward(x, t, y)" + (" in train mode" if network.training else "")
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -136,7 +144,7 @@ def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
         raise ValueError(f"{call} returned values that are not finite for {told}")
     if not torch.equal(x, before):
         raise ValueError(f"{call} changes x in place, which is the state of an integrator: copy it first")
-    if not u.requires_grad:
+    if not u.requires_grad and not weightless:
         raise ValueError(
             f"{type(network).__name__} has no parameter that its answer depends on: there is nothing to train"
         )

@@ -15,6 +15,7 @@ from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.flow.fields import interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
+from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
@@ -129,7 +130,7 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
                 f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and "
                 f"this {type(network).__name__} says the opposite"
             )
-        _say_if_another_class(folder, config.network, network)
+        _check_same(folder, config, network)
         expected = network.state_dict()
     weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config) if network is None else copied(network)
@@ -148,9 +149,21 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _say_if_another_class(folder: Path, saved: OwnNetwork, network: nn.Module) -> None:
-    """Warns if the module that was given is of another class than the one that was trained."""
-    given = OwnNetwork.of(network).module
+def _check_same(folder: Path, config: RunConfig, network: nn.Module) -> None:
+    """Warns if the module that was given is of another class than the one that was trained. Raises ValueError if it predicts
+    something else, or of another process."""
+    saved, own = config.network, OwnNetwork.of(network)
+    assert isinstance(saved, OwnNetwork), "see load_network"
+    if own.prediction != saved.prediction:
+        raise ValueError(
+            f"{folder} has a network that predicts {saved.prediction or 'the velocity, by itself'}, and this one "
+            f"{own.prediction or 'is no VelocityFrom'}: {saved.refusal(folder).rpartition(': ')[2]}"
+        )
+    if isinstance(network, VelocityFrom) and network.process != (process := config.noise.build()):
+        raise ValueError(
+            f"{folder} has the process {process}, and this network another, {network.process}: give it that one"
+        )
+    given = own.module
     # A script's own classes are in "__main__", and elsewhere when they are imported.
     same_name = given.rpartition(".")[2] == saved.module.rpartition(".")[2]
     if given != saved.module and not (same_name and "__main__" in (given.split(".")[0], saved.module.split(".")[0])):

@@ -89,7 +89,8 @@ class Trained:
     usual one. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of its teacher,
     above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
     and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps from data
-    alone, which take any number like such students, and w like a teacher.
+    alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for the data
+    where u is the velocity of the process itself, as on no path by name.
     """
 
     label_drop: float
@@ -99,6 +100,7 @@ class Trained:
     w_max: float | None = None
     restart: float | None = None
     objective: Objective = "flow-matching"
+    straight: bool = True
 
     @classmethod
     def of(cls, config: "RunConfig") -> "Trained":
@@ -106,9 +108,11 @@ class Trained:
         if config.objective != "flow-matching":
             rho, restart = usual_rho(config.shape, student=True), RESTART if config.objective == "consistency" else 0.0
             return cls(config.label_drop, FEW_STEPS, rho, restart=restart, objective=config.objective)
+        straight = config.noise.path is None
         if student is None:
-            return cls(config.label_drop, rho=usual_rho(config.shape))
-        return cls(config.label_drop, student.num_steps, student.rho, student.w, student.w_max, student.restart)
+            return cls(config.label_drop, rho=usual_rho(config.shape), straight=straight)
+        own = (student.num_steps, student.rho, student.w, student.w_max, student.restart)
+        return cls(config.label_drop, *own, straight=straight)
 
     @property
     def takes_w(self) -> bool:
@@ -142,6 +146,11 @@ class Trained:
         settled = rule(sampler, name)
         if settled.w == 0 and tuple(sampler.interval) != (0.0, 1.0):
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
+        if settled.restart > 0 and not self.straight and self.restart is None:
+            raise ValueError(
+                f"{name} has a path on which one step of its velocity does not lead to the data, and a step drawn anew begins "
+                "there: omit restart, or distil by method consistency"
+            )
         return settled
 
     def _any_w(self, sampler: SamplerConfig, name: str) -> float:

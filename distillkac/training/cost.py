@@ -10,7 +10,8 @@ import torch
 
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.network_config import NetworkConfig
-from distillkac.runs.config import RunConfig, law
+from distillkac.runs.config import RunConfig
+from distillkac.runs.process_config import law
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch

@@ -7,7 +7,8 @@ import torch
 
 from distillkac.base.random import SampleOrder, derive_seed, generator, normal_rows
 from distillkac.flow import processes
-from distillkac.flow.processes import Gaussian, NoiseStream, Planar, Telegraph
+from distillkac.flow.noise_stream import NoiseStream
+from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Gaussian(0.7))

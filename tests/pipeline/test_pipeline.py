@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.pipeline import KacPipeline
-from distillkac.runs.config import ProcessConfig
+from distillkac.runs.process_config import ProcessConfig
 from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
 from tests.toys import ToyData
