@@ -11,7 +11,7 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import objectives
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
-from distillkac.distillation.inverse import InverseConfig
+from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig, for_images, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid

@@ -25,6 +25,18 @@ NO_DATA_AT_ONE = {Gaussian(path="cosine"), Gaussian(1.3)}
 CASES = [(p, q) for p in PROCESSES for q in PREDICTIONS if not (q == "epsilon" and p in NO_DATA_AT_ONE)]
 
 
+def told(value):
+    """A name that is the same in every process, without the address of a function."""
+    return (
+        value
+        if isinstance(value, str)
+        else f"{getattr(value.path, '__name__', value.path)}-{value.sigma}-{value.tau_max}"
+    )
+
+
+by_case = pytest.mark.parametrize(("process", "prediction"), CASES, ids=told)
+
+
 def schedules(process, t):
     """(alpha, alpha', sigma, sigma') (B, 1) float64, the spread of the process in sigma."""
     (alpha, d_alpha), (age, d_age) = process.schedules(t.double())
@@ -42,7 +54,7 @@ def predicted(process, prediction, x0, eps, t):
     }[prediction]
 
 
-@pytest.mark.parametrize(("process", "prediction"), CASES, ids=str)
+@by_case
 def test_a_perfect_model_gives_the_velocity(process, prediction):
     source = generator(0, "models")
     x0, eps = (torch.randn(300, 2, dtype=torch.float64, generator=source) for _ in range(2))
@@ -64,7 +76,7 @@ def test_a_perfect_model_gives_the_velocity(process, prediction):
     assert (wrong - want).abs().median() > 1e-3
 
 
-@pytest.mark.parametrize(("process", "prediction"), CASES, ids=str)
+@by_case
 def test_both_ends_are_safe(process, prediction):
     x, t = torch.randn(4, 2), torch.tensor([0.0, 1e-9, 0.5, 1.0])
     u = VelocityFrom(lambda x, t, y: torch.tanh(x), process, prediction, torch.log)(x, t, None)
@@ -78,7 +90,7 @@ def test_both_ends_are_safe(process, prediction):
     torch.testing.assert_close(field(alpha * x0, torch.zeros(1), None), d_alpha * x0, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("process", "prediction"), CASES, ids=str)
+@by_case
 def test_the_exact_answers_for_a_mixture_are_its_exact_field(process, prediction):
     """Five normals of spread 0.1 in the plane: E[x_0 | x] and the velocity are known, and the flow leads to them."""
     spread = 0.1
