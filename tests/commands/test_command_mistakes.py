@@ -49,9 +49,13 @@ def test_help_reads_well(module, capsys):
         (
             distill,
             ["RUN", "--start", "RUN/student-1"],
-            "omit it, or give stages 1, inverse.steps and inverse.start student",
+            "is of inverse distillation alone: give stages 1, or omit start",
         ),
-        (distill, [*LONE, "--start", "RUN/student-1", "--inverse.start", "teacher"], "omit it, or give stages 1"),
+        (
+            distill,
+            [*LONE, "--start", "RUN/student-1", "--inverse.start", "teacher"],
+            "is not used where inverse.start is teacher: omit one",
+        ),
         (
             distill,
             [*LONE, "--start", str(shipped.FOLDER / "digits" / "student-1-inverse")],

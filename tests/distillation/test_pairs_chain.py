@@ -98,7 +98,7 @@ def test_other_paths_are_no_reason_to_go_on(run, capsys):
         (["--reconstruction.steps", "3"], "are options of method reconstruction, got method endpoint"),
         (["--pairs.count", "50"], "pairs.* are options of method pairs and of inverse.pairs, got method endpoint"),
         (["--inverse.pairs", "-1", "--inverse.steps", "1"], "pairs and adversarial at least 0"),
-        (["--stages", "1", "--inverse.steps", "1", "--inverse.pairs", "1"], "give --stages 20,1"),
+        (["--stages", "1", "--inverse.steps", "1", "--inverse.pairs", "1"], "give pairs.teacher_steps, such as 20"),
     ],
 )
 def test_impossible_pairs_are_refused(run, options, words, capsys):

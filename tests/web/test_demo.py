@@ -78,9 +78,12 @@ def test_networks_are_loaded_once(runs, monkeypatch):
 
 def test_shipped_models_have_their_names_and_their_steps(runs):
     made = Demo((Path("digits"),), CPU)
-    assert (list(made.runs), made.steps, made.shipped) == (["digits"], (1, 4), True)
+    assert (list(made.runs), made.steps, made.shipped) == (["digits"], (1, 2, 4), True)
     answers = made.generate("digits", [1, 4], num=10)
-    assert [(a.network, a.nfe, a.error) for a in answers] == [("student-1", 1, ""), ("student-4", 4, "")]
+    assert [(a.network, a.nfe, a.error) for a in answers] == [
+        ("student-1-inverse", 1, ""),
+        ("student-4-consistency", 4, ""),
+    ]
     (missing,) = made.generate("digits", [20])
     assert missing.error.startswith("digits has no student for 20 steps (students: 4, 1)")
     both = Demo((Path("digits"), runs[1]), CPU)
