@@ -49,7 +49,7 @@ def untrained(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(classifier, "STEPS", 2)
+    monkeypatch.setattr(classifier, "steps_for", lambda count: 2)
 
 
 # ------------------------------------------------------------------------------------------------------------- rounding
