@@ -1,7 +1,7 @@
 """A DDPM trained with diffusers alone, as its own example does it: a teacher for `distillkac.adopt` (docs/teachers.md).
 
     pip install diffusers accelerate
-    python examples/ddpm_teacher.py --out ddpm --data.path /usr/share/dataset-fashion-mnist
+    python examples/ddpm_teacher.py --out ddpm --data.path /usr/share/datasets/fashion-mnist
 
 Class-conditional, epsilon, cosine schedule; a class more than the images have stands for none, so that it can be guided.
 distillkac only reads the images. The result is a pipeline's folder: unet/, scheduler/, model_index.json.
