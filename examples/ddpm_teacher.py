@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 
 from distillkac.base.commands import command
 from distillkac.base.options import parse
-from distillkac.data import DataConfig, load
+from distillkac.data import DataConfig, Dataset, load, read
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,11 @@ class TeacherArgs:
     """Of weights, order and noise."""
 
 
-def batches(args: TeacherArgs) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(x (batch, C, H, W) in [-1, 1], y (batch,)) for ever, every epoch in another order."""
-    images = load(args.data, "train")
+def batches(images: Dataset, args: TeacherArgs) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(x (batch, C, H, W) in [-1, 1], y (batch,)) of every step, every epoch in another order."""
     order = images.order(args.seed)
     for start in range(0, args.steps * args.batch, args.batch):
-        x, y = images.__getitems__(order(start, start + args.batch).tolist())
-        yield (x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x), y
+        yield read(images, order(start, start + args.batch).tolist())
 
 
 def network(shape: tuple[int, int, int], classes: int, channels: tuple[int, ...]) -> UNet2DModel:
@@ -89,7 +87,7 @@ def train(args: TeacherArgs) -> DDPMPipeline:
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     rate = get_cosine_schedule_with_warmup(optimizer, min(200, args.steps // 2), args.steps)
     start, total = time.perf_counter(), 0.0
-    for step, (x, y) in enumerate(batches(args), 1):
+    for step, (x, y) in enumerate(batches(images, args), 1):
         y = torch.where(torch.rand(len(y)) < args.no_class, classes, y)
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (len(x),))
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):

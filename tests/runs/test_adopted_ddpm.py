@@ -3,7 +3,6 @@
 import shutil
 
 import diffusers
-import pytest
 import torch
 
 from distillkac.base import files
@@ -12,6 +11,7 @@ from distillkac.evaluation.classifier import Classifier
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate
 from distillkac.runs import SamplerConfig, adopt, class_labels, generate
+from distillkac.runs.back import save_for_diffusers
 from tests.places import ROOT
 
 MODEL = ROOT / "examples" / "ddpm-fashion"
@@ -57,20 +57,17 @@ def test_from_the_same_noise_at_the_same_times_ddim_draws_the_same_images(tmp_pa
     assert (ours - theirs).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("steps", [1])
-def test_a_step_goes_back_to_diffusers(tmp_path, steps):
-    from distillkac.runs.back import save_for_diffusers
-
+def test_its_step_given_back_to_diffusers_makes_the_same_images(tmp_path):
     run = adopt(MODEL, tmp_path / "run", null_class=True)
     save_for_diffusers(run, tmp_path / "back")
-    labels = class_labels(run.config, 4)
-    ours = generate(run, labels, SamplerConfig(steps)).images
-    model = diffusers.UNet2DModel.from_pretrained(tmp_path / "back" / "unet")
+    labels, x = class_labels(run.config, 4), run.process.prior(4, SHAPE, 0)
+    model = diffusers.UNet2DModel.from_pretrained(tmp_path / "back" / "unet").eval()
     scheduler = diffusers.DDIMScheduler.from_pretrained(tmp_path / "back" / "scheduler")
-    scheduler.set_timesteps(steps)
-    x = run.process.prior(4, SHAPE, 0)
+    scheduler.set_timesteps(1)
+    noise = x / run.process.prior_std
     with torch.no_grad():
-        answer = model(x / run.process.prior_std, scheduler.timesteps[0], class_labels=labels).sample
-        theirs = scheduler.step(answer, scheduler.timesteps[0], x / run.process.prior_std).prev_sample
-    assert theirs.shape == ours.shape
-    assert torch.isfinite(theirs).all()
+        ours = integrate(GuidedVelocity(run.network), x, labels, torch.tensor([1.0, 0.0]), "euler").clamp(-1, 1)
+        answer = model(noise, scheduler.timesteps[0], class_labels=labels).sample
+        theirs = scheduler.step(answer, scheduler.timesteps[0], noise).prev_sample
+    assert theirs.std() > 0.1
+    assert (ours - theirs).abs().max() <= 1e-2  # an error of float32 in the noise is 128 times as large in the data
