@@ -11,7 +11,8 @@ from accelerate.state import AcceleratorState
 from distillkac.base.random import generator
 from distillkac.data import Dataset
 from distillkac.flow.networks import NetworkConfig
-from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.config import RunConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.training.loop import Trainer
 from distillkac.training.objective import FlowMatching

@@ -17,8 +17,9 @@ from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
 from distillkac.flow.methods import METHODS, Method
-from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig
+from distillkac.runs.config import RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.sampler import usual_rho
 
 if TYPE_CHECKING:

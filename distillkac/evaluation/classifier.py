@@ -25,7 +25,7 @@ from distillkac.base.progress import Bar
 from distillkac.data import ImageDataset, read
 from distillkac.evaluation import evaluators
 from distillkac.runs import checkpoints
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training.optimizer import build as build_optimizer
 
 WEIGHTS, REPORT = "classifier.safetensors", "classifier.json"

@@ -6,7 +6,8 @@ from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
     from distillkac.runs.adoption import adopt
-    from distillkac.runs.config import OptimConfig, RunConfig, load_config
+    from distillkac.runs.config import RunConfig, load_config
+    from distillkac.runs.optim_config import OptimConfig
     from distillkac.runs.own_network import OwnNetwork
     from distillkac.runs.pictures import save_animation, save_grid, to_uint8
     from distillkac.runs.plots import save_curves, save_trajectory

@@ -3,7 +3,8 @@
 from distillkac.data import fashion_mnist
 from distillkac.data.config import DataConfig
 from distillkac.flow.network_config import NetworkConfig
-from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.config import RunConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.process_config import ProcessConfig
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -15,9 +15,10 @@ from distillkac.base import launch_settings, optional, processes
 from distillkac.base.optional import Tracker
 from distillkac.data import Dataset, vae
 from distillkac.runs import checkpoints, kept, pictures, plots, shipped
-from distillkac.runs.config import OptimConfig, RunConfig, save_config
+from distillkac.runs.config import RunConfig, save_config
 from distillkac.runs.device import device
 from distillkac.runs.lock import run_lock
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate

@@ -22,7 +22,7 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.data import Dataset
 from distillkac.runs import checkpoints
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import exact_sums, failure, optimizer, resume, sharding
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.ema import EMA

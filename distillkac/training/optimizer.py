@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import sharding
 
 MOMENTUM = 0.95

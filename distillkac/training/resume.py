@@ -12,7 +12,8 @@ from distillkac.data.fingerprint import difference
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints, kept
-from distillkac.runs.config import OptimConfig, RunConfig, StudentConfig, load_config
+from distillkac.runs.config import RunConfig, StudentConfig, load_config
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.training import optimizer
 

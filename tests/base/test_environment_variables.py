@@ -16,7 +16,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launch
 from distillkac import train
 from distillkac.base import launch_settings
 from distillkac.runs import checkpoints, device
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import fit
 from tests.toys import refusal
 

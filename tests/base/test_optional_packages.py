@@ -11,7 +11,7 @@ import pytest
 
 from distillkac import train
 from distillkac.base import optional
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import fit
 from tests.places import ROOT
 from tests.toys import refusal

@@ -16,7 +16,8 @@ from distillkac.distillation.stages import DistillConfig, for_images, stages_of,
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
-from distillkac.runs.config import OptimConfig, RunConfig
+from distillkac.runs.config import RunConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer

@@ -7,7 +7,7 @@ import torch
 from distillkac import ops
 from distillkac._kernels import native
 from distillkac.ops import interop, reference
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from tests.toys import run_config

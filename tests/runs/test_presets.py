@@ -6,7 +6,8 @@ import torch
 from distillkac import distill, sample, train
 from distillkac.data import sources
 from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.runs.config import OptimConfig, RunConfig, load_config
+from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.presets import PRESETS
 from distillkac.training import cost as training_cost
 from distillkac.training.cost import cost

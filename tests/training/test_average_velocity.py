@@ -9,8 +9,8 @@ from torch import nn
 
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
-from distillkac.runs.config import OptimConfig
 from distillkac.runs.objectives import AverageVelocityConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training.average_velocity import AverageVelocity, forward_derivative
 from distillkac.training.batches import Batch
 from distillkac.training.objectives import has_forward_mode, objective_for, settled

@@ -15,8 +15,9 @@ from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Telegraph
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import checkpoints, graphs, open_run
-from distillkac.runs.config import OptimConfig, RunConfig, load_config, save_config
+from distillkac.runs.config import RunConfig, load_config, save_config
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate

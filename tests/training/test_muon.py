@@ -11,7 +11,7 @@ from torch import nn
 
 from distillkac.distillation.inverse import GeneratorAndFake
 from distillkac.flow.networks import NetworkConfig, VelocityNet
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from distillkac.training.loop import Trainer, learning_rate

@@ -5,7 +5,7 @@ import torch
 
 from distillkac import train
 from distillkac.runs import checkpoints
-from distillkac.runs.config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig
 from distillkac.training.exact_sums import PairwiseSum
 from distillkac.training.loop import parts_of_process
 from tests.toys import TINY_OPTIONS
