@@ -1,7 +1,7 @@
 """Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -27,7 +27,6 @@ GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 10
 
-
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 
 
@@ -44,11 +43,11 @@ class EvaluateArgs:
     """
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder; of a student alone too."""
     num: int = 5000
     """Generated images per row of the table; published FIDs take 50000."""
     teacher_steps: tuple[int, ...] = (20, 1)
-    """Step counts at which the teacher itself is measured (AB-2); of a run that learned few steps by itself 4, 2 and 1."""
+    """Step counts at which the run itself is measured, AB-2; by default 4, 2 and 1 of one of few steps, a student's own."""
     w: float | None = None
     """Guidance weight of the teacher, and of students that take it as input; by default what they were made for."""
     seed: int = 0
@@ -132,7 +131,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
         titles.append(_title(run, sampler))
     pictures.save_strips(strips, titles, args.run / "samples" / "overview.png")
     teacher, sampler = todo[0]
-    finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
+    finest = replace(sampler, steps=max(other.steps for run, other in todo if run is teacher))
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
     plots.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
@@ -234,13 +233,14 @@ def _compared(
 
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
-    """What the rows of a table are: the teacher at its step counts, then the students."""
+    """What the rows of a table are: the run at its step counts, then its students."""
     from distillkac.runs.config import load_config
     from distillkac.runs.run import students
 
     trained = Trained.of(load_config(args.run))
-    own = trained.few_steps and args.teacher_steps == EvaluateArgs.teacher_steps
-    made = [(args.run, steps, trained) for steps in (trained.measured_steps() if own else args.teacher_steps)]
+    own = trained.few_steps or trained.num_steps is not None
+    asked = trained.measured_steps() if own and args.teacher_steps == EvaluateArgs.teacher_steps else args.teacher_steps
+    made = [(args.run, steps, trained) for steps in asked]
     for path in students(args.run):
         trained = Trained.of(load_config(path))
         made += [(path, steps, trained) for steps in trained.measured_steps()]
