@@ -6,6 +6,7 @@
 # make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (some hours)
 # make bench   the benchmarks: results, tables of docs/speed.md and README, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
+# make gpu     all that a GPU has to show, in one folder with a summary: runs/gpu; again: goes on (ARGS="--device cpu": in small)
 # make package an sdist, the wheel it makes, and that wheel at work in a new environment
 # make docs    the documentation as a site: build/docs/index.html
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
@@ -36,7 +37,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo fashion patches test test-cpus compare bench bench-gpu package docs sanitize sanitize-gpu lint clean venv
+.PHONY: demo fashion patches test test-cpus compare bench bench-gpu gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
 # A short --recipe best: a consistency student of 4, 2 and 1 steps, then one that learns its two steps as one.
 demo: RECIPE = best
@@ -78,6 +79,9 @@ bench bench-gpu: .venv/built
 	run=$$(mktemp) && trap 'rm -f "$$run"' EXIT && \
 	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json "$$run" $(ARGS) && \
 	$(BIN)/python -m benchmarks.report "$$run"
+
+gpu: .venv/built
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 package: .venv/built
 	$(BIN)/python -m pytest -m slow tests/project/test_packaging.py $(ARGS)

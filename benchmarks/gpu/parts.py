@@ -1,0 +1,250 @@
+"""The parts of `make gpu`, in their order: what tells most in the first minutes comes first."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+PRODUCT = ("accelerate", "diffusers", "safetensors", "sklearn", "tyro", "PIL", "matplotlib")
+PYTHON = sys.executable
+NAMES = (
+    *(
+        "machine",
+        "agreement",
+        "tests",
+        "throughput",
+        "ops",
+        "digits",
+        "sanitizer",
+        "resume",
+        "two-processes",
+        "methods",
+    ),
+    *("samplers", "fashion", "tables"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the whole. commands: run one after the other from the project's folder."""
+
+    name: str
+    title: str
+    commands: tuple[tuple[str, ...], ...]
+    modules: tuple[str, ...] = ()
+    """What must be installed besides torch, numpy and pytest."""
+    program: str | None = None
+    """A program that must be found."""
+    path: Path | None = None
+    """A file or folder that must be there: data, or what an earlier part makes."""
+    why_not: str | None = None
+    """Why it makes no sense on this device."""
+    fresh: tuple[Path, ...] = ()
+    """Folders that are removed before it begins."""
+    device: str = "cuda"
+
+    def lacking(self) -> list[str]:
+        return [name for name in self.modules if importlib.util.find_spec(name) is None]
+
+    def reason_to_skip(self) -> str | None:
+        if self.why_not is not None:
+            return self.why_not
+        if lacking := self.lacking():
+            return f"needs {', '.join(lacking)}: pip install -e '.[test]'"
+        if self.program is not None and shutil.which(self.program) is None:
+            return f"needs {self.program}, of the CUDA toolkit"
+        if self.path is not None and not self.path.exists():
+            return f"needs {self.path}"
+        return None
+
+    def environment(self) -> dict[str, str]:
+        """Where the commands find the project, and which device they take."""
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        cpu = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **cpu}
+
+
+def device_problem(device: str) -> str | None:
+    """Why nothing can be measured on it; None if it can."""
+    import torch
+
+    from distillkac._kernels import native
+
+    if device == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no GPU here; --device cpu runs the same script in small"
+    if not native.build_info()["cuda"]:
+        return "distillkac was built without CUDA kernels: docs/install.md says how to build them"
+    return None
+
+
+def all_parts(device: str, out: Path) -> list[Part]:
+    """The parts in the order of NAMES. out: where they write."""
+    out = out.absolute()
+    found = {part.name: part for part in (*_kernels(device, out), *_product(device, out))}
+    return [found[name] for name in NAMES]
+
+
+def _kernels(device: str, out: Path) -> list[Part]:
+    gpu = device == "cuda"
+    no_gpu = None if gpu else "needs a GPU"
+    bench, results = str(out / "benchmark.json"), str(out / "results")
+    contests = () if gpu else ("-k", "guided_step and 1x3x32x32")
+    # On a GPU the pages of the project: what is measured there is meant to be committed.
+    pages = ("--results", results, "--images", str(out), "--pages", str(out / "speed.md"), str(out / "README.md"))
+    return [
+        Part("machine", "what is here", (_module("distillkac.doctor"),), ("tyro",), device=device),
+        Part(
+            "agreement",
+            "every op beside the CPU, in units of the last place",
+            (_module("benchmarks.gpu.agreement", "--device", device, "--out", str(out / "agreement-figures.json")),),
+            device=device,
+        ),
+        Part(
+            "tests",
+            "the tests of the CUDA kernels: values, streams, graphs, gradients",
+            (_module("pytest", "-q", "tests/gpu", "--ignore", "tests/gpu/test_compute_sanitizer.py"),),
+            PRODUCT,
+            why_not=no_gpu,
+            device=device,
+        ),
+        Part(
+            "sanitizer",
+            "the CUDA kernels under memcheck, racecheck and synccheck",
+            (_module("pytest", "-q", "tests/gpu/test_compute_sanitizer.py"),),
+            program="compute-sanitizer",
+            why_not=no_gpu,
+            device=device,
+        ),
+        Part(
+            "ops",
+            "the ops beside eager torch, torch.compile, CuPy and a copy",
+            (
+                _module(
+                    *("pytest", "-q", "benchmarks", "--ignore", "benchmarks/test_end_to_end.py", "--benchmark-only"),
+                    *("--device", device, "--benchmark-json", bench, *contests),
+                ),
+            ),
+            ("pytest_benchmark", *PRODUCT),
+            device=device,
+        ),
+        Part(
+            "tables",
+            "the op benchmarks as the tables of README and docs/speed.md",
+            (
+                *(() if gpu else (_module("benchmarks.gpu.pages", str(out)),)),
+                _module("benchmarks.report", bench, *(() if gpu else pages)),
+            ),
+            ("tyro", "matplotlib"),
+            path=Path(bench),
+            device=device,
+        ),
+    ]
+
+
+def _product(device: str, out: Path) -> list[Part]:
+    gpu, run = device == "cuda", out / "digits"
+    precision = ("--optim.precision", "bf16") if gpu else ()
+    short = () if gpu else ("--steps", "6", "--optim.save-every", "3", "--preview", "0")
+    drawn = () if gpu else ("--num", "60")
+    train = _module("distillkac.train", "--preset", "demo", "--run", str(run), *precision, *short)
+    methods = {
+        "best": ("--recipe", "best"),
+        "paper": ("--recipe", "paper", "--stages", "20,4,2,1"),
+        "reconstruction": ("--method", "reconstruction", "--stages", "20,4"),
+        "pairs": ("--recipe", "pairs"),
+    }
+    distil = tuple(
+        _module("distillkac.distill", str(run), "--out", str(out / "students" / name), *words, *precision)
+        + (() if gpu else _small(name))
+        for name, words in methods.items()
+    )
+    samplers = tuple(
+        _module(
+            "distillkac.sample", str(run), "--model", "teacher", "--out", str(out / "samples" / f"{name}.png"), *words
+        )
+        for name, words in {
+            "euler-4": ("--integrator", "euler", "--steps", "4"),
+            "heun-20": ("--integrator", "heun", "--steps", "20"),
+            "ab2-20": ("--integrator", "ab2", "--steps", "20"),
+            "guided-20": ("--w", "2", "--steps", "20"),
+            "guided-bounded-20": ("--w", "8", "--max-speed", "4", "--steps", "20"),
+            "guided-interval-20": ("--w", "2", "--interval", ".1", ".6", "--steps", "20"),
+            "restarts-20": ("--restart", ".5", "--integrator", "euler", "--steps", "20"),
+        }.items()
+    )
+    trained, fashion = run / "ema.safetensors", out / "fashion"
+    fashion_short = () if gpu else ("--steps", "2", "--preview", "0", "--optim.batch-size", "16")
+    need = {"modules": PRODUCT, "device": device}
+    return [
+        Part(
+            "digits",
+            "the digits: trained and measured",
+            (train, _module("distillkac.evaluate", str(run), *drawn)),
+            fresh=(run,),
+            **need,
+        ),
+        Part(
+            "resume",
+            "a training stopped by Ctrl-C and continued, beside one that was not",
+            (_module("benchmarks.gpu.resume", "--out", str(out / "resume"), "--device", device),),
+            fresh=(out / "resume",),
+            **need,
+        ),
+        Part(
+            "two-processes",
+            "two processes on one device train as one",
+            (_module("benchmarks.gpu.two_processes", "--out", str(out / "two"), "--device", device),),
+            fresh=(out / "two",),
+            **need,
+        ),
+        Part(
+            "methods",
+            "every method of distillation, from the digits",
+            distil,
+            path=trained,
+            fresh=tuple(out / "students" / name for name in methods),
+            **need,
+        ),
+        Part("samplers", "every sampler, from the digits", samplers, path=trained, **need),
+        Part(
+            "fashion",
+            "Fashion-MNIST: trained and measured",
+            (
+                _module("distillkac.train", "--preset", "fashion", "--run", str(fashion), *precision, *fashion_short),
+                *((_module("distillkac.evaluate", str(fashion), "--num", "10000"),) if gpu else ()),
+            ),
+            path=FASHION,
+            fresh=(fashion,),
+            **need,
+        ),
+        Part(
+            "throughput",
+            "the paper's CIFAR-10 network: images per second, memory",
+            (_module("benchmarks.gpu.throughput", "--out", str(out / "throughput-figures.json"), "--device", device),),
+            **need,
+        ),
+    ]
+
+
+def _small(name: str) -> tuple[str, ...]:
+    """Options that make a distillation short, on a CPU."""
+    few = ("--optim.batch-size", "32")
+    return (
+        few
+        + {
+            "best": ("--consistency.steps", "2", "--steps", "2", "--inverse.steps", "1", "--pairs.count", "64"),
+            "paper": ("--steps", "1", "1", "1"),
+            "reconstruction": ("--steps", "1"),
+            "pairs": ("--steps", "1", "1", "1", "--inverse.steps", "1", "--pairs.count", "64"),
+        }[name]
+    )
+
+
+def _module(name: str, *words: str) -> tuple[str, ...]:
+    return (PYTHON, "-m", name, *words)

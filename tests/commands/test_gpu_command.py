@@ -1,0 +1,83 @@
+"""`make gpu`, as far as a CPU goes: parts run, fail, are skipped and are continued, and the summary says so."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import agreement, parts
+
+
+def part(name, code, **options):
+    return parts.Part(name, f"the part {name}", ((sys.executable, "-c", code),), device="cpu", **options)
+
+
+@pytest.fixture
+def two_parts(monkeypatch, tmp_path):
+    """One that counts its runs, and one that fails."""
+    count = f"open({str(tmp_path / 'count')!r}, 'a').write('x')"
+    made = [
+        part("machine", count),
+        part("tests", "raise SystemExit('a finding')"),
+        part("ops", "", modules=("nowhere",)),
+    ]
+    monkeypatch.setattr(parts, "all_parts", lambda device, out: made)
+    return tmp_path
+
+
+def test_parts_are_run_kept_and_told(two_parts, capsys):
+    words = ["--device", "cpu", "--out", str(two_parts / "out")]
+    assert command.main(words) == 1
+    told = capsys.readouterr().out
+    assert "nowhere is not installed: parts that need it are skipped" in told
+    assert "machine: passed" in told
+    assert "tests: failed, exit status 1" in told
+    text = (two_parts / "out" / "summary.md").read_text()
+    assert "1 passed, 1 failed, 1 skipped" in text
+    assert "skipped (needs nowhere" in text
+    assert "a finding" in (two_parts / "out" / "tests.txt").read_text()
+    assert command.main(words) == 1
+    assert "machine: passed before" in capsys.readouterr().out
+    assert (two_parts / "count").read_text() == "x"
+    assert command.main([*words, "--again", "--only", "machine"]) == 0
+    assert (two_parts / "count").read_text() == "xx"
+    assert command.main([*words, "--minutes", "0", "--only", "tests"]) == 1  # as it failed before
+    assert "tests: not begun" in capsys.readouterr().out
+
+
+def test_the_parts_are_those_of_the_help_and_fit_their_commands(tmp_path):
+    for device in ("cpu", "cuda"):
+        found = parts.all_parts(device, tmp_path)
+        assert [one.name for one in found] == list(parts.NAMES)
+        assert all(one.commands and one.title for one in found)
+    gpu = {one.name: one.reason_to_skip() for one in parts.all_parts("cpu", tmp_path)}
+    assert gpu["tests"] == gpu["sanitizer"] == "needs a GPU"
+    assert gpu["methods"] == f"needs {tmp_path / 'digits' / 'ema.safetensors'}"
+    with pytest.raises(SystemExit):
+        command.main(["--only", "kernels"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(SystemExit, match="sees no GPU here; --device cpu runs the same script in small"):
+        command.main([])
+
+
+def test_agreement_is_measured_by_distance_and_fails_above_its_limit(monkeypatch, tmp_path, capsys):
+    one = torch.tensor([1.0, -0.0, float("nan"), 2.0])
+    two = torch.tensor([1.0 + 2**-23, 0.0, float("nan"), -2.0])
+    assert agreement.distance(one, two).tolist()[:3] == [1, 0, 0]
+    assert agreement.distance(one, two)[3] > 2**30
+    out = tmp_path / "agreement-figures.json"
+    monkeypatch.setattr(agreement, "SHAPES", ((3, 34),))
+    monkeypatch.setattr(agreement, "RATES", ((9.0, 3.0),))
+    assert agreement.main(["--device", "cpu", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 14
+    assert {row[1] for row in rows} == {"0"}
+    apart = [("kac_noise planar", torch.ones(2), torch.ones(2) + 2**-23), ("guided_step planar", one, one)]
+    monkeypatch.setattr(agreement, "pairs", lambda device, shape: iter(apart))
+    assert agreement.main(["--device", "cpu"]) == 1
+    assert "more than 0 units of the last place apart: kac_noise planar\n" in capsys.readouterr().out
