@@ -29,7 +29,7 @@ def text(device: str, out: Path) -> str:
     for path in sorted(out.glob("*/evaluation.json")):
         sections += [f"## {path.parent.name}, measured", _evaluation(json.loads(path.read_text()))]
     speed = out / "speed.md" if device == "cpu" else parts.ROOT / "docs" / "speed.md"
-    if (out / "tables.json").exists() and speed.exists():
+    if (out / "ops.json").exists() and speed.exists():
         sections += [
             "## The ops",
             speed.read_text(encoding="utf-8").partition(SPEED[0])[2].partition(SPEED[1])[0].strip(),
