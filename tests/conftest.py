@@ -88,6 +88,7 @@ TORCH_KERNELS = {
     "test_pipeline_loading",
     "test_pipeline_precision",
     "test_processes",
+    "test_published_recipes",
     "test_resume_meaning",
     "test_sample",
     "test_sample_files",

@@ -53,8 +53,8 @@ class NetworkConfig:
     def settled(self) -> "NetworkConfig":
         """The same with what was not given written out."""
         dit = self.backbone == "dit"
-        chosen = {name: dit if getattr(self, name) is None else getattr(self, name) for name in ("qk_norm", "rotary")}
-        return replace(self, patch=self.side, **chosen)
+        qk_norm, rotary = (dit if chosen is None else chosen for chosen in (self.qk_norm, self.rotary))
+        return replace(self, patch=self.side, qk_norm=qk_norm, rotary=rotary)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:

@@ -1,4 +1,4 @@
-"""The transformer: diffusers' DiT, with rotary positions and norms of queries and keys out of diffusers' own parts, with further
+"""The transformer: diffusers' DiT, with rotary positions and norms of queries and keys out of diffusers' own parts, further
 numbers as inputs, and for images of any two sides."""
 
 from typing import Any
@@ -51,8 +51,8 @@ def rotation(config: NetworkConfig, shape: tuple[int, int, int]) -> Tensor:
 
 
 def velocity(dit: nn.Module, x: Tensor, times: Tensor, y: Tensor, rotary: Tensor | None) -> Tensor:
-    """What the transformer answers to x (B, C, H, W). times: (B,), or with further numbers (B, 1 + numbers). rotary: `rotation`,
-    of a network that has it."""
+    """What the transformer answers to x (B, C, H, W). times: (B,), or with further numbers (B, 1 + numbers). rotary: the
+    `rotation` of a network that has it."""
     further: dict[str, Any] = {}
     if rotary is not None:
         further["cross_attention_kwargs"] = {"image_rotary_emb": (rotary[0], rotary[1])}
@@ -96,7 +96,7 @@ class _WithNumbers(nn.Module):
         self.plain, self.names = plain, names
         for name in names:
             self.add_module(name, embedding_of_number(width))
-        self.register_load_state_dict_pre_hook(_from_plain)
+        self.register_load_state_dict_pre_hook(_from_plain)  # type: ignore[no-untyped-call]  # torch's own
 
     def forward(self, times: Tensor, y: Tensor, hidden_dtype: torch.dtype) -> Tensor:
         t, *numbers = times.unbind(-1)

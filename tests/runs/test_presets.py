@@ -36,6 +36,7 @@ def test_the_papers_cifar_settings():
     assert config.optim.batch_size == 128
     network = config.network
     assert (network.channels, network.layers, network.scale_shift) == ((256, 512, 512, 768), 3, True)
+    assert network.dropout == 0
     assert [32 >> level for level in network.attention] == [16, 8, 4]
 
 
