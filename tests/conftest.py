@@ -95,6 +95,7 @@ TORCH_KERNELS = {
     "test_sharding",
     "test_ship",
     "test_training",
+    "test_transformer",
     "test_training_determinism",
 }
 

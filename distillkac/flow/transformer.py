@@ -57,10 +57,7 @@ def velocity(dit: nn.Module, x: Tensor, times: Tensor, y: Tensor, rotary: Tensor
     if rotary is not None:
         further["cross_attention_kwargs"] = {"image_rotary_emb": (rotary[0], rotary[1])}
     u = dit(x, timestep=times, class_labels=y, return_dict=False, **further)[0]
-    if x.shape[2] == x.shape[3]:
-        return u
-    rows, side = x.shape[2] // u.shape[2], u.shape[2]  # u: every patch as an image of its own, see _for_rectangles
-    return u.view(len(x), rows, -1, x.shape[1], side, side).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+    return u if x.shape[2] == x.shape[3] else _together(u, x.shape)
 
 
 def check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
@@ -123,6 +120,13 @@ def _for_rectangles(dit: Any, rows: int, columns: int) -> None:
     embed.pos_embed = square[:, :rows, :columns].flatten(1, 2)
     embed.height, embed.width = rows, columns
     dit.proj_out_2.register_forward_hook(_each_alone)
+
+
+def _together(patches: Tensor, shape: torch.Size) -> Tensor:
+    """Images (B, C, H, W) of this shape from their patches (B rows columns, C, side, side), row by row."""
+    side = patches.shape[-1]
+    grid = patches.view(shape[0], shape[2] // side, -1, shape[1], side, side)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
 def _each_alone(layer: nn.Module, inputs: object, patches: Tensor) -> Tensor:
