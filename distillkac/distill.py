@@ -10,7 +10,8 @@ import tyro
 
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
-from distillkac.distillation.stages import RECIPES, DistillConfig, for_images
+from distillkac.distillation.recipes import RECIPES
+from distillkac.distillation.stages import DistillConfig, for_images
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
@@ -40,7 +41,9 @@ class DistillArgs:
     steps, in RUN/student-4-consistency, then one of one step that learns where two steps of it lead, in RUN/student-1-pairs,
     and inverse distillation of that, in RUN/student-1-inverse. consistency: the first of these alone. pairs: students of 4, 2
     and 1 steps that learn the teacher's stored paths, then inverse distillation of the last. short: endpoint distillation in
-    few steps, by Muon, for a few cores."""
+    few steps, by Muon, for a few cores. As published for CIFAR-10, days on a GPU: one-shot, endpoint distillation from 100 to 4
+    steps at once, then to 2 and 1; realuid, inverse distillation of the teacher itself into one step; realuid-second, its
+    second phase, which begins with the student of the first (--start)."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)

@@ -88,12 +88,14 @@ TORCH_KERNELS = {
     "test_pipeline_loading",
     "test_pipeline_precision",
     "test_processes",
+    "test_published_recipes",
     "test_resume_meaning",
     "test_sample",
     "test_sample_files",
     "test_sharding",
     "test_ship",
     "test_training",
+    "test_transformer",
     "test_training_determinism",
 }
 

@@ -36,6 +36,21 @@ def dit_class() -> Any:
     return _of("transformers.dit_transformer_2d", "DiTTransformer2DModel")
 
 
+def rotary_attention() -> Any:
+    """diffusers' attention with rotary positions, a processor of its Attention, which has the norms of queries and keys too."""
+    return _of("attention_processor", "HunyuanAttnProcessor2_0")
+
+
+def root_mean_square_norm() -> Any:
+    """diffusers' RMSNorm, which computes in float32 where torch's own warns that it cannot."""
+    return _of("normalization", "RMSNorm")
+
+
+def rotary_table() -> Any:
+    """diffusers' function of the cosines and sines of rotary positions on a grid."""
+    return _of("embeddings", "get_2d_rotary_pos_embed")
+
+
 class _Unopened(ModuleType):
     """A package whose __init__ has not run, but whose modules can be imported."""
 

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from distillkac.distillation.inverse_options import InverseConfig
     from distillkac.distillation.pairs import PairsDistillation
     from distillkac.distillation.pairs_options import PairsConfig
+    from distillkac.distillation.recipes import RECIPES
     from distillkac.distillation.reconstruction import ShiftedReconstruction
     from distillkac.distillation.reconstruction_options import ReconstructionConfig
-    from distillkac.distillation.stages import RECIPES, DistillConfig
+    from distillkac.distillation.stages import DistillConfig
 
 __all__ = [
     "RECIPES",
@@ -47,6 +48,7 @@ __getattr__, __dir__ = importer(
         "pairs_options": ("PairsConfig",),
         "reconstruction": ("ShiftedReconstruction",),
         "reconstruction_options": ("ReconstructionConfig",),
-        "stages": ("RECIPES", "DistillConfig"),
+        "recipes": ("RECIPES",),
+        "stages": ("DistillConfig",),
     },
 )

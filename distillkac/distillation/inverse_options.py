@@ -24,13 +24,17 @@ class InverseConfig:
     alpha: float = 0.98
     """Weight of generated against real images in the fake model's loss; 1 with beta = 1 uses no data."""
     beta: float = 0.94
-    """How much of the target the generated images carry; 1 exactly where alpha is 1."""
+    """How much of the target the generated images carry; 1 where alpha is 1."""
     fake_updates: int = 3
     """Updates of the fake model before each one of the generator."""
     lr: float = 3e-5
     """Learning rate of the generator; without pairs diversity goes at 1e-4 before quality comes, and 2e-4 may diverge."""
     fake_lr: float = 3e-4
     """Learning rate of the fake model."""
+    warmup: int = 1
+    """Updates of the generator in which both rates rise to these."""
+    beta2: float = 0.99
+    """AdamW's decay of the gradients' squares; that of their mean is 0."""
     ema: float = 0.99
     """Decay of the average of the generator."""
     pairs: float = 0.0
@@ -58,9 +62,13 @@ class InverseConfig:
                 raise ValueError(
                     f"inverse.{name} {value:g} is of what comes after a first step, and inverse.num_steps is 1: raise that"
                 )
-        if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or (self.alpha == 1) != (self.beta == 1):
+        if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or self.beta < self.alpha == 1:
             raise ValueError(
-                f"inverse: alpha and beta must lie in (0, 1], both 1 or both below, got {self.alpha} and {self.beta}"
+                f"inverse: alpha and beta must lie in (0, 1], and beta be 1 where alpha is, got {self.alpha} and {self.beta}"
+            )
+        if self.warmup < 0 or not 0 <= self.beta2 < 1:
+            raise ValueError(
+                f"inverse: warmup must be at least 0 and beta2 lie in [0, 1), got {self.warmup} and {self.beta2}"
             )
         if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
             raise ValueError(

@@ -114,39 +114,6 @@ class DistillConfig:
         inverse_options.check_options(self)
 
 
-_FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
-RECIPES = {
-    "paper": DistillConfig(),
-    # A student of any number of steps. Two of its steps cost a tenth of the teacher's twenty and end nearer to the data: they
-    # are what a student of one step learns.
-    "best": DistillConfig(
-        stages=(2, 1),
-        steps=(1000,),
-        method="pairs",
-        pairs=PairsConfig(count=48000, by="consistency"),
-        inverse=InverseConfig(steps=60, beta=0.96, lr=1e-4, pairs=1.0),
-        optim=replace(_FAST, batch_size=128),
-    ),
-    # The teacher's own ends from pure noise, then inverse distillation that keeps to them.
-    "pairs": DistillConfig(
-        stages=(20, 4, 2, 1),
-        steps=(150, 250, 1000),
-        method="pairs",
-        pairs=PairsConfig(count=24000),
-        inverse=InverseConfig(steps=220, beta=0.96, lr=2e-4, pairs=2.0, adversarial=0.02),
-        optim=replace(_FAST, batch_size=128),
-    ),
-    # For one or two processor cores: no student as slow as its teacher, and Muon, which needs fewer steps.
-    "short": DistillConfig(
-        stages=(40, 4, 2, 1),
-        steps=(300, 500, 1200),
-        optim=_FAST,
-    ),
-    # The first part of "best" alone.
-    "consistency": DistillConfig(method="consistency", optim=replace(_FAST, batch_size=128)),
-}
-
-
 @dataclass(frozen=True)
 class Stage:
     """One link of the chain: a teacher on a grid of `teacher_steps`, a student on `num_steps`.
@@ -250,7 +217,8 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
 def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     """The config.json of the generator of inverse distillation."""
     inverse = config.inverse
-    optim = replace(config.optim, lr=inverse.lr, warmup=1, weight_decay=0.0, beta1=0.0, beta2=0.99, ema=inverse.ema)
+    optim = replace(config.optim, lr=inverse.lr, warmup=inverse.warmup, weight_decay=0.0, ema=inverse.ema)
+    optim = replace(optim, beta1=0.0, beta2=inverse.beta2)
     student = StudentConfig(
         config.stages[0],
         inverse.num_steps,

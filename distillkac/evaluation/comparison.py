@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART
-from distillkac.distillation.stages import RECIPES, DistillConfig, stages_of
+from distillkac.distillation.recipes import RECIPES
+from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.flow.methods import Method as Integrator
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.process_config import ProcessConfig

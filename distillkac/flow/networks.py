@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillkac.base import backbones
+from distillkac.flow import transformer
+from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import NetworkConfig, norm_groups
 
 __all__ = ["NetworkConfig", "VelocityNet", "norm_groups"]
@@ -33,15 +35,17 @@ class VelocityNet(nn.Module):
         self.positions = _positions(config, shape)
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
-            self.dit = _dit(config, shape, num_classes)
+            self.dit = transformer.build(config, shape, num_classes)
+            if config.settled().rotary:
+                self.register_buffer("rotary", transformer.rotation(config, shape), persistent=False)
             return
         self.unet = _unet(config, shape)
         width = 4 * config.channels[0]
         self.classes = nn.Embedding(num_classes + 1, width)
         if config.guidance_embedding:
-            self.guidance = _embedding_of_number(width)
+            self.guidance = embedding_of_number(width)
         if config.interval_embedding:
-            self.interval = _embedding_of_number(width)
+            self.interval = embedding_of_number(width)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, w: Tensor | None = None, r: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
@@ -59,9 +63,10 @@ class VelocityNet(nn.Module):
                     f"the network takes {'' if taken else 'no '}{name}_embedding), got {'none' if value is None else 'one'}"
                 )
         if self.config.backbone == "dit":
-            times = TIME_SCALE * t if r is None else torch.stack([TIME_SCALE * t, t - r], -1)
+            numbers = ([] if w is None else [w.to(t.dtype)]) + ([] if r is None else [t - r])
+            times = torch.stack([TIME_SCALE * t, *numbers], -1) if numbers else TIME_SCALE * t
             with self._attention(x):
-                return self.dit(x, timestep=times, class_labels=y, return_dict=False)[0]
+                return transformer.velocity(self.dit, x, times, y, getattr(self, "rotary", None))
         embedding = self.classes(y)
         if w is not None:
             embedding = embedding + self.guidance(w[:, None])
@@ -126,54 +131,9 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
     )
     for module in unet.modules():
         if type(module).__name__ == "ResnetBlock2D":
-            _zero(module.conv2)
-    _zero(unet.conv_out)
+            zero(module.conv2)
+    zero(unet.conv_out)
     return unet
-
-
-def _dit(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    dit = backbones.dit_class()(
-        num_attention_heads=config.channels[0] // config.head_dim,
-        attention_head_dim=config.head_dim,
-        in_channels=shape[0],
-        out_channels=shape[0],
-        num_layers=config.layers,
-        dropout=config.dropout,
-        sample_size=shape[1],
-        patch_size=config.side,
-        num_embeds_ada_norm=num_classes,
-    )
-    for block in dit.transformer_blocks:
-        _zero(block.norm1.linear)  # adaLN-zero: every block starts as the identity
-        block.norm1.emb.class_embedder.dropout_prob = 0.0  # the objective drops classes, by its own seed
-        if config.interval_embedding:
-            block.norm1.emb = _WithLength(block.norm1.emb, config.channels[0])
-    _zero(dit.proj_out_2)
-    return dit
-
-
-class _WithLength(nn.Module):
-    """The embedding of time and class of a block of the DiT, with that of the length of a step. times: (B, 2), both."""
-
-    def __init__(self, plain: nn.Module, width: int) -> None:
-        super().__init__()
-        self.plain, self.interval = plain, _embedding_of_number(width)
-
-    def forward(self, times: Tensor, y: Tensor, hidden_dtype: torch.dtype) -> Tensor:
-        t, length = times.unbind(-1)
-        return self.plain(t, y, hidden_dtype=hidden_dtype) + self.interval(length[:, None].to(hidden_dtype))
-
-
-def _embedding_of_number(width: int) -> nn.Sequential:
-    """(B, 1) -> (B, width), at first 0."""
-    layers = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
-    _zero(layers[-1])
-    return layers
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
@@ -188,26 +148,9 @@ def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
     if not 0 <= config.dropout < 1:
         raise ValueError(f"network.dropout must lie in [0, 1), got {config.dropout}")
     if config.backbone == "dit":
-        _check_dit(config, shape)
+        transformer.check(config, shape)
     else:
         _check_unet(config, shape)
-
-
-def _check_dit(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
-    if len(config.channels) != 1 or config.channels[0] % config.head_dim:
-        raise ValueError(
-            "network.backbone dit takes one number as network.channels, its width, a multiple of network.head_dim, got "
-            f"{config.channels} and {config.head_dim}"
-        )
-    if config.channels[0] % 4:  # its positions are a sine and a cosine of either coordinate
-        raise ValueError(f"network.backbone dit takes a width that is a multiple of 4, got {config.channels[0]}")
-    if shape[1] != shape[2] or shape[1] % config.side:
-        raise ValueError(
-            f"network.backbone dit needs square images that network.patch {config.side} divides, got "
-            f"{shape[1]}x{shape[2]}"
-        )
-    if config.guidance_embedding:
-        raise ValueError("network.backbone dit does not take w as an input; distil with a fixed --w")
 
 
 def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
@@ -227,6 +170,9 @@ def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
             f"use fewer levels, {'a smaller network.patch, ' if side > 1 else ''}or --data.image-size with a multiple of "
             f"{multiple}"
         )
+    for name in ("qk_norm", "rotary"):
+        if getattr(config, name):
+            raise ValueError(f"network.{name} is of the transformer, got network.backbone unet: omit it")
     for level in config.attention:
         if not 0 <= level < len(config.channels):
             raise ValueError(f"network.attention: level {level} does not exist in {len(config.channels)} levels")

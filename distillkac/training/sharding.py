@@ -20,13 +20,15 @@ def shard(network: nn.Module, processes: int, device: torch.device) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The parts that are gathered one at a time: levels of a U-Net, blocks of a transformer."""
+    """The parts that are gathered one at a time: levels of a U-Net, blocks of a transformer. Parts of these come first."""
     lists = ("down_blocks", "up_blocks", "transformer_blocks")
     found = []
     for name, module in network.named_modules():
         last = name.rsplit(".", 1)[-1]
         if last in lists:
-            found += list(module)
+            # diffusers' DiT asks the first block's embedding of time and class once more behind the blocks.
+            asked_again = getattr(getattr(next(iter(module), None), "norm1", None), "emb", None)
+            found += ([] if asked_again is None else [asked_again]) + list(module)
         elif last == "mid_block" and module is not None:
             found.append(module)
     return found

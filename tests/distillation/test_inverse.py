@@ -24,7 +24,7 @@ def uid(process, teacher, alpha=0.9, beta=0.95, fake_updates=2):
 
 
 @every_process
-@pytest.mark.parametrize(("alpha", "beta"), [(0.9, 0.95), (1.0, 1.0)])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.9, 0.95), (0.9, 1.0), (1.0, 1.0)])
 def test_losses_of_inverse_distillation_are_the_formulas(process, alpha, beta):
     teacher = Affine(0.2, -0.3, 0.1)
     pair = GeneratorAndFake(Affine(), teacher, 10.0)
@@ -100,7 +100,9 @@ def test_both_networks_of_inverse_distillation_resume_exactly(tmp_path):
     [
         ({"steps": -1}, "steps must be at least 0"),
         ({"fake_updates": 0}, "fake_updates at least 1"),
-        ({"alpha": 1.0}, "both 1 or both below"),
+        ({"alpha": 1.0}, "beta be 1 where alpha is"),
+        ({"warmup": -1}, "warmup must be at least 0"),
+        ({"beta2": 1.0}, r"beta2 lie in \[0, 1\)"),
         ({"alpha": 0.0}, r"must lie in \(0, 1\]"),
         ({"lr": 0.0}, "lr and fake_lr must be positive"),
     ],

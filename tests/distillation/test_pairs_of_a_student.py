@@ -8,7 +8,7 @@ import torch
 
 from distillkac import distill, sample, train
 from distillkac.base.random import derive_seed
-from distillkac.distillation.stages import RECIPES
+from distillkac.distillation.recipes import RECIPES
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.runs import checkpoints

@@ -1,5 +1,7 @@
 """VelocityNet: shapes by configuration, conditioning, the calm start, clear errors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +41,8 @@ def woken(network):
         (NetworkConfig(channels=(8, 16), head_dim=8, patch=4), (3, 32, 32)),
         (NetworkConfig(backbone="dit", channels=(32,), layers=2, head_dim=16), DIGITS),
         (NetworkConfig(backbone="dit", channels=(16,), layers=1, head_dim=16, patch=4), (3, 32, 32)),
+        (NetworkConfig(backbone="dit", channels=(16,), layers=2, head_dim=8, patch=4), (1, 12, 20)),
+        (NetworkConfig(backbone="dit", channels=(16,), head_dim=8, patch=2, qk_norm=False, rotary=False), (3, 10, 4)),
     ],
 )
 def test_velocity_is_shaped_like_the_image(config, shape):
@@ -70,12 +74,16 @@ def test_every_condition_matters_and_rows_do_not_mix():
     torch.testing.assert_close(network(x[1:2], t[1:2], y[1:2]), u[1:2], rtol=1e-4, atol=1e-5)
 
 
-def test_guidance_embedding_starts_without_effect():
+@pytest.mark.parametrize(
+    "config", [NetworkConfig(), NetworkConfig("dit", channels=(32,), layers=2)], ids=["unet", "dit"]
+)
+def test_guidance_embedding_starts_without_effect(config):
     """A student that is to be conditioned on w starts as its teacher, whatever w."""
-    plain = woken(VelocityNet(NetworkConfig(), DIGITS, 10))
-    conditioned = VelocityNet(NetworkConfig(guidance_embedding=True), DIGITS, 10)
-    missing = conditioned.load_state_dict(plain.state_dict(), strict=False)
-    assert not missing.unexpected_keys
+    plain = woken(VelocityNet(config, DIGITS, 10))
+    conditioned = VelocityNet(replace(config, guidance_embedding=True), DIGITS, 10)
+    loaded = conditioned.load_state_dict(plain.state_dict(), strict=False)
+    assert not loaded.unexpected_keys
+    assert all("guidance" in name for name in loaded.missing_keys)
     x, t, y = inputs(DIGITS)
     w = torch.tensor([0.0, 1.0, 4.0])
     for network, given in ((plain, (w,)), (conditioned, ())):

@@ -213,6 +213,8 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
         small = consistency
     elif "best" in words:
         small = [*consistency, "--steps", "1", "--pairs.count", "8", "--inverse.steps", "1"]
+    elif {"realuid", "realuid-second"} & {*words}:  # inverse distillation alone, without pairs
+        small = [*small[:2], "--inverse.steps", "1", *CHAIN[-2:]]
     elif "--start" in words:  # inverse distillation alone, which has no stages either
         small = [*small[:2], "--pairs.count", "8", "--inverse.steps", "1", *CHAIN[-2:]]
     elif "--recipe" in words:

@@ -1,5 +1,5 @@
 """Runs and pipelines of earlier formats are the networks that they were: up to format 3 a U-Net had no patches, though 2 was
-written for it."""
+written for it; up to format 4 a transformer had neither norms of queries and keys nor rotary positions."""
 
 import json
 from dataclasses import replace
@@ -27,8 +27,10 @@ WRITTEN = {
 }
 TODAY = {
     "unet": NetworkConfig(channels=(32,), head_dim=8, middle_attention=False),
-    "dit": NetworkConfig("dit", channels=(16,), head_dim=8),
+    "dit": NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=False, rotary=False),
 }
+# Format 4 did not differ for transformers.
+VERSIONS = [(backbone, number) for backbone in WRITTEN for number in (None, 1, 2, 3)] + [("dit", 4)]
 PATCHED = replace(TODAY["unet"], patch=2)
 
 
@@ -43,8 +45,7 @@ def as_written(run, backbone, number):
     torch.save(state, run / checkpoints.STATE)
 
 
-@pytest.mark.parametrize("number", [None, 1, 2, 3])
-@pytest.mark.parametrize("backbone", WRITTEN)
+@pytest.mark.parametrize(("backbone", "number"), VERSIONS)
 def test_an_earlier_run_is_the_network_that_it_was_and_goes_on(tmp_path, backbone, number):
     run = made(tmp_path / "run", network=TODAY[backbone])
     before = load_network(run, load_config(run))
@@ -87,8 +88,7 @@ def test_a_run_with_patches_loads_as_it_was_trained(tmp_path):
         load_network(run, load_config(run))
 
 
-@pytest.mark.parametrize("number", [None, 2, 3])
-@pytest.mark.parametrize("backbone", WRITTEN)
+@pytest.mark.parametrize(("backbone", "number"), [version for version in VERSIONS if version[1] != 1])
 def test_an_earlier_pipelines_network_likewise(tmp_path, backbone, number):
     before = VelocityNet(TODAY[backbone], SHAPE, 2).eval()
     with torch.no_grad():
@@ -120,3 +120,16 @@ def test_a_pipelines_network_with_patches_is_saved_and_loaded(tmp_path):
     assert again.velocity.config == PATCHED
     x, t, y = torch.randn(2, *SHAPE), torch.tensor([0.2, 0.7]), torch.tensor([0, 2])
     torch.testing.assert_close(again(x, t, y), made_now(x, t, y))
+
+
+def test_a_transformer_of_today_is_not_one_of_before(tmp_path):
+    """What is not given is chosen when a run begins, and stays."""
+    run = made(tmp_path / "run", network=NetworkConfig("dit", channels=(16,), head_dim=8))
+    config, network = load_config(run), load_network(run, load_config(run))
+    assert (config.network.settled().qk_norm, config.network.settled().rotary) == (True, True)
+    assert any("norm_q" in name for name in network.state_dict())
+    assert network.rotary.shape == (2, 4, 8)
+    written_out = replace(config, network=config.network.settled())
+    assert resume.check(run, written_out, resume=True) == config
+    with pytest.raises(ValueError, match=r"--network\.qk-norm and --network\.rotary, which --resume cannot change"):
+        resume.check(run, replace(config, network=TODAY["dit"]), resume=True)

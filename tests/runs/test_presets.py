@@ -36,6 +36,7 @@ def test_the_papers_cifar_settings():
     assert config.optim.batch_size == 128
     network = config.network
     assert (network.channels, network.layers, network.scale_shift) == ((256, 512, 512, 768), 3, True)
+    assert network.dropout == 0
     assert [32 >> level for level in network.attention] == [16, 8, 4]
 
 
@@ -163,7 +164,13 @@ def test_a_transformer_trains(tmp_path):
     [
         (NetworkConfig(backbone="dit"), "one number as network.channels"),
         (NetworkConfig(backbone="dit", channels=(32,), patch=3), "network.patch 3 divides"),
-        (NetworkConfig(backbone="dit", channels=(32,), guidance_embedding=True), "does not take w"),
+        (NetworkConfig(backbone="dit", channels=(30,), head_dim=6, rotary=True), "a width that is a multiple of 4"),
+        (
+            NetworkConfig(backbone="dit", channels=(36,), head_dim=6),
+            "multiple of 4, got 6: take another, or --network.rotary",
+        ),
+        (NetworkConfig(rotary=True), "network.rotary is of the transformer, got network.backbone unet"),
+        (NetworkConfig(qk_norm=True), "network.qk_norm is of the transformer"),
     ],
 )
 def test_impossible_transformers_are_explained(config, message):
