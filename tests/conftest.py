@@ -29,6 +29,7 @@ TORCH_KERNELS = {
     "test_command_mistakes",
     "test_commands",
     "test_compare",
+    "test_compiled",
     "test_conditioning",
     "test_consistency",
     "test_consistency_from_data",

@@ -25,6 +25,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import exact_sums, failure, optimizer, resume, sharding
 from distillkac.training.batches import Batch, read_batches
+from distillkac.training.compiled import compile_calls
 from distillkac.training.ema import EMA
 from distillkac.training.objective import Objective, updates_of
 from distillkac.training.stop_signal import StopSignal
@@ -108,6 +109,7 @@ class Trainer:
         self.optimizer = accelerator.prepare(self.optimizer)
         # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
         self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
+        compile_calls(network, accelerator, optim)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
