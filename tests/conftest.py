@@ -25,6 +25,7 @@ TORCH_KERNELS = {
     "test_alignment",
     "test_any_steps",
     "test_average_velocity",
+    "test_checkpointing",
     "test_classifier",
     "test_command_mistakes",
     "test_commands",

@@ -265,8 +265,7 @@ def check_chain(made: list[tuple[Path, int]]) -> None:
 
 def digest_of(folder: Path) -> str:
     """The digest of the averaged weights of a run folder. Raises ValueError if there are none."""
-    found = checkpoints.described(folder)
-    if found is None:
+    if (found := checkpoints.described(folder)) is None:
         raise ValueError(f"{folder} has no {checkpoints.EMA}: put it back, or train the run again")
     return found[1]
 

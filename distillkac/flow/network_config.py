@@ -33,6 +33,9 @@ class NetworkConfig:
     """Channels per attention head."""
     dropout: float = 0.0
     """Dropout inside the residual blocks."""
+    checkpointing: bool = False
+    """Gradient checkpointing: what the blocks compute on the way is computed once more in the backward pass instead of being
+    kept. Less than half of the memory of a batch, a third more time."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input, so that one student serves every w."""
     interval_embedding: bool = False
