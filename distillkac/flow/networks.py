@@ -88,7 +88,7 @@ class VelocityNet(nn.Module):
         return sdpa_kernel(SDPBackend.MATH) if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
 
     def call_blocks_by(self, how: Callable[..., object]) -> None:
-        """Has residual and transformer blocks called as how(block, *inputs) where gradients are asked for, by default directly."""
+        """Has residual and transformer blocks called as how(block, *inputs) where gradients are asked for."""
         inner = self.get_submodule("dit" if self.config.backbone == "dit" else "unet")
         inner.enable_gradient_checkpointing(how)  # type: ignore[operator]  # a method of diffusers' networks
 
