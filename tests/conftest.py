@@ -39,6 +39,7 @@ TORCH_KERNELS = {
     "test_demo",
     "test_demo_server",
     "test_determinism",
+    "test_device",
     "test_diagnose",
     "test_distillation",
     "test_distributed",

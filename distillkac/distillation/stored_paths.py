@@ -22,6 +22,7 @@ from distillkac.base.tensors import sent
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, time_grid
 from distillkac.flow.processes import Process
+from distillkac.runs.device import fast_products
 
 FILE_ROWS = 512
 ABOUT = "paths.json"
@@ -182,7 +183,8 @@ class Paths:
             x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)))
             if w is not None:
                 self._velocity.w = w
-            path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
+            with fast_products(self._device):
+                path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
             parts.append(path[every::every].half().cpu())
         states = torch.cat(parts, 1)
         if not torch.isfinite(states).all():

@@ -18,6 +18,7 @@ from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
 from distillkac.runs import checkpoints, class_names, shipped
 from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import fast_products
 from distillkac.runs.run import Run, default_network, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
@@ -147,7 +148,7 @@ class Drawing:
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
-        with _in_eval_mode(run.network):
+        with _in_eval_mode(run.network), fast_products(run.device):
             if self.restart > 0:
                 fresh = derive_seed(self.seed, "fresh")
                 result = restart_chain(self.velocity, x, y, self.grid, run.process, self.restart, fresh, first, path)
