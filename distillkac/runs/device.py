@@ -35,9 +35,9 @@ def device() -> torch.device:
 
 
 def placed(network: Network, device: torch.device) -> Network:
-    """The network itself, moved to the device. On a GPU the convolutions of our U-Nets have their weights with the channels last
-    in memory, as its fast kernels want them; values, names and files are the same. Own networks stay as they are: they may
-    count on the order of what a convolution answers."""
+    """The network itself, moved to the device. On a GPU the convolutions of our U-Nets have their weights with the channels
+    last in memory, as its fast kernels want them; values, names and files are the same. Own networks stay as they are: they
+    may count on the order of what a convolution answers."""
     network = network.to(device)
     if device.type == "cuda":
         channels_last(network)

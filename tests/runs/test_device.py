@@ -112,18 +112,20 @@ def test_a_run_with_channels_last_is_resumed_and_saved_as_any_other(tmp_path, mo
         accelerator = Accelerator(cpu=True)
         return Trainer(network, objective, ToyData(), folder, config.steps, config.optim, config.seed, accelerator)
 
-    made(tmp_path / "plain").fit()
-
     def placed(network, _):
         device.channels_last(network)
         return network
 
-    monkeypatch.setattr(loop, "placed", placed)
-    part = made(tmp_path / "last")
-    batches = part.batches()
-    for _ in range(5):
-        part.advance(batches)
-    part.save(tmp_path / "last")
+    made(tmp_path / "plain").fit()
+    # Begun on a CPU, gone on with on a GPU, and stopped there once more.
+    for number in range(2):
+        part = made(tmp_path / "last")
+        batches = part.batches()
+        for _ in range(4):
+            part.advance(batches)
+        part.save(tmp_path / "last")
+        if number == 0:
+            monkeypatch.setattr(loop, "placed", placed)
     fit = made(tmp_path / "last").fit()
     assert any(p.dim() == 4 and not p.is_contiguous() for p in fit.network.parameters())
     one, two = (checkpoints.load_state(tmp_path / name) for name in ("plain", "last"))
