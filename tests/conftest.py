@@ -73,6 +73,7 @@ TORCH_KERNELS = {
     "test_models",
     "test_network_patch",
     "test_networks",
+    "test_no_waits",
     "test_outputs",
     "test_pairs",
     "test_pairs_chain",

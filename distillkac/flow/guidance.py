@@ -133,4 +133,4 @@ class GuidedVelocity:
         if self.interval == (0.0, 1.0) or (not torch.is_tensor(self.w) and self.w == 0):
             return self.w if torch.is_tensor(self.w) else float(self.w)
         inside = (t >= low) & (t <= high)
-        return torch.as_tensor(self.w, dtype=torch.float32, device=t.device) * inside
+        return (sent(self.w, t.device).float() if torch.is_tensor(self.w) else self.w) * inside

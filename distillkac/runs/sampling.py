@@ -13,6 +13,7 @@ from torch import nn
 
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import sent
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
@@ -144,7 +145,7 @@ class Drawing:
         last = classes - 1 if getattr(run.network, "null_class", None) is None else classes
         if not ((labels >= 0) & (labels <= last)).all():
             raise ValueError(f"labels must be numbers of classes, 0 to {classes - 1}, got {labels.tolist()[:10]}")
-        y, self.velocity.nfe = labels.to(run.device), 0
+        y, self.velocity.nfe = sent(labels, run.device), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
