@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.distillation.chain import Chain, refuse_teacher
     from distillkac.distillation.images import images_for
     from distillkac.distillation.students import check_start_folder
+    from distillkac.runs.device import placed
     from distillkac.runs.run import build_network, load_network
     from distillkac.runs.run_data import RunData
     from distillkac.training.fit import accelerator_for
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     check_start_folder(args.start, config)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
-    teacher = accelerator.prepare_model(load_network(args.run, run), evaluation_mode=True)
+    teacher = placed(load_network(args.run, run), accelerator.device)
+    teacher = accelerator.prepare_model(teacher, evaluation_mode=True)
     dataset, place = images_for(args.run, run, config, args.data)
     means = class_means(RunData(args.run, run, args.data).load("train")) if config.exact_start else None
     run = dataclasses.replace(run, data=place, fingerprint=dataset.fingerprint)

@@ -66,7 +66,10 @@ def check(optim: Any, device: torch.device) -> None:
     _agree("ACCELERATE_MIXED_PRECISION", ("no", optim.precision), "--optim.precision", optim.precision)
     _agree("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", (str(optim.accumulate),), "--optim.accumulate", optim.accumulate)
     if _set_to_other("ACCELERATE_DYNAMO_BACKEND", ("no",)):
-        raise ValueError(f"networks are not compiled here: {_said('ACCELERATE_DYNAMO_BACKEND')}, unset it {ORIGIN}")
+        raise ValueError(
+            f"networks are not compiled by a variable, but by --optim.compile: {_said('ACCELERATE_DYNAMO_BACKEND')}, unset it "
+            f"{ORIGIN}"
+        )
     if _set_to_other("ACCELERATE_FP8_BACKEND", ("no",)):
         raise ValueError(f"there is no training in 8 bits here: {_said('ACCELERATE_FP8_BACKEND')}, unset it {ORIGIN}")
     if _set_to_other("ACCELERATE_TORCH_DEVICE", ("cpu",) if device.type == "cpu" else ()):

@@ -6,3 +6,8 @@ import torch
 def column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """One value a row, shaped to act on whole rows. t: (B,). like: (B, ...). Returns (B, 1, ..., 1) of the dtype of t."""
     return t.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def sent(value: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
+    """The values on a device, which the program does not wait for: those of ordinary memory are copied aside at once."""
+    return value.to(device, non_blocking=True)

@@ -41,6 +41,7 @@ from distillkac.runs import config as configs
 from distillkac.runs.config import RunConfig, refuse_few_steps
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.run import Run, student_folder
+from distillkac.training.compiled import compile_calls
 from distillkac.training.fit import accelerator_for, fit_run, own_accelerate, refuse_shipped
 
 
@@ -118,8 +119,8 @@ def refuse_teacher(folder: Path, run: RunConfig, config: DistillConfig) -> None:
 class Chain:
     """What the stages of one distillation have in common; called, it makes the students.
 
-    run, out: folders of the teacher and of the students. start: of the student that a lone inverse distillation begins
-    with. teacher: the config of its run. network: its network, prepared. means: the class means, for an exact start.
+    run, out: folders of the teacher and of the students. start: of the student that a lone inverse distillation begins with.
+    teacher: the config of its run. network: its network, prepared. means: the class means, for an exact start.
     """
 
     run: Path
@@ -138,6 +139,7 @@ class Chain:
         """Each student, and whether the next may begin: it may not if Ctrl-C came, even as the pictures were drawn."""
         plan = students(self.config, self.out)
         refuse_shipped(self.out)
+        compile_calls(self.network, self.accelerator, self.config.optim)
         if self.resume:
             self._check(plan)
         with contextlib.ExitStack() as held:  # until the last student is made
@@ -162,6 +164,7 @@ class Chain:
                 return
             # A copy, as of the teacher: what is prepared computes in mixed precision for ever.
             before = self.accelerator.prepare_model(copy.deepcopy(run.network), evaluation_mode=True)
+            compile_calls(before, self.accelerator, config.optim)
             del run  # large networks are held no longer than they are needed
             self.accelerator.wait_for_everyone()  # until the main process has written it
         if config.inverse.steps:
@@ -262,8 +265,7 @@ def check_chain(made: list[tuple[Path, int]]) -> None:
 
 def digest_of(folder: Path) -> str:
     """The digest of the averaged weights of a run folder. Raises ValueError if there are none."""
-    found = checkpoints.described(folder)
-    if found is None:
+    if (found := checkpoints.described(folder)) is None:
         raise ValueError(f"{folder} has no {checkpoints.EMA}: put it back, or train the run again")
     return found[1]
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate
 from distillkac.flow.processes import Process
-from distillkac.training.batches import Batch
+from distillkac.training.batches import HOST, Batch
+from distillkac.training.compiled import plain_calls
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,18 @@ class StudentStates:
     seed: int
 
     def __call__(self, student: nn.Module, batch: Batch, weights: tuple[torch.Tensor, ...] = ()):
-        """(k (B,), T_k (B,) float32, x (B, ...)). weights: the guidance weights of the rows, if they are an input."""
+        """(k (B,) on the CPU, T_k (B,) float32, x (B, ...)). weights: the guidance weights of the rows, if an input."""
         num_steps, device = len(self.times) - 1, batch.x0.device
-        k = (batch.stratified(self.seed, "interval").double() * num_steps).long()
-        start = self.times.to(device)[k].float()
+        k = (batch.stratified(self.seed, "interval", HOST).double() * num_steps).long()
+        start = sent(self.times[k].float(), device)
         x = self.process.bridge(batch.x0, start, derive_seed(self.seed, "noise"), batch.first)
         if self.backward > 0:
-            own = batch.uniform(self.seed, "backward") < self.backward
+            own = batch.uniform(self.seed, "backward", HOST) < self.backward
             z = self.process.prior(
                 len(k), tuple(batch.x0.shape[1:]), derive_seed(self.seed, "prior"), batch.first, device
             )
-            x = torch.where(column(own, x), rolled_out(student, z, batch.y, self.times, k * own, weights), x)
+            rolled = rolled_out(student, z, batch.y, self.times, k * own, weights)
+            x = torch.where(column(sent(own, device), x), rolled, x)
         return k, start, x
 
 
@@ -61,12 +63,13 @@ def rolled_out(
     k: torch.Tensor,
     weights: tuple[torch.Tensor, ...],
 ) -> torch.Tensor:
-    """The student's first k Euler steps from the noise, row by row as many as its k (B,). times: its grid."""
+    """The student's first k Euler steps from the noise, row by row as many as its k (B,), on the CPU. times: its grid."""
     x, grid = noise.clone(), times.float().tolist()
     for step in range(int(k.max())):
-        rows = (k > step).nonzero().flatten()
+        rows = sent((k > step).nonzero().flatten(), x.device)
         t = torch.full((len(rows),), grid[step], device=x.device)
-        u = student(x[rows], t, y[rows], *(w[rows] for w in weights)).float()
+        with plain_calls():
+            u = student(x[rows], t, y[rows], *(w[rows] for w in weights)).float()
         x[rows] -= (grid[step] - grid[step + 1]) * u
     return x
 
@@ -99,11 +102,10 @@ class EndpointDistillation:
     w_max: float | None = None
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        device = batch.x0.device
         teacher, weights = with_drawn_w(self.teacher, batch, self.seed, self.w_max)
         k, start, x = self.states(network, batch, weights)
         n = (len(self.grid) - 1) // (len(self.states.times) - 1)
-        times = self.grid.to(device)[k * n + torch.arange(n + 1, device=device)[:, None]]
+        times = sent(self.grid[k * n + torch.arange(n + 1)[:, None]], batch.x0.device)
         with torch.no_grad():
             x_end = integrate(teacher, x, batch.y, times, self.method)
         delta = (times[0] - times[-1]).float()

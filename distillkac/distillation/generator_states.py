@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from distillkac.base.random import derive_seed
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.flow.integrators import restarted, time_grid
 from distillkac.flow.processes import Process
 from distillkac.runs.sampler import halves
-from distillkac.training.batches import Batch
+from distillkac.training.batches import HOST, Batch
+from distillkac.training.compiled import plain_calls
 
 Generate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(x (B, ...), t (B,), classes (B,)) -> the data that the generator predicts there."""
@@ -45,53 +46,54 @@ class GeneratorStates:
         if self.num_steps == 1:
             return noise, torch.ones(len(x0), device=device)
         counts, k = self.moments(batch, "moment")
-        starts = self._starts(device)[counts]
-        t = starts.gather(1, k[:, None]).squeeze(1)
+        starts = self._starts()[counts]
+        t = sent(starts.gather(1, k[:, None]).squeeze(1), device)
         x = self.process.bridge(x0, t, derive_seed(self.seed, "state noise"), batch.first)
-        own = (batch.uniform(self.seed, "backward") < self.backward) | (k == 0)
-        return torch.where(column(own, x), self._reached(generate, noise, batch, starts, k * own), x), t
+        own = (batch.uniform(self.seed, "backward", HOST) < self.backward) | (k == 0)
+        reached = self._reached(generate, noise, batch, sent(starts, device), k * own)
+        return torch.where(column(sent(own, device), x), reached, x), t
 
     def moments(self, batch: Batch, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(which of the halves of N (B,), which of its steps (B,)) of every row. name: of the draw."""
-        device = batch.x0.device
+        """(which of the halves of N (B,), which of its steps (B,)) of every row, on the CPU. name: of the draw."""
         made = halves(self.num_steps)
-        cells = torch.tensor([(i, k) for i, count in enumerate(made) for k in range(count)], device=device)
+        cells = torch.tensor([(i, k) for i, count in enumerate(made) for k in range(count)])
         shares = [1 / (len(made) * count) for count in made for _ in range(count)]
-        bounds = torch.tensor(shares, dtype=torch.float64).cumsum(0)[:-1].to(device)
-        drawn = cells[torch.bucketize(batch.stratified(self.seed, name).double(), bounds, right=True)]
+        bounds = torch.tensor(shares, dtype=torch.float64).cumsum(0)[:-1]
+        drawn = cells[torch.bucketize(batch.stratified(self.seed, name, HOST).double(), bounds, right=True)]
         return drawn[:, 0], drawn[:, 1]
 
     def on_paths(self, batch: Batch, num_states: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(which state (B,), its time (B,)) of stored paths with this many states after the noise: of moments as above where
         the paths have such a time, else of the noise."""
-        index = torch.zeros(len(batch.x0), dtype=torch.int64, device=batch.x0.device)
+        index = torch.zeros(len(batch.x0), dtype=torch.int64)
         if self.num_steps > 1 and num_states > 1:
             which, k = self.moments(batch, "moment of a path")
-            counts = torch.tensor(halves(self.num_steps), device=which.device)[which]
+            counts = torch.tensor(halves(self.num_steps))[which]
             index = torch.where(num_states % counts == 0, k * (num_states // counts), index)
-        return index, time_grid(num_states, self.rho).to(index.device)[index].float()
+        times = time_grid(num_states, self.rho)[index].float()
+        return sent(index, batch.x0.device), sent(times, batch.x0.device)
 
-    def _starts(self, device: torch.device) -> torch.Tensor:
+    def _starts(self) -> torch.Tensor:
         """(halves of N, N): where the steps of each grid begin, filled up with ones."""
         grids = [time_grid(count, self.rho)[:-1] for count in halves(self.num_steps)]
-        return torch.stack([nn.functional.pad(grid, (0, self.num_steps - len(grid)), value=1.0) for grid in grids]).to(
-            device, torch.float32
-        )
+        return torch.stack(
+            [nn.functional.pad(grid, (0, self.num_steps - len(grid)), value=1.0) for grid in grids]
+        ).float()
 
     @torch.no_grad()
     def _reached(
         self, generate: Generate, noise: torch.Tensor, batch: Batch, starts: torch.Tensor, k: torch.Tensor
     ) -> torch.Tensor:
-        """The state after the first k steps of each row from the noise, as restart_chain makes them."""
+        """The state after the first k steps of each row from the noise, as restart_chain makes them. k: (B,) on the CPU."""
         x, seed = noise.clone(), derive_seed(self.seed, "fresh")
         for step in range(self.num_steps - 1):
             t, t_next = starts[:, step], starts[:, step + 1]
-            going = k > step
-            rows = going.nonzero().flatten()
+            rows, going = (k > step).nonzero().flatten(), sent(k > step, x.device)
             if not len(rows):  # every process asks as often as the others, which sharded weights need
-                rows = torch.zeros(1, dtype=torch.int64, device=x.device)
-            x_hat = x.clone()
-            x_hat[rows] = generate(x[rows], t[rows], batch.y[rows]).float()
+                rows = torch.zeros(1, dtype=torch.int64)
+            rows, x_hat = sent(rows, x.device), x.clone()
+            with plain_calls():
+                x_hat[rows] = generate(x[rows], t[rows], batch.y[rows]).float()
             along = torch.lerp(x_hat, x, column(t_next / t, x))
             x = torch.where(
                 column(going, x),

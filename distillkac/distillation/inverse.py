@@ -83,6 +83,10 @@ class GeneratorAndFake(nn.Module):
         outer = [layer for network in (self.generator, self.fake) for layer in outer_layers(network)]
         return outer if self.heads is None else [*outer, self.heads]
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The two networks, one by one (training/compiled.py)."""
+        return [self.generator, self.fake]
+
     def param_groups(self) -> list[dict]:
         beside = list(self.fake.parameters()) + ([] if self.heads is None else list(self.heads.parameters()))
         return [

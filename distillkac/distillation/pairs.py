@@ -20,11 +20,11 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.distillation.endpoint import rolled_out
 from distillkac.distillation.pairs_options import PairsConfig
 from distillkac.flow.processes import Process
-from distillkac.training.batches import Batch
+from distillkac.training.batches import HOST, Batch
 
 Source = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 """Paths by their numbers, see stored_paths.Paths: (states, classes, guidance weights)."""
@@ -47,7 +47,7 @@ class DrawnPaths:
         """What `source` answers for as many paths as the batch has rows, each in a part of its own of those drawn from."""
         grown = self.count if not self.growing else -(-self.count * (batch.step + 1) // self.growing)
         among = min(self.count, max(grown, batch.total))
-        return self.source((batch.stratified(self.seed, "path").double() * among).long())
+        return self.source((batch.stratified(self.seed, "path", HOST).double() * among).long())
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,10 @@ class Kept:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(x_t, t, classes, velocities there) of these rows."""
         # By their number in the whole step, so that parts of a batch have the rows that it has.
-        rows = (torch.arange(len(batch.x0), device=batch.x0.device) + batch.row) % 2 == 0
+        rows = slice(batch.row % 2, None, 2)
         t = batch.stratified(self.seed, "time")
-        x, t, y = (
-            self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)[rows],
-            t[rows],
-            batch.y[rows],
-        )
+        x_t = self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
+        x, t, y = (value[rows].contiguous() for value in (x_t, t, batch.y))
         with torch.no_grad():
             return x, t, y, self.network(x, t, y).float()
 
@@ -118,13 +115,15 @@ class PairsDistillation:
         num_steps, device = len(self.times) - 1, states.device
         every = (len(states) - 1) // num_steps
         weights = () if w is None else (w,)
-        k = (batch.stratified(self.seed, "interval").double() * num_steps).long()
-        rows, times = torch.arange(len(k), device=device), self.times.to(device)
-        x, x_end = states[k * every, rows], states[(k + 1) * every, rows]
+        k = (batch.stratified(self.seed, "interval", HOST).double() * num_steps).long()
+        rows, place = torch.arange(len(k), device=device), sent(k * every, device)
+        x, x_end = states[place, rows], states[place + every, rows]
         if self.backward > 0:
-            own = batch.uniform(self.seed, "backward") < self.backward
-            x = torch.where(column(own, x), rolled_out(network, states[0], y, self.times, k * own, weights), x)
-        start, delta = times[k].float(), (times[k] - times[k + 1]).float()
+            own = batch.uniform(self.seed, "backward", HOST) < self.backward
+            rolled = rolled_out(network, states[0], y, self.times, k * own, weights)
+            x = torch.where(column(sent(own, device), x), rolled, x)
+        start = sent(self.times[k].float(), device)
+        delta = sent((self.times[k] - self.times[k + 1]).float(), device)
         if self.kept is None:
             return self.loss(x, network(x, start, y, *weights).float(), x_end, delta, y)
         x_t, t, y_t, u_t = self.kept(batch)

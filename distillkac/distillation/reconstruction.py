@@ -21,7 +21,7 @@ from torch import nn
 
 from distillkac import ops
 from distillkac.base.random import derive_seed
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
 from distillkac.flow.guidance import GuidedVelocity
@@ -53,7 +53,7 @@ class ShiftedReconstruction:
         with torch.no_grad():
             guess = x - column(t, x) * u
             noised = self._noised(x, guess, t, gamma, batch)
-            times = gamma.double() * time_grid(self.config.steps, self.rho).to(x.device)[:, None]
+            times = gamma.double() * sent(time_grid(self.config.steps, self.rho), x.device)[:, None]
             x_end = integrate(teacher, noised, batch.y, times, self.method)
         return ops.endpoint_loss(x, u, x_end, t)
 

@@ -18,9 +18,11 @@ import torch
 
 from distillkac.base import files
 from distillkac.base.random import derive_seed, uniform_rows
+from distillkac.base.tensors import sent
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, time_grid
 from distillkac.flow.processes import Process
+from distillkac.runs.device import fast_products
 
 FILE_ROWS = 512
 ABOUT = "paths.json"
@@ -95,9 +97,9 @@ class Paths:
 
     def __call__(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(states (num_states + 1, n, C, H, W), classes (n,), guidance weights (n,) or None) of the paths of these numbers
-        (n,), noise first. Waits for those that are yet to be made; raises what keeps them from being made."""
+        (n,), on the CPU, noise first. Waits for those that are yet to be made; raises what keeps them from being made."""
         states = torch.empty(self.config.num_states, len(index), *self.config.shape)
-        numbers, places = index.cpu() // FILE_ROWS, index.cpu() % FILE_ROWS
+        numbers, places = index // FILE_ROWS, index % FILE_ROWS
         for number in numbers.unique().tolist():
             mine = (numbers == number).nonzero().flatten()
             states[:, mine] = torch.from_numpy(self._map(number)[:, places[mine].numpy()]).float()
@@ -105,7 +107,7 @@ class Paths:
         noise = torch.cat([x for x, _, _ in begun])
         y = torch.cat([y for _, y, _ in begun])
         w = None if self.config.w_max is None else torch.cat([w for _, _, w in begun if w is not None])
-        return torch.cat([noise[None], states.to(self._device)]), y, w
+        return torch.cat([noise[None], sent(states, self._device)]), y, w
 
     def close(self) -> None:
         """Ends the making, at the next evaluation of the network."""
@@ -121,7 +123,7 @@ class Paths:
         if config.w_max is None:
             return x, y, None
         drawn = uniform_rows(len(rows), (1,), derive_seed(config.seed, "path w"), rows.start).flatten()
-        return x, y, config.w_max * drawn.to(device)
+        return x, y, config.w_max * sent(drawn, device)
 
     def _path_of(self, number: int) -> Path:
         return self.folder / f"states-{number:06d}.npy"
@@ -181,7 +183,8 @@ class Paths:
             x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)))
             if w is not None:
                 self._velocity.w = w
-            path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
+            with fast_products(self._device):
+                path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
             parts.append(path[every::every].half().cpu())
         states = torch.cat(parts, 1)
         if not torch.isfinite(states).all():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkac.base import backbones
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.flow.noise_schedules import NoiseSchedule
 
 __all__ = ["AdoptedNet", "AdoptedNetwork"]
@@ -155,7 +155,7 @@ class AdoptedNet(nn.Module):
     def _at_timesteps(self, t: Tensor, tau: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """(tau, fractional timestep), linear in log R between timesteps. A time that is a timestep's, but for its rounding to
         float32, is that timestep."""
-        taus, times, knots = (table.to(t.device) for table in (self._taus, self._times, self._knots))
+        taus, times, knots = (sent(table, t.device) for table in (self._taus, self._times, self._knots))
         below = (log_ratio[:, None] >= knots[None, 1:-1]).sum(1)
         low, high = knots[below], knots[below + 1]
         number = (below + (log_ratio - low) / (high - low)).clamp(0, len(knots) - 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from distillkac.base.tensors import column, sent
 from distillkac.flow.fields import Network, Weight
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Process
@@ -39,7 +40,7 @@ class ExactStart(GuidedVelocity):
 
     def exact(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """u(1, x | y). x: (B, C, H, W) at t = 1. y: (B,), the number of classes for no class."""
-        age, mean = torch.full((len(x),), self._age, device=x.device), self._means.to(x)[y]
+        age, mean = torch.full((len(x),), self._age, device=x.device), sent(self._means, x.device).to(x.dtype)[y]
         return self._df * mean + self._dg * self._process.velocity(x - self._f * mean, age)
 
     def evaluate(
@@ -49,19 +50,30 @@ class ExactStart(GuidedVelocity):
         y: torch.Tensor | None,
         r: float | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
-        start = torch.as_tensor(t, device=x.device) >= 1
-        if not start.any():
+        some, every = self._starting(t)
+        if not some:
             return super().evaluate(x, t, y, r)
         if y is None:
             raise ValueError("noise correction needs class labels y (B,), got None")
         null = torch.full_like(y, len(self._means) - 1)
-        if start.all():
+        if every:
             w = self._weight(t)
             guided = torch.is_tensor(w) or w != 0
             return self.exact(x, y), self.exact(x, null) if guided else None, w
         u_cond, u_uncond, w = super().evaluate(x, t, y, r)
-        rows = start.nonzero().flatten()
-        u_cond = u_cond.index_copy(0, rows, self.exact(x[rows], y[rows]))
+        assert torch.is_tensor(t), "a float is that of every row"
+        start = column(t >= 1, x)
+        u_cond = torch.where(start, self.exact(x, y), u_cond)
         if u_uncond is not None:
-            u_uncond = u_uncond.index_copy(0, rows, self.exact(x[rows], null[rows]))
+            u_uncond = torch.where(start, self.exact(x, null), u_uncond)
         return u_cond, u_uncond, w
+
+    @staticmethod
+    def _starting(t: float | torch.Tensor) -> tuple[bool, bool]:
+        """Whether some of the rows are at t = 1, and whether all are. Times on a GPU are not looked at, which would wait for
+        it: some may be."""
+        if not torch.is_tensor(t):
+            return t >= 1, t >= 1
+        if t.device.type != "cpu":
+            return True, False
+        return bool((t >= 1).any()), bool((t >= 1).all())

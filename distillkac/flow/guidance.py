@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from distillkac import ops
+from distillkac.base.tensors import sent
 from distillkac.flow.fields import (
     SPEED_NORMS,
     Network,
@@ -113,7 +114,9 @@ class GuidedVelocity:
 
     @staticmethod
     def _rows(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(value, dtype=torch.float32, device=x.device).expand(len(x))
+        if torch.is_tensor(value):
+            return sent(value, x.device).float().expand(len(x))
+        return torch.full((len(x),), value, dtype=torch.float32, device=x.device)
 
     def _labels(self, y: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """(y, as many labels that mean "no class")."""
@@ -130,4 +133,4 @@ class GuidedVelocity:
         if self.interval == (0.0, 1.0) or (not torch.is_tensor(self.w) and self.w == 0):
             return self.w if torch.is_tensor(self.w) else float(self.w)
         inside = (t >= low) & (t <= high)
-        return torch.as_tensor(self.w, dtype=torch.float32, device=t.device) * inside
+        return (sent(self.w, t.device).float() if torch.is_tensor(self.w) else self.w) * inside

@@ -10,6 +10,7 @@ import torch
 
 from distillkac import ops
 from distillkac.base.random import derive_seed, uniform_rows
+from distillkac.base.tensors import sent
 from distillkac.flow.fields import Field
 from distillkac.flow.methods import METHODS, Method
 from distillkac.flow.processes import Process
@@ -138,7 +139,8 @@ def restarted(
         return fresh
     pairs, shape = process.speed_norm == "planar", x_next.shape
     size = (*shape[1:-1], shape[-1] // 2) if pairs else tuple(shape[1:])
-    drawn = uniform_rows(len(x_next), size, derive_seed(seed, "restart share", step), offset).to(x_next.device)
+    drawn = uniform_rows(len(x_next), size, derive_seed(seed, "restart share", step), offset)
+    drawn = sent(drawn, x_next.device)
     return torch.where((drawn.repeat_interleave(2, -1) if pairs else drawn) < share, fresh, x_next)
 
 

@@ -39,6 +39,9 @@ class NetworkConfig:
     rotary: bool | None = None
     """DiT: queries and keys are turned by their row and column (rotary positions), so that attention knows how far apart two
     positions are; the table of sines at the entrance stays. If not given, True for the DiT; the U-Net has none."""
+    checkpointing: bool = False
+    """Gradient checkpointing: what the blocks compute on the way is computed once more in the backward pass instead of being
+    kept. Less than half of the memory of a batch, a third more time."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input, so that one student serves every w."""
     interval_embedding: bool = False

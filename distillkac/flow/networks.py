@@ -1,10 +1,12 @@
 """The velocity network: class and guidance embeddings around the U-Net of diffusers, or its transformer."""
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from distillkac.base import backbones
 from distillkac.flow import transformer
@@ -38,7 +40,12 @@ class VelocityNet(nn.Module):
             self.dit = transformer.build(config, shape, num_classes)
             if config.settled().rotary:
                 self.register_buffer("rotary", transformer.rotation(config, shape), persistent=False)
-            return
+        else:
+            self._make_unet(config, shape, num_classes)
+        if config.checkpointing:
+            self.call_blocks_by(recomputed)
+
+    def _make_unet(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> None:
         self.unet = _unet(config, shape)
         width = 4 * config.channels[0]
         self.classes = nn.Embedding(num_classes + 1, width)
@@ -85,6 +92,11 @@ class VelocityNet(nn.Module):
         slow = x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
         return sdpa_kernel(SDPBackend.MATH) if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
 
+    def call_blocks_by(self, how: Callable[..., object]) -> None:
+        """Has residual and transformer blocks called as how(block, *inputs) where gradients are asked for."""
+        inner = self.get_submodule("dit" if self.config.backbone == "dit" else "unet")
+        inner.enable_gradient_checkpointing(how)  # type: ignore[operator]  # a method of diffusers' networks
+
     def outer_layers(self) -> list[nn.Module]:
         """Those that images, times, classes, w and r enter, and the one that the velocity leaves (training/optimizer.py)."""
         if self.config.backbone == "dit":
@@ -101,6 +113,14 @@ class VelocityNet(nn.Module):
             return list(self.get_submodule("dit.transformer_blocks").children())
         down, up = (list(self.get_submodule(name).children()) for name in ("unet.down_blocks", "unet.up_blocks"))
         return [*down, self.get_submodule("unet.mid_block"), *up]
+
+
+def recomputed(block: nn.Module, *inputs: Tensor | None) -> object:
+    """block(*inputs), of which nothing is kept for the backward pass but the inputs and the state of the random numbers, so
+    that dropout is the same in the second computation. An exported graph has no backward pass."""
+    if torch.compiler.is_exporting():
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def _positions(config: NetworkConfig, shape: tuple[int, int, int]) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillkac import ops
 from distillkac.base.random import normal_rows
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, sent
 from distillkac.flow.fields import SpeedNorm
 from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_schedules
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
@@ -212,7 +212,7 @@ class Gaussian(Process):
     def prior(
         self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
     ) -> Tensor:
-        return self.prior_std * normal_rows(n, tuple(size), seed, offset).to(device)
+        return self.prior_std * sent(normal_rows(n, tuple(size), seed, offset), device)
 
     def to_dict(self) -> dict[str, Any]:
         """As `Process.to_dict`; tau_max 1 and no path are not told, as before there were others. Raises ValueError if
@@ -225,7 +225,7 @@ class Gaussian(Process):
         return {key: value for key, value in super().to_dict().items() if key not in plain or value != plain[key]}
 
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
-        z = normal_rows(len(t), tuple(size), seed, offset).to(t.device)
+        z = sent(normal_rows(len(t), tuple(size), seed, offset), t.device)
         return self.sigma * column(t.to(z.dtype), z) * z
 
     def std(self, t: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ class Gaussian(Process):
         return torch.where(age > 0, k / age.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
 
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
-        z = normal_rows(len(t), tuple(x0.shape[1:]), seed, offset).to(x0)
+        z = sent(normal_rows(len(t), tuple(x0.shape[1:]), seed, offset), x0.device).to(x0.dtype)
         (f, f_dot), (g, g_dot) = ([column(v.to(x0.dtype), x0) for v in pair] for pair in self.schedules(t))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 

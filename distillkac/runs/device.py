@@ -1,11 +1,18 @@
-"""Where a run is trained and sampled."""
+"""Where a run is trained and sampled, and what is faster there."""
 
+import contextlib
+import threading
 import warnings
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from distillkac._kernels import native
 from distillkac.base import launch_settings
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def device() -> torch.device:
@@ -25,3 +32,63 @@ def device() -> torch.device:
         stacklevel=2,
     )
     return torch.device("cpu")
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """The network itself, moved to the device. On a GPU the convolutions of our U-Nets have their weights with the channels
+    last in memory, as its fast kernels want them; values, names and files are the same. Own networks stay as they are: they
+    may count on the order of what a convolution answers."""
+    network = network.to(device)
+    if device.type == "cuda":
+        channels_last(network)
+    return network
+
+
+def channels_last(network: nn.Module) -> None:
+    """Orders the memory of the convolution weights of the U-Nets of VelocityNet and AdoptedNet, in place."""
+    from distillkac.flow.adopted import AdoptedNet
+    from distillkac.flow.networks import VelocityNet
+
+    ours = [part for part in network.modules() if isinstance(part, VelocityNet | AdoptedNet)]
+    unets = [part for net in ours for part in net.modules() if type(part).__name__ == "UNet2DModel"]
+    for layer in (layer for unet in unets for layer in unet.modules()):
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types do not know it
+
+
+class _FastProducts:
+    """Who asks for TF32 now: the first sets it, the last takes it back. Paths are made by a thread of their own."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._set = threading.Lock(), 0, False
+
+    def begin(self) -> None:
+        with self._lock:
+            self._users += 1
+            # "none" is what torch begins with; whoever has said something keeps it.
+            if self._users == 1 and torch.backends.cuda.matmul.fp32_precision == "none":
+                torch.backends.cuda.matmul.allow_tf32 = self._set = True
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._set:
+                torch.backends.cuda.matmul.allow_tf32 = self._set = False
+                torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+_FAST = _FastProducts()
+
+
+@contextlib.contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Inside, float32 matrix products on a GPU take TF32: factors of 10 bits, sums of float32, as torch's convolutions have it
+    by default. Afterwards it is as it was; a program that has chosen by itself keeps its choice. Nothing on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    _FAST.begin()
+    try:
+        yield
+    finally:
+        _FAST.end()

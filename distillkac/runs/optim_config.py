@@ -32,6 +32,9 @@ class OptimConfig:
     """AdamW's decay of the gradient's square."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    compile: bool = False
+    """Compile the networks by torch.compile, forward and backward, in the first step, which takes a minute or more: for long
+    trainings, on GPUs above all. Goes on without, and says so, where the compiler is missing."""
     exact_parts: int | None = None
     """The same weights to the bit for any number of threads, and of processes that divides this power of two: gradients of
     so many parts of each batch are found one after the other, by one thread, and added in one order. On a CPU."""
@@ -73,5 +76,10 @@ class OptimConfig:
                 )
             if self.shard or self.accumulate != 1:
                 raise ValueError("optim.exact_parts cuts the batch itself: omit optim.accumulate and optim.shard")
+            if self.compile:
+                raise ValueError(
+                    "optim.exact_parts promises the same bits for any number of threads, which compiled code does not: omit "
+                    "optim.compile"
+                )
         if self.batch_size % self.accumulate:
             raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")

@@ -19,6 +19,7 @@ from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
+from distillkac.runs.device import placed
 from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
 
 __all__ = [
@@ -69,7 +70,7 @@ def open_run(
     folder = default_network(Path(folder).expanduser())
     device = chosen_device() if device is None else _usable(device)
     config = load_config(folder)
-    return Run(folder, config, config.noise.build(), load_network(folder, config, network).to(device), device)
+    return Run(folder, config, config.noise.build(), placed(load_network(folder, config, network), device), device)
 
 
 def _usable(device: torch.device | str) -> torch.device:

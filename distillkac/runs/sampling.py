@@ -13,11 +13,13 @@ from torch import nn
 
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import sent
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
 from distillkac.runs import checkpoints, class_names, shipped
 from distillkac.runs.config import RunConfig, load_config
+from distillkac.runs.device import fast_products
 from distillkac.runs.run import Run, default_network, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
@@ -143,11 +145,11 @@ class Drawing:
         last = classes - 1 if getattr(run.network, "null_class", None) is None else classes
         if not ((labels >= 0) & (labels <= last)).all():
             raise ValueError(f"labels must be numbers of classes, 0 to {classes - 1}, got {labels.tolist()[:10]}")
-        y, self.velocity.nfe = labels.to(run.device), 0
+        y, self.velocity.nfe = sent(labels, run.device), 0
         if run.device.type == "cpu":
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
-        with _in_eval_mode(run.network):
+        with _in_eval_mode(run.network), fast_products(run.device):
             if self.restart > 0:
                 fresh = derive_seed(self.seed, "fresh")
                 result = restart_chain(self.velocity, x, y, self.grid, run.process, self.restart, fresh, first, path)

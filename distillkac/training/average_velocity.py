@@ -22,6 +22,7 @@ from distillkac.base.random import derive_seed
 from distillkac.base.tensors import column
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.training.batches import Batch
+from distillkac.training.compiled import plain_calls
 from distillkac.training.objective import FromData, like
 
 SMALLEST_T = 1e-3  # earlier times are this one
@@ -81,7 +82,11 @@ class AverageVelocity(FromData):
 
 def forward_derivative(answer: Answer, x: torch.Tensor, t: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """d/dt of answer(x, t) along dx/dt = v, by forward mode, in float32. Raises whatever torch does where it knows none."""
-    with sdpa_kernel(SDPBackend.MATH), _ForForwardMode(x.device.type):  # the fast attention has no forward mode
+    with (
+        plain_calls(),
+        sdpa_kernel(SDPBackend.MATH),
+        _ForForwardMode(x.device.type),
+    ):  # the fast attention has no forward mode
         return torch.func.jvp(answer, (x, t), (v, torch.ones_like(t)))[1]
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from distillkac.base.random import generator
+from distillkac.base.tensors import sent
 from distillkac.data import Dataset, to_unit
 from distillkac.data.ahead import read_ahead
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,21 @@ class Batch:
         """Global sample index of the first row: no two rows of a run share one."""
         return self.step * self.total + self.row
 
-    def uniform(self, seed: int, name: str) -> torch.Tensor:
-        """(B,) draws in [0, 1), independent of each other."""
-        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)))
+    def uniform(self, seed: int, name: str, device: torch.device | None = None) -> torch.Tensor:
+        """(B,) draws in [0, 1), independent of each other. device: where they lie, by default with x0; what the program itself
+        must read, such as a number of rows, it reads on the CPU, where no GPU is waited for."""
+        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)), device)
 
-    def stratified(self, seed: int, name: str) -> torch.Tensor:
+    def stratified(self, seed: int, name: str, device: torch.device | None = None) -> torch.Tensor:
         """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together."""
         source = generator(seed, name, self.step)
         cells = torch.randperm(self.total, generator=source)
         # The clamp keeps float32 rounding from reaching 1 in the last cell.
         draws = (cells + torch.rand(self.total, generator=source)) / self.total
-        return self._mine(draws.clamp(max=1 - 2**-24))
+        return self._mine(draws.clamp(max=1 - 2**-24), device)
 
-    def _mine(self, draws: torch.Tensor) -> torch.Tensor:
-        return draws[self.row : self.row + len(self.x0)].to(self.x0.device)
+    def _mine(self, draws: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+        return sent(draws[self.row : self.row + len(self.x0)], self.x0.device if device is None else device)
 
 
 def read_batches(

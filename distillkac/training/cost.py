@@ -14,6 +14,7 @@ from distillkac.runs.config import RunConfig
 from distillkac.runs.process_config import law
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
+from distillkac.training.activations import activation_bytes
 from distillkac.training.batches import Batch
 from distillkac.training.objective import evaluations_of
 from distillkac.training.objectives import objective_for, settled
@@ -50,7 +51,8 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
 
     parameters; flops_per_image of one evaluation (a multiply-add is two); evaluations, what an image of a step costs in such, a
     backward pass being two; weight_bytes of weights, gradients, the
-    optimizer's state and the average; activation_bytes of one batch (what autograd keeps, float32); seconds_per_step and
+    optimizer's state and the average; activation_bytes of one batch (what autograd keeps, float32; with gradient checkpointing
+    and the largest block, which is computed once more); seconds_per_step and
     hours of the run: forward and backward, without the optimizer, the best of three or the only one of over half a second,
     with as many images as that allows.
     """
@@ -61,19 +63,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
     objective = objective_for(settled(config, network), network)
     batch = blank_batch(config.shape, device)
-    saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
-
-    def keep(tensor):
-        nonlocal saved
-        place = tensor.untyped_storage().data_ptr()
-        if place not in known:
-            known.add(place)
-            saved += tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective(network, batch)
-    loss.backward()
+    saved = activation_bytes(network, lambda: objective(network, batch))
     seconds = seconds_per_image(lambda part: objective(network, part).backward(), batch, config.optim.batch_size)
     step = seconds * config.optim.batch_size
     return {
@@ -92,6 +82,8 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
     kind = "images" if config.shape[0] in (1, 3) else "latents"
     network = config.network
     assert isinstance(network, NetworkConfig), "one given in Python has no options to show"
+    recomputed = ", the blocks computed twice (--network.checkpointing)" if network.checkpointing else ""
+    uncompiled = ", before --optim.compile, whose gain is not guessed" if config.optim.compile else ""
     patches = f", patches of {network.side}x{network.side}," if network.side > 1 else ""
     return "\n".join(
         (
@@ -101,9 +93,9 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
             f"{figures['evaluations'] * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
             f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "
-            f"{figures['activation_bytes'] / 2**30:.2g} GiB activations of a batch",
+            f"{figures['activation_bytes'] / 2**30:.2g} GiB activations of a batch{recomputed}",
             f"time         about {figures['seconds_per_step']:.2g} s a step, {figures['hours']:.2g} hours in all, on this "
-            f"{device.type}",
+            f"{device.type}{uncompiled}",
         )
     )
 

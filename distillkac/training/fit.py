@@ -16,7 +16,7 @@ from distillkac.base.optional import Tracker
 from distillkac.data import Dataset, vae
 from distillkac.runs import checkpoints, kept, pictures, plots, shipped
 from distillkac.runs.config import RunConfig, save_config
-from distillkac.runs.device import device
+from distillkac.runs.device import device, fast_products
 from distillkac.runs.lock import run_lock
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
@@ -115,7 +115,8 @@ def fit_run(
         kept.keep(folder, step, config.optim.keep)
         draw(Run(folder, config, config.noise.build(), average, accelerator.device), step)
 
-    with run_lock(folder, accelerator), torch.enable_grad():  # the caller may have it off
+    # Gradients: the caller may have them off.
+    with run_lock(folder, accelerator), torch.enable_grad(), fast_products(accelerator.device):
         before = resume.check(folder, config, go_on)
         trainer = Trainer(
             network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, saved

@@ -22,9 +22,11 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.data import Dataset
 from distillkac.runs import checkpoints
+from distillkac.runs.device import placed
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import exact_sums, failure, optimizer, resume, sharding
 from distillkac.training.batches import Batch, read_batches
+from distillkac.training.compiled import compile_calls
 from distillkac.training.ema import EMA
 from distillkac.training.objective import Objective, updates_of
 from distillkac.training.stop_signal import StopSignal
@@ -95,7 +97,7 @@ class Trainer:
         sharded = optim.shard and accelerator.num_processes > 1
         # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
         self.start = resume.start(network, self.followed) if state is None else None
-        network.to(accelerator.device).train()
+        (network.to(accelerator.device) if sharded else placed(network, accelerator.device)).train()
         if sharded:
             sharding.shard(network, accelerator.num_processes, accelerator.device)
         self.ema = EMA(self.followed, optim.ema)
@@ -108,6 +110,7 @@ class Trainer:
         self.optimizer = accelerator.prepare(self.optimizer)
         # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
         self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
+        compile_calls(network, accelerator, optim)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
@@ -175,7 +178,7 @@ class Trainer:
 
     def _average(self) -> nn.Module:
         self.averaged.load_state_dict(sharding.whole(self.ema.state_dict(self.followed)))
-        return self.averaged.to(self.accelerator.device)
+        return placed(self.averaged, self.accelerator.device)
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint of the current step into `folder`, on the main process; all must call it."""

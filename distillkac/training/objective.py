@@ -18,7 +18,8 @@ class Objective(Protocol):
     own, so that a run can be resumed. An objective with an attribute `updates` makes that many optimizer updates a step, each
     on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
     `lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py), one with
-    `outer_layers()` says which layers Muon leaves to AdamW (optimizer.py).
+    `compiled_parts()` lists the networks inside that are compiled (compiled.py), one with `outer_layers()` says which layers
+    Muon leaves to AdamW (optimizer.py).
     """
 
     def __call__(self, network: nn.Module, batch: Batch, /) -> torch.Tensor: ...

@@ -17,15 +17,17 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.training import optimizer
 
-FREE = ("path", "cache")  # of the data: where they lie is another matter than what they are
+# Of the data: where they lie is another matter than what they are. Of the network: how gradients are found.
+FREE = {"data": ("path", "cache"), "network": ("checkpointing",)}
 
 
 def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
     """The saved config of the run that is continued, None if one begins.
 
     Raises ValueError if a new run would overwrite another one's weights or the user's files, or a resumed one would become
-    another model. A resumed run may train longer, with other settings of the same optimizer and another preview, its data and
-    --data.cache elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
+    another model. A resumed run may train longer, with other settings of the same optimizer and another preview, with and
+    without --network.checkpointing, its data and --data.cache elsewhere; nothing else (`all_changes`). The help of --resume
+    (train.py, distill.py) says the same.
     """
     if (keeper := kept.keeper(folder)) is not None:
         raise ValueError(
@@ -85,7 +87,7 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
         elif f.name in ("data", "noise", "network"):
             if f.name == "network":  # a patch, say, may be given as what it is by default
                 before, now = before.settled(), now.settled()
-            yield from changes(before, now, option, FREE if f.name == "data" else ())
+            yield from changes(before, now, option, FREE.get(f.name, ()))
         elif f.name == "optim":  # the state of one is of no use to the other
             yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)
         elif f.name in ("consistency", "average_velocity"):

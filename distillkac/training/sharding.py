@@ -51,9 +51,13 @@ def local(value: torch.Tensor) -> torch.Tensor:
 
 
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole tensor spread as `parameter` is, if it has its shape."""
-    if not hasattr(parameter, "placements") or value.shape != parameter.shape:
+    """A whole tensor spread as `parameter` is, if it has its shape, or in memory in its order: fused optimizers go through
+    parameters and moments as they lie there."""
+    if value.shape != parameter.shape:
         return value
+    if not hasattr(parameter, "placements"):
+        same = value.stride() == parameter.stride()
+        return value if same else torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(parameter, DTensor)

@@ -1,0 +1,169 @@
+"""`--optim.compile`: the same training by compiled calls, from the first step to a resumed end; no compiler, no harm."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac.flow.processes import Telegraph
+from distillkac.runs import checkpoints
+from distillkac.runs.optim_config import OptimConfig
+from distillkac.training import compiled
+from distillkac.training.loop import Trainer
+from distillkac.training.objective import FlowMatching
+from tests.places import ROOT
+from tests.toys import TINY_OPTIONS, ToyData, optim, run_config, trainer
+from tests.training.test_crashes import same
+
+pytestmark = pytest.mark.one_alignment
+DRAWS = torch.zeros(3, 1, 4, 4), torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64)
+
+
+class Small(nn.Module):
+    """A network with dropout that is compiled in seconds."""
+
+    null_class = 2
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.classes, self.inner, self.last = nn.Embedding(3, 16), nn.Linear(17, 32), nn.Linear(32, 16)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x, t, y):
+        hidden = torch.cat([x.flatten(1) + self.classes(y), t[:, None]], 1)
+        return self.last(self.dropout(self.inner(hidden).relu())).view_as(x)
+
+
+@pytest.fixture(autouse=True)
+def afresh():
+    """No compiled code, and no sentence that was told, from another test."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled._say.cache_clear()
+    yield
+    torch._dynamo.reset()
+
+
+def small(folder, network=None, **options):
+    accelerator = Accelerator(mixed_precision="no", cpu=True)
+    objective = FlowMatching(Telegraph(25.0, 2.0), 2, 0.1, 0)
+    network = network or Small()
+    return Trainer(network, objective, ToyData(), folder, 12, optim(**options), 0, accelerator)
+
+
+def state(folder):
+    return checkpoints.load_state(folder)
+
+
+def close(one, two):
+    """Twelve steps of Adam from one start, whose gradients are summed in another order."""
+    assert list(one) == list(two)
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-4)
+
+
+def check_training(folder, make):
+    """Compiled by one program for all steps, under the same names, to the same weights."""
+    from torch._dynamo.utils import counters
+
+    assert compiled.problem("cpu") is None
+    counters.clear()
+    made = make(folder / "compiled", compile=True)
+    made.fit()
+    assert counters["stats"]["unique_graphs"] == 1, counters
+    assert not counters["graph_break"]
+    assert not counters["frames"].get("recompiles", 0)
+    assert made.raw._compiled_call_impl.compiled is not None
+    assert made.averaged._compiled_call_impl is None
+    assert copy.deepcopy(made.raw)._compiled_call_impl is None
+    make(folder / "plain").fit()
+    one, two = state(folder / "compiled"), state(folder / "plain")
+    close(one["model"], two["model"])
+    close(one["ema"], two["ema"])
+    return one
+
+
+def test_a_compiled_training_is_the_plain_one_up_to_rounding_and_may_be_resumed(tmp_path):
+    whole = check_training(tmp_path, small)
+    part = small(tmp_path / "parts", compile=True)
+    batches = part.batches()
+    for _ in range(5):
+        part.advance(batches)
+    part.save(tmp_path / "parts")
+    small(tmp_path / "parts", compile=True).fit()
+    rest = state(tmp_path / "parts")
+    assert rest["step"] == whole["step"] == 12
+    assert same(rest, whole)
+
+
+@pytest.mark.slow
+def test_our_networks_are_compiled_as_one_program(tmp_path):
+    check_training(tmp_path, lambda folder, **options: trainer(folder, run_config(optim=optim(**options))))
+
+
+def test_without_a_compiler_it_says_so_once_and_trains(tmp_path):
+    command = [sys.executable, "-m", "distillkac.train", "--steps", "2", "--optim.batch-size", "8", "--preview", "0"]
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    options = [*TINY_OPTIONS, "--optim.compile", "--run", str(tmp_path / "run")]
+    done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "compile" in line]
+    assert len(said) == 1, done.stdout
+    assert said[0].startswith("--optim.compile: torch's compiler does not work here, the networks are not compiled: ")
+    assert "no-such-compiler" in said[0]
+    assert state(tmp_path / "run")["step"] == 2
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_without(tmp_path, capsys):
+    made = small(tmp_path, compile=True)
+
+    def refuses(*inputs, **named):
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        raise BackendCompilerFailed(lambda: None, RuntimeError("no such instruction"), None)
+
+    made.raw._compiled_call_impl.compiled = refuses
+    made.fit()
+    assert state(tmp_path)["step"] == 12
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "compile" in line]
+    assert "Small is not compiled" in said
+    assert "no such instruction" in said
+    assert made.raw._compiled_call_impl.compiled is None
+
+
+def test_mistakes_of_a_network_stay_what_they_are(tmp_path):
+    class Broken(Small):
+        def forward(self, x, t, y):
+            raise ValueError("an own mistake")
+
+    made = small(tmp_path, Broken(), compile=True)
+    with pytest.raises(ValueError, match="an own mistake"):
+        made.raw(*DRAWS)
+
+
+def test_exact_parts_refuses_it():
+    with pytest.raises(ValueError, match=r"which compiled code does not: omit optim\.compile"):
+        OptimConfig(exact_parts=4, compile=True)
+
+
+def test_other_threads_and_changing_numbers_of_rows_use_the_plain_call(tmp_path):
+    made = small(tmp_path, compile=True)
+    call, asked = made.raw._compiled_call_impl, []
+    call.compiled = lambda *inputs, **named: asked.append(1)
+    with compiled.plain_calls():
+        assert made.raw(*DRAWS).shape == DRAWS[0].shape
+    call.thread += 1
+    assert made.raw(*DRAWS).shape == DRAWS[0].shape
+    assert asked == []
+    call.thread -= 1
+    made.raw(*DRAWS)
+    assert asked == [1]
