@@ -16,6 +16,7 @@ from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.times_config import TimesConfig, Weight, check_times
 
 if TYPE_CHECKING:
     from distillkac.flow.adopted import AdoptedNetwork
@@ -82,6 +83,10 @@ class RunConfig:
     velocity: to make images in a few steps by itself, with no teacher (docs/method.md, section 8)."""
     consistency: ConsistencyTraining = field(default_factory=ConsistencyTraining)
     average_velocity: AverageVelocityConfig = field(default_factory=AverageVelocityConfig)
+    times: TimesConfig = field(default_factory=TimesConfig)
+    weight: Weight = "uniform"
+    """How much a time counts in flow matching. Min-snr: less where there is little noise. Learned: all times alike, by dividing
+    the loss by a curve of time that learns it."""
     steps: int = 3000
     """Optimizer steps."""
     label_drop: float = 0.1
@@ -113,6 +118,7 @@ class RunConfig:
         if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
         check_objective(self)
+        check_times(self)
         if not isinstance(self.network, NetworkConfig):
             _check_adopted(self.noise, self.network)
         if self.objective == "average-velocity" and isinstance(self.network, NetworkConfig):

@@ -16,7 +16,7 @@ from distillkac.runs.run import build_network
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch
 from distillkac.training.objective import evaluations_of
-from distillkac.training.objectives import objective_for, settled
+from distillkac.training.objectives import objective_for, settled, trained
 
 ENOUGH_SECONDS = 0.5
 
@@ -59,7 +59,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     # Muon keeps one number for each of a matrix, where AdamW keeps two.
     groups = optimizer.parameter_groups(network, config.optim)
     spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
-    objective = objective_for(settled(config, network), network)
+    objective, learner = objective_for(settled(config, network), network), trained(config, network)
     batch = blank_batch(config.shape, device)
     saved, known = 0, {p.untyped_storage().data_ptr() for p in network.parameters()}
 
@@ -72,9 +72,9 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective(network, batch)
+        loss = objective(learner, batch)
     loss.backward()
-    seconds = seconds_per_image(lambda part: objective(network, part).backward(), batch, config.optim.batch_size)
+    seconds = seconds_per_image(lambda part: objective(learner, part).backward(), batch, config.optim.batch_size)
     step = seconds * config.optim.batch_size
     return {
         "parameters": parameters,
