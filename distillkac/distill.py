@@ -10,7 +10,7 @@ import tyro
 
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
-from distillkac.distillation.stages import RECIPES, DistillConfig, for_images
+from distillkac.distillation.stages import RECIPES, DistillConfig, for_teacher
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training.fit import accelerator_for
 
     run = load_config(args.run)
-    config = for_images(args.config, run.shape)
+    config = for_teacher(args.config, run)
     check_start_folder(args.start, config)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)

@@ -63,11 +63,11 @@ class _Paths:
     def __post_init__(self):
         self.made = {}
 
-    def __call__(self, steps, rho, w):
-        if (steps, rho, w) not in self.made:
-            sampler = SamplerConfig(steps=steps, integrator="ab2", rho=rho, w=w, model="teacher")
-            self.made[steps, rho, w] = self.of(self.teacher, sampler)
-        return self.made[steps, rho, w]
+    def __call__(self, steps, rho, w, shift=1.0):
+        if (steps, rho, w, shift) not in self.made:
+            sampler = SamplerConfig(steps=steps, integrator="ab2", rho=rho, w=w, shift=shift, model="teacher")
+            self.made[steps, rho, w, shift] = self.of(self.teacher, sampler)
+        return self.made[steps, rho, w, shift]
 
     def of(self, run, sampler):
         samples = generate(run, self.labels, sampler, self.seed, self.batch_size, path=True)
@@ -139,7 +139,7 @@ def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
     sampler = replace(trained.sampler(), restart=0.0)  # fresh noise on the way has no path to compare with
     settled = trained.settle(sampler, run.name)
     own, _ = paths.of(run, sampler)
-    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance)
+    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance, settled.shift)
     return diagnostics.path_errors(path, own, grid)
 
 

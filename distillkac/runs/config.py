@@ -16,7 +16,7 @@ from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.process_config import ProcessConfig
-from distillkac.runs.times_config import TimesConfig, Weight, check_times
+from distillkac.runs.times_config import TimesConfig, Weight, check_shift, check_times
 
 if TYPE_CHECKING:
     from distillkac.flow.adopted import AdoptedNetwork
@@ -55,6 +55,8 @@ class StudentConfig:
     """Digest of those it was distilled from or starts from: of the student of the stage before, or the teacher's."""
     restart: float | None = None
     """If set, it takes any number of steps, and draws this share of each anew unless another is asked for."""
+    shift: float = 1.0
+    """Of the grid's times, see SamplerConfig."""
 
     def __post_init__(self):
         for name in ("teacher_steps", "num_steps"):
@@ -62,6 +64,7 @@ class StudentConfig:
                 raise ValueError(f"student.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.rho < math.inf:
             raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
+        check_shift(self.shift, "student.shift")
         if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
             raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
         if not 0 <= (self.restart or 0) <= 1:

@@ -94,7 +94,7 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
             yield from _change(option, before, now)
         elif f.name == "student" and now is not None:
             yield from _change("--stages", (before.teacher_steps, before.num_steps), (now.teacher_steps, now.num_steps))
-            for name in ("method", "rho", "w", "w_max"):
+            for name in ("method", "rho", "shift", "w", "w_max"):
                 yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
             if before.options:  # a student of an earlier version does not know
                 was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))
