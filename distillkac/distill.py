@@ -10,7 +10,8 @@ import tyro
 
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
-from distillkac.distillation.stages import RECIPES, DistillConfig, for_teacher
+from distillkac.distillation.grids import for_teacher
+from distillkac.distillation.stages import RECIPES, DistillConfig
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace

@@ -262,10 +262,8 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
         if self.config.trained is None:
             return w or 0.0
-        # Schedulers of earlier versions had neither.
-        restart, shift = scheduler.config.get("restart", 0.0), scheduler.config.get("shift", 1.0)
-        grid = {"rho": scheduler.config.rho, "shift": shift, "restart": restart}
-        asked = SamplerConfig(steps, scheduler.config.integrator, w, **grid)
+        known = {"restart": 0.0, "shift": 1.0} | scheduler.config  # schedulers of earlier versions had neither
+        asked = SamplerConfig(steps, w=w, **{name: known[name] for name in ("integrator", "rho", "shift", "restart")})
         try:
             trained = Trained(**self.config.trained)
         except TypeError as error:

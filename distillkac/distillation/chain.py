@@ -16,11 +16,11 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.images import images_for
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import (
     DistillConfig,
-    for_teacher,
     inverse_config,
     paths_config,
     stages_of,

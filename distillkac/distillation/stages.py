@@ -13,6 +13,7 @@ import tyro
 
 from distillkac.distillation import consistency_options, inverse_options
 from distillkac.distillation.consistency_options import ConsistencyConfig
+from distillkac.distillation.grids import rho_of, shift_of
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
@@ -20,7 +21,6 @@ from distillkac.flow.methods import METHODS, Method
 from distillkac.runs.config import RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.runs.sampler import usual_rho
 from distillkac.runs.times_config import check_shift
 
 if TYPE_CHECKING:
@@ -181,24 +181,6 @@ class Stage:
         return f"{self.teacher_steps} -> {made}" if self.teacher_steps > self.num_steps else made
 
 
-def for_teacher(config: DistillConfig, teacher: RunConfig) -> DistillConfig:
-    """The config with nothing left open that the teacher's run decides: the times of its grids."""
-    return replace(config, rho=_rho(config, teacher), shift=_shift(config, teacher))
-
-
-def _shift(config: DistillConfig, teacher: RunConfig) -> float:
-    return teacher.times.factor(teacher.shape) if config.shift is None else config.shift
-
-
-def _rho(config: DistillConfig, teacher: RunConfig) -> float:
-    if config.rho is not None:
-        return config.rho
-    if _shift(config, teacher) != 1:
-        return 1.0
-    # Stored paths are those of the teacher at its best, if it is the teacher that makes them.
-    return usual_rho(teacher.shape, student=config.method != "pairs" or config.pairs.by != "teacher")
-
-
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     most, by_teacher = config.consistency.num_steps, config.pairs.by == "teacher"
@@ -251,13 +233,13 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     student = StudentConfig(
         stage.teacher_steps,
         stage.usual_steps,
-        _rho(config, teacher),
+        rho_of(config, teacher),
         config.w,
         config.w_max,
         stage.method,
         deciding(config, stage),
         restart=None if stage.any_steps is None else KEPT_RESTART if stage.method == "pairs" else RESTART,
-        shift=_shift(config, teacher),
+        shift=shift_of(config, teacher),
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -269,12 +251,12 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     student = StudentConfig(
         config.stages[0],
         inverse.num_steps,
-        _rho(config, teacher),
+        rho_of(config, teacher),
         config.w,
         method="inverse",
         options=deciding(config, None),
         restart=None if inverse.num_steps == 1 else inverse.restart,
-        shift=_shift(config, teacher),
+        shift=shift_of(config, teacher),
     )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 

@@ -11,8 +11,9 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import objectives
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig
-from distillkac.distillation.stages import DistillConfig, for_teacher, stages_of, student_config
+from distillkac.distillation.stages import DistillConfig, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
