@@ -33,9 +33,9 @@ def objective(
     means: the class means, for an exact start. paths: those of stages.paths_config, if it says that there are any.
     """
     assert config.rho is not None, "see for_teacher"
-    assert config.shift is not None, "see for_teacher"
+    shift = config.shift or 1.0  # of a config that no teacher has settled, none
     seed = derive_seed(config.seed, "student", stage.num_steps)
-    grid = time_grid(stage.teacher_steps, config.rho, config.shift, process)
+    grid = time_grid(stage.teacher_steps, config.rho, shift, process)
     if stage.method == "consistency":
         velocity = teacher_velocity(teacher, process, config, means)
         return ConsistencyDistillation(velocity, process, config.consistency, config.integrator, seed, config.w_max)
@@ -49,7 +49,7 @@ def objective(
     if stage.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)
         return ShiftedReconstruction(
-            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max, config.shift
+            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max, shift
         )
     if stage.first:
         velocity = teacher_velocity(teacher, process, config, means)
@@ -78,7 +78,6 @@ def inverse_objective(
 ) -> RealUID:
     """What the generator of inverse distillation learns. paths: as in `objective`."""
     assert config.rho is not None, "see for_teacher"
-    assert config.shift is not None, "see for_teacher"
     inverse, seed = config.inverse, derive_seed(config.seed, "inverse")
     ends = None
     if inverse.pairs:

@@ -205,8 +205,6 @@ def paths_config(
     """The paths that the plan stores; None if nothing learns from them. digest: of the weights that make them."""
     from distillkac.distillation.stored_paths import PathsConfig, digest_of_means  # torch only now
 
-    assert config.rho is not None, "see for_teacher"
-    assert config.shift is not None, "see for_teacher"
     if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
         return None
     return PathsConfig(
@@ -217,13 +215,13 @@ def paths_config(
         config.pairs.teacher_steps or config.stages[0],
         # At the times of the first student that learns from them.
         config.inverse.num_steps if len(config.stages) == 1 else config.stages[1] if config.method == "pairs" else 1,
-        config.rho,
+        rho_of(config, teacher),
         config.integrator if config.pairs.by == "teacher" else "euler",
         config.w,
         config.w_max,
         digest_of_means(means),
         config.seed,
-        config.shift,
+        shift_of(config, teacher),
     )
 
 
