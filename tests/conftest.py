@@ -93,6 +93,7 @@ TORCH_KERNELS = {
     "test_sharding",
     "test_ship",
     "test_stored_paths",
+    "test_times",
     "test_torchcfm_teacher",
     "test_training",
     "test_training_determinism",

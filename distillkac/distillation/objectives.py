@@ -92,7 +92,9 @@ def inverse_objective(
         seed,
         ends,
         inverse.adversarial,
-        GeneratorStates(process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward, config.shift),
+        GeneratorStates(
+            process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward, config.shift or 1.0
+        ),
     )
 
 
