@@ -24,6 +24,7 @@ TORCH_KERNELS = {
     "test_adoption",
     "test_alignment",
     "test_any_steps",
+    "test_augmentation",
     "test_average_velocity",
     "test_classifier",
     "test_command_mistakes",

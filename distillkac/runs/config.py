@@ -12,6 +12,7 @@ from distillkac.base import files
 from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
 from distillkac.flow import network_config
 from distillkac.flow.network_config import NetworkConfig
+from distillkac.runs.augmentation_config import AugmentationConfig, check_augmentation
 from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.optim_config import OptimConfig
@@ -92,6 +93,10 @@ class RunConfig:
     the loss by a curve of time that learns it."""
     steps: int = 3000
     """Optimizer steps."""
+    augment: float = 0.0
+    """Probability of each change of an image before it is learned, for small sets: mirrored, turned, scaled, stretched, moved.
+    The network is told what was done, so samples show nothing of it."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     label_drop: float = 0.1
     """Fraction of samples trained without their class, for guidance."""
     seed: int = 0
@@ -122,6 +127,9 @@ class RunConfig:
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
         check_objective(self)
         check_times(self)
+        if self.augment > 0 and isinstance(self.network, NetworkConfig):
+            object.__setattr__(self, "network", dataclasses.replace(self.network, augment_embedding=True))
+        check_augmentation(self)
         if not isinstance(self.network, NetworkConfig):
             _check_adopted(self.noise, self.network)
         if self.objective == "average-velocity" and isinstance(self.network, NetworkConfig):

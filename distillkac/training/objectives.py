@@ -10,6 +10,7 @@ from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.runs.config import RunConfig
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.own_network import copied
+from distillkac.training.augmentation import Augmentation
 from distillkac.training.average_velocity import AverageVelocity, forward_derivative
 from distillkac.training.consistency import Consistency, Schedule
 from distillkac.training.objective import FlowMatching, Objective
@@ -42,10 +43,10 @@ def objective_for(config: RunConfig, network: nn.Module) -> Objective:
         return Consistency(*common, Schedule(own.gap, own.phases, own.at_one, config.steps))
     if config.objective == "average-velocity":
         return AverageVelocity(*common, config.average_velocity)
+    law = law_of(config.times, common[0], config.shape)
     weight = MinSNR(common[0]) if config.weight == "min-snr" else None
-    return FlowMatching(
-        *common, law_of(config.times, common[0], config.shape), weight, learned=config.weight == "learned"
-    )
+    augment = Augmentation(config.augment, config.augmentation, config.seed) if config.augment else None
+    return FlowMatching(*common, law, weight, config.weight == "learned", augment)
 
 
 def trained(config: RunConfig, network: nn.Module) -> nn.Module:

@@ -88,9 +88,9 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
             yield from changes(before, now, option, FREE if f.name == "data" else ())
         elif f.name == "optim":  # the state of one is of no use to the other
             yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)
-        elif f.name in ("consistency", "average_velocity", "times"):
+        elif f.name in ("consistency", "average_velocity", "times", "augmentation"):
             yield from changes(before, now, option)
-        elif f.name in ("objective", "weight", "label_drop", "seed"):
+        elif f.name in ("objective", "weight", "augment", "label_drop", "seed"):
             yield from _change(option, before, now)
         elif f.name == "student" and now is not None:
             yield from _change("--stages", (before.teacher_steps, before.num_steps), (now.teacher_steps, now.num_steps))

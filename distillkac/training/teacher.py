@@ -32,7 +32,7 @@ from distillkac.training.fit import (
 from distillkac.training.loop import Fit
 from distillkac.training.objectives import objective_for, settled, trained
 
-_DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True)
+_DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True), NetworkConfig(augment_embedding=True)
 """config.network where nothing was said."""
 
 
