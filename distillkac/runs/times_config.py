@@ -59,3 +59,10 @@ def check_times(config: Any) -> None:
         raise ValueError(
             f"weight {config.weight} is of the objective flow-matching, got objective {config.objective}: omit it"
         )
+
+
+def learned_at(config: Any) -> str:
+    """For people: at which times a run of flow matching learned, and how much each counted. config: its RunConfig."""
+    times, shift = config.times, config.times.factor(config.shape)
+    law = "uniform" if times.draw == "uniform" else f"logit-normal ({times.mean:g}, {times.std:g})"
+    return f"times {law}{'' if shift == 1 else f', shifted by {shift:g}'}; weight {config.weight}"

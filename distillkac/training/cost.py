@@ -13,6 +13,7 @@ from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs.config import RunConfig
 from distillkac.runs.process_config import law
 from distillkac.runs.run import build_network
+from distillkac.runs.times_config import learned_at
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch
 from distillkac.training.objective import evaluations_of
@@ -98,6 +99,7 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
             f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
             f"network      {network.backbone}{patches} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
+            *([f"learns at    {learned_at(config)}"] if learned_at(config) != learned_at(RunConfig()) else []),
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
             f"{figures['evaluations'] * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
             f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "
