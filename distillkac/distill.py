@@ -10,8 +10,9 @@ import tyro
 
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.recipes import RECIPES
-from distillkac.distillation.stages import DistillConfig, for_images
+from distillkac.distillation.stages import DistillConfig
 from distillkac.runs import shipped
 from distillkac.runs.config import load_config
 from distillkac.runs.data_place import DataPlace
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training.fit import accelerator_for
 
     run = load_config(args.run)
-    config = for_images(args.config, run.shape)
+    config = for_teacher(args.config, run)
     check_start_folder(args.start, config)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)

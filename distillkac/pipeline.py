@@ -262,8 +262,8 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
         if self.config.trained is None:
             return w or 0.0
-        restart = scheduler.config.get("restart", 0.0)  # schedulers of earlier versions had none
-        asked = SamplerConfig(steps, scheduler.config.integrator, w, rho=scheduler.config.rho, restart=restart)
+        known = {"restart": 0.0, "shift": 1.0} | scheduler.config  # schedulers of earlier versions had neither
+        asked = SamplerConfig(steps, w=w, **{name: known[name] for name in ("integrator", "rho", "shift", "restart")})
         try:
             trained = Trained(**self.config.trained)
         except TypeError as error:

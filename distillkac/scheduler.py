@@ -34,6 +34,7 @@ from distillkac.runs.config import load_config
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import default_network
 from distillkac.runs.sampler import Trained
+from distillkac.runs.times_config import check_shift
 
 __all__ = ["KacScheduler", "KacSchedulerOutput"]
 
@@ -59,6 +60,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
     steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
     drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
+    shift: of the grid's times, by the process (flow.time_shift); 1 for none.
     tau_max: where a gaussian flow ends, of adopted models; path: in place of its f and g (flow.processes.Gaussian).
     """
 
@@ -82,11 +84,13 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         average_velocity: bool = False,
         tau_max: float = 1.0,
         path: str | None = None,
+        shift: float = 1.0,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
         if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
             raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
+        check_shift(shift, "shift")
         if average_velocity and (restart > 0 or integrator != "euler"):
             raise ValueError(
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
@@ -115,6 +119,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         settled = trained.settle(trained.sampler(), str(folder))
         steps = trained.num_steps if trained.restart is None else None
         grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
+        grid["shift"] = settled.shift
         grid["average_velocity"] = config.objective == "average-velocity"
         noise = {field.name: getattr(config.noise, field.name) for field in fields(ProcessConfig)}
         known = inspect.signature(cls.__init__).parameters
@@ -133,7 +138,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
                 f"this is the scheduler of a student of {self.config.num_steps} Euler steps on its own grid, got "
                 f"{num_inference_steps}; choose the teacher or another student"
             )
-        self._grid = time_grid(num_inference_steps, self.config.rho)
+        self._grid = time_grid(num_inference_steps, self.config.rho, self.config.shift, self.process)
         self.timesteps = self._grid[:-1].float().to(device)
         self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
 

@@ -16,11 +16,11 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.data.fingerprint import difference
 from distillkac.data.given import checked
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.images import images_for
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import (
     DistillConfig,
-    for_images,
     inverse_config,
     paths_config,
     stages_of,
@@ -69,7 +69,7 @@ def distill(
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
-    run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_images(config, run.config.shape)
+    run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_teacher(config, run.config)
     begin = None if start is None else Path(start).expanduser()
     check_start_folder(begin, config)
     refuse_teacher(run.folder, run.config, config)

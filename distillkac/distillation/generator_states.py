@@ -28,8 +28,8 @@ Generate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class GeneratorStates:
     """Draws a time for each row of a batch and the state there.
 
-    num_steps, rho: N and the exponent of the grids. restart: share of each step that the sampler draws anew. backward: fraction
-    of the rows, among those before t = 1, whose state is the generator's own; the others are noised data.
+    num_steps, rho, shift: N, and exponent and shift of the grids. restart: share of each step that the sampler draws anew.
+    backward: fraction of the rows, among those before t = 1, whose state is the generator's own; the others are noised data.
     """
 
     process: Process
@@ -38,6 +38,7 @@ class GeneratorStates:
     rho: float = 1.0
     restart: float = 1.0
     backward: float = 1.0
+    shift: float = 1.0
 
     def __call__(self, generate: Generate, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(x (B, ...), t (B,)): pure noise at t = 1, other states at other times."""
@@ -70,12 +71,15 @@ class GeneratorStates:
             which, k = self.moments(batch, "moment of a path")
             counts = torch.tensor(halves(self.num_steps))[which]
             index = torch.where(num_states % counts == 0, k * (num_states // counts), index)
-        times = time_grid(num_states, self.rho)[index].float()
+        times = self._grid(num_states)[index].float()
         return sent(index, batch.x0.device), sent(times, batch.x0.device)
+
+    def _grid(self, num_steps: int) -> torch.Tensor:
+        return time_grid(num_steps, self.rho, self.shift, self.process)
 
     def _starts(self) -> torch.Tensor:
         """(halves of N, N): where the steps of each grid begin, filled up with ones."""
-        grids = [time_grid(count, self.rho)[:-1] for count in halves(self.num_steps)]
+        grids = [self._grid(count)[:-1] for count in halves(self.num_steps)]
         return torch.stack(
             [nn.functional.pad(grid, (0, self.num_steps - len(grid)), value=1.0) for grid in grids]
         ).float()

@@ -32,8 +32,10 @@ def objective(
 
     means: the class means, for an exact start. paths: those of stages.paths_config, if it says that there are any.
     """
-    assert config.rho is not None, "see for_images"
-    seed, grid = derive_seed(config.seed, "student", stage.num_steps), time_grid(stage.teacher_steps, config.rho)
+    assert config.rho is not None, "see for_teacher"
+    shift = config.shift or 1.0  # of a config that no teacher has settled, none
+    seed = derive_seed(config.seed, "student", stage.num_steps)
+    grid = time_grid(stage.teacher_steps, config.rho, shift, process)
     if stage.method == "consistency":
         velocity = teacher_velocity(teacher, process, config, means)
         return ConsistencyDistillation(velocity, process, config.consistency, config.integrator, seed, config.w_max)
@@ -47,7 +49,7 @@ def objective(
     if stage.method == "reconstruction":
         velocity = teacher_velocity(teacher, process, config, means)
         return ShiftedReconstruction(
-            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max
+            velocity, states, config.reconstruction, config.rho, config.integrator, seed, config.w_max, shift
         )
     if stage.first:
         velocity = teacher_velocity(teacher, process, config, means)
@@ -75,7 +77,7 @@ def inverse_objective(
     teacher: nn.Module, process: Process, config: DistillConfig, paths: Source | None = None
 ) -> RealUID:
     """What the generator of inverse distillation learns. paths: as in `objective`."""
-    assert config.rho is not None, "see for_images"
+    assert config.rho is not None, "see for_teacher"
     inverse, seed = config.inverse, derive_seed(config.seed, "inverse")
     ends = None
     if inverse.pairs:
@@ -90,7 +92,9 @@ def inverse_objective(
         seed,
         ends,
         inverse.adversarial,
-        GeneratorStates(process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward),
+        GeneratorStates(
+            process, seed, inverse.num_steps, config.rho, inverse.restart, inverse.backward, config.shift or 1.0
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from distillkac.distillation.endpoint import StudentStates, with_drawn_w
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, time_grid
+from distillkac.flow.time_shift import shifted
 from distillkac.training.batches import Batch
 
 
@@ -33,7 +34,7 @@ from distillkac.training.batches import Batch
 class ShiftedReconstruction:
     """The objective for one stage.
 
-    teacher: the original network, which knows every time. states: where the student is trained. rho, method: the
+    teacher: the original network, which knows every time. states: where the student is trained. rho, shift, method: the
     teacher's grid from gamma to 0, and its integrator. w_max: as in EndpointDistillation.
     """
 
@@ -44,6 +45,7 @@ class ShiftedReconstruction:
     method: Method
     seed: int
     w_max: float | None = None
+    shift: float = 1.0
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         teacher, weights = with_drawn_w(self.teacher, batch, self.seed, self.w_max)
@@ -53,9 +55,14 @@ class ShiftedReconstruction:
         with torch.no_grad():
             guess = x - column(t, x) * u
             noised = self._noised(x, guess, t, gamma, batch)
-            times = gamma.double() * sent(time_grid(self.config.steps, self.rho), x.device)[:, None]
+            times = self._times(gamma)
             x_end = integrate(teacher, noised, batch.y, times, self.method)
         return ops.endpoint_loss(x, u, x_end, t)
+
+    def _times(self, gamma: torch.Tensor) -> torch.Tensor:
+        """(N + 1, B) from gamma (B,) down to 0: the grid of what gamma is shifted from, shifted."""
+        process, grid = self.states.process, sent(time_grid(self.config.steps, self.rho), gamma.device)[:, None]
+        return shifted(shifted(gamma.double(), process, 1 / self.shift) * grid, process, self.shift)
 
     def _noised(self, x, guess, t, gamma, batch):
         process = self.states.process

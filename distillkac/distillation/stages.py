@@ -13,6 +13,7 @@ import tyro
 
 from distillkac.distillation import consistency_options, inverse_options
 from distillkac.distillation.consistency_options import ConsistencyConfig
+from distillkac.distillation.grids import rho_of, shift_of
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.pairs_options import KEPT_RESTART, PairsConfig
 from distillkac.distillation.reconstruction_options import ReconstructionConfig
@@ -20,7 +21,7 @@ from distillkac.flow.methods import METHODS, Method
 from distillkac.runs.config import RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.runs.sampler import usual_rho
+from distillkac.runs.times_config import check_shift
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,10 @@ class DistillConfig:
     Euler."""
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side (for pairs 2, as of the
-    teacher), 1 for larger ones."""
+    teacher), 1 for larger ones and where times are shifted."""
+    shift: float | None = None
+    """Moves the times of the grid to where the noise is so many times as large beside the data; 1 for none. By default as in
+    the teacher's training (--times.shift)."""
     w: float = 0.0
     """Guidance weight folded in at the first stage; 0 = none (diffusers' guidance_scale is 1 + w)."""
     w_max: float | None = None
@@ -95,6 +99,8 @@ class DistillConfig:
             )
         if self.integrator not in METHODS:
             raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {self.integrator!r}")
+        if self.shift is not None:
+            check_shift(self.shift, "shift")
         if not 0 <= self.backward <= 1:
             raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
         if self.w_max is not None and (self.w_max <= 0 or self.w):
@@ -142,18 +148,6 @@ class Stage:
         return f"{self.teacher_steps} -> {made}" if self.teacher_steps > self.num_steps else made
 
 
-def for_images(config: DistillConfig, shape: tuple[int, int, int]) -> DistillConfig:
-    """The config with nothing left open that images of this shape (C, H, W) decide."""
-    return replace(config, rho=_rho(config, shape))
-
-
-def _rho(config: DistillConfig, shape: tuple[int, int, int]) -> float:
-    if config.rho is not None:
-        return config.rho
-    # Stored paths are those of the teacher at its best, if it is the teacher that makes them.
-    return usual_rho(shape, student=config.method != "pairs" or config.pairs.by != "teacher")
-
-
 def stages_of(config: DistillConfig) -> list[Stage]:
     """The stages in order."""
     most, by_teacher = config.consistency.num_steps, config.pairs.by == "teacher"
@@ -178,7 +172,6 @@ def paths_config(
     """The paths that the plan stores; None if nothing learns from them. digest: of the weights that make them."""
     from distillkac.distillation.stored_paths import PathsConfig, digest_of_means  # torch only now
 
-    assert config.rho is not None, "see for_images"
     if config.method != "pairs" and not (config.inverse.steps and config.inverse.pairs):
         return None
     return PathsConfig(
@@ -189,12 +182,13 @@ def paths_config(
         config.pairs.teacher_steps or config.stages[0],
         # At the times of the first student that learns from them.
         config.inverse.num_steps if len(config.stages) == 1 else config.stages[1] if config.method == "pairs" else 1,
-        config.rho,
+        rho_of(config, teacher),
         config.integrator if config.pairs.by == "teacher" else "euler",
         config.w,
         config.w_max,
         digest_of_means(means),
         config.seed,
+        shift_of(config, teacher),
     )
 
 
@@ -204,12 +198,13 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
     student = StudentConfig(
         stage.teacher_steps,
         stage.usual_steps,
-        _rho(config, teacher.shape),
+        rho_of(config, teacher),
         config.w,
         config.w_max,
         stage.method,
         deciding(config, stage),
         restart=None if stage.any_steps is None else KEPT_RESTART if stage.method == "pairs" else RESTART,
+        shift=shift_of(config, teacher),
     )
     return replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed, student=student)
 
@@ -222,11 +217,12 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
     student = StudentConfig(
         config.stages[0],
         inverse.num_steps,
-        _rho(config, teacher.shape),
+        rho_of(config, teacher),
         config.w,
         method="inverse",
         options=deciding(config, None),
         restart=None if inverse.num_steps == 1 else inverse.restart,
+        shift=shift_of(config, teacher),
     )
     return replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed, student=student)
 

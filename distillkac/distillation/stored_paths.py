@@ -35,9 +35,9 @@ class PathsConfig:
     """What decides the paths; a folder's is its paths.json.
 
     teacher: digest of the weights of the network that makes them. process: its `to_dict`. shape: (C, H, W). classes: path i
-    is of class i mod classes. num_steps, rho, integrator: of the grid from t = 1 to 0. num_states: how many states are kept
-    after the noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of its
-    own in [0, w_max]. means: digest of the class means that an exact start takes, None without one.
+    is of class i mod classes. num_steps, rho, shift, integrator: of the grid from t = 1 to 0. num_states: how many states are
+    kept after the noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of
+    its own in [0, w_max]. means: digest of the class means that an exact start takes, None without one.
     """
 
     teacher: str
@@ -52,11 +52,15 @@ class PathsConfig:
     w_max: float | None
     means: str | None
     seed: int
+    shift: float = 1.0
 
     @property
     def name(self) -> str:
         """Of its folder: other paths have another name."""
-        return f"paths-{self.num_steps}-{derive_seed(0, str(files.as_json(asdict(self)))):016x}"
+        facts = asdict(self)
+        if self.shift == 1:  # not told, as before there were others: stored paths are found again
+            del facts["shift"]
+        return f"paths-{self.num_steps}-{derive_seed(0, str(files.as_json(facts))):016x}"
 
 
 def digest_of_means(means: torch.Tensor | None) -> str | None:
@@ -176,7 +180,8 @@ class Paths:
         """Writes one file; False if the making was ended before it was whole."""
         config, first = self.config, number * FILE_ROWS
         size = rows_at_once(config.shape, self._device)
-        grid, every, parts = time_grid(config.num_steps, config.rho), config.num_steps // config.num_states, []
+        grid = time_grid(config.num_steps, config.rho, config.shift, self._process)
+        every, parts = config.num_steps // config.num_states, []
         for start in range(first, first + FILE_ROWS, size):
             if self._stop.is_set():
                 return False

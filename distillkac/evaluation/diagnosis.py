@@ -1,6 +1,6 @@
 """The whole diagnosis of a run, section by section: measured by diagnostics.py, printed, and drawn by diagnostics_plots.py."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from distillkac.data import class_means
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.diagnosis_options import DiagnoseArgs
 from distillkac.evaluation.metrics import Evaluator, describe
-from distillkac.runs.config import load_config, refuse_few_steps
+from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.device import device
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained, usual_rho
 from distillkac.runs.sampling import class_labels, generate
+from distillkac.runs.times_config import learned_at
 
 PICTURES = ("speeds", "students", "steps", "sensitivity", "diffusion-limit", "guidance")
 
@@ -41,6 +42,7 @@ def diagnose(args: DiagnoseArgs) -> None:
     labels = class_labels(config, args.num)
     paths = _Paths(teacher, labels, args.seed, args.batch_size)
     report: dict[str, Any] = {"num": args.num, "seed": args.seed, "process": teacher.process.to_dict()}
+    report |= _training_section(config)
     report |= _speed_sections(args, paths, train, out)
     errors = {run.name: _student_errors(paths, run) for run in made}
     report |= _error_sections(args, paths, made, errors, out)
@@ -63,11 +65,11 @@ class _Paths:
     def __post_init__(self):
         self.made = {}
 
-    def __call__(self, steps, rho, w):
-        if (steps, rho, w) not in self.made:
-            sampler = SamplerConfig(steps=steps, integrator="ab2", rho=rho, w=w, model="teacher")
-            self.made[steps, rho, w] = self.of(self.teacher, sampler)
-        return self.made[steps, rho, w]
+    def __call__(self, steps, rho, w, shift=1.0):
+        if (steps, rho, w, shift) not in self.made:
+            sampler = SamplerConfig(steps=steps, integrator="ab2", rho=rho, w=w, shift=shift, model="teacher")
+            self.made[steps, rho, w, shift] = self.of(self.teacher, sampler)
+        return self.made[steps, rho, w, shift]
 
     def of(self, run, sampler):
         samples = generate(run, self.labels, sampler, self.seed, self.batch_size, path=True)
@@ -75,6 +77,13 @@ class _Paths:
 
 
 # Each section is measured, printed and drawn; it returns its part of diagnosis.json.
+
+
+def _training_section(config: RunConfig) -> dict:
+    """At which times the teacher learned, and how much each counted: errors are least there."""
+    print(f"training    {learned_at(config)}{f'; augment {config.augment:g}' if config.augment else ''}", flush=True)
+    names = ("times", "weight", "augment", "augmentation")
+    return {"training": {name: value for name, value in asdict(config).items() if name in names}}
 
 
 def _speed_sections(args: DiagnoseArgs, paths: _Paths, train, out: Path) -> dict:
@@ -139,7 +148,7 @@ def _student_errors(paths: _Paths, run: Run) -> diagnostics.PathErrors:
     sampler = replace(trained.sampler(), restart=0.0)  # fresh noise on the way has no path to compare with
     settled = trained.settle(sampler, run.name)
     own, _ = paths.of(run, sampler)
-    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance)
+    path, grid = paths(diagnostics.fine_steps(sampler.steps), settled.rho, settled.guidance, settled.shift)
     return diagnostics.path_errors(path, own, grid)
 
 

@@ -14,21 +14,28 @@ from distillkac.base.tensors import sent
 from distillkac.flow.fields import Field
 from distillkac.flow.methods import METHODS, Method
 from distillkac.flow.processes import Process
+from distillkac.flow.time_shift import shifted
 
 __all__ = ["METHODS", "Method", "integrate", "restart_chain", "restarted", "time_grid"]
 
 
-def time_grid(num_steps: int, rho: float = 1.5) -> torch.Tensor:
+def time_grid(num_steps: int, rho: float = 1.5, shift: float = 1.0, process: Process | None = None) -> torch.Tensor:
     """t_i = (1 - i / N)^rho, i = 0 .. N: float64 (N + 1,), from exactly 1 down to exactly 0.
 
-    rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation, 2 for a plain teacher.
+    rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation, 2 for a plain teacher. shift: other than 1
+    the times are shifted (time_shift.py), which the process decides.
     """
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps must be a whole number of at least 1, got {num_steps}")
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho}")
     i = torch.arange(num_steps + 1, dtype=torch.float64)
-    return (1 - i / num_steps) ** rho
+    grid = (1 - i / num_steps) ** rho
+    if shift == 1:
+        return grid
+    if process is None:
+        raise ValueError(f"how far shift {shift} moves a time is a matter of the process: give it")
+    return shifted(grid, process, shift)
 
 
 def integrate(

@@ -9,6 +9,9 @@ __all__ = ["MIN_GROUP", "NetworkConfig", "norm_groups", "of_format"]
 MIN_GROUP = 4
 
 
+AUGMENT_LABELS = 9  # numbers that say what was done to an image, see training/augmentation.py
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network. The default suits 8x8 digits; for 32x32 colour try channels 128 256 256, layers 2, attention 1."""
@@ -47,6 +50,8 @@ class NetworkConfig:
     interval_embedding: bool = False
     """Takes the end r of a step as an input and answers with the average velocity over [r, t]. Set by the objective
     average-velocity."""
+    augment_embedding: bool = False
+    """Takes labels of what was done to an image as an input, 0 where nothing was. Set by --augment."""
 
     @property
     def side(self) -> int:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from distillkac.base import backbones
 from distillkac.flow import transformer
 from distillkac.flow.embeddings import embedding_of_number, zero
-from distillkac.flow.network_config import NetworkConfig, norm_groups
+from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
 
 __all__ = ["NetworkConfig", "VelocityNet", "norm_groups"]
 
@@ -53,13 +53,26 @@ class VelocityNet(nn.Module):
             self.guidance = embedding_of_number(width)
         if config.interval_embedding:
             self.interval = embedding_of_number(width)
+        if config.augment_embedding:
+            self.augment = nn.Linear(AUGMENT_LABELS, width, bias=False)
+            zero(self.augment)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, w: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        w: Tensor | None = None,
+        r: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1]. y: (B,) int64 in [0, num_classes], num_classes = no class.
 
         w: (B,) guidance weight, given where the network has `guidance_embedding` and nowhere else. r: (B,) in [0, t], the time
         that a step leads to, given where it has `interval_embedding` and nowhere else: it embeds the length t - r, which
-        changes nothing before the first update. Returns the velocity (B, C, H, W), with r its average over [r, t].
+        changes nothing before the first update. augment: (B, AUGMENT_LABELS), what was done to the images, given in training
+        where it has `augment_embedding`; by default 0, nothing. Returns the velocity (B, C, H, W), with r its average over
+        [r, t].
         """
         for value, taken, name in (
             (w, self.guidance_embedding, "w (guidance"),
@@ -79,6 +92,10 @@ class VelocityNet(nn.Module):
             embedding = embedding + self.guidance(w[:, None])
         if r is not None:
             embedding = embedding + self.interval((t - r)[:, None].to(x.dtype))
+        if self.config.augment_embedding:
+            # Of zeros too, which add nothing: so every weight has a gradient in every process that trains a student.
+            labels = x.new_zeros(x.shape[0], AUGMENT_LABELS) if augment is None else augment.to(x.dtype)
+            embedding = embedding + self.augment(labels)
         # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
@@ -98,12 +115,14 @@ class VelocityNet(nn.Module):
         inner.enable_gradient_checkpointing(how)  # type: ignore[operator]  # a method of diffusers' networks
 
     def outer_layers(self) -> list[nn.Module]:
-        """Those that images, times, classes, w and r enter, and the one that the velocity leaves (training/optimizer.py)."""
+        """Those that images, times, classes and more enter, and the one that the velocity leaves (training/optimizer.py)."""
         if self.config.backbone == "dit":
             times = [f"dit.transformer_blocks.{number}.norm1.emb" for number in range(self.config.layers)]
             names = ["dit.pos_embed", *times, "dit.proj_out_2"]
         else:
-            numbers = [name for name in ("guidance", "interval") if getattr(self, f"{name}_embedding")]
+            numbers = [
+                name for name in ("guidance", "interval", "augment") if getattr(self.config, f"{name}_embedding")
+            ]
             names = ["unet.conv_in", "unet.time_embedding", "classes", *numbers, "unet.conv_out"]
         return [self.get_submodule(name) for name in names]
 

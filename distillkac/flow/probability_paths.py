@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["EARLIEST", "PATHS", "PathFunction", "add_path", "check_path", "path_end", "path_schedules"]
+__all__ = ["EARLIEST", "PATHS", "PathFunction", "add_path", "check_path", "path_end", "path_scales", "path_schedules"]
 
 PathFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B,) float64 times in [0, 1] -> (alpha, sigma), each like them."""
@@ -68,7 +68,7 @@ def path_schedules(path: str | PathFunction, t: Tensor) -> tuple[tuple[Tensor, T
     """((alpha, alpha'), (sigma, sigma')) at t, each like t; found in float64. t: any shape, in [0, 1]. Slopes before EARLIEST
     are as there."""
     function = PATHS[path] if isinstance(path, str) else path
-    values = function(t.detach().double())
+    values = path_scales(path, t.double())
     # Not forward mode, of which torch has one state for all threads, and stored paths are made in a thread of their own.
     with torch.inference_mode(False), torch.enable_grad():
         late = t.detach().double().clamp(min=EARLIEST).clone().requires_grad_()
@@ -81,6 +81,13 @@ def path_schedules(path: str | PathFunction, t: Tensor) -> tuple[tuple[Tensor, T
         )
         alpha, sigma = ((value.to(t), slope.to(t)) for value, slope in zip(values, slopes, strict=True))
     return alpha, sigma
+
+
+def path_scales(path: str | PathFunction, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) at t, each like t; found in float64. t: any shape, in [0, 1]."""
+    function = PATHS[path] if isinstance(path, str) else path
+    alpha, sigma = function(t.detach().double())
+    return alpha.to(t), sigma.to(t)
 
 
 def path_end(path: str | PathFunction) -> tuple[float, float]:

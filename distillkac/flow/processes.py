@@ -16,10 +16,14 @@ from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column, sent
 from distillkac.flow.fields import SpeedNorm
-from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_schedules
+from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_scales, path_schedules
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
 
 __all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"]
+
+
+SERIES = 1e-4
+"""Expected turns below which the logarithm of the spread has its slope from the series: the closed form would cancel."""
 
 
 class Process:
@@ -48,6 +52,11 @@ class Process:
         """((f, f'), (g, g')) at t, each like t. t: any shape, in [0, 1]."""
         return f_schedule(t, self.f, self.kappa), g_schedule(t, self.g)
 
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, g) at t, the same numbers without the slopes, which of a path by name take longer."""
+        (f, _), (g, _) = self.schedules(t)
+        return f, g
+
     def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
         """K after process time t. t: (B,). Returns (B, *size); row b depends on (seed, offset + b) only."""
         raise NotImplementedError
@@ -58,6 +67,11 @@ class Process:
 
     def std(self, t: Tensor) -> Tensor:
         """Standard deviation of a coordinate of K_t (docs/method.md, eq. 3). t: (B,) -> (B,) float64."""
+        raise NotImplementedError
+
+    def log_std_slope(self, t: Tensor) -> Tensor:
+        """d log std / dt, 1/t near t = 0: the velocity of a displacement k, in the mean over all, is so many times k. t: (B,)
+        -> (B,) float64."""
         raise NotImplementedError
 
     @property
@@ -144,6 +158,11 @@ class Telegraph(_Kac):
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-2 * turns) / 2).sqrt()
 
+    def log_std_slope(self, t: Tensor) -> Tensor:
+        turns = self.a * t.double()
+        slope = -self.a * torch.expm1(-2 * turns) / (2 * turns + torch.expm1(-2 * turns))
+        return torch.where(turns < SERIES, 1 / t.double() - self.a / 3, slope)
+
 
 @dataclass(frozen=True)
 class Planar(_Kac):
@@ -159,6 +178,11 @@ class Planar(_Kac):
     def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
         return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
+
+    def log_std_slope(self, t: Tensor) -> Tensor:
+        turns = self.a * t.double()
+        slope = -self.a * torch.expm1(-turns) / (turns + torch.expm1(-turns)) / 2
+        return torch.where(turns < SERIES, 1 / t.double() - self.a / 6, slope)
 
     def check_shape(self, size: tuple[int, ...]) -> None:
         if size[-1] % 2:
@@ -203,6 +227,9 @@ class Gaussian(Process):
         (f, df), (g, dg) = super().schedules(self.tau_max * t)
         return (f, self.tau_max * df), (g, self.tau_max * dg)
 
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return super().scales(t) if self.path is None else path_scales(self.path, t)
+
     @property
     def prior_std(self) -> float:
         """Of a coordinate of `prior`: of x_1 for data of mean 0 and variance 1, as samplers of diffusion models begin."""
@@ -230,6 +257,9 @@ class Gaussian(Process):
 
     def std(self, t: Tensor) -> Tensor:
         return self.sigma * t.double()
+
+    def log_std_slope(self, t: Tensor) -> Tensor:
+        return 1 / t.double()
 
     @property
     def limit_std(self) -> float:

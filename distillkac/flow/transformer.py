@@ -74,6 +74,8 @@ def check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
             f"network.rotary takes a network.head_dim that is a multiple of 4, got {config.head_dim}: take another, or "
             "--network.rotary False"
         )
+    if config.augment_embedding:
+        raise ValueError("network.backbone dit does not take labels of augmentation as an input: omit augment")
     if shape[1] % config.side or shape[2] % config.side:
         raise ValueError(
             f"network.backbone dit needs images that network.patch {config.side} divides, got {shape[1]}x{shape[2]}"

@@ -53,9 +53,13 @@ def build(kind, value, where: str):
 
 
 def _choice(choices: tuple[type, ...], value) -> type:
-    """The dataclass among the choices that the value is, or that has its fields; else the first of the choices."""
+    """The dataclass among the choices that the value is, or that has its fields, or the words that it is one of; else the first
+    of the choices."""
     if type(value) in choices:
         return type(value)
+    for kind in choices:
+        if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
+            return kind
     kinds = (kind for kind in choices if dataclasses.is_dataclass(kind))
     return next((kind for kind in kinds if _is_of(kind, value)), choices[0])
 

@@ -12,10 +12,12 @@ from distillkac.base import files
 from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
 from distillkac.flow import network_config
 from distillkac.flow.network_config import NetworkConfig
+from distillkac.runs.augmentation_config import AugmentationConfig, check_augmentation
 from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.times_config import TimesConfig, Weight, check_shift, check_times
 
 if TYPE_CHECKING:
     from distillkac.flow.adopted import AdoptedNetwork
@@ -54,6 +56,8 @@ class StudentConfig:
     """Digest of those it was distilled from or starts from: of the student of the stage before, or the teacher's."""
     restart: float | None = None
     """If set, it takes any number of steps, and draws this share of each anew unless another is asked for."""
+    shift: float = 1.0
+    """Of the grid's times, see SamplerConfig."""
 
     def __post_init__(self):
         for name in ("teacher_steps", "num_steps"):
@@ -61,6 +65,7 @@ class StudentConfig:
                 raise ValueError(f"student.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.rho < math.inf:
             raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
+        check_shift(self.shift, "student.shift")
         if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
             raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
         if not 0 <= (self.restart or 0) <= 1:
@@ -82,8 +87,16 @@ class RunConfig:
     velocity: to make images in a few steps by itself, with no teacher (docs/method.md, section 8)."""
     consistency: ConsistencyTraining = field(default_factory=ConsistencyTraining)
     average_velocity: AverageVelocityConfig = field(default_factory=AverageVelocityConfig)
+    times: TimesConfig = field(default_factory=TimesConfig)
+    weight: Weight = "uniform"
+    """How much a time counts in flow matching. Min-snr: less where there is little noise. Learned: all times alike, by dividing
+    the loss by a curve of time that learns it."""
     steps: int = 3000
     """Optimizer steps."""
+    augment: float = 0.0
+    """Probability of each change of an image before it is learned, for small sets: mirrored, turned, scaled, stretched, moved.
+    The network is told what was done, so samples show nothing of it."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     label_drop: float = 0.1
     """Fraction of samples trained without their class, for guidance."""
     seed: int = 0
@@ -113,6 +126,10 @@ class RunConfig:
         if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
         check_objective(self)
+        check_times(self)
+        if self.augment > 0 and isinstance(self.network, NetworkConfig):
+            object.__setattr__(self, "network", dataclasses.replace(self.network, augment_embedding=True))
+        check_augmentation(self)
         if not isinstance(self.network, NetworkConfig):
             _check_adopted(self.noise, self.network)
         if self.objective == "average-velocity" and isinstance(self.network, NetworkConfig):

@@ -16,11 +16,16 @@ class OptimConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon: for the weight matrices and convolutions between the first and the last layer; AdamW has the rest."""
     lr: float = 2e-3
-    """Peak learning rate, of AdamW's scale for both; linear warm-up, then cosine."""
+    """Peak learning rate, of AdamW's scale for both."""
     lr_end: float = 0.01
     """Final learning rate as a fraction of the peak."""
     warmup: int = 100
-    """Steps of warm-up."""
+    """Steps of warm-up, linear."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """What follows the warm-up. Cosine: from the peak down, over all steps. Wsd (warm-up, stable, decay): the peak until the
+    last part of the steps. Continued before that part, with more steps, a run is as if it had been asked for them at first."""
+    decay: float = 0.2
+    """Share of the steps, the last ones, in which wsd falls, as 1 - sqrt."""
     weight_decay: float = 1e-3
     clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down."""
@@ -67,6 +72,10 @@ class OptimConfig:
         for name in ("ema", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"optim.decay is a share of the steps, in (0, 1], got {self.decay}")
+        if self.schedule == "cosine" and self.decay != OptimConfig.decay:
+            raise ValueError(f"optim.decay {self.decay:g} is of optim.schedule wsd, and this one is cosine: omit it")
         if self.exact_parts is not None:
             if self.exact_parts < 1 or self.exact_parts & (self.exact_parts - 1):
                 raise ValueError(f"optim.exact_parts must be a power of two (1, 2, 4, ...), got {self.exact_parts}")

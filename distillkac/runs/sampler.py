@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
+from distillkac.runs.times_config import check_shift
 
 if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.methods import Method
@@ -32,7 +33,10 @@ class SamplerConfig:
     """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho. By default 2 for teachers of small images (up to 16 pixels a side), 1 for other
-    teachers, and a student's own."""
+    teachers, and a student's own; 1 where times are shifted."""
+    shift: float | None = None
+    """Moves the times of the grid to where the noise is so many times as large beside the data; 1 for none. By default as in
+    the training (--times.shift), and a student's own."""
     restart: float | None = None
     """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
     student (give its own folder) can take any number of steps. By default 0, and a consistency student's own."""
@@ -45,6 +49,8 @@ class SamplerConfig:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
         if self.rho is not None and not 0 < self.rho < math.inf:
             raise ValueError(f"rho must be positive and finite, got {self.rho}")
+        if self.shift is not None:
+            check_shift(self.shift, "shift")
         if self.restart is not None and not 0 <= self.restart <= 1:
             raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
         if self.restart and self.integrator not in (None, "euler"):
@@ -52,7 +58,8 @@ class SamplerConfig:
 
 
 def usual_rho(shape: tuple[int, ...], student: bool = False) -> float:
-    """The exponent of the time grid for images of this shape (C, H, W): of a teacher sampled as it is, or of distillation.
+    """The exponent of the time grid for images of this shape (C, H, W): of a teacher sampled as it is, or of distillation,
+    where times are not shifted; shifted ones are where they shall be already.
 
     Fine detail is decided near t = 0, where an exponent above 1 puts the steps of a grid. But independent noise averages out
     over the pixels of a larger image, whose composition is decided near t = 1 (docs/scaling.md). Such a grid takes that in one
@@ -70,7 +77,7 @@ def halves(most: int) -> tuple[int, ...]:
 class Settled(NamedTuple):
     """What a sampler means for one network, with nothing left open.
 
-    w: the weight that the field is given, 0 where guidance is folded in. rho, integrator: of the steps. guidance: the
+    w: the weight that the field is given, 0 where guidance is folded in. rho, shift, integrator: of the steps. guidance: the
     weight that the images have, whether folded in or not. restart: the share of each step that is drawn anew.
     """
 
@@ -79,6 +86,7 @@ class Settled(NamedTuple):
     integrator: "Method"
     guidance: float
     restart: float = 0.0
+    shift: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ class Trained:
     above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
     and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps from data
     alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for the data
-    where u is the velocity of the process itself, as on no path by name.
+    where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the times that
+    a teacher was trained at; rho of a teacher is for times that are not shifted.
     """
 
     label_drop: float
@@ -101,6 +110,7 @@ class Trained:
     restart: float | None = None
     objective: Objective = "flow-matching"
     straight: bool = True
+    shift: float = 1.0
 
     @classmethod
     def of(cls, config: "RunConfig") -> "Trained":
@@ -110,9 +120,10 @@ class Trained:
             return cls(config.label_drop, FEW_STEPS, rho, restart=restart, objective=config.objective)
         straight = config.noise.path is None
         if student is None:
-            return cls(config.label_drop, rho=usual_rho(config.shape), straight=straight)
+            shift = config.times.factor(config.shape)
+            return cls(config.label_drop, rho=usual_rho(config.shape), straight=straight, shift=shift)
         own = (student.num_steps, student.rho, student.w, student.w_max, student.restart)
-        return cls(config.label_drop, *own, straight=straight)
+        return cls(config.label_drop, *own, straight=straight, shift=student.shift)
 
     @property
     def takes_w(self) -> bool:
@@ -168,35 +179,44 @@ class Trained:
                 f"{name} was trained for {self.objective}, whose steps are Euler steps: omit integrator "
                 f"{sampler.integrator!r}, or train with objective flow-matching"
             )
-        return Settled(w, sampler.rho or self.rho, "euler", w, share or 0.0)
+        return Settled(w, self._rho(sampler), "euler", w, share or 0.0, self._shift(sampler))
 
     def _teacher(self, sampler: SamplerConfig, name: str) -> Settled:
         w, share = self._any_w(sampler, name), sampler.restart or 0.0
         method: Method = "euler" if share > 0 else sampler.integrator or "ab2"
-        return Settled(w, sampler.rho or self.rho, method, w, share)
+        return Settled(w, self._rho(sampler), method, w, share, self._shift(sampler))
+
+    def _shift(self, sampler: SamplerConfig) -> float:
+        return self.shift if sampler.shift is None else sampler.shift
+
+    def _rho(self, sampler: SamplerConfig) -> float:
+        """Of what is no student."""
+        return sampler.rho or (self.rho if self._shift(sampler) == 1 else 1.0)
 
     def _student(self, sampler: SamplerConfig, name: str) -> Settled:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
+        other_shift = not math.isclose(self._shift(sampler), self.shift)
         share = (self.restart or 0.0) if sampler.restart is None else sampler.restart
-        if self.restart is None and share == 0 and (sampler.steps != self.num_steps or other_rho):
+        if self.restart is None and share == 0 and (sampler.steps != self.num_steps or other_rho or other_shift):
             asked = f"rho = {sampler.rho:g}" if other_rho else f"{sampler.steps}"
+            asked = f"shift = {sampler.shift:g}" if other_shift else asked
             raise ValueError(
                 f"{name} is a student of {self.num_steps} Euler steps on its own grid, got {asked}; choose the teacher or "
                 "another student, or let it draw a share of each step anew (sample --restart), which takes any number"
             )
         if sampler.integrator not in (None, "euler"):
             raise ValueError(f"{name} is a student, which takes Euler steps: omit integrator {sampler.integrator!r}")
-        w, rho = sampler.w, sampler.rho or self.rho
+        w, rho, shift = sampler.w, sampler.rho or self.rho, self._shift(sampler)
         if self.w_max is not None:
             w = w or 0.0
             if w > self.w_max + 1e-6:
                 raise ValueError(
                     f"{name} was distilled for w up to {self.w_max} (guidance_scale {1 + self.w_max:g}), got {w:g}"
                 )
-            return Settled(w, rho, "euler", w, share)
+            return Settled(w, rho, "euler", w, share, shift)
         if w is not None and not math.isclose(w, self.w, abs_tol=1e-6):
             raise ValueError(
                 f"{name} was distilled with w = {self.w} folded in (guidance_scale {1 + self.w:g}), which w = {w:g} "
                 "cannot change; omit it, choose the teacher (--model teacher), or distil with that w"
             )
-        return Settled(0.0, rho, "euler", self.w, share)
+        return Settled(0.0, rho, "euler", self.w, share, shift)

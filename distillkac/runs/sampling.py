@@ -113,7 +113,8 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
         raise ValueError(f'{run.folder} is a {kind}, and model "{sampler.model}" was asked for: {where}; open that one')
     settled = Trained.of(run.config).settle(sampler, shipped.told(run.folder))
     velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
-    return velocity, time_grid(sampler.steps, settled.rho), settled.integrator
+    grid = time_grid(sampler.steps, settled.rho, settled.shift, run.process)
+    return velocity, grid, settled.integrator
 
 
 class Drawing:

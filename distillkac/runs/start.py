@@ -97,7 +97,7 @@ def network_of(source: str) -> NetworkConfig | None:
     network = None if folder is None else load_config(folder).network
     if not isinstance(network, NetworkConfig):
         return None
-    return dataclasses.replace(network, guidance_embedding=False, interval_embedding=False)
+    return dataclasses.replace(network, guidance_embedding=False, interval_embedding=False, augment_embedding=False)
 
 
 def _run_of(source: str) -> Path | None:

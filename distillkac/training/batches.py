@@ -3,7 +3,7 @@
 Every random draw is a function of (seed, step, global sample index), see random.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from distillkac.data import Dataset, to_unit
 from distillkac.data.ahead import read_ahead
 
 HOST = torch.device("cpu")
+BELOW_ONE = 1 - 2**-24  # the largest number of float32 below 1
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,32 @@ class Batch:
         must read, such as a number of rows, it reads on the CPU, where no GPU is waited for."""
         return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)), device)
 
-    def stratified(self, seed: int, name: str, device: torch.device | None = None) -> torch.Tensor:
-        """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together."""
+    def stratified(
+        self,
+        seed: int,
+        name: str,
+        device: torch.device | None = None,
+        law: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """(B,) draws in [0, 1), one in each of `total` equal cells over the step: each uniform, less noise together.
+
+        law: what is made of each draw, a function (n,) -> (n,) float32 that is given them on the CPU, so that what it takes
+        many small steps for keeps no GPU.
+        """
         source = generator(seed, name, self.step)
         cells = torch.randperm(self.total, generator=source)
         # The clamp keeps float32 rounding from reaching 1 in the last cell.
         draws = (cells + torch.rand(self.total, generator=source)) / self.total
-        return self._mine(draws.clamp(max=1 - 2**-24), device)
+        return self._mine(draws.clamp(max=BELOW_ONE), device, law)
 
-    def _mine(self, draws: torch.Tensor, device: torch.device | None) -> torch.Tensor:
-        return sent(draws[self.row : self.row + len(self.x0)], self.x0.device if device is None else device)
+    def _mine(
+        self,
+        draws: torch.Tensor,
+        device: torch.device | None,
+        law: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        mine = draws[self.row : self.row + len(self.x0)]
+        return sent(mine if law is None else law(mine), self.x0.device if device is None else device)
 
 
 def read_batches(

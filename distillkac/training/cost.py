@@ -13,11 +13,12 @@ from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs.config import RunConfig
 from distillkac.runs.process_config import law
 from distillkac.runs.run import build_network
+from distillkac.runs.times_config import learned_at
 from distillkac.training import optimizer
 from distillkac.training.activations import activation_bytes
 from distillkac.training.batches import Batch
 from distillkac.training.objective import evaluations_of
-from distillkac.training.objectives import objective_for, settled
+from distillkac.training.objectives import objective_for, settled, trained
 
 ENOUGH_SECONDS = 0.5
 
@@ -61,10 +62,10 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
     # Muon keeps one number for each of a matrix, where AdamW keeps two.
     groups = optimizer.parameter_groups(network, config.optim)
     spared = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
-    objective = objective_for(settled(config, network), network)
+    objective, learner = objective_for(settled(config, network), network), trained(config, network)
     batch = blank_batch(config.shape, device)
-    saved = activation_bytes(network, lambda: objective(network, batch))
-    seconds = seconds_per_image(lambda part: objective(network, part).backward(), batch, config.optim.batch_size)
+    saved = activation_bytes(network, lambda: objective(learner, batch))
+    seconds = seconds_per_image(lambda part: objective(learner, part).backward(), batch, config.optim.batch_size)
     step = seconds * config.optim.batch_size
     return {
         "parameters": parameters,
@@ -90,6 +91,7 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
             f"{law(config.noise)} on {kind} {'x'.join(map(str, config.shape))}, {len(config.class_names)} classes",
             f"network      {network.backbone}{patches} {figures['parameters'] / 1e6:.2f} M parameters, "
             f"{figures['flops_per_image'] / 1e9:.3g} GFLOP an image and evaluation",
+            *([f"learns at    {learned_at(config)}"] if learned_at(config) != learned_at(RunConfig()) else []),
             f"training     {config.steps} steps of {config.optim.batch_size} images: "
             f"{figures['evaluations'] * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
             f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "

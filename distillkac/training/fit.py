@@ -174,7 +174,11 @@ def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:
     last, now = learning_rate(step - 1, before.steps, before.optim), learning_rate(step, config.steps, config.optim)
     if was == now:
         return None
+    way = f"on the way down from {config.optim.lr:g} over all {config.steps} steps"
+    if config.optim.schedule == "wsd":
+        falls = config.steps - config.optim.decay * config.steps
+        way = f"which falls from step {falls:.0f} on" if step < falls else f"falling since step {falls:.0f}"
     return (
         f"goes on at step {step} of {config.steps} (before: of {before.steps}): its learning rate was {last:.3g} and begins "
-        f"anew at {now:.3g}, on the way down from {config.optim.lr:g} over all {config.steps} steps"
+        f"anew at {now:.3g}, {way}"
     )

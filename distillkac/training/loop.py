@@ -59,9 +59,14 @@ def parts_of_process(optim: OptimConfig, processes: int) -> int:
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up to optim.lr, times a cosine from 1 down to optim.lr_end."""
-    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-    return optim.lr * min(1.0, (step + 1) / max(optim.warmup, 1)) * (optim.lr_end + (1 - optim.lr_end) * cosine)
+    """Linear warm-up to optim.lr, times a fall from 1 down to optim.lr_end: a cosine over all steps, or for wsd nothing until
+    the last share `decay` of them and there 1 - sqrt (Hägele et al. 2024, arXiv 2405.18392, better than a line)."""
+    if optim.schedule == "wsd":
+        left = optim.decay * steps
+        height = 1.0 - math.sqrt(max(0.0, step - (steps - left)) / left)
+    else:
+        height = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    return optim.lr * min(1.0, (step + 1) / max(optim.warmup, 1)) * (optim.lr_end + (1 - optim.lr_end) * height)
 
 
 class Trainer:

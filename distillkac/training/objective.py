@@ -1,5 +1,6 @@
 """What a network is trained for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,13 +65,34 @@ class FromData:
 class FlowMatching(FromData):
     """The teacher's objective: E || u(x_t, t, y) - (f' x_0 + g' v(g, K)) ||^2 / D over uniform t, classes dropped.
 
-    Raises ValueError if the network answers with another shape than x has.
+    law: what makes times of uniform draws; None for uniform times. weight: of a time, (B,) -> (B,). learned: whether the
+    network is a times.WithUncertainty, which weighs by what it learns of its loss. augment: what changes the images of a
+    batch, and says how, see augmentation.py. Raises ValueError if the network answers
+    with another shape than x has.
     """
 
+    law: Callable[[torch.Tensor], torch.Tensor] | None = None
+    weight: Callable[[torch.Tensor], torch.Tensor] | None = None
+    learned: bool = False
+    augment: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None
+
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        t = batch.stratified(self.seed, "time")
-        x_t, u = self.process.pair(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
-        return nn.functional.mse_loss(like(x_t, network(x_t, t, self.labels(batch))), u)
+        t, x0, told = batch.stratified(self.seed, "time", law=self.law), batch.x0, {}
+        if self.augment is not None:
+            x0, told["augment"] = self.augment(batch)
+        x_t, u = self.process.pair(x0, t, derive_seed(self.seed, "noise"), batch.first)
+        answer = network(x_t, t, self.labels(batch), **told)
+        if self.learned:
+            answer, log_loss = answer
+            return (_mean_squares(like(x_t, answer), u) / log_loss.exp() + log_loss).mean()
+        if self.weight is not None:
+            return (self.weight(t) * _mean_squares(like(x_t, answer), u)).mean()
+        return nn.functional.mse_loss(like(x_t, answer), u)
+
+
+def _mean_squares(answer: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """(B,) float32 mean square errors of the rows."""
+    return (answer.float() - u).square().flatten(1).mean(1)
 
 
 def like(x: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,11 @@ from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.runs.config import RunConfig
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.own_network import copied
+from distillkac.training.augmentation import Augmentation
 from distillkac.training.average_velocity import AverageVelocity, forward_derivative
 from distillkac.training.consistency import Consistency, Schedule
 from distillkac.training.objective import FlowMatching, Objective
+from distillkac.training.times import MinSNR, WithUncertainty, law_of
 
 
 def objective_for(config: RunConfig, network: nn.Module) -> Objective:
@@ -41,7 +43,15 @@ def objective_for(config: RunConfig, network: nn.Module) -> Objective:
         return Consistency(*common, Schedule(own.gap, own.phases, own.at_one, config.steps))
     if config.objective == "average-velocity":
         return AverageVelocity(*common, config.average_velocity)
-    return FlowMatching(*common)
+    law = law_of(config.times, common[0], config.shape)
+    weight = MinSNR(common[0]) if config.weight == "min-snr" else None
+    augment = Augmentation(config.augment, config.augmentation, config.seed) if config.augment else None
+    return FlowMatching(*common, law, weight, config.weight == "learned", augment)
+
+
+def trained(config: RunConfig, network: nn.Module) -> nn.Module:
+    """What the objective is trained with: the network, or it beside what it learns besides."""
+    return WithUncertainty(network) if config.weight == "learned" else network
 
 
 def settled(config: RunConfig, network: nn.Module) -> RunConfig:

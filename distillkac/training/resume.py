@@ -90,13 +90,13 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
             yield from changes(before, now, option, FREE.get(f.name, ()))
         elif f.name == "optim":  # the state of one is of no use to the other
             yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)
-        elif f.name in ("consistency", "average_velocity"):
+        elif f.name in ("consistency", "average_velocity", "times", "augmentation"):
             yield from changes(before, now, option)
-        elif f.name in ("objective", "label_drop", "seed"):
+        elif f.name in ("objective", "weight", "augment", "label_drop", "seed"):
             yield from _change(option, before, now)
         elif f.name == "student" and now is not None:
             yield from _change("--stages", (before.teacher_steps, before.num_steps), (now.teacher_steps, now.num_steps))
-            for name in ("method", "rho", "w", "w_max"):
+            for name in ("method", "rho", "shift", "w", "w_max"):
                 yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
             if before.options:  # a student of an earlier version does not know
                 was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))

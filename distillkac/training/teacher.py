@@ -30,9 +30,9 @@ from distillkac.training.fit import (
     refuse_shipped,
 )
 from distillkac.training.loop import Fit
-from distillkac.training.objectives import objective_for, settled
+from distillkac.training.objectives import objective_for, settled, trained
 
-_DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True)
+_DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True), NetworkConfig(augment_embedding=True)
 """config.network where nothing was said."""
 
 
@@ -127,7 +127,8 @@ def fit_teacher(
             f"nothing to resume in {folder}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
             flush=True,
         )
-    return fit_run(folder, config, network, objective, dataset, accelerator, "train", resume), accelerator
+    fit = fit_run(folder, config, trained(config, network), objective, dataset, accelerator, "train", resume)
+    return fit, accelerator
 
 
 def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:

@@ -11,8 +11,9 @@ from torch import nn
 from distillkac.base.random import derive_seed
 from distillkac.distillation import objectives
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig
-from distillkac.distillation.stages import DistillConfig, for_images, stages_of, student_config
+from distillkac.distillation.stages import DistillConfig, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Planar, Telegraph
@@ -146,7 +147,7 @@ def test_chain_becomes_stages_each_on_every_nth_point_of_the_one_before():
         (2, 1, 300),
     ]
     teacher = Curved()
-    config = for_images(config, SHAPE)
+    config = for_teacher(config, RunConfig(shape=SHAPE))
     learns = [objectives.objective(teacher, teacher, Telegraph(), stage, config) for stage in links]
     # The guidance weight is folded in once; after that the student has it in its weights.
     assert [o.teacher.w for o in learns] == [2.0, 0.0, 0.0, 0.0]
@@ -172,9 +173,9 @@ def test_student_config_records_what_sampling_must_know():
 def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
     run = RunConfig(shape=(1, side, side), class_names=("a", "b"))
     config = DistillConfig(stages=(4, 2), steps=(7,))
-    assert for_images(config, run.shape).rho == of_student
+    assert for_teacher(config, run).rho == of_student
     assert student_config(run, stages_of(config)[0], config).student.rho == of_student
-    assert for_images(replace(config, rho=3.0), run.shape).rho == 3.0  # one that was asked for
+    assert for_teacher(replace(config, rho=3.0), run).rho == 3.0  # one that was asked for
     settled = Trained.of(run).settle(SamplerConfig(), "run")
     assert (settled.rho, Trained.of(run).settle(SamplerConfig(rho=3.0), "run").rho) == (of_teacher, 3.0)
 

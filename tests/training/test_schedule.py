@@ -1,0 +1,61 @@
+"""The learning rate by step: warm-up, stable, decay; a run that is made longer before it decays."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from distillkac import train
+from distillkac.runs import checkpoints
+from distillkac.training.fit import new_schedule
+from distillkac.training.loop import learning_rate
+from tests.toys import TINY_OPTIONS, optim, refusal, run_config, trainer
+from tests.training.test_crashes import same
+
+
+def test_it_stays_and_then_falls_as_one_minus_the_root():
+    settings = optim(lr=2.0, warmup=4, lr_end=0.1, schedule="wsd", decay=0.25)
+    rates = [learning_rate(step, 80, settings) for step in range(81)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert set(rates[3:61]) == {2.0}
+    assert rates[65] == pytest.approx(2 * (0.1 + 0.9 * 0.5))  # a quarter of the decay: 1 - sqrt(1/4)
+    assert all(late < early for early, late in pairwise(rates[60:]))
+    assert rates[80] == pytest.approx(0.2)
+
+
+def test_all_of_the_steps_may_be_decay():
+    assert learning_rate(25, 100, optim(lr=1.0, warmup=0, lr_end=0.0, schedule="wsd", decay=1.0)) == 0.5
+
+
+@pytest.mark.one_alignment
+def test_a_run_made_longer_while_the_rate_is_stable_is_the_long_run(tmp_path):
+    settings = optim(schedule="wsd", decay=0.25)
+    short, long = (run_config(steps=steps, optim=settings) for steps in (8, 16))
+    assert trainer(tmp_path / "long", long).fit().finished
+    cut = trainer(tmp_path / "cut", short)
+    batches = cut.batches()
+    for _ in range(5):
+        cut.advance(batches)
+    cut.save(tmp_path / "cut")
+    assert trainer(tmp_path / "cut", long).fit().finished
+    assert same(*(checkpoints.load_state(tmp_path / name) for name in ("long", "cut")))
+    assert new_schedule(short, long, 5) is None  # nothing to say of it
+
+
+def test_what_is_said_of_a_run_made_longer_after_it_fell():
+    settings = optim(schedule="wsd", lr=1e-3)
+    before, now = run_config(steps=100, optim=settings), run_config(steps=200, optim=settings)
+    said = new_schedule(before, now, 100)
+    assert said.startswith("goes on at step 100 of 200 (before: of 100): its learning rate was 3.5")
+    assert said.endswith("begins anew at 0.001, which falls from step 160 on")
+    other = run_config(steps=200, optim=replace(settings, decay=0.8))
+    assert new_schedule(now, other, 100).endswith("falling since step 40")
+
+
+def test_what_does_not_go_together_is_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"optim\.decay is a share of the steps, in \(0, 1\], got 0"):
+        optim(schedule="wsd", decay=0.0)
+    options = ["--run", str(tmp_path), *TINY_OPTIONS, "--optim.decay", "0.1"]
+    assert "optim.decay 0.1 is of optim.schedule wsd, and this one is cosine: omit it" in refusal(
+        train, options, capsys
+    )

@@ -1,0 +1,352 @@
+"""At which times flow matching learns, and how much each counts."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac import report, sample, train
+from distillkac.base.random import derive_seed
+from distillkac.distillation.generator_states import GeneratorStates
+from distillkac.distillation.grids import for_teacher
+from distillkac.distillation.objectives import objective
+from distillkac.distillation.stages import DistillConfig, paths_config, stages_of, student_config
+from distillkac.distillation.stored_paths import Paths
+from distillkac.evaluation import diagnosis
+from distillkac.flow import Gaussian, GuidedVelocity, Planar, Telegraph, integrate, time_grid
+from distillkac.flow.time_shift import data_to_noise
+from distillkac.pipeline import KacPipeline
+from distillkac.runs import checkpoints
+from distillkac.runs.config import RunConfig, load_config, save_config
+from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.run import build_network, open_run
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import field_of
+from distillkac.runs.times_config import TimesConfig, learned_at
+from distillkac.scheduler import KacScheduler
+from distillkac.training.batches import Batch
+from distillkac.training.cost import cost, described
+from distillkac.training.loop import Trainer
+from distillkac.training.objective import FlowMatching
+from distillkac.training.objectives import objective_for, trained
+from distillkac.training.times import GAMMA, MinSNR, TimeLaw, WithUncertainty
+from tests.closeness import assert_same
+from tests.toys import SHAPE, TINY_OPTIONS, ToyData, optim, refusal, run_config, trainer
+from tests.training.resume_options import weights
+from tests.training.test_crashes import same
+
+MANY = 4096
+BATCH = Batch(torch.zeros(MANY, *SHAPE), torch.zeros(MANY, dtype=torch.int64), 3, 0, MANY)
+
+
+def farthest(t: torch.Tensor, cdf: torch.Tensor) -> float:
+    """Between the distribution of t, sorted, and one with this function there."""
+    steps = torch.arange(1, len(t) + 1) / len(t)
+    return float(torch.maximum((steps - cdf).abs(), (steps - 1 / len(t) - cdf).abs()).max())
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 1.6)])
+def test_logit_normal_times_have_that_law_and_keep_their_strata(mean, std):
+    law = TimeLaw(TimesConfig("logit-normal", mean, std), Telegraph(), 1.0)
+    t = BATCH.stratified(5, "time", law).sort().values.double()
+    cdf = torch.special.ndtr((torch.logit(t) - mean) / std)
+    # One draw in each of n cells: independent ones would be as near as 1.36 / sqrt(n) in 19 of 20 tries, and never 1 / n.
+    assert farthest(t, cdf) <= 1 / MANY + 1e-6
+    assert farthest(t, t) > 0.03  # uniform they are not
+
+
+def test_shifted_draws_are_nearer_to_noise_by_the_shift():
+    process = Telegraph()
+    law = TimeLaw(TimesConfig(shift=2.0), process, 2.0)
+    t = BATCH.stratified(5, "time", law).sort().values.double()
+    # Their law: P(t' <= x) is the time at which there is twice as much data beside the noise as at x.
+    x = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    share = torch.stack([(t <= value).double().mean() for value in x])
+    ratio = data_to_noise(share, process) / data_to_noise(x, process)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0), rtol=0.01, atol=0)
+    assert float(t.max()) < 1
+
+
+def test_parts_of_a_batch_have_the_times_of_the_whole():
+    law = TimeLaw(TimesConfig("logit-normal", shift=0.5), Planar(), 0.5)
+    whole = BATCH.stratified(5, "time", law)
+    part = replace(BATCH, x0=BATCH.x0[:100], y=BATCH.y[:100], row=50).stratified(5, "time", law)
+    assert torch.equal(part, whole[50:150])
+
+
+def test_plain_times_are_drawn_as_before():
+    config = run_config()
+    objective = objective_for(config, build_network(config))
+    assert (objective.law, objective.weight, objective.learned) == (None, None, False)
+    assert objective_for(run_config(times=TimesConfig(shift="auto")), build_network(config)).law.shift == 4 / 32
+
+
+@pytest.mark.parametrize(
+    "process", [Gaussian(), Gaussian(0.4), Telegraph(), Planar(), Telegraph(f="cosine", g="quadratic")]
+)
+def test_min_snr_is_one_where_there_is_noise_and_clips_the_factor_of_the_datas_error(process):
+    weight, t = MinSNR(process), torch.linspace(0, 1, 2001)
+    found = weight(t)
+    snr = data_to_noise(t.double(), process) ** 2
+    assert (found[snr < GAMMA] == 1).all()
+    assert (found[snr > 1.1 * GAMMA] < 1).all()
+    assert float(found[0]) == 0
+    assert (found.diff() >= 0).all()
+    if process == Gaussian():
+        # An error of the data is 1/t times as large in the velocity: weight / t^2 is bounded by its value where (1 - t)/t is
+        # the root of GAMMA.
+        at = 1 / (1 + math.sqrt(GAMMA))
+        torch.testing.assert_close(found, ((t / at) ** 2).clamp(max=1), rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_is_the_weighted_one():
+    class Zero(nn.Module):
+        null_class = 2
+
+        def forward(self, x, t, y):
+            return torch.zeros_like(x)
+
+    process = Telegraph()
+    weight = MinSNR(process)
+    batch = Batch(torch.rand(64, *SHAPE), torch.zeros(64, dtype=torch.int64), 1, 0, 64)
+    t = batch.stratified(4, "time")
+    _, u = process.pair(batch.x0, t, derive_seed(4, "noise"), batch.first)
+    rows = u.square().flatten(1).mean(1)
+    common = process, 2, 0.1, 4
+    torch.testing.assert_close(FlowMatching(*common)(Zero(), batch), rows.mean())
+    torch.testing.assert_close(FlowMatching(*common, weight=weight)(Zero(), batch), (weight(t) * rows).mean())
+    curve = WithUncertainty(nn.Linear(1, 1))
+    curve.network = Zero()
+    nn.init.normal_(curve.curve.weight, std=0.2)
+    _, log = curve(batch.x0, t, batch.y)
+    assert log.std() > 0.1
+    learned = FlowMatching(*common, learned=True)(curve, batch)
+    torch.testing.assert_close(learned, (rows / log.exp() + log).mean())
+
+
+def test_the_curve_learns_the_logarithm_of_the_loss():
+    """There its gradient is zero, and all times count alike."""
+    curve = WithUncertainty(nn.Linear(1, 1)).curve.double()
+    t = ((torch.arange(400) + 0.5) / 400).double()
+    waves = torch.cos(torch.pi * t[:, None] * torch.arange(curve.in_features))
+    loss = torch.exp(0.5 * torch.cos(torch.pi * t) - 1.5 + 0.2 * torch.cos(7 * torch.pi * t))
+
+    def slope_at(weight):
+        weight = weight.clone().requires_grad_()
+        u = waves @ weight
+        return torch.autograd.grad((loss / u.exp() + u).mean(), weight)[0]
+
+    weight = torch.zeros(curve.in_features, dtype=torch.float64)
+    weight[0], weight[1], weight[7] = -1.5, 0.5, 0.2
+    assert slope_at(weight).abs().max() < 1e-12
+    assert slope_at(weight + 0.1).abs().max() > 0.01
+
+
+def learned_trainer(folder, config) -> Trainer:
+    network, accelerator = build_network(config), Accelerator(cpu=True)
+    objective, learner = objective_for(config, network), trained(config, network)
+    return Trainer(learner, objective, ToyData(), folder, config.steps, config.optim, config.seed, accelerator)
+
+
+@pytest.mark.one_alignment
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_run_with_a_learned_weight_goes_on_with_the_same_bits(tmp_path, kind):
+    config = run_config(
+        weight="learned", times=TimesConfig("logit-normal", shift=2.0), optim=optim(optimizer=kind, save_every=100)
+    )
+    assert learned_trainer(tmp_path / "whole", config).fit().finished
+    cut = learned_trainer(tmp_path / "cut", config)
+    batches = cut.batches()
+    for _ in range(5):
+        cut.advance(batches)
+    cut.save(tmp_path / "cut")
+    assert learned_trainer(tmp_path / "cut", config).fit().finished
+    one, two = (checkpoints.load_state(tmp_path / name) for name in ("whole", "cut"))
+    assert same(one, two)
+    assert one["model"]["curve.weight"].abs().max() > 1e-3  # it has learned something
+    assert not [name for name in one["ema"] if "curve" in name]  # which is no part of what is sampled
+
+
+def test_train_sample_and_resume(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = [
+        *TINY_OPTIONS,
+        "--optim.batch-size",
+        "8",
+        "--preview",
+        "0",
+        "--times.draw",
+        "logit-normal",
+        "--times.shift",
+        "2",
+    ]
+    assert train.main(["--run", str(run), "--steps", "2", "--weight", "learned", *options]) == 0
+    assert train.main(["--run", str(run), "--steps", "3", "--resume"]) == 0
+    config = load_config(run)
+    assert (config.weight, config.times) == ("learned", TimesConfig("logit-normal", shift=2.0))
+    opened = open_run(run, "cpu")
+    _, grid, method = field_of(opened, SamplerConfig(5))
+    assert torch.equal(grid, time_grid(5, 1.0, 2.0, Telegraph()))  # shifted as in training, and by no exponent besides
+    assert method == "ab2"
+    _, plain, _ = field_of(opened, SamplerConfig(5, shift=1.0))
+    assert torch.equal(plain, time_grid(5, 2.0))
+    assert (
+        sample.main([str(run), "--num", "1", "--steps", "2", "--shift", "0.5", "--out", str(tmp_path / "image.png")])
+        == 0
+    )
+    said = refusal(train, ["--run", str(run), "--resume", "--steps", "4", "--times.shift", "1"], capsys)
+    assert "was trained with --times.shift 2, which --resume cannot change to --times.shift 1" in said
+    said = refusal(train, ["--run", str(run), "--resume", "--steps", "4", "--weight", "uniform"], capsys)
+    assert "was trained with --weight learned, which --resume cannot change to --weight uniform" in said
+
+
+def test_what_exact_parts_learn_is_the_same_cut_in_two(tmp_path):
+    """Times and weights follow from the rows, whoever has them."""
+    options = ["--steps", "2", *TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8", "--optim.exact-parts", "2"]
+    options += ["--weight", "learned", "--times.draw", "logit-normal"]
+    for name in ("one", "two"):
+        assert train.main(["--run", str(tmp_path / name), *options]) == 0
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+def test_students_have_the_shift_of_their_teacher_unless_told_otherwise():
+    teacher = RunConfig(shape=(1, 8, 8), class_names=("a", "b"), times=TimesConfig(shift=2.0))
+    plan = DistillConfig(stages=(4, 2), steps=(7,))
+    settled = for_teacher(plan, teacher)
+    assert (settled.shift, settled.rho) == (2.0, 1.0)
+    student = student_config(teacher, stages_of(plan)[0], plan)
+    assert student.student.shift == 2.0
+    assert for_teacher(replace(plan, shift=1.0), teacher).rho == 1.5
+    known = Trained.of(student)
+    assert known.settle(SamplerConfig(2), "it")[1::4] == (1.0, 2.0)
+    with pytest.raises(ValueError, match=r"student of 2 Euler steps on its own grid, got shift = 1"):
+        known.settle(SamplerConfig(2, shift=1.0), "it")
+
+
+def test_stored_paths_of_a_shift_are_others_and_those_without_one_keep_their_name():
+    teacher, plan = RunConfig(shape=(1, 8, 8)), DistillConfig(stages=(4, 2), steps=(7,), method="pairs")
+    one, two = (paths_config(teacher, "digest", replace(plan, rho=2.0, shift=s), None) for s in (1.0, 2.0))
+    assert one.name != two.name
+    assert one.name == "paths-4-7cca12cdb99a3265"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--times.mean", "1"], "times.mean and times.std are of logit-normal times: omit them, or give times.draw"),
+        (["--times.draw", "logit-normal", "--times.std", "0"], "mean must be finite and std positive, got 0.0 and 0.0"),
+        (["--times.shift", "0"], "times.shift must lie in [1/64, 64], 1 for none, got 0.0"),
+        (
+            ["--times.shift", "2", "--objective", "consistency"],
+            "times.shift is of the objective flow-matching, got objective consistency: omit it",
+        ),
+        (
+            ["--times.draw", "logit-normal", "--objective", "average-velocity"],
+            "times.draw is of the objective flow-matching, got objective average-velocity, which has its own: "
+            "average_velocity.times: omit it",
+        ),
+        (
+            ["--weight", "min-snr", "--objective", "consistency"],
+            "weight min-snr is of the objective flow-matching, got objective consistency: omit it",
+        ),
+    ],
+)
+def test_what_would_not_be_looked_at_is_refused(tmp_path, capsys, options, said):
+    assert said in refusal(train, ["--run", str(tmp_path), *options], capsys)
+
+
+def test_reports_show_what_a_run_learned_at(tmp_path, capsys):
+    times = TimesConfig("logit-normal", -0.4, shift="auto")
+    config = RunConfig(shape=(1, 64, 64), class_names=("a",), times=times, weight="learned", augment=0.12)
+    assert learned_at(config) == "times logit-normal (-0.4, 1), shifted by 2; weight learned"
+    section = diagnosis._training_section(config)["training"]
+    assert (section["times"]["mean"], section["weight"], section["augment"]) == (-0.4, "learned", 0.12)
+    assert "times logit-normal (-0.4, 1), shifted by 2; weight learned; augment 0.12" in capsys.readouterr().out
+    save_config(tmp_path, config)
+    page = report.page(tmp_path)
+    for name, value in (
+        ("times.draw", "logit-normal"),
+        ("times.shift", "auto"),
+        ("weight", "learned"),
+        ("augment", "0.12"),
+    ):
+        assert f"<td>{name}</td><td>{value}</td>" in page
+    assert "learns at    times logit-normal" in described(
+        config, cost(run_config(weight="learned"), torch.device("cpu")), torch.device("cpu")
+    )
+
+
+def test_a_scheduler_has_the_shift_of_its_run(tmp_path):
+    config = run_config(times=TimesConfig(shift=2.0), steps=1)
+    job = trainer(tmp_path, config)
+    job.save(tmp_path)
+    save_config(tmp_path, config)
+    scheduler = KacScheduler.from_pretrained(tmp_path)
+    scheduler.set_timesteps(4)
+    torch.testing.assert_close(scheduler.timesteps, time_grid(4, 1.0, 2.0, Telegraph())[:-1].float())
+    scheduler.save_pretrained(tmp_path / "saved")
+    assert KacScheduler.from_pretrained(tmp_path / "saved").config.shift == 2.0
+    assert KacScheduler().config.shift == 1.0
+    with pytest.raises(ValueError, match=r"shift must lie in \[1/64, 64\], 1 for none, got -1"):
+        KacScheduler(shift=-1.0)
+    pipeline = KacPipeline.from_pretrained(tmp_path)
+    y = torch.tensor([0, 1])
+    images = pipeline(
+        class_labels=y, num_inference_steps=3, generator=torch.Generator().manual_seed(3), output_type="pt"
+    ).images
+    noise = pipeline.scheduler.prior((2, *SHAPE), torch.Generator().manual_seed(3))
+    velocity, grid, method = field_of(open_run(tmp_path, "cpu"), SamplerConfig(3))
+    with torch.no_grad():
+        assert_same(images, integrate(velocity, noise, y, grid, method))
+
+
+def times_asked(learns, batch) -> set[float]:
+    """Of the teacher and of the student, rounded."""
+    asked = []
+
+    def field(x, t, y):
+        asked.extend(round(float(value), 4) for value in t.flatten())
+        return 0 * x
+
+    learns(field)(field, batch)
+    return set(asked)
+
+
+def test_students_learn_on_the_shifted_grid():
+    plan, process = DistillConfig(stages=(4, 2), steps=(7,), rho=1.0, shift=3.0), Gaussian()
+    batch = Batch(torch.rand(64, *SHAPE), torch.zeros(64, dtype=torch.int64), 0, 0, 64)
+
+    def learns(plan):
+        return lambda teacher: objective(teacher, teacher, process, stages_of(plan)[0], plan)
+
+    wanted = {1.0, 0.9, 0.75, 0.5}  # 3 t / (1 + 2 t)
+    assert times_asked(learns(plan), batch) == wanted
+    assert times_asked(learns(replace(plan, shift=1.0)), batch) == {1.0, 0.75, 0.5, 0.25}
+    # The repair of a prediction goes along the shifted grid of gamma.
+    gamma, repaired = 0.7, replace(plan, method="reconstruction")
+    objective_of = learns(repaired)(lambda x, t, y: 0 * x)
+    times = objective_of._times(torch.tensor([gamma]))
+    assert (float(times[0]), float(times[-1])) == pytest.approx((gamma, 0.0), abs=1e-6)
+    before = gamma / (3 - 2 * gamma) * time_grid(len(times) - 1, 1.0)
+    torch.testing.assert_close(times[:, 0], 3 * before / (1 + 2 * before), rtol=0, atol=1e-6)
+
+
+def test_generators_and_stored_paths_have_the_shifted_grid(tmp_path):
+    states = GeneratorStates(Gaussian(), 1, 4, 1.0, shift=3.0)
+    assert states._starts(torch.device("cpu"))[0].tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5])
+    asked = []
+
+    def teacher(x, t, y):
+        asked.append(round(float(t[0]), 4))
+        return 0 * x
+
+    plan = DistillConfig(stages=(4, 2), steps=(7,), rho=1.0, method="pairs")
+    run = run_config(noise=ProcessConfig("gaussian"), times=TimesConfig(shift=3.0))
+    config = paths_config(run, "digest", plan, None)
+    paths = Paths(tmp_path, config, 8, GuidedVelocity(teacher), Gaussian(), torch.device("cpu"))
+    paths(torch.arange(2))
+    paths.close()
+    assert set(asked) == {1.0, 0.9, 0.75, 0.5}
