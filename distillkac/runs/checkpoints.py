@@ -34,6 +34,8 @@ from distillkac.runs import packed, shipped
 from distillkac.runs.checkpoint_checks import check_archive, check_state, check_tensors, is_finite
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
+ORIGINAL = "ema-original.safetensors"
+"""The moving average, where `evaluate --keep-best` has put another average in its place."""
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
 FORMAT = 4
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
@@ -122,6 +124,13 @@ def described(folder: Path) -> tuple[int, str] | None:
             return int(metadata["step"]), metadata["digest"]
     weights, step = load_weights(folder)
     return step, digest_of(step, weights)
+
+
+def chosen_average(folder: Path) -> str | None:
+    """Name of the average that `evaluate --keep-best` has put in the place of a run's moving average; None if none was."""
+    with contextlib.suppress(SafetensorError, OSError), open_safetensors(folder / EMA) as file:
+        return (file.metadata() or {}).get("average")
+    return None
 
 
 def exported(folder: Path, step: int) -> bool:

@@ -115,6 +115,11 @@ class Reconstruction:
             raise ValueError(f"{folder} has made {now} steps: there is no average after {step}")
         self.own = state.get("averages", {}) if state is not None and self.step == now else {}
         self.files = snapshots(folder, self.step)
+        there = [taken for taken, _ in self.files]
+        if self.step < now and there and self.step not in there:
+            raise ValueError(
+                f"{folder} has no snapshot of step {step}, but of {', '.join(map(str, there))}: choose one of them"
+            )
         self.present = checkpoints.load_weights(folder)[0] if self.step == now else {}
         if not self.own and not self.files:
             raise ValueError(
@@ -135,14 +140,18 @@ class Reconstruction:
         found = [(step, own) for step, own, _ in self._parts()]
         return combination(found, self.step, length).error if found else float("inf")
 
-    def reconstructed(self, length: float) -> dict[str, torch.Tensor]:
-        """The state dict of the power average of this relative length. Raises ValueError if the snapshots cannot make it."""
+    def check(self, length: float) -> None:
+        """Raises ValueError if the snapshots cannot make the average of this relative length."""
         if (error := self.error(length)) > LARGEST_ERROR:
             raise ValueError(
                 f"{self.folder}: its snapshots cannot make an average of relative length {length:g} after {self.step} steps "
                 f"(the profile would be {error:.0%} off): choose one nearer to {self._lengths()}, or train with a smaller "
                 "--optim.snapshot-every"
             )
+
+    def reconstructed(self, length: float) -> dict[str, torch.Tensor]:
+        """The state dict of the power average of this relative length. Raises ValueError if the snapshots cannot make it."""
+        self.check(length)
         parts = list(self._parts())
         weights = combination([(step, own) for step, own, _ in parts], self.step, length).weights
         sums: dict[str, torch.Tensor] = {}

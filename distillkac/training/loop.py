@@ -128,7 +128,7 @@ class Trainer:
         one_thread = exact_sums.one_thread() if self.optim.exact_parts is not None else nullcontext()
         measuring, stopped, ended = self.measuring, False, None
         if measuring is not None and self.step < self.steps:
-            measuring.begin(self.folder, self.step, self.accelerator)
+            measuring.begin(self.folder, self.step, self.accelerator, bar)
         with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
             batches, updates, since = self.batches(), [], time.perf_counter()
             while self.step < self.steps and not stopped and ended is None:

@@ -114,9 +114,10 @@ class Measuring:
         self.lines: list[dict[str, Any]] = []
         self.told = False
 
-    def begin(self, folder: Path, step: int, accelerator: Accelerator) -> None:
-        """Reads what was measured up to `step`, makes the best checkpoint up for one that a crash prevented, and prepares."""
-        self.folder, self.accelerator = folder, accelerator
+    def begin(self, folder: Path, step: int, accelerator: Accelerator, bar: Bar) -> None:
+        """Reads what was measured up to `step`, makes the best checkpoint up for one that a crash prevented, and prepares. bar:
+        of the training, which shows the figures."""
+        self.folder, self.accelerator, self.bar = folder, accelerator, bar
         if accelerator.is_main_process:
             found = checkpoints.MetricsLog.read(folder) if step else []
             self.lines = [line for line in found if "measured" in line and line["step"] <= step]
@@ -192,6 +193,7 @@ class Measuring:
         clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}
         self.lines.append({"step": step, "measured": {"images": self.count, **figures, **clock}})
         log.append(self.lines[-1], durable=True)
+        self.bar.note(**self.shown())
 
     def values(self) -> list[float]:
         """The Fréchet distances so far that compare: those of as many images."""

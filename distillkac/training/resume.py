@@ -44,6 +44,11 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
             f"{folder} already holds a checkpoint: add --resume (in Python resume=True) to continue it, or choose another "
             "folder"
         )
+    if (chosen := checkpoints.chosen_average(folder)) is not None:
+        raise ValueError(
+            f"{folder} has the average {chosen} for its model, chosen by evaluate --keep-best, which a training would replace: "
+            f"keep a copy of the folder for that, and move {checkpoints.ORIGINAL} to {checkpoints.EMA} here to go on"
+        )
     saved = load_config(folder)
     if (saved.student is None) != (config.student is None):
         raise ValueError(
