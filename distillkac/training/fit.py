@@ -136,13 +136,19 @@ def fit_run(
     # stages; accelerate keeps a list of them besides.
     del trainer
     accelerator.free_memory()
-    if accelerator.is_main_process and fit.ended is not None and not fit.interrupted:
-        rest = "" if fit.finished else "; --resume --optim.stop none goes on"
-        print(f"ended at step {fit.step} of {config.steps}: {fit.ended}. Saved in {folder}{rest}", flush=True)
-    elif accelerator.is_main_process and (fit.interrupted or not fit.finished):
-        rest = "which is all of them" if fit.finished else "--resume continues"
-        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; {rest}", flush=True)
+    if accelerator.is_main_process:
+        say_how_it_ended(folder, fit, config.steps)
     return fit
+
+
+def say_how_it_ended(folder: Path, fit: Fit, steps: int) -> None:
+    """Nothing of a training that made all its steps, unless somebody stopped it in the last."""
+    if fit.ended is not None and not fit.interrupted:
+        rest = "" if fit.finished else "; --resume --optim.stop none goes on"
+        print(f"ended at step {fit.step} of {steps}: {fit.ended}. Saved in {folder}{rest}", flush=True)
+    elif fit.interrupted or not fit.finished:
+        rest = "which is all of them" if fit.finished else "--resume continues"
+        print(f"stopped: saved at step {fit.step} of {steps} in {folder}; {rest}", flush=True)
 
 
 def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) -> None:
