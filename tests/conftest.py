@@ -34,6 +34,7 @@ TORCH_KERNELS = {
     "test_consistency",
     "test_consistency_from_data",
     "test_continuity",
+    "test_copies",
     "test_crashes",
     "test_demo",
     "test_demo_server",
