@@ -90,6 +90,7 @@ TORCH_KERNELS = {
     "test_pipeline_checks",
     "test_pipeline_loading",
     "test_pipeline_precision",
+    "test_power_averages",
     "test_processes",
     "test_resume_meaning",
     "test_sample",

@@ -11,6 +11,7 @@ the start. Where they are not, it is put off to the next multiple of optim.measu
 import math
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ ERRORS = 2.0
 """An improvement counts if it is larger than so many of its standard errors."""
 CHANCE = 1e-3
 """Copying: the probability of as many copies if samples were no more often copies than held-out images are."""
+PATIENCE = timedelta(days=1)
+"""Of the processes that wait for the main one."""
 NAMES = {"frechet": "Fréchet", "frechet_train": "(train)", "accuracy": "accuracy", "nn_ratio": "nn ratio"}
 
 
@@ -113,17 +116,22 @@ class Measuring:
         self.prepare, self.measured = prepare, measured
         self.lines: list[dict[str, Any]] = []
         self.told = False
+        self.group: torch.distributed.ProcessGroup | None = None
 
     def begin(self, folder: Path, step: int, accelerator: Accelerator, bar: Bar) -> None:
         """Reads what was measured up to `step`, makes the best checkpoint up for one that a crash prevented, and prepares. bar:
         of the training, which shows the figures."""
         self.folder, self.accelerator, self.bar = folder, accelerator, bar
+        if accelerator.num_processes > 1:
+            # NCCL's own patience is ten minutes, and an evaluator of many images takes longer.
+            self.group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         if accelerator.is_main_process:
             found = checkpoints.MetricsLog.read(folder) if step else []
             self.lines = [line for line in found if "measured" in line and line["step"] <= step]
             if self.lines and self.lines[-1]["step"] == step and self.improved():
                 kept.keep_best(folder)
             self.prepare()
+        self.wait()
         last = self.lines[-1]["measured"] if self.lines else {"elapsed": 0.0, "spent": 0.0}
         self.spent, self.first_step = last["spent"], step
         self.started = time.perf_counter() - last["elapsed"]
@@ -154,6 +162,7 @@ class Measuring:
             seconds = time.perf_counter() - start
             self.note(step, figures, seconds, log)
             best, reason = self.improved(), self.reason()
+        self.wait()
         if agreed(best):
             # Saved before it is copied: a run that is resumed is never behind its best checkpoint.
             checkpoint()
@@ -161,6 +170,11 @@ class Measuring:
                 kept.keep_best(self.folder)
         self.spent += time.perf_counter() - start
         return (reason or "stopped") if agreed(reason is not None) else None
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.group is not None:
+            torch.distributed.barrier(group=self.group)
 
     def is_time(self, step: int) -> bool:
         """Whether there is time for a measurement; says so once where there is none."""
