@@ -36,7 +36,8 @@ class TrainArgs:
     resume: bool = False
     """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
     change: --steps, --optim.*, --preview, --track, and where the data lie (--data.path, --data.cache). What decides what is
-    learned may not: process, network, objective, images, label_drop, seed; nor may --optim.optimizer."""
+    learned may not: process, network, objective, images, label_drop, seed; nor may --optim.optimizer, averages and
+    decays."""
     init: str | None = field(default=None, metadata=PATH_OR_NAME)
     """Begin with the weights of another run, a shipped model or a model of diffusers in place of random ones, as far as they
     fit by name and shape; what does not is named. Of a run the options --network.* are taken too, unless given anew."""
