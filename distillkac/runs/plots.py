@@ -40,11 +40,8 @@ def save_curves(metrics: Path, path: pictures.PathLike) -> None:
             axes.plot(steps, values, color=LIGHT, linewidth=1)
             values = _smooth(values)
         axes.plot(steps, values, color=LINE, linewidth=1.8)
-        if noisy and values.min() > 0:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            # Between powers of ten only where there are few of them, else the labels would overlap.
-            axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 10 * values.min() else NullFormatter())
+        if noisy:
+            _log_scale(axes, values)
         _finish(axes, title)
     if measured:
         _draw_measured(places[3], measured)
@@ -58,11 +55,19 @@ def _draw_measured(axes, lines: list[dict]) -> None:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.4, color=color, label=title)
     best = min(lines, key=lambda line: line["measured"]["frechet"])
     axes.plot(best["step"], best["measured"]["frechet"], marker="o", markersize=9, fillstyle="none", color=LINE)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    _log_scale(axes, np.concatenate([line.get_ydata() for line in axes.lines]))
     axes.legend(fontsize=8, frameon=False)
     _finish(axes, "Fréchet distance")
+
+
+def _log_scale(axes, values: np.ndarray) -> None:
+    """Where all of them are positive."""
+    if values.min() <= 0:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    # Between powers of ten only where there are few of them, else the labels would overlap.
+    axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 10 * values.min() else NullFormatter())
 
 
 def _finish(axes, title: str) -> None:
