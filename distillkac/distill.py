@@ -35,7 +35,7 @@ class DistillArgs:
     --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase that of an inverse student."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
-    --consistency.steps, --optim.* but --optim.optimizer, and where the data lie (--data.path)."""
+    --consistency.steps, --optim.* but --optim.optimizer, averages and decays, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: a consistency student for any number of

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 10
-
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 
 
@@ -64,6 +63,13 @@ class EvaluateArgs:
     """Real images at most."""
     k: int = 3
     """Nearest neighbours of precision-recall."""
+    ema: str | None = None
+    """Measure the averages of a run with --optim.averages or --optim.decays: all, a table of them and of the moving average
+    (RUN/averages.json); or one relative length, such as 0.08."""
+    ema_step: int | None = None
+    """After which step the averages are; by default the last."""
+    keep_best: bool = False
+    """With --ema: make the best (by the Fréchet distance to held-out images) the run's model; the moving average is kept."""
     data: DataPlace = field(default_factory=DataPlace)
 
 
@@ -77,10 +83,17 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
     if "classifier" in args.metrics and not args.teacher_steps:
         raise ValueError("teacher_steps must name at least one number of steps")
+    if args.ema is None and (args.ema_step is not None or args.keep_best):
+        raise ValueError("ema_step and keep_best are of --ema: give it, such as --ema all, or omit them")
+    if args.ema is not None and args.metrics != ("classifier",):
+        raise ValueError("--ema measures by the classifier: omit --metrics")
     shipped.refuse(args.run, "distillkac models NAME --measure measures it")
     from distillkac.runs.config import load_config  # torch only now, so that help and mistakes in options come at once
 
     config = load_config(args.run)
+    if args.ema is not None:
+        measure_averages(args, config)
+        return 0
     check_outputs(args)
     if "classifier" in args.metrics:
         measure_with_classifier(args, config)
@@ -106,8 +119,19 @@ def check_outputs(args: EvaluateArgs) -> None:
             pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
 
 
+def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
+    from distillkac.evaluation import averages
+    from distillkac.runs.run_data import RunData
+
+    check_file(args.run / averages.REPORT)
+    sampler = averages.sampler_for(Trained.of(config), max(args.teacher_steps), args.w)
+    images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
+    averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
+
+
 def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
+    from distillkac.evaluation.tables import header, line
     from distillkac.runs import pictures, plots
     from distillkac.runs.device import device
     from distillkac.runs.run_data import RunData
@@ -118,14 +142,14 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor(args.num)}]
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
-    print(_header(COLUMNS))
-    print(_line(rows[-1], COLUMNS), flush=True)
+    print(header(COLUMNS))
+    print(line(rows[-1], COLUMNS), flush=True)
     todo, strips, titles = _networks(args, device()), [], []
     for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
         rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
         rows[-1] |= evaluator(samples.images, samples.labels)
-        print(_line(rows[-1], COLUMNS), flush=True)
+        print(line(rows[-1], COLUMNS), flush=True)
         pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
         strips.append(samples.images[:OVERVIEW_COLUMNS])
         titles.append(_title(run, sampler))
@@ -143,6 +167,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
 def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     """Every process generates and measures its share of the images; the first one compares and writes."""
     from distillkac.evaluation import fidelity, inception
+    from distillkac.evaluation.tables import FIDELITY_COLUMNS, header, line
     from distillkac.runs import checkpoints
     from distillkac.runs.run_data import RunData
     from distillkac.runs.sampling import class_labels
@@ -179,14 +204,14 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     if first:
         fidelity.warn_of_few(args.metrics, args.num, len(reference.rows), extractor.num_features)
         print("\n".join(f"{name:18}{value}" for name, value in protocol.items()))
-        print(_header(FIDELITY_COLUMNS), flush=True)
+        print(header(FIDELITY_COLUMNS), flush=True)
     real = reference.features(args.run, args.batch_size, accelerator)
     labels, rows = class_labels(config, args.num), []
     for run, sampler in _networks(args, accelerator.device):
         row, features = _generated(run, sampler, labels, args, extractor, accelerator)
         if first:
             rows.append(row | _compared(features, real, args, accelerator.device))
-            print(_line(rows[-1], FIDELITY_COLUMNS), flush=True)
+            print(line(rows[-1], FIDELITY_COLUMNS), flush=True)
             files.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
 
@@ -270,30 +295,6 @@ def _title(run: "Run", sampler: SamplerConfig) -> str:
     """student-1-inverse becomes "student (inverse), 1 step"."""
     kind, *rest = run.name.split("-") if run.config.student else [run.name]
     return kind + (f" ({rest[1]})" if len(rest) == 2 else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"
-
-
-FIDELITY_COLUMNS = (
-    ("steps", "steps", "d"),
-    ("w", "w", "g"),
-    ("NFE", "nfe", "d"),
-    ("FID", "fid", ".3f"),
-    ("KID", "kid", ".5f"),
-    ("±", "kid_std", ".5f"),
-    ("precision", "precision", ".3f"),
-    ("recall", "recall", ".3f"),
-    ("density", "density", ".3f"),
-    ("coverage", "coverage", ".3f"),
-    ("images/s", "images_per_second", ".0f"),
-)
-
-
-def _header(columns) -> str:
-    return f"{'':24}" + "".join(f"{title:>10}" for title, _, _ in columns)
-
-
-def _line(row: dict, columns) -> str:
-    cells = (format(row[key], spec) if key in row else "" for _, key, spec in columns)
-    return f"{row['name']:24}" + "".join(f"{cell:>10}" for cell in cells)
 
 
 if __name__ == "__main__":

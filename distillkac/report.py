@@ -68,7 +68,7 @@ def page(run: Path) -> str:
         parts += ["<h2>Measurements</h2>", _evaluation(run)]
     parts += _pictures(run, "Samples", sorted((run / "samples").glob("*.png")))
     curves = [path for path in (run, *made) if (path / "curves.png").exists()]
-    parts += _pictures(run, "Training", [path / "curves.png" for path in curves])
+    parts += _pictures(run, "Training", [path / "curves.png" for path in curves]) + _measured(run)
     if pictures := _pictures(run, "Diagnosis", sorted((run / "diagnosis").glob("*.png"))):
         parts += pictures + _guidance_evaluator(run)
     parts += ["<h2>Settings</h2>", _table([["setting", "value"], *_flat(asdict(config))])]
@@ -94,6 +94,22 @@ def _evaluation(run: Path) -> str:
         + f"<p>{report['num']} images each; the classifier names {right} right. Evaluator: {evaluator}; figures "
         "of another one do not compare.</p>"
     )
+
+
+def _measured(run: Path) -> list[str]:
+    """Where a run was measured while it was trained, its best and its last measurement."""
+    from distillkac.runs.checkpoints import MetricsLog
+
+    lines = [line for line in MetricsLog.read(run) if "measured" in line]
+    if not lines:
+        return []
+    best, last = min(lines, key=lambda line: line["measured"]["frechet"]), lines[-1]
+    told = [f"{line['measured']['frechet']:.3f} at step {line['step']}" for line in (best, last)]
+    sentence = (
+        f"Measured {len(lines)} times on the way, by {last['measured']['images']} images each: least Fréchet distance "
+        f"{told[0]} (best/, chosen by it), last {told[1]}; {last['measured'].get('copying', 0.0):.1%} copies."
+    )
+    return [f"<p>{html.escape(sentence)}</p>"]
 
 
 def _guidance_evaluator(run: Path) -> list[str]:

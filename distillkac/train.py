@@ -4,8 +4,9 @@ import dataclasses
 import sys
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -18,6 +19,9 @@ from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.presets import PRESETS
+
+if TYPE_CHECKING:
+    from distillkac.evaluation.training_figures import TrainingFigures
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class TrainArgs:
     """Continue the run from its last checkpoint, with its saved options unless given anew; where there is none, begin. May
     change: --steps, --optim.*, --preview, --track, --network.checkpointing, and where the data lie (--data.path, --data.cache).
     What decides what is learned may not: process, network, objective, times, weight, augment, images, label_drop, seed; nor may
-    --optim.optimizer."""
+    --optim.optimizer, averages and decays."""
     init: str | None = field(default=None, metadata=PATH_OR_NAME)
     """Begin with the weights of another run, a shipped model or a model of diffusers in place of random ones, as far as they
     fit by name and shape; what does not is named. Of a run the options --network.* are taken too, unless given anew."""
@@ -83,9 +87,22 @@ def main(argv: list[str] | None = None) -> int:
     network = build_network(config)
     if args.init is not None:
         config = started(network, config, args.init, saved)
-    fit, accelerator = fit_teacher(args.run, config, network, dataset, args.track, args.resume)
+    fit, accelerator = fit_teacher(
+        args.run, config, network, dataset, args.track, args.resume, _figures(args.run, config)
+    )
     accelerator.end_training()
-    return 0 if fit.finished and not fit.interrupted else INTERRUPTED
+    return 0 if (fit.finished or fit.ended) and not fit.interrupted else INTERRUPTED
+
+
+def _figures(run: Path, config: RunConfig) -> "TrainingFigures | None":
+    """What measures the run while it is trained; None if nothing shall."""
+    if not config.optim.measure_every:
+        return None
+    from distillkac.evaluation.training_figures import TrainingFigures
+    from distillkac.runs.run_data import RunData
+
+    images = RunData(run, config)
+    return TrainingFigures(partial(images.load_pixels, "train"), partial(images.load_pixels, "test"), run)
 
 
 def _images_are_to_come(args: TrainArgs) -> bool:

@@ -20,7 +20,7 @@ from distillkac.distillation.reconstruction_options import ReconstructionConfig
 from distillkac.flow.methods import METHODS, Method
 from distillkac.runs.config import RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
-from distillkac.runs.optim_config import OptimConfig
+from distillkac.runs.optim_config import OptimConfig, refuse_measuring
 from distillkac.runs.times_config import check_shift
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class DistillConfig:
     """Seed of everything random."""
 
     def __post_init__(self):
+        refuse_measuring(self.optim)
         consistency_options.check_options(self)
         alone = self.stages == (self.inverse.num_steps,) and self.inverse.steps > 0
         if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):

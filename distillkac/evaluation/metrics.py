@@ -101,8 +101,8 @@ class Evaluator:
         self.train_moments = Moments(phi / self.scale)
         self.test_moments = Moments(torch.cat([self._phi(x) for x, _ in batches(test)]) / self.scale)
         count = min(len(train), len(test), DISTANCE_IMAGES)
-        self.near_train, _ = read(train, _subset(len(train), count, "near train"))
-        self.near_test, labels = read(test, _subset(len(test), count, "near test"))
+        self.near_train, _ = read(train, subset(len(train), count, "near train"))
+        self.near_test, labels = read(test, subset(len(test), count, "near test"))
         self.real_spread = _spread(self.near_test, labels, self.num_classes)
 
     @property
@@ -130,7 +130,7 @@ class Evaluator:
             right = self.classifier.head(phi).argmax(1) == labels
             by_class = [right[labels == k].double().mean().item() for k in labels.unique().tolist()]
             result |= {"accuracy": right.double().mean().item(), "worst_class_accuracy": min(by_class)}
-        rows = _subset(len(images), DISTANCE_IMAGES, "distances")
+        rows = subset(len(images), DISTANCE_IMAGES, "distances")
         some, their = images[rows], labels[rows]
         spread = _spread(some, their, self.num_classes)
         # Identical real images of a class give nothing to compare with.
@@ -150,7 +150,7 @@ class Evaluator:
 
         They are copies of train images by definition: nn_ratio shows what copying looks like, frechet_train is near 0.
         """
-        return self(*read(self.train, _subset(len(self.train), num, "floor")))
+        return self(*read(self.train, subset(len(self.train), num, "floor")))
 
     def _check(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.train.shape or len(images) < 2:
@@ -185,7 +185,7 @@ def _warn_of_few(count: int, title: str) -> None:
         )
 
 
-def _subset(count: int, limit: int, name: str) -> torch.Tensor:
+def subset(count: int, limit: int, name: str) -> torch.Tensor:
     """min(count, limit) different indices below `count`, in a random but fixed order."""
     return torch.randperm(count, generator=generator(0, "metrics", name))[:limit]
 

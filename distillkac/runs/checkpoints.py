@@ -9,6 +9,8 @@
     .lock                held by the process that trains (lock.py)
     failure/             the state before a step whose loss was not finite (training/failure.py)
     checkpoints/step-N/  with --optim.keep above 1: earlier checkpoints, each a run folder of its own (kept.py)
+    best/                with --optim.measure-every: that of the least Fréchet distance, a run folder too (kept.py)
+    averages/            with --optim.averages: snapshots of further averages (training/averages.py)
 
 Every file is written whole or not at all (files.py). A checkpoint is one file, so weights and optimizer of different steps
 never mix. What is read is checked first, for its checksum, its form and NaN: each refusal names the file and the entry.
@@ -19,12 +21,9 @@ import difflib
 import hashlib
 import io
 import json
-import os
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,8 +31,11 @@ from safetensors.torch import save as _to_safetensors
 
 from distillkac.base import files
 from distillkac.runs import packed, shipped
+from distillkac.runs.checkpoint_checks import check_archive, check_state, check_tensors, is_finite
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
+ORIGINAL = "ema-original.safetensors"
+"""The moving average, where `evaluate --keep-best` has put another average in its place."""
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
 FORMAT = 5
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
@@ -65,21 +67,29 @@ def check_format(path: Path | str, found) -> None:
         )
 
 
-def save(folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_updates: int) -> None:
-    """Writes the checkpoint of `step`. model, ema: state dicts of tensors; optimizer: its state dict.
+def save(
+    folder: Path, step: int, model: dict, ema: dict, optimizer: dict, ema_updates: int, averages: dict | None = None
+) -> None:
+    """Writes the checkpoint of `step`. model, ema: state dicts of tensors; optimizer: its state dict. averages: of further
+    averages by name their weights.
 
     Raises FloatingPointError, and writes nothing, if a weight is not finite: such a checkpoint would be of no use.
     """
     model, ema = ({k: v.detach().cpu().contiguous() for k, v in weights.items()} for weights in (model, ema))
     for name, value in [*model.items(), *ema.items()]:
-        if not _finite(value):
+        if not is_finite(value):
             raise FloatingPointError(f"{folder}: {name} is not finite at step {step}; the last checkpoint is kept")
     buffer = io.BytesIO()
     # Equal names are one object, as in a run that was never interrupted: pickle writes such a name once.
     moments = {n: {sys.intern(name): v for name, v in values.items()} for n, values in optimizer["state"].items()}
     optimizer = optimizer | {"state": moments}
     state = {"format": FORMAT, "step": step, "model": model, "ema": ema}
-    torch.save(state | {"optimizer": optimizer, "ema_updates": ema_updates}, buffer)
+    state |= {"optimizer": optimizer, "ema_updates": ema_updates}
+    if averages:
+        state["averages"] = {
+            n: {k: v.detach().cpu().contiguous() for k, v in own.items()} for n, own in averages.items()
+        }
+    torch.save(state, buffer)
     # The state first: should we die before the exports, --resume writes them again.
     files.write_atomic(folder / STATE, buffer.getvalue())
     export(folder, step, model, ema)
@@ -117,6 +127,13 @@ def described(folder: Path) -> tuple[int, str] | None:
     return step, digest_of(step, weights)
 
 
+def chosen_average(folder: Path) -> str | None:
+    """Name of the average that `evaluate --keep-best` has put in the place of a run's moving average; None if none was."""
+    with contextlib.suppress(SafetensorError, OSError), open_safetensors(folder / EMA) as file:
+        return (file.metadata() or {}).get("average")
+    return None
+
+
 def exported(folder: Path, step: int) -> bool:
     """Whether both exports are whole and of this step."""
     try:
@@ -138,13 +155,15 @@ def load_state(folder: Path) -> dict | None:
     try:
         files.check_ordinary(path)
         with open(path, "rb") as file:
-            _check_archive(file)
+            check_archive(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a checkpoint of distillkac, or damaged ({reason})") from None
-    _check_state(path, state)
+    if isinstance(state, dict):
+        check_format(path, state.get("format", 1))
+    check_state(path, state)
     return state
 
 
@@ -169,7 +188,7 @@ def load_weights(folder: Path, name: str = EMA, expected: dict[str, torch.Tensor
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
     if expected is not None:
         check_fit(path, weights, expected)
-    _check_tensors(path, weights)
+    check_tensors(path, weights)
     return weights, step
 
 
@@ -214,53 +233,6 @@ def check_fit(path: Path, weights: dict[str, torch.Tensor], expected: dict[str, 
             raise ValueError(
                 f"{path}: does not fit the network of {CONFIG}: {name} should be {wanted}, and the file has {found}"
             )
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """torch.load does not look at the checksums that torch.save writes, nor at the sizes that entries claim."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not stored or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
-            raise ValueError("its entries are larger than the file")
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of its entry {damaged} is wrong")
-
-
-def _check_state(path: Path, state) -> None:
-    if not isinstance(state, dict):
-        raise ValueError(f"{path}: not a checkpoint of distillkac, or damaged (it holds no dict)")
-    check_format(path, state.get("format", 1))
-    for name in ("step", "ema_updates"):
-        if type(state.get(name)) is not int or not 0 <= state[name] < 2**62:
-            raise ValueError(f"{path}: {name} must be a whole number of at least 0, got {state.get(name)!r}")
-    for name in ("model", "ema", "optimizer"):
-        if not isinstance(state.get(name), dict):
-            raise ValueError(f"{path}: {name} must be a dict, got {type(state.get(name)).__name__}")
-    moments = state["optimizer"].get("state")
-    if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
-        raise ValueError(f"{path}: optimizer holds no state of an optimizer")
-    for part in ("model", "ema"):
-        _check_tensors(path, state[part], f"{part}.")
-    for number, values in moments.items():
-        _check_tensors(path, values, f"optimizer.state.{number}.")
-
-
-def _check_tensors(path: Path, values: dict, prefix: str = "") -> None:
-    for name, value in values.items():
-        if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{path}: {prefix}{name} must be a dense tensor, got {type(value).__name__}")
-        # Strides of 0 would let a file of a few bytes ask for any amount of memory.
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {prefix}{name} has shape {tuple(value.shape)} but fewer values than that")
-        if not _finite(value):
-            raise ValueError(
-                f"{path}: {prefix}{name} holds values that are not finite: damaged, or of a run that diverged"
-            )
-
-
-def _finite(value: torch.Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def digest_of(step: int, weights: dict[str, torch.Tensor]) -> str:

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+LONGEST_AVERAGE = 0.28
+"""Of a relative length, see training/power_averages.py: at 0.2887 all steps count alike."""
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -31,6 +34,13 @@ class OptimConfig:
     """Largest gradient norm; longer gradients are scaled down."""
     ema: float = 0.999
     """Decay of the moving average of the weights; starts lower, as (1 + k) / (10 + k) after k steps."""
+    averages: tuple[float, ...] = ()
+    """Relative lengths of power averages of the weights kept besides, such as 0.05 0.10: of these two `evaluate --ema` makes an
+    average of any length after the training. Each costs the memory of the weights, and again so much on disk a snapshot."""
+    snapshot_every: int | None = None
+    """Steps between two snapshots of the power averages, RUN/averages/step-N.safetensors. By default a 16th of --steps."""
+    decays: tuple[float, ...] = ()
+    """Decays of further moving averages like that of optim.ema, for `evaluate --ema`. Each costs the memory of the weights."""
     beta1: float = 0.9
     """AdamW's decay of the gradient's mean."""
     beta2: float = 0.999
@@ -56,7 +66,18 @@ class OptimConfig:
     """Checkpoints that are kept: above 1, the last so many are RUN/checkpoints/step-000200 and so on besides, each a run
     folder as large as the run's."""
 
+    measure_every: int = 0
+    """Steps between two measurements of the averaged network by the figures of `evaluate`, put off where they would take more
+    than 5% of the time; 0 measures nothing. The checkpoint of the least Fréchet distance (held-out) is kept as RUN/best."""
+    measure_images: int | None = None
+    """Images of a measurement. By default as many as cost about 3% of the network evaluations between two, 100 to 5000."""
+    stop: Literal["none", "plateau", "copying"] = "none"
+    """End the training before its last step. Plateau: when the Fréchet distance has stopped falling beyond its noise. Copying:
+    when more samples are copies of training images than of the held-out images are."""
+
     def __post_init__(self):
+        _check_averages(self)
+        _check_measuring(self)
         for name in ("batch_size", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
@@ -92,3 +113,39 @@ class OptimConfig:
                 )
         if self.batch_size % self.accumulate:
             raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+def _check_averages(optim: OptimConfig) -> None:
+    for name, least, most in (("averages", 0.0, LONGEST_AVERAGE), ("decays", 0.0, 1.0)):
+        values = getattr(optim, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"optim.{name} names one of its averages twice, got {values}")
+        for value in values:
+            if not least < value <= most or (name == "decays" and value == 1):
+                meant = f"relative lengths in (0, {most}]" if name == "averages" else "decays in (0, 1)"
+                raise ValueError(f"optim.{name} are {meant}, got {value}")
+    if optim.snapshot_every is not None and optim.snapshot_every < 1:
+        raise ValueError(f"optim.snapshot_every must be at least 1, got {optim.snapshot_every}")
+    if optim.snapshot_every is not None and not optim.averages:
+        raise ValueError(
+            "optim.snapshot_every is of power averages: give optim.averages, such as 0.05 0.10, or omit it"
+        )
+
+
+def _check_measuring(optim: OptimConfig) -> None:
+    if optim.measure_every < 0:
+        raise ValueError(f"optim.measure_every must be at least 0, got {optim.measure_every}")
+    if optim.measure_images is not None and optim.measure_images < 2:
+        raise ValueError(f"optim.measure_images must be at least 2, got {optim.measure_images}")
+    for name, off in (("measure_images", None), ("stop", "none")):
+        if not optim.measure_every and getattr(optim, name) != off:
+            raise ValueError(f"optim.{name} is of measuring: give optim.measure_every, such as 1000, or omit it")
+
+
+def refuse_measuring(optim: OptimConfig) -> None:
+    """Raises ValueError if students are to be measured while they are made."""
+    if optim.measure_every:
+        raise ValueError(
+            "optim.measure_every is of train: omit it, and measure students by evaluate, of several checkpoints with "
+            "optim.keep, of several averages with optim.averages and evaluate --ema all"
+        )

@@ -15,38 +15,67 @@ from PIL import Image
 
 from distillkac.runs import checkpoints, pictures
 
-LIGHT, LINE = "#d5dbe0", "#1b6ca8"
+LIGHT, GREY, LINE = "#d5dbe0", "#8a97a3", "#1b6ca8"
 
 
 def save_curves(metrics: Path, path: pictures.PathLike) -> None:
-    """Draws loss, gradient norm and learning rate over the optimizer steps, from a run's metrics.jsonl.
+    """Draws loss, gradient norm and learning rate over the optimizer steps, from a run's metrics.jsonl, and the Fréchet
+    distances where the run was measured while it was trained.
 
     Raises ValueError if it holds no lines.
     """
     metrics = Path(metrics)
-    lines = checkpoints.MetricsLog.read(metrics.parent)  # leaves out a last line cut short by a crash
+    found = checkpoints.MetricsLog.read(metrics.parent)  # leaves out a last line cut short by a crash
+    lines, measured = [[line for line in found if ("measured" in line) is kind] for kind in (False, True)]
     if not lines:
         raise ValueError(f"{metrics}: holds no metrics to draw; train the run first")
     steps = np.array([line["step"] for line in lines])
-    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained", facecolor="white")
+    count = 4 if measured else 3
+    figure = Figure(figsize=(11 / 3 * count, 3.4), dpi=110, layout="constrained", facecolor="white")
+    places = figure.subplots(1, count)
     panels = (("loss", "loss", True), ("grad_norm", "gradient norm", True), ("lr", "learning rate", False))
-    for axes, (key, title, noisy) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, (key, title, noisy) in zip(places, panels, strict=False):
         values = np.array([line[key] for line in lines], dtype=float)
         if noisy:
             axes.plot(steps, values, color=LIGHT, linewidth=1)
             values = _smooth(values)
         axes.plot(steps, values, color=LINE, linewidth=1.8)
-        if noisy and values.min() > 0:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            # Between powers of ten only where there are few of them, else the labels would overlap.
-            axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 10 * values.min() else NullFormatter())
-        axes.set_title(title, loc="left", fontsize=11, color=pictures.INK)
-        axes.set_xlabel("step", color=pictures.INK)
-        axes.tick_params(colors=pictures.INK, which="both", labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
+        if noisy:
+            _log_scale(axes, values)
+        _finish(axes, title)
+    if measured:
+        _draw_measured(places[3], measured)
     save_figure(figure, path)
+
+
+def _draw_measured(axes, lines: list[dict]) -> None:
+    for key, title, color in (("frechet", "held-out", LINE), ("frechet_train", "train", GREY)):
+        points = [(line["step"], line["measured"][key]) for line in lines if key in line["measured"]]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.4, color=color, label=title)
+    best = min(lines, key=lambda line: line["measured"]["frechet"])
+    axes.plot(best["step"], best["measured"]["frechet"], marker="o", markersize=9, fillstyle="none", color=LINE)
+    _log_scale(axes, np.concatenate([line.get_ydata() for line in axes.lines]))
+    axes.legend(fontsize=8, frameon=False)
+    _finish(axes, "Fréchet distance")
+
+
+def _log_scale(axes, values: np.ndarray) -> None:
+    """Where all of them are positive."""
+    if values.min() <= 0:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    # Between powers of ten only where there are few of them, else the labels would overlap.
+    axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 10 * values.min() else NullFormatter())
+
+
+def _finish(axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=pictures.INK)
+    axes.set_xlabel("step", color=pictures.INK)
+    axes.tick_params(colors=pictures.INK, which="both", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
 
 
 def save_trajectory(

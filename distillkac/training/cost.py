@@ -16,6 +16,7 @@ from distillkac.runs.run import build_network
 from distillkac.runs.times_config import learned_at
 from distillkac.training import optimizer
 from distillkac.training.activations import activation_bytes
+from distillkac.training.averages import SNAPSHOTS
 from distillkac.training.batches import Batch
 from distillkac.training.objective import evaluations_of
 from distillkac.training.objectives import objective_for, settled, trained
@@ -96,10 +97,22 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
             f"{figures['evaluations'] * figures['flops_per_image'] * config.optim.batch_size * config.steps:.2g} FLOP",
             f"memory       {figures['weight_bytes'] / 2**30:.2g} GiB weights and optimizer, "
             f"{figures['activation_bytes'] / 2**30:.2g} GiB activations of a batch{recomputed}",
+            *_of_averages(config, figures["parameters"]),
             f"time         about {figures['seconds_per_step']:.2g} s a step, {figures['hours']:.2g} hours in all, on this "
             f"{device.type}{uncompiled}",
         )
     )
+
+
+def _of_averages(config: RunConfig, parameters: float) -> tuple[str, ...]:
+    """A line on what further averages cost, if there are any."""
+    optim, gib = config.optim, 4 * parameters / 2**30
+    count = len(optim.averages) + len(optim.decays)
+    if not count:
+        return ()
+    taken = config.steps // (optim.snapshot_every or -(-config.steps // SNAPSHOTS))
+    disk = f", {taken} snapshots of {len(optim.averages) * gib:.2g} GiB on disk" if optim.averages else ""
+    return (f"averages     {count} beside the first, {count * gib:.2g} GiB of memory{disk}",)
 
 
 def seconds_per_image(work: Callable[[Batch], object], batch: Batch, most: int) -> float:

@@ -16,9 +16,12 @@ class EMA:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine = [local(weight) for weight in self.weights.values()]
-        torch._foreach_lerp_(mine, [local(p) for p in network.parameters()], 1 - decay)
+        torch._foreach_lerp_(mine, [local(p) for p in network.parameters()], 1 - self.kept())
+
+    def kept(self) -> float:
+        """The share of the average before that the update now being made keeps."""
+        return min(self.decay, (1 + self.updates) / (10 + self.updates))
 
     def state_dict(self, network: nn.Module) -> dict[str, torch.Tensor]:
         """A state dict of `network` with the averages in place of its parameters."""

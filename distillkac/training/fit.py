@@ -22,8 +22,9 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate
-from distillkac.training import resume
+from distillkac.training import averages, resume
 from distillkac.training.loop import Fit, Trainer, learning_rate
+from distillkac.training.measuring import Figures, measuring_for
 from distillkac.training.objective import Objective
 
 
@@ -99,17 +100,21 @@ def fit_run(
     accelerator: Accelerator,
     title: str,
     go_on: bool,
+    measure: Figures | None = None,
 ) -> Fit:
     """Saves the config, trains to config.steps, draws curves and samples. The one way teachers and students are made.
 
     With `go_on` a checkpoint in the folder is continued; without, it is an error (ValueError), and so is another run
-    that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written.
+    that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written. measure: what
+    measures the average during the training, where config.optim.measure_every asks for it.
     """
     folder = Path(folder).expanduser()
     refuse_shipped(folder)
     refuse_inference_mode()
     if config.latent and config.preview:
         vae.check_place(config.latent)
+
+    measuring = measuring_for(config, measure, accelerator.device, folder)
 
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)
@@ -119,7 +124,9 @@ def fit_run(
     with run_lock(folder, accelerator), torch.enable_grad(), fast_products(accelerator.device):
         before = resume.check(folder, config, go_on)
         trainer = Trainer(
-            network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title, saved
+            *(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title),
+            saved,
+            measuring,
         )
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
@@ -130,15 +137,25 @@ def fit_run(
     # stages; accelerate keeps a list of them besides.
     del trainer
     accelerator.free_memory()
-    if accelerator.is_main_process and (fit.interrupted or not fit.finished):
-        rest = "which is all of them" if fit.finished else "--resume continues"
-        print(f"stopped: saved at step {fit.step} of {config.steps} in {folder}; {rest}", flush=True)
+    if accelerator.is_main_process:
+        say_how_it_ended(folder, fit, config.steps)
     return fit
+
+
+def say_how_it_ended(folder: Path, fit: Fit, steps: int) -> None:
+    """Nothing of a training that made all its steps, unless somebody stopped it in the last."""
+    if fit.ended is not None and not fit.interrupted:
+        rest = "" if fit.finished else "; --resume --optim.stop none goes on"
+        print(f"ended at step {fit.step} of {steps}: {fit.ended}. Saved in {folder}{rest}", flush=True)
+    elif fit.interrupted or not fit.finished:
+        rest = "which is all of them" if fit.finished else "--resume continues"
+        print(f"stopped: saved at step {fit.step} of {steps} in {folder}; {rest}", flush=True)
 
 
 def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) -> None:
     """Makes the folder that of `config`, of which `before` has made `step` steps; says what changes, if anything does."""
     kept.clean(folder)
+    averages.drop_later(folder, step)
     if before is not None and step == config.steps:
         config = finished(folder, before, config)
     save_config(folder, config)

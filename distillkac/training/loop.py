@@ -24,10 +24,12 @@ from distillkac.data import Dataset
 from distillkac.runs import checkpoints
 from distillkac.runs.device import placed
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.training import exact_sums, failure, optimizer, resume, sharding
+from distillkac.training import averages, exact_sums, failure, optimizer, resume, sharding
+from distillkac.training.averages import Averages
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.compiled import compile_calls
 from distillkac.training.ema import EMA
+from distillkac.training.measuring import Measuring
 from distillkac.training.objective import Objective, updates_of
 from distillkac.training.stop_signal import StopSignal
 
@@ -35,12 +37,14 @@ from distillkac.training.stop_signal import StopSignal
 @dataclass(frozen=True)
 class Fit:
     """What `fit` returns: the averaged network in eval mode, the steps done, whether that was all of them, and whether
-    Ctrl-C or SIGTERM came, which may be as late as the pictures of the last step."""
+    Ctrl-C or SIGTERM came, which may be as late as the pictures of the last step. ended: why it was over before its last step,
+    by --optim.stop; None if it was not."""
 
     network: nn.Module
     step: int
     finished: bool
     interrupted: bool
+    ended: str | None = None
 
 
 def parts_of_process(optim: OptimConfig, processes: int) -> int:
@@ -73,7 +77,8 @@ class Trainer:
     """Fits a network to an objective, from the folder's checkpoint if there is one, and saves there.
 
     network: module to fit. seed: of data order and anything random inside the network. title: what the progress bar says.
-    on_save: called on the main process after every checkpoint with the averaged network, in eval mode.
+    on_save: called on the main process after every checkpoint with the averaged network, in eval mode. measuring: measures
+    that network every optim.measure_every steps.
     """
 
     def __init__(
@@ -88,12 +93,13 @@ class Trainer:
         accelerator: Accelerator,
         title: str = "train",
         on_save: Callable[[nn.Module, int], None] | None = None,
+        measuring: Measuring | None = None,
     ):
         self.parts = parts_of_process(optim, accelerator.num_processes)
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
-        self.on_save = on_save
+        self.on_save, self.measuring = on_save, measuring
         self.updates = updates_of(objective)
         self.raw, self.followed = in_own_memory(network), getattr(network, "averaged", network)
         # What the average is returned in: a whole network, also where the trained one is sharded.
@@ -101,11 +107,11 @@ class Trainer:
         state = resume.checkpoint(folder, network, self.followed, optim)
         sharded = optim.shard and accelerator.num_processes > 1
         # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
-        self.start = resume.start(network, self.followed) if state is None else None
+        self.start = resume.start(network, self.followed, averages.names(optim)) if state is None else None
         (network.to(accelerator.device) if sharded else placed(network, accelerator.device)).train()
         if sharded:
             sharding.shard(network, accelerator.num_processes, accelerator.device)
-        self.ema = EMA(self.followed, optim.ema)
+        self.ema, self.averages = EMA(self.followed, optim.ema), Averages(self.followed, optim, steps)
         self.optimizer = optimizer.build(network, optim)
         self.step = 0
         if state is not None:
@@ -128,28 +134,36 @@ class Trainer:
             title=self.title, unit="step", total=self.steps, initial=self.step, main=main, leave=True, seconds=None
         )
         one_thread = exact_sums.one_thread() if self.optim.exact_parts is not None else nullcontext()
+        measuring, stopped, ended = self.measuring, False, None
+        if measuring is not None and self.step < self.steps:
+            measuring.begin(self.folder, self.step, self.accelerator, bar)
         with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
             batches, updates, since = self.batches(), [], time.perf_counter()
-            stopped = False
-            while self.step < self.steps and not stopped:
+            while self.step < self.steps and not stopped and ended is None:
                 updates += self.advance(batches)
                 bar.update()
                 stopped = self._stopped(stop)
                 save = stopped or self.step == self.steps or self.step % self.optim.save_every == 0
+                # Whoever stops a run waits for nothing but its checkpoint.
+                measure = measuring is not None and measuring.may_fall_on(self.step) and not stopped
                 # A checkpoint is always preceded by a report, whose check keeps a diverged state from being saved.
-                if save or self.step % self.optim.log_every == 0:
+                if save or measure or self.step % self.optim.log_every == 0:
                     now = time.perf_counter()
                     rate, since = len(updates) // self.updates * self.optim.batch_size / (now - since), now
-                    self._report(updates, rate, log, bar, durable=save)
+                    self._report(updates, rate, log, bar, durable=save or measure)
                     updates = []
-                if save:
-                    self.save(self.folder)
-                    self.start = None
+                if snapshot := self.averages.due(self.step):
+                    self.averages.snapshot(self.folder, self.step, self.followed, main)
+                if measuring is not None and measure:
+                    ended = measuring.after(self.step, self._average, self._checkpoint, self._agreed, log)
+                if save or ended is not None:
+                    self._checkpoint()
                     if main and self.on_save is not None:
                         self.on_save(self.averaged, self.step)
+                if save or snapshot or measure:
                     since = time.perf_counter()
             stopped = stopped or self._stopped(stop)
-        return Fit(self._average(), self.step, self.step >= self.steps, stopped)
+        return Fit(self._average(), self.step, self.step >= self.steps, stopped, ended)
 
     def failed(self, updates: list[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
         """Of each update whether its loss or gradient is not finite, on any process; all must call it."""
@@ -189,8 +203,13 @@ class Trainer:
         """Writes the checkpoint of the current step into `folder`, on the main process; all must call it."""
         average = self._average()
         model, moments = map(sharding.whole, (self.raw.state_dict(), self.optimizer.state_dict()))
+        further = self.averages.weights()
         if self.accelerator.is_main_process:
-            checkpoints.save(folder, self.step, model, average.state_dict(), moments, self.ema.updates)
+            checkpoints.save(folder, self.step, model, average.state_dict(), moments, self.ema.updates, further)
+
+    def _checkpoint(self) -> None:
+        self.save(self.folder)
+        self.start = None
 
     def advance(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One step: (loss, gradient norm before clipping) of each of its updates, as tensors: no GPU waits here."""
@@ -200,6 +219,7 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "network", self.step, self.accelerator.process_index))
         updates = [self._update(batches) for _ in range(self.updates)]
         self.ema.update(self.followed)
+        self.averages.update(self.followed)
         self.step += 1
         return updates
 
@@ -260,20 +280,24 @@ class Trainer:
             }
             log.append({"step": self.step, **line}, durable)
             self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
-            bar.note(f"{rate:.0f} samples/s", loss=f"{loss:.4f}")
+            bar.note(f"{rate:.0f} samples/s", loss=f"{loss:.4f}", **(self.measuring.shown() if self.measuring else {}))
 
     def _take_up(self, state: dict) -> None:
         mine = self.raw.state_dict()
         self.raw.load_state_dict({name: sharding.like(value, mine[name]) for name, value in state["model"].items()})
         self.ema.load(state["ema"], state["ema_updates"])
+        self.averages.load(state.get("averages", {}), state["ema_updates"])
         # Rates and decays are those of this run's options, not of the checkpoint.
         moments = {"state": state["optimizer"]["state"], "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(sharding.optimizer_state_like(moments, self.optimizer))
         self.step = state["step"]
 
     def _stopped(self, stop: "StopSignal") -> bool:
-        """Whether to stop now; on several processes all agree, else some would wait for the others for ever."""
+        return self._agreed(stop.requested)
+
+    def _agreed(self, flag: bool) -> bool:
+        """Whether any process says so; on several all agree, else some would wait for the others for ever."""
         if self.accelerator.num_processes == 1:
-            return stop.requested
-        flag = torch.tensor(float(stop.requested), device=self.accelerator.device)
-        return self.accelerator.reduce(flag, "sum").item() > 0
+            return flag
+        value = torch.tensor(float(flag), device=self.accelerator.device)
+        return self.accelerator.reduce(value, "sum").item() > 0

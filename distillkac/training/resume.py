@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +15,7 @@ from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import RunConfig, StudentConfig, load_config
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.own_network import OwnNetwork
-from distillkac.training import optimizer
+from distillkac.training import averages, optimizer
 
 # Of the data: where they lie is another matter than what they are. Of the network: how gradients are found.
 FREE = {"data": ("path", "cache"), "network": ("checkpointing",)}
@@ -45,6 +45,11 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
         raise ValueError(
             f"{folder} already holds a checkpoint: add --resume (in Python resume=True) to continue it, or choose another "
             "folder"
+        )
+    if (chosen := checkpoints.chosen_average(folder)) is not None:
+        raise ValueError(
+            f"{folder} has the average {chosen} for its model, chosen by evaluate --keep-best, which a training would replace: "
+            f"keep a copy of the folder for that, and move {checkpoints.ORIGINAL} to {checkpoints.EMA} here to go on"
         )
     saved = load_config(folder)
     if (saved.student is None) != (config.student is None):
@@ -90,6 +95,8 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
             yield from changes(before, now, option, FREE.get(f.name, ()))
         elif f.name == "optim":  # the state of one is of no use to the other
             yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)
+            for name in ("averages", "decays"):  # they are of all steps, from the first on
+                yield from _change(f"{option}.{name}", getattr(before, name), getattr(now, name))
         elif f.name in ("consistency", "average_velocity", "times", "augmentation"):
             yield from changes(before, now, option)
         elif f.name in ("objective", "weight", "augment", "label_drop", "seed"):
@@ -131,7 +138,7 @@ def _words(option: str) -> str:
 
 
 def _shown(option: str, value) -> str:
-    if value is None or value is False:
+    if value is None or value is False or value == ():
         return f"no {option}"
     if option == "--stages":
         return f"{option} {','.join(map(str, value))}"
@@ -192,6 +199,7 @@ def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module, optim: Opt
         for group in optimizer.parameter_groups(network, optim)
         for p in group["params"]
     ]
+    _check_averages(path, state, averaged, optim)
     for number, moments in state["optimizer"]["state"].items():
         shape, names = parameters[number] if number in range(len(parameters)) else (None, None)
         fits = moments.keys() == names and all(
@@ -202,10 +210,25 @@ def checkpoint(folder: Path, network: nn.Module, averaged: nn.Module, optim: Opt
     return state
 
 
-def start(network: nn.Module, averaged: nn.Module) -> dict:
-    """The same for a network before its first step, copied."""
+def _check_averages(path: Path, state: dict, averaged: nn.Module, optim: OptimConfig) -> None:
+    expected, found = averages.names(optim), state.get("averages", {})
+    if sorted(found) != sorted(expected):
+        raise ValueError(
+            f"{path}: has the further averages {', '.join(found) or 'none'}, but those of {checkpoints.CONFIG} are "
+            f"{', '.join(expected) or 'none'}"
+        )
+    parameters = dict(averaged.named_parameters())
+    for name, values in found.items():
+        checkpoints.check_fit(
+            path, {f"{name}: {k}": v for k, v in values.items()}, {f"{name}: {k}": v for k, v in parameters.items()}
+        )
+
+
+def start(network: nn.Module, averaged: nn.Module, further: Iterable[str] = ()) -> dict:
+    """The same for a network before its first step, copied. further: names of further averages."""
     model, ema = (
         {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
         for part in (network, averaged)
     )
-    return {"step": 0, "model": model, "ema": ema, "optimizer": {"state": {}}, "ema_updates": 0}
+    state = {"step": 0, "model": model, "ema": ema, "optimizer": {"state": {}}, "ema_updates": 0}
+    return state | {"averages": {name: ema for name in further}}

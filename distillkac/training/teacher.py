@@ -30,6 +30,7 @@ from distillkac.training.fit import (
     refuse_shipped,
 )
 from distillkac.training.loop import Fit
+from distillkac.training.measuring import Figures
 from distillkac.training.objectives import objective_for, settled, trained
 
 _DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True), NetworkConfig(augment_embedding=True)
@@ -45,6 +46,7 @@ def train(
     resume: bool = False,
     track: tuple[Tracker, ...] = (),
     init: str | os.PathLike[str] | None = None,
+    measure: Figures | None = None,
 ) -> Run:
     """Trains a flow on images and saves it in a run folder, as `python -m distillkac.train` does: config, checkpoints, moving
     average, curves, samples.
@@ -53,7 +55,8 @@ def train(
     network: an own module, see runs.own_network.OwnNetwork, which is trained where it stands; or the NetworkConfig of one
     of ours; by default config.network. config: everything else; by default that of the command, 3000 steps.
     resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a run folder, or what
-    diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command).
+    diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command). measure: what measures
+    the average every config.optim.measure_every steps, such as evaluation.training_figures.TrainingFigures(train, test).
 
     Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
@@ -77,11 +80,11 @@ def train(
         config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
     config = settled(config, network)
     with own_accelerate():
-        fit, accelerator = fit_teacher(folder, config, network, images, track, resume)
+        fit, accelerator = fit_teacher(folder, config, network, images, track, resume, measure)
         device = accelerator.device
         for tracker in accelerator.trackers:  # not the processes, which may have more to do
             tracker.finish()
-    if fit.interrupted or not fit.finished:
+    if fit.interrupted or not (fit.finished or fit.ended):
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder.absolute(), config, config.noise.build(), fit.network, device)
 
@@ -111,7 +114,13 @@ def with_data(config: RunConfig, dataset: Dataset, saved: RunConfig | None = Non
 
 
 def fit_teacher(
-    folder: Path, config: RunConfig, network: nn.Module, dataset: Dataset, track: tuple[Tracker, ...], resume: bool
+    folder: Path,
+    config: RunConfig,
+    network: nn.Module,
+    dataset: Dataset,
+    track: tuple[Tracker, ...],
+    resume: bool,
+    measure: Figures | None = None,
 ) -> tuple[Fit, Accelerator]:
     """Trains the network to config.steps; whoever asks for it ends what the accelerator has begun."""
     config = settled(config, network)
@@ -127,8 +136,8 @@ def fit_teacher(
             f"nothing to resume in {folder}{f' (did you mean {near}?)' if near else ''}: it begins at step 0",
             flush=True,
         )
-    fit = fit_run(folder, config, trained(config, network), objective, dataset, accelerator, "train", resume)
-    return fit, accelerator
+    learner = trained(config, network)
+    return fit_run(folder, config, learner, objective, dataset, accelerator, "train", resume, measure), accelerator
 
 
 def _with_given(config: RunConfig, dataset: Dataset) -> RunConfig:

@@ -105,7 +105,7 @@ def test_diversity_falls_when_classes_collapse(evaluator, real):
 
 def test_nn_ratio_shows_copies(evaluator, splits):
     train = splits[0]
-    rows = metrics._subset(len(train), len(train), "near train")
+    rows = metrics.subset(len(train), len(train), "near train")
     fresh = read(train, rows[500:])  # not among the 500 that distances are taken to: as good as new images
     copies = read(train, rows[:500])
     assert evaluator(*fresh)["nn_ratio"] == pytest.approx(1, abs=0.05)

@@ -1,0 +1,257 @@
+"""The averaged network measured while it is trained: when, what is kept, and when it is done.
+
+A measurement draws a fixed number of images by the average that a checkpoint would hold, and asks an evaluator for their
+figures, which stand in metrics.jsonl: {"step": N, "measured": {...}}. Nothing of it reaches the training, which ends with the
+same weights. All that is decided by figures follows from these lines, so that a run that is resumed decides alike.
+
+Time is bounded by the clock: what was spent and what the next measurement will take shall be at most SHARE of the time since
+the start. Where they are not, it is put off to the next multiple of optim.measure_every.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillkac.base.progress import Bar
+from distillkac.base.random import derive_seed
+from distillkac.runs import checkpoints, kept
+from distillkac.runs.config import RunConfig
+from distillkac.runs.optim_config import OptimConfig
+from distillkac.runs.run import Run
+from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampling import class_labels, generate
+
+SHARE = 0.05
+"""Of the time since the start that measuring may take."""
+PLANNED = 0.03
+"""Of the network evaluations: the rest of SHARE is for the evaluator, and for writing the best checkpoint."""
+FIRST = 1.5
+"""The first measurement is expected to take so many times as long as its network evaluations; the others, what they took."""
+IMAGES = (100, 5000)
+TEACHER_STEPS = 10
+"""Of AB-2, half of what is usual: twice as many images for the same time tell more about the weights."""
+TRAINING_EVALUATIONS = 3
+"""Of a training image: backwards costs about two."""
+WINDOW = 4
+"""Measurements that are compared with as many before them, for a plateau."""
+ERRORS = 2.0
+"""An improvement counts if it is larger than so many of its standard errors."""
+CHANCE = 1e-3
+"""Copying: the probability of as many copies if samples were no more often copies than held-out images are."""
+PATIENCE = timedelta(days=1)
+"""Of the processes that wait for the main one."""
+NAMES = {"frechet": "Fréchet", "frechet_train": "(train)", "accuracy": "accuracy", "nn_ratio": "nn ratio"}
+
+
+class Figures(Protocol):
+    """What measures: distillkac.evaluation.training_figures.TrainingFigures, or anything like it."""
+
+    def prepare(self) -> None:
+        """Called once before the training, which may train an evaluator: its time does not count."""
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """images: (n, C, H, W), not clamped. labels: (n,) the classes asked for. Must hold "frechet", by which the best is
+        chosen; "copying_p", the CHANCE of so many copies, if --optim.stop copying is to work."""
+
+
+def sampler_of(config: RunConfig) -> SamplerConfig:
+    """How the images of a measurement are drawn: a network of few steps by its own, a teacher in TEACHER_STEPS."""
+    trained = Trained.of(config)
+    return trained.sampler() if trained.few_steps else SamplerConfig(TEACHER_STEPS)
+
+
+def count_of(optim: OptimConfig, steps: int) -> int:
+    """Images of a measurement, the same for the whole run: figures of other numbers do not compare. steps: of the sampler."""
+    if optim.measure_images is not None:
+        return optim.measure_images
+    trained = TRAINING_EVALUATIONS * optim.batch_size * optim.measure_every
+    return min(max(int(PLANNED * trained / steps), IMAGES[0]), IMAGES[1])
+
+
+def measuring_for(config: RunConfig, figures: Figures | None, device: torch.device, folder: Path) -> "Measuring | None":
+    """What measures a run in training; None if nothing shall. Raises ValueError if there are figures for nothing, or none."""
+    if not config.optim.measure_every:
+        if figures is not None:
+            raise ValueError("measure= is given, but config.optim.measure_every is 0: set it, or omit measure")
+        return None
+    if figures is None:
+        raise ValueError(
+            "config.optim.measure_every needs measure=, what measures the images, such as "
+            "distillkac.evaluation.training_figures.TrainingFigures(train, test)"
+        )
+    sampler, process = sampler_of(config), config.noise.build()
+    count = count_of(config.optim, sampler.steps)
+
+    def measured(average: nn.Module) -> dict[str, float]:
+        run = Run(folder, config, process, average, device)
+        # Not the noise of `evaluate`, whose figures would flatter the best.
+        samples = generate(run, class_labels(config, count), sampler, derive_seed(config.seed, "measure"))
+        return figures(samples.images, samples.labels)
+
+    return Measuring(config.optim, count, count * sampler.steps, figures.prepare, measured)
+
+
+class Measuring:
+    """Of one training. evaluations: of the network, for the `count` images of a measurement.
+
+    measured: the figures of an averaged network. Both it and `prepare` are called on the main process alone.
+    """
+
+    def __init__(
+        self,
+        optim: OptimConfig,
+        count: int,
+        evaluations: int,
+        prepare: Callable[[], None],
+        measured: Callable[[nn.Module], dict[str, float]],
+    ):
+        self.optim, self.count, self.evaluations = optim, count, evaluations
+        self.prepare, self.measured = prepare, measured
+        self.lines: list[dict[str, Any]] = []
+        self.told = False
+        self.group: torch.distributed.ProcessGroup | None = None
+
+    def begin(self, folder: Path, step: int, accelerator: Accelerator, bar: Bar) -> None:
+        """Reads what was measured up to `step`, makes the best checkpoint up for one that a crash prevented, and prepares. bar:
+        of the training, which shows the figures."""
+        self.folder, self.accelerator, self.bar = folder, accelerator, bar
+        if accelerator.num_processes > 1:
+            # NCCL's own patience is ten minutes, and an evaluator of many images takes longer.
+            self.group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        if accelerator.is_main_process:
+            found = checkpoints.MetricsLog.read(folder) if step else []
+            self.lines = [line for line in found if "measured" in line and line["step"] <= step]
+            if self.lines and self.lines[-1]["step"] == step and self.improved():
+                kept.keep_best(folder)
+            self.prepare()
+        self.wait()
+        last = self.lines[-1]["measured"] if self.lines else {"elapsed": 0.0, "spent": 0.0}
+        self.spent, self.first_step = last["spent"], step
+        self.started = time.perf_counter() - last["elapsed"]
+        self.before = last["elapsed"]
+
+    def may_fall_on(self, step: int) -> bool:
+        return step % self.optim.measure_every == 0
+
+    def after(
+        self,
+        step: int,
+        average: Callable[[], nn.Module],
+        checkpoint: Callable[[], None],
+        agreed: Callable[[bool], bool],
+        log: checkpoints.MetricsLog | None,
+    ) -> str | None:
+        """Measures after `step`, unless that is put off, and keeps the checkpoint as RUN/best if it is the best.
+
+        Returns why the training ends now, None if it goes on. All processes must call it: the main one measures, the others
+        wait. average: gives the averaged network; checkpoint: saves the run; agreed: whether any process says so.
+        """
+        main = log is not None
+        if not agreed(main and self.is_time(step)):
+            return None
+        start, network, reason, best = time.perf_counter(), average(), None, False
+        if log is not None:
+            figures = self.measured(network)
+            seconds = time.perf_counter() - start
+            self.note(step, figures, seconds, log)
+            best, reason = self.improved(), self.reason()
+        self.wait()
+        if agreed(best):
+            # Saved before it is copied: a run that is resumed is never behind its best checkpoint.
+            checkpoint()
+            if main:
+                kept.keep_best(self.folder)
+        self.spent += time.perf_counter() - start
+        return (reason or "stopped") if agreed(reason is not None) else None
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.group is not None:
+            torch.distributed.barrier(group=self.group)
+
+    def is_time(self, step: int) -> bool:
+        """Whether there is time for a measurement; says so once where there is none."""
+        elapsed = time.perf_counter() - self.started
+        if self.lines:
+            expected = self.spent / len(self.lines)
+        else:
+            steps = max(step - self.first_step, 1)
+            each = (elapsed - self.before) / (steps * TRAINING_EVALUATIONS * self.optim.batch_size)
+            expected = FIRST * self.evaluations * each
+        if self.spent + expected <= SHARE * elapsed:
+            return True
+        if not self.told:
+            self.told = True
+            Bar.write(
+                f"step {step}: measuring {self.count} images takes about {expected:.2g} s, more than is left of {SHARE:.0%} of "
+                f"the time since the start: put off to step {step + self.optim.measure_every}. (Later ones that do not "
+                "fit are left out without a word; fewer --optim.measure-images take less.)"
+            )
+        return False
+
+    def note(self, step: int, figures: dict[str, float], seconds: float, log: checkpoints.MetricsLog) -> None:
+        """Writes the line of a measurement, to the trackers too."""
+        if not math.isfinite(figures.get("frechet", math.nan)):
+            raise ValueError(
+                f'what measures must return a finite "frechet", by which the best is chosen, got {figures}'
+            )
+        self.accelerator.log(figures, step=step)
+        elapsed = time.perf_counter() - self.started
+        clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}
+        self.lines.append({"step": step, "measured": {"images": self.count, **figures, **clock}})
+        log.append(self.lines[-1], durable=True)
+        self.bar.note(**self.shown())
+
+    def values(self) -> list[float]:
+        """The Fréchet distances so far that compare: those of as many images."""
+        return [line["measured"]["frechet"] for line in self.lines if line["measured"]["images"] == self.count]
+
+    def improved(self) -> bool:
+        """Whether the last measurement is the best so far."""
+        values = self.values()
+        return (
+            bool(values)
+            and self.lines[-1]["measured"]["images"] == self.count
+            and values[-1] < min([*values[:-1], math.inf])
+        )
+
+    def reason(self) -> str | None:
+        """Why the training is over, by --optim.stop; None if it is not."""
+        if self.optim.stop == "plateau" and plateau(values := self.values()):
+            now, before = (sum(part) / WINDOW for part in (values[-WINDOW:], values[-2 * WINDOW : -WINDOW]))
+            return f"the Fréchet distance has stopped falling: {before:.4g} over {WINDOW} measurements, then {now:.4g}"
+        last = self.lines[-1]["measured"]
+        if self.optim.stop == "copying" and last.get("copying_p", 1.0) < CHANCE:
+            return (
+                f"it begins to copy: {last['copying']:.1%} of the samples are copies of training images, of the held-out "
+                f"images {last['copying_held_out']:.1%}"
+            )
+        return None
+
+    def shown(self) -> dict[str, str]:
+        """The last figures, for the progress bar."""
+        last = self.lines[-1]["measured"] if self.lines else {}
+        return {title: f"{last[name]:.3g}" for name, title in NAMES.items() if name in last}
+
+
+def plateau(values: Sequence[float]) -> bool:
+    """Whether figures that shall fall have stopped falling beyond their noise.
+
+    The mean of the last WINDOW is compared with that of the WINDOW before. Their noise is estimated from second differences,
+    which a steady fall does not move: of independent noise with variance v their mean square is 6 v. It has stopped if the
+    mean fell by at most ERRORS standard errors (2 v / WINDOW)^(1/2) of that difference. Never with fewer than 2 WINDOW values.
+    """
+    if len(values) < 2 * WINDOW:
+        return False
+    now = values[-2 * WINDOW :]
+    bends = [a - 2 * b + c for a, b, c in zip(now, now[1:], now[2:], strict=False)]
+    variance = sum(bend * bend for bend in bends) / (6 * len(bends))
+    fell = (sum(now[:WINDOW]) - sum(now[WINDOW:])) / WINDOW
+    return fell <= ERRORS * math.sqrt(2 * variance / WINDOW)
