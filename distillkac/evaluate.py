@@ -263,9 +263,8 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     from distillkac.runs.run import students
 
     trained = Trained.of(load_config(args.run))
-    own = trained.few_steps or trained.num_steps is not None
-    asked = trained.measured_steps() if own and args.teacher_steps == EvaluateArgs.teacher_steps else args.teacher_steps
-    made = [(args.run, steps, trained) for steps in asked]
+    own = args.teacher_steps == EvaluateArgs.teacher_steps and (trained.few_steps or trained.num_steps is not None)
+    made = [(args.run, steps, trained) for steps in (trained.measured_steps() if own else args.teacher_steps)]
     for path in students(args.run):
         trained = Trained.of(load_config(path))
         made += [(path, steps, trained) for steps in trained.measured_steps()]

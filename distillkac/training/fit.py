@@ -23,7 +23,8 @@ from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate
 from distillkac.training import averages, resume
-from distillkac.training.loop import Fit, Trainer, learning_rate
+from distillkac.training.learning_rate import learning_rate
+from distillkac.training.loop import Fit, Trainer
 from distillkac.training.measuring import Figures, measuring_for
 from distillkac.training.objective import Objective
 

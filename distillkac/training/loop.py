@@ -6,7 +6,6 @@ does one on more processes.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ from distillkac.training.averages import Averages
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.compiled import compile_calls
 from distillkac.training.ema import EMA
+from distillkac.training.learning_rate import learning_rate
 from distillkac.training.measuring import Measuring
 from distillkac.training.objective import Objective, updates_of
 from distillkac.training.stop_signal import StopSignal
@@ -60,17 +60,6 @@ def parts_of_process(optim: OptimConfig, processes: int) -> int:
             f"got {optim.batch_size}"
         )
     return parts
-
-
-def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up to optim.lr, times a fall from 1 down to optim.lr_end: a cosine over all steps, or for wsd nothing until
-    the last share `decay` of them and there 1 - sqrt (Hägele et al. 2024, arXiv 2405.18392, better than a line)."""
-    if optim.schedule == "wsd":
-        left = optim.decay * steps
-        height = 1.0 - math.sqrt(max(0.0, step - (steps - left)) / left)
-    else:
-        height = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-    return optim.lr * min(1.0, (step + 1) / max(optim.warmup, 1)) * (optim.lr_end + (1 - optim.lr_end) * height)
 
 
 class Trainer:

@@ -14,7 +14,8 @@ from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
-from distillkac.training.loop import Trainer, learning_rate
+from distillkac.training.learning_rate import learning_rate
+from distillkac.training.loop import Trainer
 from tests.toys import ToyData, optim, run_config
 
 MUON = OptimConfig(optimizer="muon")

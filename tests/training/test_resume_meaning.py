@@ -11,7 +11,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.sampling import SamplerConfig, choose
 from distillkac.training.fit import new_schedule
-from distillkac.training.loop import learning_rate
+from distillkac.training.learning_rate import learning_rate
 from tests.toys import optim, refusal, run_config
 from tests.training.resume_options import CHAIN, TINY, weights
 

@@ -8,7 +8,7 @@ import pytest
 from distillkac import train
 from distillkac.runs import checkpoints
 from distillkac.training.fit import new_schedule
-from distillkac.training.loop import learning_rate
+from distillkac.training.learning_rate import learning_rate
 from tests.toys import TINY_OPTIONS, optim, refusal, run_config, trainer
 from tests.training.test_crashes import same
 

@@ -17,7 +17,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.run import build_network, load_network
 from distillkac.training.batches import Batch
 from distillkac.training.ema import EMA
-from distillkac.training.loop import learning_rate
+from distillkac.training.learning_rate import learning_rate
 from distillkac.training.objective import FlowMatching
 from distillkac.training.stop_signal import StopSignal
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
