@@ -35,6 +35,15 @@ def test_options_that_make_no_sense(options, message):
         OptimConfig(**options)
 
 
+def test_a_dry_run_tells_what_averages_cost(tmp_path, capsys):
+    options = ["--run", str(tmp_path / "run"), "--steps", "100", "--dry-run", *KEEPING]
+    assert train.main(options) == 0
+    assert "averages     3 beside the first, " in (shown := capsys.readouterr().out)
+    assert "14 snapshots of " in shown  # every 7 steps: 100 / 16, rounded up
+    assert train.main(options[: options.index("--optim.averages")]) == 0
+    assert "averages" not in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------------------- runs
 
 

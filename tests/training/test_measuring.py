@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from distillkac import distill, evaluate, sample, train
+from distillkac import distill, evaluate, report, sample, train
 from distillkac.base.commands import INTERRUPTED
 from distillkac.distillation import DistillConfig
 from distillkac.evaluation import training_figures
@@ -94,6 +94,8 @@ def test_the_best_is_a_run_folder(tmp_path, patient, capsys, monkeypatch):
     assert distill.main([str(best), "--stages", "2,1", "--steps", "1", "--optim.batch-size", "8"]) == 0
     assert train.main(["--run", str(best), "--resume", "--steps", "6"]) == 1
     assert "is a checkpoint that" in capsys.readouterr().err
+    assert report.main([str(run)]) == 0
+    assert "Measured 2 times on the way, by 40 images each" in (run / "report.html").read_text()
     (best / checkpoints.STATE).with_name(".training.pt.tmp").write_bytes(b"half")
     assert train.main(["--run", str(run), "--resume", "--steps", "5"]) == 0
     assert not list(best.rglob("*.tmp"))
