@@ -101,6 +101,7 @@ TORCH_KERNELS = {
     "test_sample_files",
     "test_schedule",
     "test_sharding",
+    "test_shifted_grids",
     "test_ship",
     "test_stored_paths",
     "test_times",

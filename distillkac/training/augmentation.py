@@ -28,18 +28,22 @@ class Augmentation:
         config = self.config
         across, down = (self._coin(batch, name) for name in ("mirror", "upside_down"))
         size, stretch, right, below = (self._normal(batch, name) for name in ("scale", "stretch", "right", "below"))
-        angle = math.radians(config.rotate) * self._tried(batch, "rotate") * (2 * self._draw(batch, "angle") - 1)
-        along = 2 * math.pi * self._draw(batch, "direction")
+        turn = self._tried(batch, "rotate") * (2 * self._draw(batch, "angle") - 1)
+        angle, along = math.radians(config.rotate) * turn, 2 * math.pi * self._draw(batch, "direction")
+        # In units of the strengths, so that the network hears gentle changes as well as strong ones.
+        half_turns = config.rotate / 180 or 1.0
         numbers = (
-            *(across, down, size, angle.cos() - 1, angle.sin()),
+            *(across, down, size, (angle.cos() - 1) / half_turns, angle.sin() / half_turns),
             *(stretch * along.cos(), stretch * along.sin(), right, below),
         )
         assert len(numbers) == AUGMENT_LABELS
+        size, stretch = config.scale * size, config.stretch * stretch
+        moved = config.translate * torch.stack([right, below], 1)
         # From where in the image each pixel comes: what was done last is undone first.
         back = _diagonal(1 - 2 * across, 1 - 2 * down) @ _diagonal(2**-size, 2**-size) @ _turn(-angle)
         # Half of the angle, as a direction and its opposite are the same to a stretch: no two labels mean one.
         back = back @ _turn(along / 2) @ _diagonal(2**-stretch, 2**stretch) @ _turn(-along / 2)
-        images = _resampled(batch.x0, back, torch.stack([right, below], 1))
+        images = _resampled(batch.x0, back, moved)
         labels = torch.stack(numbers, 1)
         return torch.where(labels.eq(0).all(1).view(-1, 1, 1, 1), batch.x0, images), labels
 
@@ -54,9 +58,10 @@ class Augmentation:
         return self._tried(batch, name) * (self._draw(batch, name) < getattr(self.config, name)).float()
 
     def _normal(self, batch: Batch, name: str) -> Tensor:
+        """(B,) standard normal numbers where this change is made and has a strength, else 0."""
         group = "translate" if name in ("right", "below") else name
-        drawn = torch.special.ndtri(self._draw(batch, name).clamp(min=2**-25))
-        return getattr(self.config, group) * self._tried(batch, group) * drawn
+        made = self._tried(batch, group) * float(getattr(self.config, group) > 0)
+        return made * torch.special.ndtri(self._draw(batch, name).clamp(min=2**-25))
 
 
 def _diagonal(first: Tensor, second: Tensor) -> Tensor:

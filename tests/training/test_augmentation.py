@@ -62,7 +62,9 @@ def test_a_move_is_as_far_as_its_label_says():
     torch.testing.assert_close(moved[:, :, :-3, 2:], x0[:, :, 3:, :-2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"scale": 0.4}, {"rotate": 180.0}, {"stretch": 0.4}, {"translate": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"scale": 0.4}, {"rotate": 180.0}, {"rotate": 45.0}, {"stretch": 0.4}, {"translate": 0.1}]
+)
 def test_labels_say_what_was_done(options):
     """Two images that are the coordinates of their pixels: what stands in a pixel is where it came from."""
     side, far = 96, 8
@@ -72,6 +74,11 @@ def test_labels_say_what_was_done(options):
     right = images[:, :, low : high + 1, high].mean(2) - images[:, :, low : high + 1, low].mean(2)
     down = images[:, :, high, low : high + 1].mean(2) - images[:, :, low, low : high + 1].mean(2)
     found = torch.stack([right, down], 2) * side / (high - low)  # of the source, by each coordinate of the pixel
+    strengths = replace(OFF, **options)
+    labels[:, 2] *= strengths.scale
+    labels[:, 5:7] *= strengths.stretch
+    labels[:, 7:] *= strengths.translate
+    labels[:, 3:5] *= strengths.rotate / 180 if strengths.rotate else 1
     size, cos, sin, along, across, right, below = labels[:, 2:].unbind(1)
     stretch = torch.stack([torch.stack([along, across], 1), torch.stack([across, -along], 1)], 1)
     turned = torch.stack([torch.stack([cos + 1, sin], 1), torch.stack([-sin, cos + 1], 1)], 1)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from torch import nn
 
 from distillkac.distillation import chain, distill
+from distillkac.runs import RunConfig, open_run
 from distillkac.training import config_for, train
 from distillkac.training import fit as fitting
-from tests.toys import ToyData
+from tests.toys import ToyData, optim
 from tests.training.test_own_configs import CONFIG, PLAN
 from tests.training.test_own_networks import Net
 
@@ -124,3 +126,32 @@ def test_fit_run_takes_a_path_as_text_and_refuses_a_loss_of_many_numbers(tmp_pat
         fitting.fit_run(*arguments, losses, data, accelerator, "own", go_on=False)
     fit = fitting.fit_run(*arguments, lambda *given: losses(*given).mean(), data, accelerator, "own", go_on=False)
     assert fit.finished
+
+
+class Grouped(nn.Module):
+    """A network of somebody else's, with groups of its own."""
+
+    null_class = 2
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1))
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def param_groups(self):
+        return [{"params": list(self.layers.parameters())}, {"params": [self.scale], "lr_scale": 0.0}]
+
+    def forward(self, x, t, y):
+        return self.layers(x) * self.scale[y].view(-1, 1, 1, 1)
+
+
+def test_an_own_network_may_learn_its_weights_too(tmp_path):
+    config = RunConfig(steps=3, preview=0, weight="learned", optim=optim())
+    network = Grouped()
+    run = train(tmp_path, ToyData(), network, config)
+    assert isinstance(run.network, Grouped)
+    assert torch.equal(network.scale, torch.ones(3))  # its own rate, 0, is kept
+    assert not torch.equal(network.layers[0].weight, Grouped().layers[0].weight)
+    again = train(tmp_path, ToyData(), Grouped(), dataclasses.replace(config, steps=4), resume=True)
+    assert again.config.weight == "learned"
+    assert open_run(tmp_path, "cpu", Grouped()).network.layers[0].weight.shape == (8, 1, 3, 3)
