@@ -214,9 +214,11 @@ def test_mistakes_of_a_network_stay_what_they_are(tmp_path):
         made.raw(*DRAWS)
 
 
-def test_exact_parts_refuses_it():
+def test_what_refuses_it():
     with pytest.raises(ValueError, match=r"which compiled code does not: omit optim\.compile"):
         OptimConfig(exact_parts=4, compile=True)
+    with pytest.raises(ValueError, match=r"optim\.shard gathers them in parts: omit one of them"):
+        OptimConfig(shard=True, compile=True)
 
 
 def test_other_threads_and_changing_numbers_of_rows_use_the_plain_call(tmp_path):
