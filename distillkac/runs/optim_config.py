@@ -46,7 +46,7 @@ class OptimConfig:
     beta2: float = 0.999
     """AdamW's decay of the gradient's square."""
     precision: Literal["no", "bf16"] = "no"
-    """Autocast of the network to bfloat16; "no" is float32 throughout."""
+    """Autocast of the network to bfloat16; "no" is float32, whose products a GPU makes in TF32."""
     compile: bool = False
     """Compile the networks by torch.compile, forward and backward, in the first step, which takes a minute or more: for long
     trainings, on GPUs above all. Goes on without, and says so, where the compiler is missing."""
@@ -111,6 +111,10 @@ class OptimConfig:
                     "optim.exact_parts promises the same bits for any number of threads, which compiled code does not: omit "
                     "optim.compile"
                 )
+        if self.compile and self.shard:
+            raise ValueError(
+                "optim.compile is for whole networks, and optim.shard gathers them in parts: omit one of them"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(f"optim.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 

@@ -6,11 +6,16 @@ import torch
 
 from distillkac import ops
 from distillkac._kernels import native
+from distillkac.flow.guidance import GuidedVelocity
+from distillkac.flow.integrators import integrate, time_grid
 from distillkac.ops import interop, reference
+from distillkac.runs.device import fast_products, placed
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
 from distillkac.training import optimizer
-from tests.toys import run_config
+from distillkac.training.batches import Batch
+from distillkac.training.objective import FlowMatching
+from tests.toys import ToyData, run_config
 from tests.training.test_muon import SHAPES, check_formula
 
 pytestmark = [
@@ -170,3 +175,40 @@ def test_cupy_arrays_pass_without_a_copy_and_its_bessel_functions_agree():
     inside = abs(wide) < (1 - 1e-5) * radius  # nearer to the light cone, k as a float32 says too little
     error = abs(v.astype(cupy.float64) - expected)[inside]
     assert float(error.max()) < 2e-5 * C
+
+
+def test_our_networks_answer_with_channels_last_and_tf32_as_on_a_cpu():
+    """To the 10 bits that TF32 keeps of a factor, over a few layers."""
+    networks = [build_network(run_config()).eval() for _ in range(2)]
+    for network in networks:
+        source = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=source)
+    on_gpu = placed(networks[1], torch.device("cuda"))
+    assert any(p.dim() == 4 and not p.is_contiguous() for p in on_gpu.parameters())
+    x, t, y = torch.randn(4, 1, 4, 4), torch.rand(4), torch.tensor([0, 1, 2, 0])
+    with torch.no_grad(), fast_products(torch.device("cuda")):
+        assert torch.backends.cuda.matmul.allow_tf32
+        got = on_gpu(x.cuda(), t.cuda(), y.cuda())
+    assert not torch.backends.cuda.matmul.allow_tf32
+    torch.testing.assert_close(got.cpu(), networks[0](x, t, y).detach(), rtol=2e-2, atol=2e-2)
+
+
+def test_a_step_and_sampling_do_not_wait_for_the_gpu():
+    """As tests/training/test_no_waits.py says of every method without one."""
+    config, images = run_config(), ToyData()
+    network = placed(build_network(config), torch.device("cuda")).train()
+    rows = images.x[:8].cuda(), images.y[:8].cuda()
+    update = optimizer.build(network, OptimConfig(optimizer="muon", lr=0.01))
+    learns = FlowMatching(config.noise.build(), network.null_class, 0.1, 0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")  # torch itself raises where the program waits
+    try:
+        learns(network, Batch(*rows, 3, 0, 8)).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        update.step()
+        with torch.no_grad():
+            x = config.noise.build().prior(8, config.shape, 1, 0, torch.device("cuda"))
+            integrate(GuidedVelocity(network, 1.0), x, rows[1], time_grid(4), "ab2")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -10,10 +10,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from distillkac.distillation.inverse import GeneratorAndFake, RealUID
+from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.processes import Telegraph
 from distillkac.runs import checkpoints
+from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import compiled
+from distillkac.training.average_velocity import AverageVelocity
+from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
 from distillkac.training.objective import FlowMatching
 from tests.places import ROOT
@@ -21,6 +26,7 @@ from tests.toys import TINY_OPTIONS, ToyData, optim, run_config, trainer
 from tests.training.test_crashes import same
 
 pytestmark = pytest.mark.one_alignment
+DATA = ToyData()
 DRAWS = torch.zeros(3, 1, 4, 4), torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64)
 
 
@@ -38,6 +44,9 @@ class Small(nn.Module):
     def forward(self, x, t, y):
         hidden = torch.cat([x.flatten(1) + self.classes(y), t[:, None]], 1)
         return self.last(self.dropout(self.inner(hidden).relu())).view_as(x)
+
+    def feature_layers(self):
+        return [self.inner, self.last]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +113,61 @@ def test_a_compiled_training_is_the_plain_one_up_to_rounding_and_may_be_resumed(
     assert same(rest, whole)
 
 
+def test_both_sides_of_a_consistency_loss_have_the_same_dropout(tmp_path):
+    """Compiled by two programs, one of them without a gradient."""
+    made = small(tmp_path, compile=True)
+    x, t, y = DRAWS
+    with torch.random.fork_rng(), torch.no_grad():
+        target = made.raw(x, t, y)
+    torch.testing.assert_close(made.raw(x, t, y), target)
+    assert not torch.allclose(made.raw(x, t, y), target)
+
+
+def test_both_networks_of_inverse_distillation_are_compiled_and_their_blocks_are_read():
+    torch.manual_seed(1)
+    teacher = Small().eval().requires_grad_(False)
+    pair = GeneratorAndFake(Small(), teacher, 10.0, tuple(value[:1] for value in (DRAWS[0], DRAWS[2])))
+    for part in pair.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    learns = RealUID(GuidedVelocity(teacher), Telegraph(25.0, 2.0), 0.9, 0.95, 1, 6, adversarial=0.3)
+
+    def gradients():
+        found = []
+        for update in range(learns.updates):
+            pair.zero_grad()
+            loss = learns(pair, Batch(DATA.x[:12], DATA.y[:12], update, 0, 12))
+            loss.backward()
+            found += [loss.detach(), *(p.grad.clone() for p in pair.parameters() if p.grad is not None)]
+        return found
+
+    plain = gradients()
+    for network in (pair, teacher):
+        compiled.compile_calls(network, Accelerator(cpu=True), OptimConfig(compile=True))
+    calls = [network._compiled_call_impl for network in (pair.generator, pair.fake, teacher)]
+    for one, two in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+    assert pair._compiled_call_impl is None
+    assert all(call.compiled is not None for call in calls)
+    assert compiled.torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4
+
+
+def test_average_velocities_by_forward_mode_take_their_derivative_from_the_plain_call():
+    class ToTheEnd(Small):
+        interval_embedding = True
+
+        def forward(self, x, t, y, r):
+            return super().forward(x, t - r, y)
+
+    network = ToTheEnd().eval()
+    learns = AverageVelocity(Telegraph(25.0, 2.0), 2, 0.1, 0, AverageVelocityConfig(derivative="forward"))
+    batch = Batch(DATA.x[:12], DATA.y[:12], 3, 0, 12)
+    plain = learns(network, batch)
+    compiled.compile_calls(network, Accelerator(cpu=True), OptimConfig(compile=True))
+    torch.testing.assert_close(learns(network, batch), plain)
+    assert network._compiled_call_impl.compiled is not None
+
+
 @pytest.mark.slow
 def test_our_networks_are_compiled_as_one_program(tmp_path):
     check_training(tmp_path, lambda folder, **options: trainer(folder, run_config(optim=optim(**options))))
@@ -150,9 +214,11 @@ def test_mistakes_of_a_network_stay_what_they_are(tmp_path):
         made.raw(*DRAWS)
 
 
-def test_exact_parts_refuses_it():
+def test_what_refuses_it():
     with pytest.raises(ValueError, match=r"which compiled code does not: omit optim\.compile"):
         OptimConfig(exact_parts=4, compile=True)
+    with pytest.raises(ValueError, match=r"optim\.shard gathers them in parts: omit one of them"):
+        OptimConfig(shard=True, compile=True)
 
 
 def test_other_threads_and_changing_numbers_of_rows_use_the_plain_call(tmp_path):
