@@ -47,7 +47,12 @@ def test_a_sharded_transformer_is_the_same_network(guidance_embedding):
     for number, parameter in enumerate(network.parameters()):
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
     sharded, t = copy.deepcopy(network), torch.tensor([0.1, 0.5, 0.8])
-    inputs = (torch.linspace(-1, 1, 48).view(3, *SHAPE), t, torch.tensor([0, 1, 2]), *([t] if guidance_embedding else []))
+    inputs = (
+        torch.linspace(-1, 1, 48).view(3, *SHAPE),
+        t,
+        torch.tensor([0, 1, 2]),
+        *([t] if guidance_embedding else []),
+    )
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
     try:
         shard(sharded, 1, torch.device("cpu"))
