@@ -38,7 +38,10 @@ class VelocityNet(nn.Module):
             self.dit = transformer.build(config, shape, num_classes)
             if config.settled().rotary:
                 self.register_buffer("rotary", transformer.rotation(config, shape), persistent=False)
-            return
+        else:
+            self._make_unet(config, shape, num_classes)
+
+    def _make_unet(self, config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> None:
         self.unet = _unet(config, shape)
         width = 4 * config.channels[0]
         self.classes = nn.Embedding(num_classes + 1, width)
