@@ -41,11 +41,6 @@ def rotary_attention() -> Any:
     return _of("attention_processor", "HunyuanAttnProcessor2_0")
 
 
-def root_mean_square_norm() -> Any:
-    """diffusers' RMSNorm, which computes in float32 where torch's own warns that it cannot."""
-    return _of("normalization", "RMSNorm")
-
-
 def rotary_table() -> Any:
     """diffusers' function of the cosines and sines of rotary positions on a grid."""
     return _of("embeddings", "get_2d_rotary_pos_embed")

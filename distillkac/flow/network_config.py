@@ -37,8 +37,8 @@ class NetworkConfig:
     dropout: float = 0.0
     """Dropout inside the residual blocks."""
     qk_norm: bool | None = None
-    """DiT: queries and keys are divided by their root mean square, so that attention stays calm at any learning rate. If not
-    given, True for the DiT; the U-Net has none."""
+    """DiT: queries and keys go through layer norms, so that attention stays calm at any learning rate. If not given, True for
+    the DiT; the U-Net has none."""
     rotary: bool | None = None
     """DiT: queries and keys are turned by their row and column (rotary positions), so that attention knows how far apart two
     positions are; the table of sines at the entrance stays. If not given, True for the DiT; the U-Net has none."""

@@ -12,8 +12,6 @@ from distillkac.flow.network_config import NetworkConfig
 
 __all__ = ["build", "check", "rotation", "velocity"]
 
-NORM_EPS = 1e-6  # added to the mean square of a query or key
-
 
 def build(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The DiT of a config for images of this shape (C, H, W), its blocks and its answer zero at first."""
@@ -28,14 +26,16 @@ def build(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) 
         patch_size=config.side,
         num_embeds_ada_norm=num_classes,
     )
-    settled, numbers, norm = config.settled(), _numbers(config), backbones.root_mean_square_norm()
+    settled, numbers = config.settled(), _numbers(config)
     for block in dit.transformer_blocks:
         zero(block.norm1.linear)  # adaLN-zero: every block starts as the identity
         block.norm1.emb.class_embedder.dropout_prob = 0.0  # the objective drops classes, by its own seed
         if numbers:
             block.norm1.emb = _WithNumbers(block.norm1.emb, config.channels[0], numbers)
-        if settled.qk_norm:
-            block.attn1.norm_q, block.attn1.norm_k = (norm(config.head_dim, NORM_EPS) for _ in range(2))
+        if (
+            settled.qk_norm
+        ):  # layer norms, of which torch has one kernel: those by the mean square took twice the time on a CPU
+            block.attn1.norm_q, block.attn1.norm_k = (nn.LayerNorm(config.head_dim) for _ in range(2))
         if settled.rotary:
             block.attn1.set_processor(backbones.rotary_attention()())
     zero(dit.proj_out_2)
