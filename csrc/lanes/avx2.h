@@ -40,6 +40,8 @@ struct Avx2 {
   }
   static DK_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static DK_INLINE F sqrt(F x) { return _mm256_sqrt_ps(x); }
+  static DK_INLINE F divide_normal(F a, F b) { return a / b; }
+  static DK_INLINE F sqrt_normal(F x) { return sqrt(x); }
   static DK_INLINE F abs(F x) { return _mm256_andnot_ps(splat(-0.0f), x); }
   static DK_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   static DK_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }

@@ -39,6 +39,8 @@ struct Avx512 {
   }
   static DK_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static DK_INLINE F sqrt(F x) { return _mm512_sqrt_ps(x); }
+  static DK_INLINE F divide_normal(F a, F b) { return a / b; }
+  static DK_INLINE F sqrt_normal(F x) { return sqrt(x); }
   static DK_INLINE F abs(F x) { return _mm512_abs_ps(x); }
   static DK_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   static DK_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }

@@ -36,6 +36,37 @@ struct Scalar {
     return __builtin_sqrtf(x);
 #endif
   }
+  // a / b and sqrt(x), correctly rounded, where a and x are 2^-100 or more, and b, 1 / b and a / b normal: a GPU then
+  // needs no slow path, and runs what nvcc makes of a division but for that (tests/kernels/test_cuda_division.py).
+#if defined(__CUDACC__)
+  static DK_INLINE F divide_normal(F a, F b) {
+    const F estimate = reciprocal_estimate(b), inverse = fma(fma(-b, estimate, 1.f), estimate, estimate);
+    const F quotient = a * inverse;
+    return fma(fma(-b, quotient, a), inverse, quotient);
+  }
+  static DK_INLINE F sqrt_normal(F x) {
+    const F estimate = inverse_root_estimate(x), root = x * estimate;
+    return fma(fma(-root, root, x), 0.5f * estimate, root);
+  }
+#if defined(__CUDA_ARCH__)
+  static __device__ __forceinline__ F reciprocal_estimate(F x) {  // to 1 ulp
+    F result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+  }
+  static __device__ __forceinline__ F inverse_root_estimate(F x) {  // to 2 ulp
+    F result;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+  }
+#else
+  static F reciprocal_estimate(F x) { return 1.f / x; }
+  static F inverse_root_estimate(F x) { return float(1 / std::sqrt(double(x))); }
+#endif
+#else
+  static DK_INLINE F divide_normal(F a, F b) { return a / b; }
+  static DK_INLINE F sqrt_normal(F x) { return sqrt(x); }
+#endif
   static DK_INLINE F abs(F x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0x7fffffffu); }
   static DK_INLINE F min(F a, F b) { return a < b ? a : b; }  // b where either is NaN, as minps does
   static DK_INLINE F max(F a, F b) { return a > b ? a : b; }
@@ -99,8 +130,21 @@ struct Scalar {
   static DK_INLINE F floats(const D* x) { return float(*x); }
   static DK_INLINE U integers(const D* x) { return uint32_t(int32_t(*x)); }  // rounded to zero
 
-  using Wide = uint64_t;
   static constexpr int kWides = 1;
+#if defined(__CUDACC__)
+  struct Wide {  // two registers: of a uint64_t, ptxas would copy the upper one at every product
+    uint32_t low, high;
+  };
+  static DK_INLINE Wide wide_of(uint64_t x) { return {uint32_t(x), uint32_t(x >> 32)}; }
+  static DK_INLINE Wide wide_counter(uint64_t first, int) { return wide_of(first); }
+  static DK_INLINE Wide wide_splat(uint32_t x) { return {x, 0}; }
+  static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return wide_of(uint64_t(a.low) * b); }
+  static DK_INLINE Wide wide_high(Wide a) { return {a.high, 0}; }
+  static DK_INLINE Wide wide_xor(Wide a, Wide b) { return {a.low ^ b.low, 0}; }
+  static DK_INLINE Wide wide_xor3(Wide a, Wide b, Wide c) { return {a.low ^ b.low ^ c.low, 0}; }
+  static DK_INLINE U wide_join(Wide even, Wide) { return even.low; }
+#else
+  using Wide = uint64_t;
   static DK_INLINE Wide wide_counter(uint64_t first, int) { return first; }
   static DK_INLINE Wide wide_splat(uint32_t x) { return x; }
   static DK_INLINE Wide wide_mul(Wide a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
@@ -108,6 +152,7 @@ struct Scalar {
   static DK_INLINE Wide wide_xor(Wide a, Wide b) { return a ^ b; }
   static DK_INLINE Wide wide_xor3(Wide a, Wide b, Wide c) { return a ^ b ^ c; }
   static DK_INLINE U wide_join(Wide even, Wide) { return uint32_t(even); }
+#endif
 };
 
 DK_NAMESPACE_END

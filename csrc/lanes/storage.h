@@ -1,11 +1,12 @@
 // The three element types as they lie in memory. Arithmetic is float32 everywhere; bfloat16 and float16 are converted
-// on the way in and rounded to nearest even on the way out.
+// on the way in and rounded to nearest even on the way out. A NaN stays one; its other bits are the device's own.
 #pragma once
 #include <cstring>
 
 #include "../kernels.h"
 #include "platform.h"
 #if defined(__CUDA_ARCH__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -47,9 +48,13 @@ DK_INLINE float from_float<float>(float value) {
 }
 template <>
 DK_INLINE BFloat16 from_float<BFloat16>(float value) {
+#if defined(__CUDA_ARCH__)
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+#else
   const uint32_t bits = bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t((bits >> 16) | 0x40u)};  // NaN stays NaN
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
 }
 template <>
 DK_INLINE Float16 from_float<Float16>(float value) {

@@ -11,6 +11,7 @@ DK_NAMESPACE_BEGIN
 constexpr int kThreads = 128;
 constexpr int64_t kCudaChunk = 2048;  // elements of one unit: 16 a thread
 constexpr int64_t kMaxBlocks = 8192;  // the rest by grid stride
+constexpr int kStride = 4 * kThreads;  // from a thread's group to its next
 
 inline unsigned blocks_for(int64_t units) { return unsigned(units < kMaxBlocks ? units : kMaxBlocks); }
 
@@ -19,34 +20,86 @@ struct alignas(4 * sizeof(T)) Group {
   T values[4];
 };
 
-// Four elements from p on, of which `count` exist; one access of 16 (or 8) bytes where p allows it.
+// Not an assignment: the compiler moves p about in a loop, forgets its alignment, and makes four stores of it.
 template <class T>
-__device__ inline void load_group(const T* p, int64_t count, float x[4]) {
-  if (count >= 4 && reinterpret_cast<uintptr_t>(p) % sizeof(Group<T>) == 0) {
-    const Group<T> group = *reinterpret_cast<const Group<T>*>(p);
-    for (int i = 0; i < 4; ++i) x[i] = to_float(group.values[i]);
-  } else {
-    for (int i = 0; i < 4; ++i) x[i] = i < count ? to_float(p[i]) : 0.f;
-  }
+__device__ inline void store_words(T* p, const Group<T>& group) {
+#if defined(__CUDA_ARCH__)
+  const size_t address = __cvta_generic_to_global(p);
+  uint32_t words[sizeof group / 4];
+  memcpy(words, &group, sizeof group);
+  if constexpr (sizeof group == 16)
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+  else
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(words[0]), "r"(words[1]) : "memory");
+#else
+  *reinterpret_cast<Group<T>*>(p) = group;
+#endif
 }
 
-template <class T>
-__device__ inline void store_group(T* p, int64_t count, const float x[4]) {
-  if (count >= 4 && reinterpret_cast<uintptr_t>(p) % sizeof(Group<T>) == 0) {
-    Group<T> group;
-    for (int i = 0; i < 4; ++i) group.values[i] = from_float<T>(x[i]);
-    *reinterpret_cast<Group<T>*>(p) = group;
-  } else {
+// How a kernel reads and writes kCount elements, those from p on and, of a second group, from p + kStride on. Whole:
+// groups of four, each in one access of 16 (or 8) bytes.
+template <int kGroups>
+struct Whole {
+  static constexpr int kCount = 4 * kGroups;
+  template <class T>
+  __device__ void load(const T* p, float x[kCount]) const {
+    DK_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      const Group<T> group = *reinterpret_cast<const Group<T>*>(p + g * kStride);
+      DK_UNROLL
+      for (int i = 0; i < 4; ++i) x[4 * g + i] = to_float(group.values[i]);
+    }
+  }
+  template <class T>
+  __device__ void store(T* p, const float x[kCount]) const {
+    DK_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      Group<T> group;
+      DK_UNROLL
+      for (int i = 0; i < 4; ++i) group.values[i] = from_float<T>(x[4 * g + i]);
+      store_words(p + g * kStride, group);
+    }
+  }
+};
+
+// One group, element by element, of which the first `count` exist; the others are read as 0.
+struct Part {
+  static constexpr int kCount = 4;
+  int count;
+  template <class T>
+  __device__ void load(const T* p, float x[4]) const {
+    DK_UNROLL
+    for (int i = 0; i < 4; ++i) x[i] = i < count ? to_float(p[i]) : 0.f;
+  }
+  template <class T>
+  __device__ void store(T* p, const float x[4]) const {
+    DK_UNROLL
     for (int i = 0; i < 4; ++i)
       if (i < count) p[i] = from_float<T>(x[i]);
   }
+};
+
+__device__ inline int length_of(const Chunk& chunk) { return int(chunk.end - chunk.begin); }
+
+// Are the `length` elements from each p on whole groups that one access may take? Asked once a unit. Null is.
+template <class... T>
+__device__ inline bool in_whole_groups(int length, const T*... p) {
+  return length % 4 == 0 && ((reinterpret_cast<uintptr_t>(p) % sizeof(Group<T>) == 0) && ...);
 }
 
-// f(i, count) for every group of four elements of a chunk: i its first element in the row, count how many exist.
-template <class F>
-__device__ inline void for_each_group(const Chunk& chunk, F&& f) {
-  for (int64_t i = chunk.begin + 4 * int64_t(threadIdx.x); i < chunk.end; i += 4 * int64_t(blockDim.x))
-    f(i, chunk.end - i);
+// f(access, i) for the groups of a thread, access.kCount elements at a time: i the first one's place in the chunk. Whole
+// ones kGroups (1 or 2) together, so that all their reads are under way before the first is used.
+template <int kGroups, class F>
+__device__ inline void for_each_group(int length, bool whole, F&& f) {
+  int i = 4 * int(threadIdx.x);
+  if (whole) {
+    for (; i + (kGroups - 1) * kStride < length; i += kGroups * kStride) f(Whole<kGroups>{}, i);
+    if (kGroups == 2 && i < length) f(Whole<1>{}, i);
+  } else {
+    for (; i < length; i += kStride) f(Part{length - i}, i);
+  }
 }
 
 DK_NAMESPACE_END

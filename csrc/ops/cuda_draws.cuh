@@ -7,95 +7,165 @@
 
 DK_NAMESPACE_BEGIN
 
+// A row of the lookup table: its octave's polynomial, and what brings a w' of that octave into [1, 2).
+struct alignas(16) Coefficients {
+  float of[4];
+};
+
 struct TelegraphShared {
+  static constexpr int kResident = 3;  // blocks of kac_pair that fit on a multiprocessor: at 4 some architecture spills
   TelegraphRow<Scalar> row;
   TelegraphVelocityRow velocity;
-  RowStream stream;
-  float coefficients[kQuantileFast];
-  bool valid;
+  alignas(16) RowStream stream;
+  QuantileTable table;  // this and the next for redo_rare
+  int64_t block;        // where the chunk begins
+  // Coefficients 0 to 3, and 4 to 6 with the scale, by the low five bits of the exponent of w': rows 15 to 30 are the
+  // octaves down to 2^-16, row 14 is c t for all below. Two reads of 16 bytes; banks clash from the eighth octave on.
+  Coefficients low[32], high[32];
 };
 
 struct PlanarShared {
+  static constexpr int kResident = 6;
   PlanarRow<Scalar> row;
-  RowStream stream;
-  bool valid;
+  alignas(16) RowStream stream;
+  int64_t block;
 };
 
-__device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac, const RowStream& stream,
+constexpr int kAtomRow = 14;
+constexpr float kBelowFast = 0x1p-17f;  // in row 14
+
+__device__ inline RowStream stream_of(const Seed& seed, int64_t row) {
+  return row_stream(philox_key(seed_value(seed)), seed.row_offset + row);
+}
+
+// The parameters of a row, by one thread of each of two warps; of a row whose time is out of range, those of t = 0 (no
+// particle turned) with NaN for c t and c.
+__device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac, const Seed& seed, const Chunk& chunk,
                                const QuantileTable& table) {
+  const bool valid = row_is_valid(t, kac.a, kac.c);
   __syncthreads();  // the block may still read the row before
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, kac.a, kac.c);
-    shared.row = telegraph_row(shared.valid ? t : 0.0, kac.a, kac.c);
-    shared.velocity = telegraph_velocity_row(shared.valid ? t : 0.0, kac.a, kac.c);
-    shared.stream = stream;
+    shared.row = telegraph_row(valid ? t : 0.0, kac.a, kac.c);
+    if (!valid) shared.row.radius = NAN;
+  }
+  if (threadIdx.x == 32) {
+    shared.velocity = telegraph_velocity_row(valid ? t : 0.0, kac.a, kac.c);
+    if (!valid) shared.velocity.c = NAN;
+    shared.stream = stream_of(seed, chunk.row);
+    shared.table = table;
+    shared.block = chunk.begin / kBlock;
   }
   __syncthreads();
-  for (int i = int(threadIdx.x); i < kQuantileFast; i += int(blockDim.x))
-    shared.coefficients[i] = telegraph_coefficients<Scalar>(shared.row, table.fast, i);
+  const int i = int(threadIdx.x), exponent = i % 16, octave_row = kAtomRow + 1 + (exponent + 1) % 16;
+  if (i < kQuantileFast) {
+    const int k = i / 16;
+    (k < 4 ? shared.low : shared.high)[octave_row].of[k % 4] =
+        telegraph_coefficients<Scalar>(shared.row, table.fast, i);
+  } else {
+    shared.high[octave_row].of[3] = bit_cast<float>(uint32_t(158 - octave_row) << 23);
+    if (exponent < 8) (exponent < 4 ? shared.low : shared.high)[kAtomRow].of[exponent % 4] = exponent ? 0 : shared.row.radius;
+  }
   __syncthreads();
 }
+static_assert(kThreads == kQuantileFast + 16);
 
-__device__ inline void prepare(PlanarShared& shared, double t, const Kac& kac, const RowStream& stream,
+__device__ inline void prepare(PlanarShared& shared, double t, const Kac& kac, const Seed& seed, const Chunk& chunk,
                                const QuantileTable&) {
+  const bool valid = row_is_valid(t, kac.a, kac.c);
   __syncthreads();
   if (threadIdx.x == 0) {
-    shared.valid = row_is_valid(t, kac.a, kac.c);
-    shared.row = planar_row(shared.valid ? t : 0.0, kac.a, kac.c);
-    shared.stream = stream;
+    shared.row = planar_row(valid ? t : 0.0, kac.a, kac.c);
+    if (!valid) shared.row.radius = shared.row.c = NAN;
   }
+  if (threadIdx.x == 32) shared.stream = stream_of(seed, chunk.row), shared.block = chunk.begin / kBlock;
   __syncthreads();
 }
 
-// The rare words: out of line, so that their double arithmetic takes no registers from the others. -1: an atom.
-static __device__ __noinline__ float rare_magnitude(const TelegraphRow<Scalar>* row, QuantileTable table,
-                                                    const RowStream* stream, int64_t block, int lane, int j,
-                                                    uint32_t word) {
-  bool atom;
-  const float magnitude = telegraph_rare(*row, table, *stream, block, lane, j, word, atom);
-  return atom ? -1.f : magnitude;
+struct Four {
+  float of[4];
+};
+struct FourWords {
+  uint32_t of[4];
+};
+
+// Four magnitudes, those of the rare words drawn anew; -1: an atom. Out of line, so that double arithmetic takes no
+// registers from the others. words.of[i] is word j of the thread's call i.
+static __device__ __noinline__ Four redo_rare(const TelegraphShared* shared, unsigned quad, int j, FourWords words,
+                                              Four magnitude) {
+  DK_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    bool atom, rare;
+    telegraph_survival<Scalar>(shared->row, words.of[i], atom, rare);
+    if (!rare) continue;
+    const float redone = telegraph_rare(shared->row, shared->table, shared->stream, shared->block + quad / 4,
+                                        4 * int(quad % 4) + i, j, words.of[i], atom);
+    magnitude.of[i] = atom ? -1.f : redone;
+  }
+  return magnitude;
 }
 
-// f(offset, k, v) for the four groups of `quad` (0..3) of a block: k, v are four displacements and velocities, offset
-// the first one's place in the block.
+// telegraph_magnitude with the shared table, which also gives c t to the atoms: their w' is below 0.
+__device__ inline float magnitude_at(const TelegraphShared& shared, float w, float radius) {
+  const uint32_t index = bit_cast<uint32_t>(fmaxf(w, kBelowFast)) >> 23 & 31u;
+  const Coefficients low = shared.low[index], high = shared.high[index];
+  const float t = Scalar::fma(w, high.of[3], -1.5f);  // exact, as the difference it stands for
+  float s = high.of[2];
+  DK_UNROLL
+  for (int k = 5; k >= 0; --k) s = Scalar::fma(s, t, k < 4 ? low.of[k] : high.of[k - 4]);
+  return fminf(s, radius);
+}
+
+// The 16 words of a thread's four calls.
+__device__ inline void draw_words(const RowStream& stream, int64_t block, unsigned quad, uint32_t words[4][4]) {
+  // A chunk's calls agree in all but the low bits of their number: no carry.
+  const uint64_t first = uint64_t(block) * kCallsPerBlock;
+  const uint32_t c1 = uint32_t(first >> 32) << 2 | kMainWords;
+  DK_UNROLL
+  for (int i = 0; i < 4; ++i)
+    philox<Scalar>(uint32_t(first) + 4 * quad + uint32_t(i), c1, stream.row_low, stream.row_high, stream.key, words + i);
+}
+
+// f(j, k, v) for the four groups of a thread, which lie at place_of: k, v are four displacements and velocities. quad: which four calls of the chunk are the thread's.
 template <bool kVelocity, class F>
-__device__ inline void draw_groups(const TelegraphShared& shared, const RowStream& stream, const QuantileTable& table,
-                                   int64_t block, int quad, F&& f) {
-  const TelegraphRow<Scalar>& row = shared.row;
-  const float* tables[7];
-  DK_UNROLL
-  for (int k = 0; k < 7; ++k) tables[k] = shared.coefficients + 16 * k;
+__device__ inline void draw_groups(const TelegraphShared& shared, unsigned quad, F&& f) {
+  const TelegraphRow<Scalar> row = shared.row;  // copies: for all that the compiler knows, f writes over what is shared
+  const TelegraphVelocityRow velocity = shared.velocity;
   uint32_t words[4][4];
-  DK_UNROLL
-  for (int call = 0; call < 4; ++call) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kMainWords, words[call]);
+  draw_words(shared.stream, shared.block, quad, words);
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {
-    float k[4], v[4];
+    Four k;
+    float v[4];
+    bool atom[4], any_rare = false;
     DK_UNROLL
     for (int call = 0; call < 4; ++call) {
-      const uint32_t word = words[call][j];
-      bool atom, rare;
-      const float w = telegraph_survival<Scalar>(row, word, atom, rare);
-      float magnitude = telegraph_magnitude<Scalar>(
-          w, atom, row.radius, [&](int k, uint32_t exponent) { return tables[k][exponent & 15u]; });
-      if (rare) {
-        magnitude = rare_magnitude(&row, table, &shared.stream, block, 4 * quad + call, j, word);
-        atom = magnitude < 0;
-        if (atom) magnitude = row.radius;
-      }
-      k[call] = with_sign<Scalar>(magnitude, word);
-      v[call] = kVelocity ? telegraph_velocity<Scalar>(k[call], atom, shared.velocity) : 0.f;
+      bool rare;
+      const float w = telegraph_survival<Scalar>(row, words[call][j], atom[call], rare);
+      k.of[call] = magnitude_at(shared, fminf(w, 0x1.fffffep-1f), row.radius);
+      any_rare |= rare;
     }
-    f(16 * j + 4 * quad, k, v);
+    if (any_rare) {
+      k = redo_rare(&shared, quad, j, {{words[0][j], words[1][j], words[2][j], words[3][j]}}, k);
+      DK_UNROLL
+      for (int call = 0; call < 4; ++call) {
+        atom[call] = atom[call] || k.of[call] < 0;
+        if (k.of[call] < 0) k.of[call] = row.radius;
+      }
+    }
+    DK_UNROLL
+    for (int call = 0; call < 4; ++call) {
+      k.of[call] = with_sign<Scalar>(k.of[call], words[call][j]);
+      v[call] = kVelocity ? telegraph_velocity<Scalar>(k.of[call], atom[call], velocity) : 0.f;
+    }
+    f(j, k.of, v);
   }
 }
 
 template <bool kVelocity, class F>
-__device__ inline void draw_groups(const PlanarShared& shared, const RowStream& stream, const QuantileTable&,
-                                   int64_t block, int quad, F&& f) {
+__device__ inline void draw_groups(const PlanarShared& shared, unsigned quad, F&& f) {
+  const PlanarRow<Scalar> row = shared.row;
   uint32_t words[4][4];
-  DK_UNROLL
-  for (int call = 0; call < 4; ++call) stream.words<Scalar>(uint64_t(block), 4 * quad + call, kMainWords, words[call]);
+  draw_words(shared.stream, shared.block, quad, words);
   DK_UNROLL
   for (int half = 0; half < 2; ++half) {
     DK_UNROLL
@@ -103,35 +173,39 @@ __device__ inline void draw_groups(const PlanarShared& shared, const RowStream& 
       float k[4], v[4];
       DK_UNROLL
       for (int i = 0; i < 2; ++i)
-        planar_draw<Scalar>(shared.row, words[two + i][2 * half], words[two + i][2 * half + 1], k[2 * i], k[2 * i + 1],
+        planar_draw<Scalar>(row, words[two + i][2 * half], words[two + i][2 * half + 1], k[2 * i], k[2 * i + 1],
                             v[2 * i], v[2 * i + 1]);
-      f(32 * half + 2 * (4 * quad + two), k, v);
+      f(2 * half + two / 2, k, v);
     }
   }
 }
 
-// f(i, count, k, v) for every group of four elements of a chunk, i the first one's place in the row. A row whose time
-// is out of range gives NaN.
-template <bool kVelocity, class Shared, class F>
-__device__ inline void for_each_draw(const Shared& shared, const QuantileTable& table, const Chunk& chunk, F&& f) {
-  const RowStream& stream = shared.stream;
-  const int64_t quads = (chunk.end - chunk.begin + kBlock - 1) / kBlock * 4;
-  for (int64_t index = threadIdx.x; index < quads; index += blockDim.x) {
-    const int64_t block = chunk.begin / kBlock + index / 4;
-    draw_groups<kVelocity>(shared, stream, table, block, int(index % 4), [&](int offset, float k[4], float v[4]) {
-      const int64_t i = block * kBlock + offset;
-      if (i >= chunk.end) return;
-      if (!shared.valid) {
-        DK_UNROLL
-        for (int n = 0; n < 4; ++n) k[n] = v[n] = NAN;
-      }
-      f(i, chunk.end - i, k, v);
-    });
-  }
+// Where a thread's first group lies in its block, and the others.
+__device__ inline int place_of(const TelegraphShared&, unsigned quad, int j) { return 4 * int(quad % 4) + 16 * j; }
+__device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
+  return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
 }
 
-__device__ inline RowStream stream_of(const Seed& seed, int64_t row) {
-  return row_stream(philox_key(seed_value(seed)), seed.row_offset + row);
+// f(access, i, k, v) for every group of four elements of a chunk, i the first one's place in it. A row whose time is out
+// of range gives NaN.
+template <bool kVelocity, class Shared, class F>
+__device__ inline void for_each_draw(const Shared& shared, const Chunk& chunk, bool whole, F&& f) {
+  const int length = length_of(chunk);
+  const unsigned quads = unsigned(length + int(kBlock) - 1) / unsigned(kBlock) * 4;
+  const auto each = [&](auto access_to) {
+    for (unsigned quad = threadIdx.x; quad < quads; quad += kThreads) {
+      const int64_t begin = quad / 4 * kBlock + place_of(shared, quad, 0);
+      const int left = length - int(begin);
+      draw_groups<kVelocity>(shared, quad, [&](int j, float k[4], float v[4]) {
+        const int further = place_of(shared, 0, j);
+        if (further < left) f(access_to(left - further), begin + further, k, v);
+      });
+    }
+  };
+  if (whole)
+    each([](int) { return Whole<1>{}; });
+  else
+    each([](int count) { return Part{count}; });
 }
 
 DK_NAMESPACE_END

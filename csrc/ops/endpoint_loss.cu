@@ -27,21 +27,23 @@ __global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArg
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kLossChunk, index);
     const LossRow row = loss_row(args, chunk.row);
-    const int64_t start = chunk.row * args.rows.width;
-    float sum = 0;
-    for_each_group(chunk, [&](int64_t i, int64_t count) {
-      const int64_t at = start + i;
-      float x[4], u[4], x_end[4];
-      load_group(static_cast<const T*>(args.x) + at, count, x);
-      load_group(static_cast<const T*>(args.u) + at, count, u);
-      load_group(static_cast<const T*>(args.x_end) + at, count, x_end);
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
+    const T *x_of = static_cast<const T*>(args.x) + start, *u_of = static_cast<const T*>(args.u) + start;
+    const T* end_of = static_cast<const T*>(args.x_end) + start;
+    float *grad_u = args.grad_u + start, sum = 0;
+    const int length = length_of(chunk);
+    for_each_group<2>(length, in_whole_groups(length, x_of, u_of, end_of, grad_u), [&](auto access, int i) {
+      float x[access.kCount], u[access.kCount], x_end[access.kCount];
+      access.load(x_of + i, x);
+      access.load(u_of + i, u);
+      access.load(end_of + i, x_end);
       DK_UNROLL
-      for (int n = 0; n < 4; ++n) {  // elements past the end were loaded as 0: their residual is 0
+      for (int n = 0; n < access.kCount; ++n) {  // elements past the end were loaded as 0: their residual is 0
         const float r = residual<Scalar>(x[n], u[n], x_end[n], row);
         u[n] = row.grad_scale * r;
         sum = Scalar::fma(r, r, sum);
       }
-      store_group(args.grad_u + at, count, u);
+      access.store(grad_u + i, u);
     });
     const double total = block_sum(double(sum) * row.loss_scale);
     if (threadIdx.x == 0) args.partial_sums[index] = total;

@@ -12,23 +12,28 @@ __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs ar
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
     const StepRow row = step_row(args, chunk.row);
     const float max_speed = float(args.limit.most);
-    const int64_t start = chunk.row * args.rows.width;
-    for_each_group(chunk, [&](int64_t i, int64_t count) {
-      const int64_t at = start + i;
-      float u[4], other[4], x[4];
-      load_group(static_cast<const T*>(args.u_cond) + at, count, u);
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
+    const auto from_here = [&](const void* p) { return p ? static_cast<const T*>(p) + start : nullptr; };
+    const T *x_of = from_here(args.x), *cond = from_here(args.u_cond);
+    const T *uncond = from_here(args.u_uncond), *prev = from_here(args.u_prev);
+    T *u_out = static_cast<T*>(args.u) + start, *x_next = static_cast<T*>(args.x_next) + start;
+    const int length = length_of(chunk);
+    const bool whole = in_whole_groups(length, x_of, cond, uncond, prev, u_out, x_next);
+    for_each_group<2>(length, whole, [&](auto access, int i) {
+      float u[access.kCount], other[access.kCount], before[access.kCount], x[access.kCount];
+      access.load(cond + i, u);
+      access.load(x_of + i, x);
+      if (args.u_prev) access.load(prev + i, before);
       if (args.u_uncond) {
-        load_group(static_cast<const T*>(args.u_uncond) + at, count, other);
+        access.load(uncond + i, other);
         DK_UNROLL
-        for (int n = 0; n < 4; ++n) u[n] = guided<Scalar>(u[n], other[n], row.w);
+        for (int n = 0; n < access.kCount; ++n) u[n] = guided<Scalar>(u[n], other[n], row.w);
       }
-      limit_group<kPairs>(u, max_speed);
-      if (args.u_prev) load_group(static_cast<const T*>(args.u_prev) + at, count, other);
-      load_group(static_cast<const T*>(args.x) + at, count, x);
+      limit<kPairs>(u, max_speed);
       DK_UNROLL
-      for (int n = 0; n < 4; ++n) x[n] = stepped<Scalar>(x[n], u[n], other[n], row, args.u_prev != nullptr);
-      store_group(static_cast<T*>(args.u) + at, count, u);
-      store_group(static_cast<T*>(args.x_next) + at, count, x);
+      for (int n = 0; n < access.kCount; ++n) x[n] = stepped<Scalar>(x[n], u[n], before[n], row, args.u_prev != nullptr);
+      access.store(u_out + i, u);
+      access.store(x_next + i, x);
     });
   }
 }

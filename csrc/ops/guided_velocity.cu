@@ -9,17 +9,18 @@ __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocit
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
     const float w = float(row_scalar(args.w, chunk.row)), max_speed = float(args.limit.most);
-    const int64_t start = chunk.row * args.rows.width;
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T *cond = static_cast<const T*>(args.u_cond) + start, *uncond = static_cast<const T*>(args.u_uncond) + start;
     T* out = static_cast<T*>(args.u) + start;
-    for_each_group(chunk, [&](int64_t i, int64_t count) {
-      float u[4], other[4];
-      load_group(cond + i, count, u);
-      load_group(uncond + i, count, other);
+    const int length = length_of(chunk);
+    for_each_group<2>(length, in_whole_groups(length, cond, uncond, out), [&](auto access, int i) {
+      float u[access.kCount], other[access.kCount];
+      access.load(cond + i, u);
+      access.load(uncond + i, other);
       DK_UNROLL
-      for (int n = 0; n < 4; ++n) u[n] = guided<Scalar>(u[n], other[n], w);
-      limit_group<kPairs>(u, max_speed);
-      store_group(out + i, count, u);
+      for (int n = 0; n < access.kCount; ++n) u[n] = guided<Scalar>(u[n], other[n], w);
+      limit<kPairs>(u, max_speed);
+      access.store(out + i, u);
     });
   }
 }

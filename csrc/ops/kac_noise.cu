@@ -9,10 +9,11 @@ __global__ void __launch_bounds__(kThreads) kac_noise_kernel(KacNoiseArgs args, 
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
-    prepare(shared, row_scalar(args.t, chunk.row), args.kac, stream_of(args.seed, chunk.row), table);
-    T* out = static_cast<T*>(args.out) + chunk.row * args.rows.width;
-    for_each_draw<false>(shared, table, chunk, [&](int64_t i, int64_t count, const float k[4], const float*) {
-      store_group(out + i, count, k);
+    prepare(shared, row_scalar(args.t, chunk.row), args.kac, args.seed, chunk, table);
+    T* out = static_cast<T*>(args.out) + chunk.row * args.rows.width + chunk.begin;
+    const bool whole = in_whole_groups(length_of(chunk), out);
+    for_each_draw<false>(shared, chunk, whole, [&](auto access, int64_t i, const float k[4], const float*) {
+      access.store(out + i, k);
     });
   }
 }

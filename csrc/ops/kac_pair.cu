@@ -5,7 +5,7 @@
 DK_NAMESPACE_BEGIN
 
 template <class T, class Shared>
-__global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, QuantileTable table) {
+__global__ void __launch_bounds__(kThreads, Shared::kResident) kac_pair_kernel(KacPairArgs args, QuantileTable table) {
   __shared__ Shared shared;
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
@@ -13,17 +13,18 @@ __global__ void __launch_bounds__(kThreads) kac_pair_kernel(KacPairArgs args, Qu
     const double t = row_scalar(args.t, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, stream_of(args.seed, chunk.row), table);
-    const int64_t start = chunk.row * args.rows.width;
+    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, args.seed, chunk, table);
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
-    for_each_draw<true>(shared, table, chunk, [&](int64_t i, int64_t count, const float k[4], const float v[4]) {
+    const bool whole = in_whole_groups(length_of(chunk), x0, x_t, u);
+    for_each_draw<true>(shared, chunk, whole, [&](auto access, int64_t i, const float k[4], const float v[4]) {
       float data[4], noised[4], target[4];
-      load_group(x0 + i, count, data);
+      access.load(x0 + i, data);
       DK_UNROLL
       for (int n = 0; n < 4; ++n) noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
-      store_group(x_t + i, count, noised);
-      store_group(u + i, count, target);
+      access.store(x_t + i, noised);
+      access.store(u + i, target);
     });
   }
 }

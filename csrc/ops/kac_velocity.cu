@@ -15,18 +15,20 @@ __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocit
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c);
     const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
-    const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
-    T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
-    for_each_group(chunk, [&](int64_t i, int64_t count) {
-      float x[4], result[4];
-      load_group(k + i, count, x);
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
+    const T* k = static_cast<const T*>(args.k) + start;
+    T* v = static_cast<T*>(args.v) + start;
+    const int length = length_of(chunk);
+    for_each_group<1>(length, in_whole_groups(length, k, v), [&](auto access, int i) {
+      float x[access.kCount], result[access.kCount];
+      access.load(k + i, x);
       DK_UNROLL
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < access.kCount; ++n) {
         const float ax = Scalar::abs(x[n]);
         result[n] = telegraph_velocity<Scalar>(x[n], ax >= row.cone.radius, row);
         if (!valid || ax > limit) result[n] = NAN;
       }
-      store_group(v + i, count, result);
+      access.store(v + i, result);
     });
   }
 }
@@ -40,18 +42,20 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.kac.c);
     const float limit = row.cone.scaled * (1.f + cone_tolerance(T{}));
-    const T* k = static_cast<const T*>(args.k) + chunk.row * args.rows.width;
-    T* v = static_cast<T*>(args.v) + chunk.row * args.rows.width;
-    for_each_group(chunk, [&](int64_t i, int64_t count) {
-      float x[4], result[4];
-      load_group(k + i, count, x);
+    const int64_t start = chunk.row * args.rows.width + chunk.begin;
+    const T* k = static_cast<const T*>(args.k) + start;
+    T* v = static_cast<T*>(args.v) + start;
+    const int length = length_of(chunk);
+    for_each_group<1>(length, in_whole_groups(length, k, v), [&](auto access, int i) {
+      float x[access.kCount], result[access.kCount];
+      access.load(k + i, x);
       DK_UNROLL
-      for (int n = 0; n < 4; n += 2) {
+      for (int n = 0; n < access.kCount; n += 2) {
         planar_velocity<Scalar>(row, x[n], x[n + 1], result[n], result[n + 1]);
         const float xs = x[n] * row.cone.scale, ys = x[n + 1] * row.cone.scale;
         if (!valid || Scalar::fma(xs, xs, ys * ys) > limit * limit) result[n] = result[n + 1] = NAN;
       }
-      store_group(v + i, count, result);
+      access.store(v + i, result);
     });
   }
 }

@@ -40,8 +40,8 @@ DK_INLINE void planar_draw(const PlanarRow<V>& row, typename V::U radius_word, t
   F cosine, sine;
   direction<V>(angle_word, cosine, sine);
   const F e = V::min(minus_log_uniform<V>(radius_word) * row.inverse_lambda, V::splat(1.f));
-  const F q = V::splat(2.f) - e, rho = V::sqrt(e * q);  // |K| / (c t); a product: 1 - sigma^2 would cancel
-  const F r = row.radius * rho, speed = row.c * (rho / q);
+  const F q = V::splat(2.f) - e, rho = V::sqrt_normal(e * q);  // |K| / (c t); a product: 1 - sigma^2 would cancel
+  const F r = row.radius * rho, speed = row.c * V::divide_normal(rho, q);
   x = r * cosine, y = r * sine;
   vx = speed * cosine, vy = speed * sine;
 }

@@ -49,7 +49,7 @@ DK_INLINE typename V::F telegraph_velocity(typename V::F x, typename V::M on_con
     d = V::fma(V::fma(V::fma(V::splat(kD3), y, V::splat(kD2)), y, V::splat(kD1)), y, V::splat(1.f));
   };
   const auto large_y = [&](F& n, F& d) {
-    const F z = V::sqrt(y);
+    const F z = V::sqrt_normal(y);
     d = y * (z + V::splat(kE));
     n = V::fma(z + V::splat(.5f), d, V::fma(V::fma(V::splat(kC0), z, V::splat(kC1)), z, V::splat(kC2)));
   };
@@ -66,7 +66,7 @@ DK_INLINE typename V::F telegraph_velocity(typename V::F x, typename V::M on_con
     }
   }
   // The quotient is 1 / (lambda + G) or less; the product of d with the rest would overflow at lambda = 1e9, c = 1e3.
-  const F v = (V::splat(row.a_scaled) * xs) * (d / V::fma(V::splat(row.lambda), d, n));
+  const F v = (V::splat(row.a_scaled) * xs) * V::divide_normal(d, V::fma(V::splat(row.lambda), d, n));
   return V::select(on_cone, with_sign<V>(V::splat(row.c), V::bits(x)), v);
 }
 
