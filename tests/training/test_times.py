@@ -43,7 +43,7 @@ def farthest(t: torch.Tensor, cdf: torch.Tensor) -> float:
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 1.6)])
 def test_logit_normal_times_have_that_law_and_keep_their_strata(mean, std):
     law = TimeLaw(TimesConfig("logit-normal", mean, std), Telegraph(), 1.0)
-    t = BATCH.stratified(5, "time", law).sort().values.double()
+    t = BATCH.stratified(5, "time", law=law).sort().values.double()
     cdf = torch.special.ndtr((torch.logit(t) - mean) / std)
     # One draw in each of n cells: independent ones would be as near as 1.36 / sqrt(n) in 19 of 20 tries, and never 1 / n.
     assert farthest(t, cdf) <= 1 / MANY + 1e-6
@@ -53,7 +53,7 @@ def test_logit_normal_times_have_that_law_and_keep_their_strata(mean, std):
 def test_shifted_draws_are_nearer_to_noise_by_the_shift():
     process = Telegraph()
     law = TimeLaw(TimesConfig(shift=2.0), process, 2.0)
-    t = BATCH.stratified(5, "time", law).sort().values.double()
+    t = BATCH.stratified(5, "time", law=law).sort().values.double()
     # Their law: P(t' <= x) is the time at which there is twice as much data beside the noise as at x.
     x = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     share = torch.stack([(t <= value).double().mean() for value in x])
@@ -64,8 +64,8 @@ def test_shifted_draws_are_nearer_to_noise_by_the_shift():
 
 def test_parts_of_a_batch_have_the_times_of_the_whole():
     law = TimeLaw(TimesConfig("logit-normal", shift=0.5), Planar(), 0.5)
-    whole = BATCH.stratified(5, "time", law)
-    part = replace(BATCH, x0=BATCH.x0[:100], y=BATCH.y[:100], row=50).stratified(5, "time", law)
+    whole = BATCH.stratified(5, "time", law=law)
+    part = replace(BATCH, x0=BATCH.x0[:100], y=BATCH.y[:100], row=50).stratified(5, "time", law=law)
     assert torch.equal(part, whole[50:150])
 
 
