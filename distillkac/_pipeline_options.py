@@ -1,15 +1,19 @@
 """What a user gives a pipeline: the keywords of diffusers' from_pretrained, each honoured or refused, and numbers."""
 
+import contextlib
 import inspect
 import math
 import operator
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+
+from distillkac.runs import shipped
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KNOWN = {  # by diffusers, for pipelines that lie in its own format
@@ -118,3 +122,24 @@ def whole(name: str, value: Any) -> int:
     if count < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return count
+
+
+def check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None:
+    """Raises ValueError if a part of a pipeline is of another class than these."""
+    if not isinstance(part, kinds):
+        wanted = kinds[0] if isinstance(kinds, tuple) else kinds
+        raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")
+
+
+@contextlib.contextmanager
+def naming_the_place(place: str) -> Iterator[None]:
+    """Inside, an OSError of diffusers about what is no folder, and was not found on the Hub, also names what is here."""
+    try:
+        yield
+    except OSError as error:
+        if os.path.isdir(place):
+            raise
+        known = ", ".join(shipped.names())
+        raise OSError(
+            f"{place} is no folder here, no model that comes with distillkac ({known}), and: {error}"
+        ) from error

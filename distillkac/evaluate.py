@@ -1,7 +1,7 @@
 """Measure a run and its students: `python -m distillkac.evaluate runs/demo`."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 10
+
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 
 
@@ -42,11 +43,11 @@ class EvaluateArgs:
     """
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder; of a student alone too."""
     num: int = 5000
     """Generated images per row of the table; published FIDs take 50000."""
     teacher_steps: tuple[int, ...] = (20, 1)
-    """Step counts at which the teacher itself is measured (AB-2); of a run that learned few steps by itself 4, 2 and 1."""
+    """Step counts at which the run itself is measured, AB-2; by default 4, 2 and 1 of one of few steps, a student's own."""
     w: float | None = None
     """Guidance weight of the teacher, and of students that take it as input; by default what they were made for."""
     seed: int = 0
@@ -124,7 +125,7 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.runs.run_data import RunData
 
     check_file(args.run / averages.REPORT)
-    sampler = averages.sampler_for(Trained.of(config), max(args.teacher_steps), args.w)
+    sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
     images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
     averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
 
@@ -155,7 +156,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
         titles.append(_title(run, sampler))
     pictures.save_strips(strips, titles, args.run / "samples" / "overview.png")
     teacher, sampler = todo[0]
-    finest = SamplerConfig(steps=max(args.teacher_steps), w=sampler.w, model="teacher")
+    finest = replace(sampler, steps=max(other.steps for run, other in todo if run is teacher))
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
     plots.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
@@ -210,7 +211,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     for run, sampler in _networks(args, accelerator.device):
         row, features = _generated(run, sampler, labels, args, extractor, accelerator)
         if first:
-            rows.append(row | _compared(features, real, args, accelerator.device))
+            rows.append(row | fidelity.measures(args.metrics, features, real, args.seed, args.k, accelerator.device))
             print(line(rows[-1], FIDELITY_COLUMNS), flush=True)
             files.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
@@ -241,30 +242,15 @@ def _generated(
     return _row(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
 
 
-def _compared(
-    generated: "torch.Tensor", real: "torch.Tensor", args: EvaluateArgs, device: "torch.device"
-) -> dict[str, float]:
-    from distillkac.evaluation import fidelity
-
-    generated, real = generated.to(device), real.to(device)
-    result = {}
-    if "fid" in args.metrics:
-        result["fid"] = fidelity.fid(generated, real)
-    if "kid" in args.metrics:
-        result["kid"], result["kid_std"] = fidelity.kid(generated, real, args.seed)
-    if "precision-recall" in args.metrics:
-        result |= fidelity.precision_recall(generated, real, args.k)
-    return result
-
-
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
-    """What the rows of a table are: the teacher at its step counts, then the students."""
+    """What the rows of a table are: the run at its step counts, then its students."""
     from distillkac.runs.config import load_config
     from distillkac.runs.run import students
 
     trained = Trained.of(load_config(args.run))
-    own = trained.few_steps and args.teacher_steps == EvaluateArgs.teacher_steps
-    made = [(args.run, steps, trained) for steps in (trained.measured_steps() if own else args.teacher_steps)]
+    own = trained.few_steps or trained.num_steps is not None
+    asked = trained.measured_steps() if own and args.teacher_steps == EvaluateArgs.teacher_steps else args.teacher_steps
+    made = [(args.run, steps, trained) for steps in asked]
     for path in students(args.run):
         trained = Trained.of(load_config(path))
         made += [(path, steps, trained) for steps in trained.measured_steps()]

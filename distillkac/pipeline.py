@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, Mod
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
-from distillkac._pipeline_options import Options, number, whole
+from distillkac._pipeline_options import Options, check_kind, naming_the_place, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow.adopted import AdoptedNetwork
@@ -119,7 +119,7 @@ class KacPipeline(DiffusionPipeline):
             ("scheduler", scheduler, KacScheduler),
             ("vae", vae, (AutoencoderKL, type(None))),
         ):
-            _check_kind(name, part, kinds)
+            check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         steps = whole("num_inference_steps", num_inference_steps)
         self.register_to_config(num_inference_steps=steps, trained=trained)
@@ -157,8 +157,8 @@ class KacPipeline(DiffusionPipeline):
             )
         if not _is_run(folder):
             given = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
-            with progress.quiet("diffusers"):
-                name = str(folder) if folder.is_dir() else place
+            name = str(folder) if folder.is_dir() else place
+            with progress.quiet("diffusers"), naming_the_place(name):
                 pipeline = super().from_pretrained(name, **given, **Options.of_diffusers(cls, options))
             for part in pipeline.components.values():
                 if isinstance(part, torch.nn.Module):
@@ -251,7 +251,7 @@ class KacPipeline(DiffusionPipeline):
     def _settled(self, steps: int, guidance_scale: float | None) -> float:
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
-        _check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
+        check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
         if scheduler.config.get("average_velocity", False) != self.unet.interval_embedding:
             raise ValueError(
                 f"the scheduler's average_velocity must be {self.unet.interval_embedding}, as the network's interval_embedding "
@@ -291,9 +291,3 @@ def _is_run(folder: Path) -> bool:
     if (folder / KacPipeline.config_name).exists():
         return False
     return (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
-
-
-def _check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None:
-    if not isinstance(part, kinds):
-        wanted = kinds[0] if isinstance(kinds, tuple) else kinds
-        raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")

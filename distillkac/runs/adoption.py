@@ -53,6 +53,8 @@ def adopt(
 
     Raises ValueError, before anything is written, naming what is not understood or does not fit.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise ValueError(f"run must be a path, the run folder to write, got {run!r:.80}")
     place = Path(run).expanduser()
     shipped.refuse(place, shipped.ELSEWHERE)
     if checkpoints.begun(place):
@@ -61,9 +63,13 @@ def adopt(
         spread = None if sigma == 1 else sigma
         _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio})
         return _adopt_network(source, place, dataset)
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"source must be a folder, a name on the Hub or a flow.VelocityFrom, got {source!r:.80}")
+    if not isinstance(scheduler, str | os.PathLike | None):
+        raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
     for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
     network = _network(found, null_class, sigma, max_ratio, images)

@@ -91,6 +91,10 @@ def network_of(found: Foreign, null_class: bool, sigma: float, max_ratio: float 
     kind = _model_kind(found.model / MODEL, config)
     settings = _settings(found.model / MODEL, kind, config)
     schedule, prediction, clip = _schedule(found.scheduler)
+    if max_ratio is not None and schedule.ends[1] <= max_ratio and schedule.name != "flow":
+        raise ValueError(
+            f"max_ratio {max_ratio:g} leaves out nothing: the ratios of {found.scheduler} end at {schedule.ends[1]:.6g}"
+        )
     if max_ratio is None:
         max_ratio = EPSILON_RATIO if prediction == "epsilon" and schedule.has_table else math.inf
     if kind == "UNet2DModel" and null_class and settings.get("num_class_embeds") is None:

@@ -129,6 +129,13 @@ def test_students_start_from_their_teacher(run):
     assert 0 < max((other[k] - student[k]).abs().max().item() for k in teacher) < 5e-3
 
 
+def test_evaluate_measures_a_student_alone(run, capsys):
+    assert evaluate.main([str(run / "student-2"), "--num", "60"]) == 0
+    names = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("student")]
+    assert names == [["student-2", "2"]]
+    assert (run / "student-2" / "samples" / "trajectory.png").stat().st_size > 0
+
+
 def test_evaluate_writes_the_table(run, capsys):
     assert evaluate.main([str(run), "--num", "60", "--teacher-steps", "2"]) == 0
     printed = capsys.readouterr().out

@@ -231,3 +231,8 @@ def test_a_place_without_a_pipeline_is_told(runs, tmp_path, monkeypatch, place, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
         KacPipeline.from_pretrained(place)
+
+
+def test_a_name_that_is_nowhere_is_answered_with_those_that_are_here():
+    with pytest.raises(OSError, match=r"digit is no folder here, .* comes with distillkac \(digits, fashion\)"):
+        KacPipeline.from_pretrained("digit", local_files_only=True)
