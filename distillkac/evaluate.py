@@ -124,7 +124,7 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.runs.run_data import RunData
 
     check_file(args.run / averages.REPORT)
-    sampler = averages.sampler_for(Trained.of(config), max(args.teacher_steps), args.w)
+    sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
     images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
     averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
 
@@ -210,7 +210,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     for run, sampler in _networks(args, accelerator.device):
         row, features = _generated(run, sampler, labels, args, extractor, accelerator)
         if first:
-            rows.append(row | _compared(features, real, args, accelerator.device))
+            rows.append(row | fidelity.measures(args.metrics, features, real, args.seed, args.k, accelerator.device))
             print(line(rows[-1], FIDELITY_COLUMNS), flush=True)
             files.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
@@ -239,22 +239,6 @@ def _generated(
     title = f"{run.name}, {sampler.steps} steps"
     features = fidelity.collect(extractor, images, len(labels), args.batch_size, accelerator, title)
     return _row(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
-
-
-def _compared(
-    generated: "torch.Tensor", real: "torch.Tensor", args: EvaluateArgs, device: "torch.device"
-) -> dict[str, float]:
-    from distillkac.evaluation import fidelity
-
-    generated, real = generated.to(device), real.to(device)
-    result = {}
-    if "fid" in args.metrics:
-        result["fid"] = fidelity.fid(generated, real)
-    if "kid" in args.metrics:
-        result["kid"], result["kid_std"] = fidelity.kid(generated, real, args.seed)
-    if "precision-recall" in args.metrics:
-        result |= fidelity.precision_recall(generated, real, args.k)
-    return result
 
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:

@@ -17,7 +17,7 @@ from distillkac.evaluation.tables import header, line
 from distillkac.runs import checkpoints
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import RunData
-from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampler import SamplerConfig
 from distillkac.runs.sampling import class_labels, generate
 from distillkac.training.averages import LARGEST_ERROR, Reconstruction
 
@@ -106,9 +106,3 @@ def take(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> str:
         f"{folder / checkpoints.EMA} is now the average {name}, in place of {before or 'the moving average'}; the moving "
         f"average is kept as {kept.name}"
     )
-
-
-def sampler_for(trained: Trained, steps: int, w: float | None) -> SamplerConfig:
-    """How an average is sampled: a student, or what learned few steps, in its own most steps."""
-    own = trained.few_steps or trained.num_steps is not None
-    return SamplerConfig(trained.measured_steps()[0] if own else steps, w=w if trained.takes_w else None)

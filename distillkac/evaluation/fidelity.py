@@ -128,6 +128,21 @@ def precision_recall(generated: torch.Tensor, real: torch.Tensor, k: int = 3) ->
     }
 
 
+def measures(
+    metrics: Sequence[str], generated: torch.Tensor, real: torch.Tensor, seed: int, k: int, device: torch.device
+) -> dict[str, float]:
+    """What is asked for of fid, kid and precision-recall, by key of a table, computed on `device`."""
+    generated, real = generated.to(device), real.to(device)
+    result = {}
+    if "fid" in metrics:
+        result["fid"] = fid(generated, real)
+    if "kid" in metrics:
+        result["kid"], result["kid_std"] = kid(generated, real, seed)
+    if "precision-recall" in metrics:
+        result |= precision_recall(generated, real, k)
+    return result
+
+
 def _radii(points: torch.Tensor, k: int) -> torch.Tensor:
     """Distance of each point to its k-th nearest other one; the point itself is the nearest of all, at about 0."""
     return torch.cat([torch.cdist(part, points).kthvalue(k + 1, dim=1).values for part in points.split(CHUNK)])
