@@ -51,13 +51,16 @@ class MinSNR:
 
     process: Process
 
+    def __post_init__(self) -> None:
+        self._largest  # noqa: B018  # now, and in no step of the training
+
     def __call__(self, t: Tensor) -> Tensor:
         """(B,) -> (B,) float32 in [0, 1]."""
         return (self._largest / self._factor(t.double())).clamp(max=1).float()
 
     @cached_property
     def _largest(self) -> float:
-        """Of the factors that are left as they are; found once, since a GPU's answer must be waited for."""
+        """Of the factors that are left as they are."""
         root = torch.full((1,), GAMMA**0.5, dtype=torch.float64)
         return float(self._factor(time_of(root, self.process)))
 
