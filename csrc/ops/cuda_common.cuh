@@ -9,8 +9,8 @@
 DK_NAMESPACE_BEGIN
 
 constexpr int kThreads = 128;
-constexpr int64_t kCudaChunk = 2048;  // elements of one unit: 16 a thread
-constexpr int64_t kMaxBlocks = 8192;  // the rest by grid stride
+constexpr int64_t kCudaChunk = 2048;   // elements of one unit: 16 a thread
+constexpr int64_t kMaxBlocks = 8192;   // the rest by grid stride
 constexpr int kStride = 4 * kThreads;  // from a thread's group to its next
 
 inline unsigned blocks_for(int64_t units) { return unsigned(units < kMaxBlocks ? units : kMaxBlocks); }
@@ -89,8 +89,8 @@ __device__ inline bool in_whole_groups(int length, const T*... p) {
   return length % 4 == 0 && ((reinterpret_cast<uintptr_t>(p) % sizeof(Group<T>) == 0) && ...);
 }
 
-// f(access, i) for the groups of a thread, access.kCount elements at a time: i the first one's place in the chunk. Whole
-// ones kGroups (1 or 2) together, so that all their reads are under way before the first is used.
+// f(access, i) for the groups of a thread, access.kCount elements at a time: i the first one's place in the chunk.
+// Whole ones kGroups (1 or 2) together, so that all their reads are under way before the first is used.
 template <int kGroups, class F>
 __device__ inline void for_each_group(int length, bool whole, F&& f) {
   int i = 4 * int(threadIdx.x);

@@ -63,7 +63,8 @@ __device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac
         telegraph_coefficients<Scalar>(shared.row, table.fast, i);
   } else {
     shared.high[octave_row].of[3] = bit_cast<float>(uint32_t(158 - octave_row) << 23);
-    if (exponent < 8) (exponent < 4 ? shared.low : shared.high)[kAtomRow].of[exponent % 4] = exponent ? 0 : shared.row.radius;
+    if (exponent < 8)
+      (exponent < 4 ? shared.low : shared.high)[kAtomRow].of[exponent % 4] = exponent ? 0 : shared.row.radius;
   }
   __syncthreads();
 }
@@ -122,10 +123,12 @@ __device__ inline void draw_words(const RowStream& stream, int64_t block, unsign
   const uint32_t c1 = uint32_t(first >> 32) << 2 | kMainWords;
   DK_UNROLL
   for (int i = 0; i < 4; ++i)
-    philox<Scalar>(uint32_t(first) + 4 * quad + uint32_t(i), c1, stream.row_low, stream.row_high, stream.key, words + i);
+    philox<Scalar>(uint32_t(first) + 4 * quad + uint32_t(i), c1, stream.row_low, stream.row_high, stream.key,
+                   words + i);
 }
 
-// f(j, k, v) for the four groups of a thread, which lie at place_of: k, v are four displacements and velocities. quad: which four calls of the chunk are the thread's.
+// f(j, k, v) for the four groups of a thread, which lie at place_of: k, v are four displacements and velocities. quad:
+// which four calls of the chunk are the thread's.
 template <bool kVelocity, class F>
 __device__ inline void draw_groups(const TelegraphShared& shared, unsigned quad, F&& f) {
   const TelegraphRow<Scalar> row = shared.row;  // copies: for all that the compiler knows, f writes over what is shared
@@ -186,8 +189,8 @@ __device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
   return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
 }
 
-// f(access, i, k, v) for every group of four elements of a chunk, i the first one's place in it. A row whose time is out
-// of range gives NaN.
+// f(access, i, k, v) for every group of four elements of a chunk, i the first one's place in it. A row whose time is
+// out of range gives NaN.
 template <bool kVelocity, class Shared, class F>
 __device__ inline void for_each_draw(const Shared& shared, const Chunk& chunk, bool whole, F&& f) {
   const int length = length_of(chunk);

@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs ar
       }
       limit<kPairs>(u, max_speed);
       DK_UNROLL
-      for (int n = 0; n < access.kCount; ++n) x[n] = stepped<Scalar>(x[n], u[n], before[n], row, args.u_prev != nullptr);
+      for (int n = 0; n < access.kCount; ++n)
+        x[n] = stepped<Scalar>(x[n], u[n], before[n], row, args.u_prev != nullptr);
       access.store(u_out + i, u);
       access.store(x_next + i, x);
     });

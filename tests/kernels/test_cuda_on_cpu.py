@@ -141,6 +141,23 @@ def test_endpoint_loss(cuda, width, dtype):
     torch.testing.assert_close(grad_u.double(), exact_u.grad, **tolerance)
 
 
+def test_launches(cuda):
+    """One kernel for an op, two for the loss: what docs/speed.md says of a training step and of a sampler's."""
+    x, u, x_end = draws(64, 3)
+    ones = torch.ones(len(T), dtype=torch.float64)
+    for launches, call in (
+        (1, lambda: cuda.kac_noise(T, (64,), "telegraph", A, C, 1)),
+        (1, lambda: cuda.kac_velocity(torch.zeros(len(T), 64), T, "telegraph", A, C)),
+        (1, lambda: cuda.kac_pair(x, T, "telegraph", A, C, "linear", "linear", seed=1, offset=0, kappa=1.0)),
+        (1, lambda: cuda.guided_velocity(x, u, ones, max_speed=None, process="telegraph")),
+        (1, lambda: cuda.guided_step(x, u, x_end, None, ones, ones, ones, max_speed=None, process="telegraph")),
+        (2, lambda: cuda.endpoint_loss(x, u, x_end, ones, ones)),
+    ):
+        before = cuda.library.launches()
+        call()
+        assert cuda.library.launches() - before == launches
+
+
 def test_the_launch_syntax_is_translated():
     source = "kernel<T, true><<<n, 32, 0, s>>>(a, b);"
     assert translate(source) == "emulation::launch(n, 32, 0, s, [=] { kernel<T, true>(a, b); });"

@@ -55,6 +55,7 @@ inline ucontext_t scheduler;
 inline Index block, block_size, grid_size;
 inline std::function<void()> kernel;
 inline uint64_t exchanged[1024];
+inline int launches = 0;
 
 inline void wait(Waiting at) {
   current->waiting = at;
@@ -117,6 +118,7 @@ void launch(unsigned blocks, unsigned threads, size_t, cudaStream_t, F&& body) {
     std::fprintf(stderr, "emulated CUDA: bad launch of %u blocks of %u threads\n", blocks, threads);
     std::abort();
   }
+  ++launches;
   if (fibers.size() != threads) {
     fibers.clear();
     fibers.resize(threads);

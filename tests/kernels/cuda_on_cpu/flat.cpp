@@ -1,4 +1,6 @@
 // The CUDA entry points with flat arguments, for ctypes.
+#include <cuda_runtime.h>
+
 #include "kernels.h"
 
 using namespace distillkac;
@@ -9,6 +11,8 @@ Seed seed_of(int64_t seed, int64_t offset) { return {nullptr, seed, offset}; }
 }  // namespace
 
 extern "C" {
+
+int launches() { return emulation::launches; }
 
 int kac_noise(void* out, const double* t, int64_t rows, int64_t width, int dtype, int process, double a, double c,
               int64_t seed, int64_t offset) {
