@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkac.base.tensors import sent
 from distillkac.flow.network_config import AUGMENT_LABELS
 from distillkac.runs.augmentation_config import AugmentationConfig
 from distillkac.training.batches import Batch
@@ -79,7 +80,7 @@ def _resampled(x: Tensor, back: Tensor, moved: Tensor) -> Tensor:
     as shares of width and height. What lies outside is mirrored in."""
     height, width = x.shape[2:]
     # torch counts from -1 to 1 in both directions, whatever the sides.
-    sides = torch.tensor([width, height], dtype=x.dtype, device=x.device) / 2
+    sides = sent(torch.tensor([width, height], dtype=x.dtype) / 2, x.device)
     matrix = back * sides / sides[:, None]
     offset = -(matrix @ (2 * moved)[..., None])
     grid = nn.functional.affine_grid(torch.cat([matrix, offset], 2), list(x.shape), align_corners=False)

@@ -7,17 +7,11 @@ import torch
 
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.cost import BlankPaths
+from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective
 from distillkac.distillation.pairs_options import PairsConfig
-from distillkac.distillation.stages import (
-    DistillConfig,
-    for_images,
-    inverse_config,
-    paths_config,
-    stages_of,
-    student_config,
-)
+from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.networks import NetworkConfig
@@ -25,8 +19,9 @@ from distillkac.runs.config import RunConfig
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import build_network
+from distillkac.runs.times_config import TimesConfig
 from distillkac.training.batches import Batch
-from distillkac.training.objectives import objective_for
+from distillkac.training.objectives import objective_for, trained
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
 from tests.waits import DEVICE, WaitError, no_waits
 
@@ -98,6 +93,23 @@ def test_what_a_run_learns_from_data(process, backbone, kind):
     check(objective_for(whole, made), made)
 
 
+@EVERY_PROCESS
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"times": TimesConfig("logit-normal", -0.5, 1.2, shift=2.0)},
+        {"weight": "min-snr"},
+        {"weight": "learned"},
+        {"augment": 0.5, "network": dataclasses.replace(NETWORK, augment_embedding=True)},
+    ],
+    ids=["times", "min-snr", "learned", "augment"],
+)
+def test_times_weights_and_augmentation(process, options):
+    whole = config(process, **options)
+    made = built(whole)
+    check(objective_for(whole, made), trained(whole, made))
+
+
 def test_average_velocities_by_forward_mode():
     """On a CPU: the device meta has no autocast, which forward mode turns off."""
     own = AverageVelocityConfig(derivative="forward")
@@ -148,7 +160,7 @@ INVERSE = {
 
 def distillation(**options) -> DistillConfig:
     usual = {} if options.get("method") == "consistency" else {"stages": (4, 2, 1), "steps": (2, 2)}
-    return for_images(DistillConfig(**usual | options), SHAPE)
+    return for_teacher(DistillConfig(**usual | options), run_config())
 
 
 @PROCESSES
