@@ -36,8 +36,8 @@ def trainer(words: list[str]) -> Trainer:
     return Trainer(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator)
 
 
-def main() -> None:
-    common, option = (text.split() for text in sys.argv[1:3])
+def main(argv: list[str] | None = None) -> None:
+    common, option = (text.split() for text in (sys.argv[1:] if argv is None else argv))
     made = {name: trainer([*common, *more]) for name, more in (("without", []), ("with", option))}
     batches = {name: each.batches() for name, each in made.items()}
     seconds: dict[str, list[float]] = {name: [] for name in made}

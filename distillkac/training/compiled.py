@@ -10,6 +10,7 @@ Nothing of torch's compiler is imported before it is asked for: that takes longe
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -83,6 +84,8 @@ def problem(device_type: str) -> str | None:
     """Why nothing can be compiled for devices of this kind, found by compiling a sum and its gradient; None if it can be."""
     import torch._dynamo  # which brings the exceptions of the compiler, too
 
+    # diffusers asks for versions of torch by such a function, whose answer does not change.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     x = torch.ones(2, device=device_type, requires_grad=True)
     try:
         torch.compile(_sum_of_squares, dynamic=False)(x).backward()
