@@ -36,7 +36,7 @@ class VelocityNet(nn.Module):
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = transformer.build(config, shape, num_classes)
-            if config.settled().rotary:
+            if config.rotary:
                 self.register_buffer("rotary", transformer.rotation(config, shape), persistent=False)
         else:
             self._make_unet(config, shape, num_classes)
