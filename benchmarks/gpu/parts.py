@@ -26,6 +26,29 @@ NAMES = (
     ),
     *("samplers", "fashion"),
 )
+METHODS = {
+    "best": ("--recipe", "best"),
+    "paper": ("--recipe", "paper", "--stages", "20,4,2,1"),
+    "reconstruction": ("--method", "reconstruction", "--stages", "20,4"),
+    "pairs": ("--recipe", "pairs"),
+}
+# Each in a few steps, for a CPU.
+FEW = ("--optim.batch-size", "32", "--pairs.count", "64")
+SMALL = {
+    "best": (*FEW, "--consistency.steps", "2", "--steps", "2", "--inverse.steps", "1"),
+    "paper": (*FEW[:2], "--steps", "1", "1", "1"),
+    "reconstruction": (*FEW[:2], "--steps", "1"),
+    "pairs": (*FEW, "--steps", "1", "1", "1", "--inverse.steps", "1"),
+}
+SAMPLERS = {
+    "euler-4": ("--integrator", "euler", "--steps", "4"),
+    "heun-20": ("--integrator", "heun", "--steps", "20"),
+    "ab2-20": ("--integrator", "ab2", "--steps", "20"),
+    "guided-20": ("--w", "2", "--steps", "20"),
+    "guided-bounded-20": ("--w", "8", "--max-speed", "4", "--steps", "20"),
+    "guided-interval-20": ("--w", "2", "--interval", ".1", ".6", "--steps", "20"),
+    "restarts-20": ("--restart", ".5", "--integrator", "euler", "--steps", "20"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +109,7 @@ def device_problem(device: str) -> str | None:
 def all_parts(device: str, out: Path) -> list[Part]:
     """The parts in the order of NAMES. out: where they write."""
     out = out.absolute()
-    found = {part.name: part for part in (*_kernels(device, out), *_product(device, out))}
+    found = {part.name: part for part in (*_kernels(device, out), *_trainings(device, out), *_from_digits(device, out))}
     return [found[name] for name in NAMES]
 
 
@@ -138,45 +161,20 @@ def _kernels(device: str, out: Path) -> list[Part]:
     ]
 
 
-def _product(device: str, out: Path) -> list[Part]:
-    gpu, run = device == "cuda", out / "digits"
-    precision = ("--optim.precision", "bf16") if gpu else ()
+def _trainings(device: str, out: Path) -> list[Part]:
+    gpu, run, fashion = device == "cuda", out / "digits", out / "fashion"
+    fast = ("--optim.precision", "bf16", "--optim.compile") if gpu else ()
     short = () if gpu else ("--steps", "6", "--optim.save-every", "3", "--preview", "0")
-    drawn = () if gpu else ("--num", "60")
-    train = _module("distillkac.train", "--preset", "demo", "--run", str(run), *precision, *short)
-    methods = {
-        "best": ("--recipe", "best"),
-        "paper": ("--recipe", "paper", "--stages", "20,4,2,1"),
-        "reconstruction": ("--method", "reconstruction", "--stages", "20,4"),
-        "pairs": ("--recipe", "pairs"),
-    }
-    distil = tuple(
-        _module("distillkac.distill", str(run), "--out", str(out / "students" / name), *words, *precision)
-        + (() if gpu else _small(name))
-        for name, words in methods.items()
-    )
-    samplers = tuple(
-        _module(
-            "distillkac.sample", str(run), "--model", "teacher", "--out", str(out / "samples" / f"{name}.png"), *words
-        )
-        for name, words in {
-            "euler-4": ("--integrator", "euler", "--steps", "4"),
-            "heun-20": ("--integrator", "heun", "--steps", "20"),
-            "ab2-20": ("--integrator", "ab2", "--steps", "20"),
-            "guided-20": ("--w", "2", "--steps", "20"),
-            "guided-bounded-20": ("--w", "8", "--max-speed", "4", "--steps", "20"),
-            "guided-interval-20": ("--w", "2", "--interval", ".1", ".6", "--steps", "20"),
-            "restarts-20": ("--restart", ".5", "--integrator", "euler", "--steps", "20"),
-        }.items()
-    )
-    trained, fashion = run / "ema.safetensors", out / "fashion"
     fashion_short = () if gpu else ("--steps", "2", "--preview", "0", "--optim.batch-size", "16")
     need = {"modules": PRODUCT, "device": device}
     return [
         Part(
             "digits",
             "the digits: trained and measured",
-            (train, _module("distillkac.evaluate", str(run), *drawn)),
+            (
+                _module("distillkac.train", "--preset", "demo", "--run", str(run), *fast, *short),
+                _module("distillkac.evaluate", str(run), *(() if gpu else ("--num", "60"))),
+            ),
             fresh=(run,),
             **need,
         ),
@@ -195,19 +193,10 @@ def _product(device: str, out: Path) -> list[Part]:
             **need,
         ),
         Part(
-            "methods",
-            "every method of distillation, from the digits",
-            distil,
-            path=trained,
-            fresh=tuple(out / "students" / name for name in methods),
-            **need,
-        ),
-        Part("samplers", "every sampler, from the digits", samplers, path=trained, **need),
-        Part(
             "fashion",
             "Fashion-MNIST: trained and measured",
             (
-                _module("distillkac.train", "--preset", "fashion", "--run", str(fashion), *precision, *fashion_short),
+                _module("distillkac.train", "--preset", "fashion", "--run", str(fashion), *fast, *fashion_short),
                 *((_module("distillkac.evaluate", str(fashion), "--num", "10000"),) if gpu else ()),
             ),
             path=FASHION,
@@ -223,18 +212,34 @@ def _product(device: str, out: Path) -> list[Part]:
     ]
 
 
-def _small(name: str) -> tuple[str, ...]:
-    """Options that make a distillation short, on a CPU."""
-    few = ("--optim.batch-size", "32")
-    return (
-        few
-        + {
-            "best": ("--consistency.steps", "2", "--steps", "2", "--inverse.steps", "1", "--pairs.count", "64"),
-            "paper": ("--steps", "1", "1", "1"),
-            "reconstruction": ("--steps", "1"),
-            "pairs": ("--steps", "1", "1", "1", "--inverse.steps", "1", "--pairs.count", "64"),
-        }[name]
-    )
+def _from_digits(device: str, out: Path) -> list[Part]:
+    """What begins with the run of the part digits."""
+    gpu, run = device == "cuda", out / "digits"
+    precision = ("--optim.precision", "bf16") if gpu else ()
+    need = {"modules": PRODUCT, "device": device, "path": run / "ema.safetensors"}
+    distil = ("distillkac.distill", str(run), *precision)
+    sample = ("distillkac.sample", str(run), "--model", "teacher")
+    return [
+        Part(
+            "methods",
+            "every method of distillation, from the digits",
+            tuple(
+                _module(*distil, "--out", str(out / "students" / name), *words, *(() if gpu else SMALL[name]))
+                for name, words in METHODS.items()
+            ),
+            fresh=tuple(out / "students" / name for name in METHODS),
+            **need,
+        ),
+        Part(
+            "samplers",
+            "every sampler, from the digits",
+            tuple(
+                _module(*sample, "--out", str(out / "samples" / f"{name}.png"), *words)
+                for name, words in SAMPLERS.items()
+            ),
+            **need,
+        ),
+    ]
 
 
 def _module(name: str, *words: str) -> tuple[str, ...]:

@@ -36,12 +36,11 @@ class NetworkConfig:
     """Channels per attention head."""
     dropout: float = 0.0
     """Dropout inside the residual blocks."""
-    qk_norm: bool | None = None
-    """DiT: queries and keys go through layer norms, so that attention stays calm at any learning rate. If not given, True for
-    the DiT; the U-Net has none."""
-    rotary: bool | None = None
+    qk_norm: bool = False
+    """DiT: queries and keys go through layer norms, so that attention stays calm at any learning rate."""
+    rotary: bool = False
     """DiT: queries and keys are turned by their row and column (rotary positions), so that attention knows how far apart two
-    positions are; the table of sines at the entrance stays. If not given, True for the DiT; the U-Net has none."""
+    positions are; the table of sines at the entrance stays."""
     checkpointing: bool = False
     """Gradient checkpointing: what the blocks compute on the way is computed once more in the backward pass instead of being
     kept. Less than half of the memory of a batch, a third more time."""
@@ -58,12 +57,6 @@ class NetworkConfig:
         """`patch`, or what it is where it was not given."""
         return self.patch if self.patch is not None else 2 if self.backbone == "dit" else 1
 
-    def settled(self) -> "NetworkConfig":
-        """The same with what was not given written out."""
-        dit = self.backbone == "dit"
-        qk_norm, rotary = (dit if chosen is None else chosen for chosen in (self.qk_norm, self.rotary))
-        return replace(self, patch=self.side, qk_norm=qk_norm, rotary=rotary)
-
 
 def norm_groups(channels: tuple[int, ...]) -> int:
     """Groups of the U-Net's group norms: of 8, 4, 2 and 1 the most that leave each width MIN_GROUP channels a group."""
@@ -75,11 +68,10 @@ def of_format(config: NetworkConfig, found: int) -> NetworkConfig:
     today fits its weights.
 
     Up to format 2 the group norms of every U-Net had 8 groups, so narrow ones ignored time and class. Up to format 3 the U-Net
-    had no patches, and a number that was written for them, 2 by default, meant nothing. Up to format 4 the DiT had neither
-    norms of queries and keys nor rotary positions.
+    had no patches, and a number that was written for them, 2 by default, meant nothing.
     """
-    if config.backbone == "dit":
-        return replace(config, qk_norm=False, rotary=False) if found < 5 else config
+    if config.backbone != "unet":
+        return config
     if found < 3 and config.channels and norm_groups(config.channels) != 8:
         raise ValueError(
             f"network.channels {config.channels} was trained by an earlier version, whose networks with fewer than "

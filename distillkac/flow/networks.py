@@ -13,7 +13,7 @@ from distillkac.flow import transformer
 from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
 
-__all__ = ["NetworkConfig", "VelocityNet", "norm_groups"]
+__all__ = ["NetworkConfig", "VelocityNet", "norm_groups", "recomputed"]
 
 # The sinusoidal features of UNet2DModel expect times in the hundreds; the flow's run from 0 to 1.
 TIME_SCALE = 100.0
@@ -38,7 +38,7 @@ class VelocityNet(nn.Module):
         # Both start with every residual branch and the output at zero: first velocities 0, first gradients calm.
         if config.backbone == "dit":
             self.dit = transformer.build(config, shape, num_classes)
-            if config.settled().rotary:
+            if config.rotary:
                 self.register_buffer("rotary", transformer.rotation(config, shape), persistent=False)
         else:
             self._make_unet(config, shape, num_classes)

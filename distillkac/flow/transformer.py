@@ -26,17 +26,17 @@ def build(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int) 
         patch_size=config.side,
         num_embeds_ada_norm=num_classes,
     )
-    settled, numbers = config.settled(), _numbers(config)
+    numbers = _numbers(config)
     for block in dit.transformer_blocks:
         zero(block.norm1.linear)  # adaLN-zero: every block starts as the identity
         block.norm1.emb.class_embedder.dropout_prob = 0.0  # the objective drops classes, by its own seed
         if numbers:
             block.norm1.emb = _WithNumbers(block.norm1.emb, config.channels[0], numbers)
         if (
-            settled.qk_norm
+            config.qk_norm
         ):  # layer norms, of which torch has one kernel: those by the mean square took twice the time on a CPU
             block.attn1.norm_q, block.attn1.norm_k = (nn.LayerNorm(config.head_dim) for _ in range(2))
-        if settled.rotary:
+        if config.rotary:
             block.attn1.set_processor(backbones.rotary_attention()())
     zero(dit.proj_out_2)
     if shape[1] != shape[2]:
@@ -69,10 +69,10 @@ def check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
         )
     if config.channels[0] % 4:  # its positions are a sine and a cosine of either coordinate
         raise ValueError(f"network.backbone dit takes a width that is a multiple of 4, got {config.channels[0]}")
-    if config.settled().rotary and config.head_dim % 4:  # so are these
+    if config.rotary and config.head_dim % 4:  # so are these
         raise ValueError(
             f"network.rotary takes a network.head_dim that is a multiple of 4, got {config.head_dim}: take another, or "
-            "--network.rotary False"
+            "omit network.rotary"
         )
     if config.augment_embedding:
         raise ValueError("network.backbone dit does not take labels of augmentation as an input: omit augment")

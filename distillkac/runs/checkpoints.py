@@ -37,11 +37,10 @@ CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 ORIGINAL = "ema-original.safetensors"
 """The moving average, where `evaluate --keep-best` has put another average in its place."""
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
-FORMAT = 5
+FORMAT = 4
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
 paths of data as they were typed, no fingerprint of the data, none of a student's teacher; and the group norms of narrow
-networks had one channel a group. Up to 3: the U-Net had no patches, whatever network.patch said. Up to 4:
-the DiT had no norms of queries and keys, and no rotary positions (network_config.of_format)."""
+networks had one channel a group. Up to 3: the U-Net had no patches, whatever network.patch said (network_config.of_format)."""
 
 
 def begun(folder: Path) -> bool:

@@ -90,8 +90,8 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
         if f.name == "network" and {type(before), type(now)} != {NetworkConfig}:
             yield from _change("the network", _network_name(before), _network_name(now))
         elif f.name in ("data", "noise", "network"):
-            if f.name == "network":  # a patch, say, may be given as what it is by default
-                before, now = before.settled(), now.settled()
+            if f.name == "network":  # a patch may be given as what it is by default
+                before, now = (dataclasses.replace(network, patch=network.side) for network in (before, now))
             yield from changes(before, now, option, FREE.get(f.name, ()))
         elif f.name == "optim":  # the state of one is of no use to the other
             yield from _change(f"{option}.optimizer", before.optimizer, now.optimizer)

@@ -66,10 +66,10 @@ NETWORKS = {
     "16 in patches of 4, in colour": (NetworkConfig(channels=(16,), head_dim=8, patch=4), (3, 32, 32)),
 }
 TRANSFORMERS = {
-    "transformer of 4": (NetworkConfig("dit", channels=(4,), head_dim=2, rotary=False), DIGITS),
+    "transformer of 4": (NetworkConfig("dit", channels=(4,), head_dim=2), DIGITS),
     "transformer of 16": (NetworkConfig("dit", channels=(16,), head_dim=8, layers=2), DIGITS),
-    "transformer of 16 as it was": (
-        NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=False, rotary=False),
+    "with norms and rotary positions": (
+        NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=True, rotary=True),
         DIGITS,
     ),
     "transformer of images of two sides": (NetworkConfig("dit", channels=(16,), head_dim=8), (3, 6, 10)),
@@ -128,7 +128,7 @@ WIDE = [
     NetworkConfig(),
     NetworkConfig(channels=(32,)),
     NetworkConfig(channels=(256, 512)),
-    NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=False, rotary=False),
+    NetworkConfig("dit", channels=(16,), head_dim=8),
 ]
 
 
@@ -240,7 +240,7 @@ def deaf(name: str, monkeypatch):
 LEARNERS = {
     "by pixels": TINY,
     "by patches": replace(TINY, channels=(16,), patch=2),
-    "by a transformer": NetworkConfig("dit", channels=(16,), head_dim=8),
+    "by a transformer": NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=True, rotary=True),
 }
 
 

@@ -42,7 +42,7 @@ def woken(network):
         (NetworkConfig(backbone="dit", channels=(32,), layers=2, head_dim=16), DIGITS),
         (NetworkConfig(backbone="dit", channels=(16,), layers=1, head_dim=16, patch=4), (3, 32, 32)),
         (NetworkConfig(backbone="dit", channels=(16,), layers=2, head_dim=8, patch=4), (1, 12, 20)),
-        (NetworkConfig(backbone="dit", channels=(16,), head_dim=8, patch=2, qk_norm=False, rotary=False), (3, 10, 4)),
+        (NetworkConfig(backbone="dit", channels=(16,), head_dim=8, patch=2, qk_norm=True, rotary=True), (3, 10, 4)),
     ],
 )
 def test_velocity_is_shaped_like_the_image(config, shape):

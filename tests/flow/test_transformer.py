@@ -9,7 +9,7 @@ from distillkac.base.random import generator
 from distillkac.flow import transformer
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 
-CONFIG = NetworkConfig("dit", channels=(16,), layers=2, head_dim=8)
+CONFIG = NetworkConfig("dit", channels=(16,), layers=2, head_dim=8, qk_norm=True, rotary=True)
 
 
 def normal(*shape):

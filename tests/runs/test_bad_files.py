@@ -89,7 +89,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(run, how):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda s: s.update(format=6), r"training\.pt: has format 6, of a later version .* reads formats 1 to 5"),
+        (lambda s: s.update(format=5), r"training\.pt: has format 5, of a later version .* reads formats 1 to 4"),
         (lambda s: s.update(format="2"), r"format must be a whole number"),
         (lambda s: s.update(step=-1), r"step must be a whole number of at least 0"),
         (lambda s: s.update(step=1e9), r"step must be a whole number"),

@@ -164,10 +164,10 @@ def test_a_transformer_trains(tmp_path):
     [
         (NetworkConfig(backbone="dit"), "one number as network.channels"),
         (NetworkConfig(backbone="dit", channels=(32,), patch=3), "network.patch 3 divides"),
-        (NetworkConfig(backbone="dit", channels=(30,), head_dim=6, rotary=True), "a width that is a multiple of 4"),
+        (NetworkConfig(backbone="dit", channels=(30,), head_dim=6), "a width that is a multiple of 4"),
         (
-            NetworkConfig(backbone="dit", channels=(36,), head_dim=6),
-            "multiple of 4, got 6: take another, or --network.rotary",
+            NetworkConfig(backbone="dit", channels=(36,), head_dim=6, rotary=True),
+            "multiple of 4, got 6: take another, or omit",
         ),
         (NetworkConfig(rotary=True), "network.rotary is of the transformer, got network.backbone unet"),
         (NetworkConfig(qk_norm=True), "network.qk_norm is of the transformer"),

@@ -21,6 +21,7 @@ SEED = 4
 NETWORKS = {
     "unet": NetworkConfig(channels=(8, 16), head_dim=8, attention=(0,), interval_embedding=True),
     "dit": NetworkConfig("dit", channels=(16,), head_dim=8, interval_embedding=True),
+    "rotary": NetworkConfig("dit", channels=(16,), head_dim=8, qk_norm=True, rotary=True, interval_embedding=True),
 }
 BACKBONES = pytest.mark.parametrize("backbone", NETWORKS)
 

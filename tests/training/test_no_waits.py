@@ -99,10 +99,9 @@ def test_what_a_run_learns_from_data(process, backbone, kind):
     [
         {"times": TimesConfig("logit-normal", -0.5, 1.2, shift=2.0)},
         {"weight": "min-snr"},
-        {"weight": "learned"},
         {"augment": 0.5, "network": dataclasses.replace(NETWORK, augment_embedding=True)},
     ],
-    ids=["times", "min-snr", "learned", "augment"],
+    ids=["times", "min-snr", "augment"],
 )
 def test_times_weights_and_augmentation(process, options):
     whole = config(process, **options)
@@ -110,14 +109,21 @@ def test_times_weights_and_augmentation(process, options):
     check(objective_for(whole, made), trained(whole, made))
 
 
-def test_average_velocities_by_forward_mode():
-    """On a CPU: the device meta has no autocast, which forward mode turns off."""
-    own = AverageVelocityConfig(derivative="forward")
-    whole = config(objective="average-velocity", average_velocity=own)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "average-velocity", "average_velocity": AverageVelocityConfig(derivative="forward")},
+        {"weight": "learned"},
+    ],
+    ids=["forward mode", "learned weight"],
+)
+def test_what_turns_autocast_off(options):
+    """On a CPU: the device meta has no autocast."""
+    whole = config(**options)
     network = build_network(whole)
     learns, here = objective_for(whole, network), Batch(*ToyData().__getitems__([0, 1, 2, 3]), 3, 0, 4)
     with no_waits(torch.device("cpu")):
-        learns(network, here).backward()
+        learns(trained(whole, network), here).backward()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
