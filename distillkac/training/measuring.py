@@ -86,6 +86,7 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
             "config.optim.measure_every needs measure=, what measures the images, such as "
             "distillkac.evaluation.training_figures.TrainingFigures(train, test)"
         )
+    _check_steps(config)
     sampler, process = sampler_of(config), config.noise.build()
     count = count_of(config.optim, sampler.steps)
 
@@ -96,6 +97,21 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
         return figures(samples.images, samples.labels)
 
     return Measuring(config.optim, count, count * sampler.steps, figures.prepare, measured)
+
+
+def _check_steps(config: RunConfig) -> None:
+    """Raises ValueError if the run has not the steps for what it asks for, which would then be ignored."""
+    every, most = config.optim.measure_every, config.steps // config.optim.measure_every
+    if most < 1:
+        raise ValueError(
+            f"optim.measure_every {every} is more than the {config.steps} steps of the run, which would never be measured: "
+            "give fewer, or omit it"
+        )
+    if config.optim.stop == "plateau" and most < 2 * WINDOW:
+        raise ValueError(
+            f"optim.stop plateau compares {2 * WINDOW} measurements, and {config.steps} steps have {most} with "
+            f"optim.measure_every {every}: measure more often, or omit optim.stop"
+        )
 
 
 class Measuring:
@@ -130,6 +146,11 @@ class Measuring:
             self.lines = [line for line in found if "measured" in line and line["step"] <= step]
             if self.lines and self.lines[-1]["step"] == step and self.improved():
                 kept.keep_best(folder)
+            if self.lines and (before := self.lines[-1]["measured"]["images"]) != self.count:
+                Bar.write(
+                    f"{folder} was measured by {before} images, which does not compare with {self.count}: {kept.BEST} is chosen "
+                    f"anew from now on; --optim.measure-images {before} goes on as before"
+                )
             self.prepare()
         self.wait()
         last = self.lines[-1]["measured"] if self.lines else {"elapsed": 0.0, "spent": 0.0}

@@ -225,3 +225,24 @@ def test_what_measures_and_when_belong_together(tmp_path):
             OptimConfig(**options)
     with pytest.raises(ValueError, match="measure_every is of train: omit it, and measure students by evaluate"):
         DistillConfig(optim=OptimConfig(measure_every=100))
+
+
+def test_a_measurement_that_would_never_come_is_refused(tmp_path):
+    """A run that was asked to be measured, or to end by it, and has too few steps for that."""
+    with pytest.raises(ValueError, match="measure_every 3 is more than the 2 steps of the run"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2, measure_every=3), measure=Scripted([]))
+    with pytest.raises(ValueError, match="plateau compares 8 measurements, and 15 steps have 7 with optim.measure_every 2"):
+        train_in_python(
+            tmp_path / "run", ToyData(), config=config(15, measure_every=2, stop="plateau"), measure=Scripted([])
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_goes_on_with_other_numbers_of_images_says_what_becomes_of_the_best(tmp_path, patient, capsys):
+    run = tmp_path / "run"
+    train_in_python(run, ToyData(), config=config(2), measure=Scripted([2.0, 1.0]))
+    assert "does not compare" not in capsys.readouterr().out
+    lenient = Scripted([])
+    lenient.__class__ = type("Lenient", (Scripted,), {"__call__": lambda *_: {"frechet": 1.5}})
+    train_in_python(run, ToyData(), config=config(3, measure_images=12), measure=lenient, resume=True)
+    assert "was measured by 10 images, which does not compare with 12: best is chosen anew" in capsys.readouterr().out
