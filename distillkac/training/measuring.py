@@ -91,7 +91,7 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
             "measure must be an object with the methods prepare() and __call__(images, labels), such as TrainingFigures(train, "
             f"test), got {figures!r:.80}"
         )
-    _check_steps(config)
+    check_steps(config)
     sampler, process = sampler_of(config), config.noise.build()
     count = count_of(config.optim, sampler.steps)
 
@@ -104,8 +104,10 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
     return Measuring(config.optim, count, count * sampler.steps, figures.prepare, measured)
 
 
-def _check_steps(config: RunConfig) -> None:
+def check_steps(config: RunConfig) -> None:
     """Raises ValueError if the run has not the steps for what it asks for, which would then be ignored."""
+    if not config.optim.measure_every:
+        return
     every, most = config.optim.measure_every, config.steps // config.optim.measure_every
     if most < 1:
         raise ValueError(

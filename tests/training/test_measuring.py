@@ -265,7 +265,7 @@ def test_what_measures_and_when_belong_together(tmp_path):
         DistillConfig(optim=OptimConfig(measure_every=100))
 
 
-def test_a_measurement_that_would_never_come_is_refused(tmp_path):
+def test_a_measurement_that_would_never_come_is_refused(tmp_path, capsys):
     """A run that was asked to be measured, or to end by it, and has too few steps for that."""
     with pytest.raises(ValueError, match="measure_every 3 is more than the 2 steps of the run"):
         train_in_python(tmp_path / "run", ToyData(), config=config(2, measure_every=3), measure=Scripted([]))
@@ -274,6 +274,19 @@ def test_a_measurement_that_would_never_come_is_refused(tmp_path):
             tmp_path / "run", ToyData(), config=config(15, measure_every=2, stop="plateau"), measure=Scripted([])
         )
     assert not (tmp_path / "run").exists()
+    assert train.main(["--run", str(tmp_path / "run"), *MEASURED, "--steps", "1", "--dry-run"]) == 1
+    assert "measure_every 2 is more than the 1 steps of the run" in capsys.readouterr().err
+
+
+def test_the_best_of_a_run_without_a_checkpoint_is_not_written_over(tmp_path, patient):
+    """Of one whose own weights were removed to begin anew, say: its best checkpoint is a run folder like any other."""
+    run = tmp_path / "run"
+    train_in_python(run, ToyData(), config=config(2), measure=Scripted([2.0, 1.0]))
+    for name in (checkpoints.STATE, checkpoints.MODEL, checkpoints.EMA):
+        (run / name).unlink()
+    with pytest.raises(ValueError, match="holds weights of a run, but no"):
+        train_in_python(run, ToyData(), config=config(2), measure=Scripted([]))
+    assert checkpoints.load_weights(run / "best")[1] == 2
 
 
 def test_a_run_that_goes_on_with_other_numbers_of_images_says_what_becomes_of_the_best(tmp_path, patient, capsys):
