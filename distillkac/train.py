@@ -63,9 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.run_data import check_place, located
     from distillkac.runs.start import check_source, started
     from distillkac.training.cost import cost, described
+    from distillkac.training.measuring import check_steps
     from distillkac.training.teacher import fit_teacher, with_data
 
     process = args.config.noise.build()
+    check_steps(args.config)
     if args.init is not None:
         check_source(args.init)
     if saved is not None:

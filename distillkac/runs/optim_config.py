@@ -122,6 +122,8 @@ class OptimConfig:
 def _check_averages(optim: OptimConfig) -> None:
     for name, least, most in (("averages", 0.0, LONGEST_AVERAGE), ("decays", 0.0, 1.0)):
         values = getattr(optim, name)
+        if not isinstance(values, tuple | list):
+            raise ValueError(f"optim.{name} is a tuple of numbers, such as (0.1,), got {values!r:.80}")
         if len(set(values)) < len(values):
             raise ValueError(f"optim.{name} names one of its averages twice, got {values}")
         for value in values:

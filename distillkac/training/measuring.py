@@ -86,6 +86,12 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
             "config.optim.measure_every needs measure=, what measures the images, such as "
             "distillkac.evaluation.training_figures.TrainingFigures(train, test)"
         )
+    if isinstance(figures, type) or not (callable(figures) and callable(getattr(figures, "prepare", None))):
+        raise ValueError(
+            "measure must be an object with the methods prepare() and __call__(images, labels), such as TrainingFigures(train, "
+            f"test), got {figures!r:.80}"
+        )
+    check_steps(config)
     sampler, process = sampler_of(config), config.noise.build()
     count = count_of(config.optim, sampler.steps)
 
@@ -96,6 +102,34 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
         return figures(samples.images, samples.labels)
 
     return Measuring(config.optim, count, count * sampler.steps, figures.prepare, measured)
+
+
+def check_steps(config: RunConfig) -> None:
+    """Raises ValueError if the run has not the steps for what it asks for, which would then be ignored."""
+    if not config.optim.measure_every:
+        return
+    every, most = config.optim.measure_every, config.steps // config.optim.measure_every
+    if most < 1:
+        raise ValueError(
+            f"optim.measure_every {every} is more than the {config.steps} steps of the run, which would never be measured: "
+            "give fewer, or omit it"
+        )
+    if config.optim.stop == "plateau" and most < 2 * WINDOW:
+        raise ValueError(
+            f"optim.stop plateau compares {2 * WINDOW} measurements, and {config.steps} steps have {most} with "
+            f"optim.measure_every {every}: measure more often, or omit optim.stop"
+        )
+
+
+def _numbers(figures: object) -> dict[str, float]:
+    """Figures as plain numbers, also of torch and numpy. Raises ValueError if they are none, or do not tell the best."""
+    try:
+        found = {name: float(value) for name, value in figures.items()}  # type: ignore[attr-defined]  # tried
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        raise ValueError(f"what measures must return a dict of numbers, by name, got {figures!r:.200}") from None
+    if not math.isfinite(found.get("frechet", math.nan)):
+        raise ValueError(f'what measures must return a finite "frechet", by which the best is chosen, got {figures}')
+    return found
 
 
 class Measuring:
@@ -130,6 +164,11 @@ class Measuring:
             self.lines = [line for line in found if "measured" in line and line["step"] <= step]
             if self.lines and self.lines[-1]["step"] == step and self.improved():
                 kept.keep_best(folder)
+            if self.lines and (before := self.lines[-1]["measured"]["images"]) != self.count:
+                Bar.write(
+                    f"{folder} was measured by {before} images, which does not compare with {self.count}: {kept.BEST} is "
+                    f"chosen anew from now on; --optim.measure-images {before} goes on as before"
+                )
             self.prepare()
         self.wait()
         last = self.lines[-1]["measured"] if self.lines else {"elapsed": 0.0, "spent": 0.0}
@@ -158,9 +197,13 @@ class Measuring:
             return None
         start, network, reason, best = time.perf_counter(), average(), None, False
         if log is not None:
-            figures = self.measured(network)
-            seconds = time.perf_counter() - start
-            self.note(step, figures, seconds, log)
+            try:
+                figures = _numbers(self.measured(network))
+            except Exception:
+                if self.accelerator.num_processes == 1:  # of several all must save, and the others wait for a figure
+                    checkpoint()  # what was trained is not to be lost with it
+                raise
+            self.note(step, figures, time.perf_counter() - start, log)
             best, reason = self.improved(), self.reason()
         self.wait()
         if agreed(best):
@@ -198,10 +241,6 @@ class Measuring:
 
     def note(self, step: int, figures: dict[str, float], seconds: float, log: checkpoints.MetricsLog) -> None:
         """Writes the line of a measurement, to the trackers too."""
-        if not math.isfinite(figures.get("frechet", math.nan)):
-            raise ValueError(
-                f'what measures must return a finite "frechet", by which the best is chosen, got {figures}'
-            )
         self.accelerator.log(figures, step=step)
         elapsed = time.perf_counter() - self.started
         clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}

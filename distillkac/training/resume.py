@@ -34,7 +34,8 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
             f"{folder} is a checkpoint that {keeper} keeps, and removes in its time: copy it to a new place to train it there"
         )
     if not (folder / checkpoints.STATE).exists():
-        if (folder / checkpoints.EMA).exists() or kept.kept(folder):
+        best = folder / kept.BEST / checkpoints.CONFIG
+        if (folder / checkpoints.EMA).exists() or kept.kept(folder) or best.exists():
             raise ValueError(
                 f"{folder} holds weights of a run, but no {checkpoints.STATE} to go on from: choose another folder, or remove "
                 "them"

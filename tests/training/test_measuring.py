@@ -1,5 +1,6 @@
 """A training that is measured on the way: nothing of it reaches the weights; the best is kept; plateau and copying end it."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -213,6 +214,43 @@ def test_what_measures_must_tell_which_is_the_best(tmp_path, patient, answer):
         train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=figures)
 
 
+class Answering(Scripted):
+    """Gives what it was told to, or raises it."""
+
+    def __call__(self, images, labels):
+        if isinstance(answer := self.values[0], Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("answer", [None, 1.0, {"frechet": "low"}, {"frechet": 1.0, "more": torch.ones(3)}])
+def test_what_measures_must_return_numbers(tmp_path, patient, answer):
+    with pytest.raises(ValueError, match="must return a dict of numbers, by name"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=Answering([answer]))
+
+
+@pytest.mark.parametrize("number", [torch.tensor(1.5), np.float32(1.5)])
+def test_figures_may_be_numbers_of_torch_and_numpy(tmp_path, patient, number):
+    train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=Answering([{"frechet": number}]))
+    assert [line["frechet"] for _, line in figures_of(tmp_path / "run")] == [1.5, 1.5]
+
+
+def test_what_was_trained_is_saved_when_a_measurement_fails(tmp_path, patient):
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="the evaluator broke"):
+        train_in_python(run, ToyData(), config=config(2), measure=Answering([RuntimeError("the evaluator broke")]))
+    assert checkpoints.load_weights(run)[1] == 1
+    train_in_python(run, ToyData(), config=config(2), measure=Scripted([1.0]), resume=True)
+    assert [step for step, _ in figures_of(run)] == [2]
+
+
+@pytest.mark.parametrize("wrong", [lambda images, labels: {"frechet": 1.0}, Scripted, "fid"])
+def test_what_measures_has_the_two_methods(tmp_path, wrong):
+    with pytest.raises(ValueError, match=r"measure must be an object with the methods prepare\(\)"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_measures_and_when_belong_together(tmp_path):
     with pytest.raises(ValueError, match=r"config.optim.measure_every needs measure="):
         train_in_python(tmp_path / "run", ToyData(), config=config(2))
@@ -225,3 +263,37 @@ def test_what_measures_and_when_belong_together(tmp_path):
             OptimConfig(**options)
     with pytest.raises(ValueError, match="measure_every is of train: omit it, and measure students by evaluate"):
         DistillConfig(optim=OptimConfig(measure_every=100))
+
+
+def test_a_measurement_that_would_never_come_is_refused(tmp_path, capsys):
+    """A run that was asked to be measured, or to end by it, and has too few steps for that."""
+    with pytest.raises(ValueError, match="measure_every 3 is more than the 2 steps of the run"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2, measure_every=3), measure=Scripted([]))
+    with pytest.raises(ValueError, match="plateau compares 8 measurements, and 15 steps have 7 with"):
+        train_in_python(
+            tmp_path / "run", ToyData(), config=config(15, measure_every=2, stop="plateau"), measure=Scripted([])
+        )
+    assert not (tmp_path / "run").exists()
+    assert train.main(["--run", str(tmp_path / "run"), *MEASURED, "--steps", "1", "--dry-run"]) == 1
+    assert "measure_every 2 is more than the 1 steps of the run" in capsys.readouterr().err
+
+
+def test_the_best_of_a_run_without_a_checkpoint_is_not_written_over(tmp_path, patient):
+    """Of one whose own weights were removed to begin anew, say: its best checkpoint is a run folder like any other."""
+    run = tmp_path / "run"
+    train_in_python(run, ToyData(), config=config(2), measure=Scripted([2.0, 1.0]))
+    for name in (checkpoints.STATE, checkpoints.MODEL, checkpoints.EMA):
+        (run / name).unlink()
+    with pytest.raises(ValueError, match="holds weights of a run, but no"):
+        train_in_python(run, ToyData(), config=config(2), measure=Scripted([]))
+    assert checkpoints.load_weights(run / "best")[1] == 2
+
+
+def test_a_run_that_goes_on_with_other_numbers_of_images_says_what_becomes_of_the_best(tmp_path, patient, capsys):
+    run = tmp_path / "run"
+    train_in_python(run, ToyData(), config=config(2), measure=Scripted([2.0, 1.0]))
+    assert "does not compare" not in capsys.readouterr().out
+    lenient = Scripted([])
+    lenient.__class__ = type("Lenient", (Scripted,), {"__call__": lambda *_: {"frechet": 1.5}})
+    train_in_python(run, ToyData(), config=config(3, measure_images=12), measure=lenient, resume=True)
+    assert "was measured by 10 images, which does not compare with 12: best is chosen anew" in capsys.readouterr().out
