@@ -42,3 +42,9 @@ def script(path: Path) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path.parent)
         return importlib.import_module(path.stem)
+
+
+def outside_make() -> dict[str, str]:
+    """The environment without what make hands on: the ARGS of `make test ARGS=...` are of no other target."""
+    own = ("ARGS", "RUN", "PRECISION", "CPU_LEVELS")
+    return {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name not in own}

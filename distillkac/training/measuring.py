@@ -124,7 +124,8 @@ def check_steps(config: RunConfig) -> None:
 def _numbers(figures: object) -> dict[str, float]:
     """Figures as plain numbers, also of torch and numpy. Raises ValueError if they are none, or do not tell the best."""
     try:
-        found = {name: float(value) for name, value in figures.items()}  # type: ignore[attr-defined]  # tried
+        items = figures.items()  # type: ignore[attr-defined]  # whether it is a dict is what is tried here
+        found = {name: float(value) for name, value in items}
     except (AttributeError, TypeError, ValueError, RuntimeError):
         raise ValueError(f"what measures must return a dict of numbers, by name, got {figures!r:.200}") from None
     if not math.isfinite(found.get("frechet", math.nan)):

@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from distillkac import __main__
-from tests.places import ROOT, script
+from tests.places import ROOT, outside_make, script
 from tests.toys import TINY_OPTIONS
 
 FILES = [
@@ -154,7 +154,8 @@ def check(line: str) -> None:
 
 def check_make(words: list[str]) -> None:
     """The targets exist, and the commands of ours that they would run, with ARGS and RUN in them, are right too."""
-    done = subprocess.run(["make", "-n", "-s", "PYTHON=python3", *words], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "-n", "-s", "PYTHON=python3", *words]
+    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         if found := re.match(r"(?:\w+=\S+ )?\.venv/bin/(python -m distillkac\..*)", line):

@@ -1,6 +1,5 @@
 """The Makefile beside a Python that only notes what it is asked: environments half-made, names with spaces, moved folders."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import conftest
-from tests.places import ROOT
+from tests.places import ROOT, outside_make
 
 # Stands for Python: notes its arguments, makes "environments" that hold a copy of itself, and has pip if the file pip is there.
 PYTHON = """#!/bin/sh
@@ -46,7 +45,7 @@ class Tree:
     def make(self, *words: str, code: int = 0) -> list[list[str]]:
         """The arguments of every call of Python, but for the questions whether there is a pip."""
         self.log.write_text("")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        environment = outside_make()
         command = ["make", f"PYTHON={self.python}", *words]
         result = subprocess.run(
             command, cwd=self.root, env=environment | {"LOG": str(self.log)}, capture_output=True, text=True
