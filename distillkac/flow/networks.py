@@ -82,6 +82,10 @@ class VelocityNet(nn.Module):
                 raise ValueError(
                     f"the network takes {'' if taken else 'no '}{name}_embedding), got {'none' if value is None else 'one'}"
                 )
+        if augment is not None and not self.config.augment_embedding:
+            raise ValueError(
+                "the network takes no augment (augment_embedding), got one: omit it, or train with --augment"
+            )
         if self.config.backbone == "dit":
             numbers = ([] if w is None else [w.to(t.dtype)]) + ([] if r is None else [t - r])
             times = torch.stack([TIME_SCALE * t, *numbers], -1) if numbers else TIME_SCALE * t

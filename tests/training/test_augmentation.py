@@ -224,3 +224,9 @@ def test_own_networks_are_refused_by_name(tmp_path):
         train_own(tmp_path, ToyData(), Own(), RunConfig(augment=0.1, label_drop=0.0))
     with pytest.raises(ValueError, match=r"augment has nothing to do: every augmentation\.\* is 0"):
         RunConfig(augment=0.1, augmentation=OFF)
+
+
+def test_a_network_without_the_embedding_takes_no_labels():
+    network, x = build_network(run_config()), torch.zeros(2, *run_config().shape)
+    with pytest.raises(ValueError, match="the network takes no augment"):
+        network(x, torch.ones(2), torch.zeros(2, dtype=torch.int64), augment=torch.zeros(2, AUGMENT_LABELS))
