@@ -15,7 +15,7 @@ command(lambda argv=None: print(os.environ.get("OMP_WAIT_POLICY")) or 0)()
 
 
 @pytest.mark.parametrize(
-    "given, before, expected",
+    ("given", "before", "expected"),
     [
         ({}, "", "PASSIVE"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "", "ACTIVE"),
