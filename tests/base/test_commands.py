@@ -25,7 +25,9 @@ command(lambda argv=None: print(os.environ.get("OMP_WAIT_POLICY")) or 0)()
     ids=["unset", "set", "spin count", "too late"],
 )
 def test_threads_wait_passively_unless_the_environment_says_how(given, before, expected):
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
     words = [sys.executable, "-c", SHOW.format(before=before)]
     shown = subprocess.run(words, env=environment | given, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == expected
