@@ -55,7 +55,7 @@ Tensor kac_noise(Tensor t, std::vector<int64_t> size, Text process, double a, do
       fail("kac_noise", "size must make fewer than 2^60 elements, got ", extent, " in it");
     shape.push_back(extent);
   }
-  Tensor out = torch::stable::new_empty(t, shape, dtype);
+  Tensor out = new_tensor(t, shape, dtype);
   kac_noise_out<Device>(t, out, process, a, c, seed, seed_tensor, offset);
   return out;
 }
@@ -103,7 +103,7 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
   const SpeedLimit limit = speed_limit(op, "u_cond", process, max_speed, u_cond);
   const Dtype dtype = element_type(op, "u_cond", u_cond.scalar_type());
   row_scalars(op, "w", w, w_rows, u_cond);  // before it is copied
-  Tensor out = torch::stable::new_empty(u_cond, u_cond.sizes());
+  Tensor out = new_tensor(u_cond, u_cond.sizes());
   if (empty(rows)) return out;
   const Tensor cond = packed(u_cond), uncond = packed(u_uncond);
   const OptionalTensor weights = packed(w_rows);
@@ -207,9 +207,9 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   check_apart(op, "out", grad_u, "x_end", to, true);
   check_apart(op, "out", grad_u, "delta", deltas);
   check_apart(op, "out", grad_u, "weight", weights);
-  Tensor loss = torch::stable::new_empty(x, {}, ScalarType::Float);
+  Tensor loss = new_tensor(x, {}, ScalarType::Float);
   const int64_t chunks = units_in(rows, kLossChunk);
-  Tensor partial_sums = torch::stable::new_empty(x, {chunks}, ScalarType::Double);
+  Tensor partial_sums = new_tensor(x, {chunks}, ScalarType::Double);
   EndpointLossArgs args{
       .x = from.const_data_ptr(),
       .u = velocity.const_data_ptr(),
