@@ -20,7 +20,7 @@ def kernel_flags(level: str) -> list[str]:
     return [flag for name in names for flag in cmake_flags(name)]
 
 
-def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text: text) -> Path:
+def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text: text, compiler="g++") -> Path:
     """The program of `driver`, linked with the kernels of `levels`. A second build compiles what has changed.
 
     flags: further ones, which win over those of the kernels. mutate(name, text): plants a bug, to test the tests.
@@ -44,12 +44,12 @@ def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text
         target = folder / f"{source.stem}.{level}.o"
         if target.exists() and not every and source not in changed:
             return str(target)
-        command = ["g++", "-std=gnu++20", "-g", *kernel_flags(level), *flags, f"-DDISTILLKAC_ARCH={level}", "-w"]
+        command = [compiler, "-std=gnu++20", "-g", *kernel_flags(level), *flags, f"-DDISTILLKAC_ARCH={level}", "-w"]
         subprocess.run([*command, f"-I{folder}", f"-I{csrc}", "-c", str(source), "-o", str(target)], check=True)
         return str(target)
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, jobs))
     program = folder / "driver"
-    subprocess.run(["g++", *flags, *objects, "-pthread", "-o", str(program)], check=True)
+    subprocess.run([compiler, *flags, *objects, "-pthread", "-o", str(program)], check=True)
     return program

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "checks.h"
 #include "../kernels.h"
@@ -68,10 +69,29 @@ inline Rows rows_of(const char* op, const char* name, const Tensor& tensor) {
 }
 inline bool empty(const Rows& rows) { return rows.count == 0 || rows.width == 0; }
 
+// A new contiguous tensor where `like` is. Not torch::stable::new_empty, which looks its operator up by name.
+inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                         std::optional<ScalarType> dtype = {}) {
+  std::vector<int64_t> strides(sizes.size());
+  uint64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = int64_t(stride);
+    stride *= uint64_t(sizes[i] > 1 ? sizes[i] : 1);
+  }
+  const ScalarType type = dtype ? *dtype : like.scalar_type();
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+                                                  device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
 // A new contiguous tensor of x's shape; x is checked first, so that nothing large is allocated for a wrong argument.
 inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::optional<ScalarType> dtype = {}) {
   rows_of(op, name, x);
-  return torch::stable::new_empty(x, x.sizes(), dtype);
+  return new_tensor(x, x.sizes(), dtype);
 }
 
 inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {

@@ -12,6 +12,11 @@ namespace distillkac {
 namespace portable {
 extern const CpuKernels kKernels;
 }
+#ifdef DISTILLKAC_ARM
+namespace neon {
+extern const CpuKernels kKernels;
+}
+#endif
 #ifdef DISTILLKAC_X86
 namespace avx2 {
 extern const CpuKernels kKernels;
@@ -39,6 +44,9 @@ bool has_f16c() {
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found = {{"portable", &portable::kKernels}};
+#ifdef DISTILLKAC_ARM
+    found.push_back({"neon", &neon::kKernels});  // part of every processor of 64 bits
+#endif
 #ifdef DISTILLKAC_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())

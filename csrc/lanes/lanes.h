@@ -1,5 +1,5 @@
-// Lanes: the same element code runs on one float (Scalar: portable build, loop tails, CUDA threads), eight (Avx2) or
-// sixteen (Avx512). Intrinsics are in avx2.h and avx512.h only. Every operation is IEEE-exact and every fused
+// Lanes: the same element code runs on one float (Scalar: portable build, loop tails, CUDA threads), four (Neon), eight
+// (Avx2) or sixteen (Avx512). Intrinsics are in neon.h, avx2.h and avx512.h only. Every operation is IEEE-exact and every fused
 // multiply-add is written out (compile with -ffp-contract=off), so all widths give the same bits.
 #pragma once
 #include "scalar.h"
@@ -9,6 +9,9 @@
 #if !defined(__CUDACC__) && defined(__AVX512F__)
 #include "avx512.h"
 #endif
+#if defined(DISTILLKAC_NEON)  // every ARM processor of 64 bits has it: the level is asked for, not the machine
+#include "neon.h"
+#endif
 
 DK_NAMESPACE_BEGIN
 
@@ -17,6 +20,8 @@ DK_NAMESPACE_BEGIN
 using Lanes = Avx512;
 #elif !defined(__CUDACC__) && defined(__AVX2__)
 using Lanes = Avx2;
+#elif defined(DISTILLKAC_NEON)
+using Lanes = Neon;
 #else
 using Lanes = Scalar;
 #endif

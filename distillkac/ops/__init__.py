@@ -12,10 +12,12 @@ Common to all:
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the
   op's device, which a CUDA graph replay reads anew. Element i of row b depends on (seed, offset + b, i) alone: not on the
   device, the threads, the SIMD level or how a batch is split.
+- the same seed (offset, process, a, c) at several times is one path: K moves on with t as the flow moves it, dK/dt = v(t, K),
+  and keeps its quantile; of `kac_pair` dx_t/dt = u (docs/method.md, section 3).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -39,6 +41,19 @@ __all__ = [
 
 _lib = torch.ops.distillkac
 _rules.register(with_cuda=bool(_native.build_info()["cuda"]))
+_none, _random = type(None), (int, type(None), int)
+_KAC, _PAIRS = (str, float, float), (str, float, float, str, str, float, *_random)
+_LIMITS = ((_none, str), (float, str))
+_NOISE = given.Calls(
+    _lib.kac_noise.default, _lib.kac_noise.out, ((*_KAC, *_random), (tuple, *_KAC, *_random, torch.dtype)), False
+)
+_VELOCITY = given.Calls(_lib.kac_velocity.default, _lib.kac_velocity.out, (_KAC,))
+_PAIR = given.Calls(_lib.kac_pair.default, _lib.kac_pair.out, (_PAIRS,))
+_PAIR_TO = given.Calls(_lib.kac_pair.to, _lib.kac_pair.to_out, (_PAIRS,))
+_GUIDED = given.Calls(_lib.guided_velocity.default, None, tuple((float, _none, *limit) for limit in _LIMITS))
+_STEPS = tuple((float, float, float, _none, _none, _none, *limit) for limit in _LIMITS)
+_STEP = given.Calls(_lib.guided_step.default, _lib.guided_step.out, _STEPS)
+_LOSS = given.Calls(_lib.endpoint_loss.default, _lib.endpoint_loss.out, ((),))
 
 Seed = int | Tensor | torch.Generator
 ProcessName = Literal["telegraph", "planar"]
@@ -63,6 +78,12 @@ def kac_noise(
     Returns (B, *size), |K| <= c*t (per pair for planar); `out`, a contiguous (B, *size) tensor, is filled if given.
     Not differentiable.
     """
+    rest: tuple[object, ...] = (process, a, c, seed, None, offset)
+    fits = out is None or (type(out) is type(t) is Tensor and type(size) is tuple and out.shape == (*t.shape, *size))
+    if fits and type(size) is tuple and {int}.issuperset(map(type, size)):
+        rest = (size, *rest, dtype) if out is None else rest
+        if (done := given.quick(_NOISE, (t,), out, rest)) is not given.ASK:
+            return done
     op = "kac_noise"
     given.fixed_rows(op, t=t)
     given.names(op, process=process)
@@ -89,6 +110,8 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     |k| = float32(c*t), which the sampler gives to particles that never turned, counts as on the light cone: there v = c.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
+    if (done := given.quick(_VELOCITY, (k, t), out, (process, a, c))) is not given.ASK:
+        return done
     op = "kac_velocity"
     given.tensors(op, k=k)
     given.fixed_rows(op, t=t)
@@ -99,6 +122,41 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
         _lib.kac_velocity.out(k, t, out, process, a, c)
         return given.written(out)
     return _lib.kac_velocity.default(k, t, process, a, c)
+
+
+@overload
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: Seed = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, Tensor] | None = None,
+    t_to: None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: Seed = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    t_to: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 def kac_pair(
@@ -112,15 +170,21 @@ def kac_pair(
     seed: Seed = 0,
     offset: int = 0,
     kappa: float = 1.0,
-    out: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+    out: tuple[Tensor, ...] | None = None,
+    t_to: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """A training pair in one pass: x_t = f(t) x_0 + K_{g(t)} and u = f'(t) x_0 + g'(t) v(g(t), K) (docs/method.md, eq. 8).
 
     x0: (B, ...). t: (B,), >= 0 (a flow lives on [0, 1]). f: "linear", "cosine" or "exp" (rate kappa); g: "linear" or
-    "quadratic".
-    Returns (x_t, u), both like x0; `out` = (x_t, u), contiguous, are filled if given (then without autograd).
+    "quadratic". t_to: (B,), >= 0, another time of the same path for every row, before t or after it.
+    Returns (x_t, u), with t_to (x_t, u, x_to), all like x0: x_to has the bits that a second call at t_to would give x_t, for
+    about half of its cost. `out` = what is returned, contiguous, is filled if given (then without autograd).
     |u| <= |f'| |x0| + g' c. Differentiable in x0.
     """
+    rest: tuple[object, ...] = (process, a, c, f, g, kappa, seed, None, offset)
+    calls, read = (_PAIR, (x0, t)) if t_to is None else (_PAIR_TO, (x0, t, t_to))
+    if (done := given.quick(calls, read, out, rest)) is not given.ASK:
+        return done
     op = "kac_pair"
     given.tensors(op, x0=x0)
     given.fixed_rows(op, t=t)
@@ -128,11 +192,19 @@ def kac_pair(
     a, c, kappa = given.number(op, "a", a), given.number(op, "c", c), given.number(op, "kappa", kappa)
     offset = given.integer(op, "offset", offset)
     seed, seed_tensor = given.seed_of(op, seed)
+    rest = (process, a, c, f, g, kappa, seed, seed_tensor, offset)
+    if t_to is not None:
+        given.fixed_rows(op, t_to=t_to)
+        if out is None:
+            return _lib.kac_pair.to(x0, t, t_to, *rest)
+        given.outputs(op, out, 3)
+        _lib.kac_pair.to_out(x0, t, t_to, *out, *rest)
+        return given.written(out)
     if out is not None:
         given.outputs(op, out, 2)
-        _lib.kac_pair.out(x0, t, *out, process, a, c, f, g, kappa, seed, seed_tensor, offset)
+        _lib.kac_pair.out(x0, t, *out, *rest)
         return given.written(out)
-    return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
+    return _lib.kac_pair.default(x0, t, *rest)
 
 
 def guided_velocity(
@@ -144,6 +216,8 @@ def guided_velocity(
     max_speed: >= 0, bounds each coordinate (telegraph) or the length of each pair (planar).
     Returns u like u_cond. Differentiable in u_cond, u_uncond and w.
     """
+    if (done := given.quick(_GUIDED, (u_cond, u_uncond), None, (w, None, max_speed, process))) is not given.ASK:
+        return done
     op = "guided_velocity"
     given.tensors(op, u_cond=u_cond, u_uncond=u_uncond)
     given.names(op, process=process)
@@ -171,6 +245,10 @@ def guided_step(
     Returns (x_next, u). `out` = (x_next, u), contiguous; out=(x, u_prev) works in place (then without autograd).
     Differentiable in x, u_cond, u_uncond, u_prev and w.
     """
+    w, h_prev = 0.0 if w is None and u_uncond is None else w, 0.0 if h_prev is None else h_prev
+    rest = (w, h, h_prev, None, None, None, max_speed, process)
+    if (done := given.quick(_STEP, (x, u_cond, u_uncond, u_prev), out, rest)) is not given.ASK:
+        return done
     op = "guided_step"
     given.tensors(op, x=x, u_cond=u_cond)
     if u_uncond is not None:
@@ -205,6 +283,8 @@ def endpoint_loss(
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
+    if (done := given.quick(_LOSS, (x, u, x_end, delta, weight), out, ())) is not given.ASK:
+        return done[0] if out is None else done
     op = "endpoint_loss"
     given.tensors(op, x=x, u=u, x_end=x_end)
     given.fixed_rows(op, delta=delta, **({} if weight is None else {"weight": weight}))

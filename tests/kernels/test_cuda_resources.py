@@ -10,10 +10,11 @@ sys.path.insert(0, str(CSRC / "tools"))
 
 from sass import ARCHITECTURES, resources
 
-KERNELS = {  # instantiations: three element types, and two processes or speed limits; the loss also has its sum
+# Instantiations: three element types, and two processes or speed limits; pairs also at two times, and the loss has its sum.
+KERNELS = {
     "kac_noise": 6,
     "kac_velocity": 6,
-    "kac_pair": 6,
+    "kac_pair": 12,
     "guided_velocity": 6,
     "guided_step": 6,
     "endpoint_loss": 4,

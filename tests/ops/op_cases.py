@@ -34,6 +34,12 @@ def pair(library, x0, process, f="cosine", g="quadratic"):
     return library.kac_pair(x0, rows(len(x0), 4), process, A, C, f, g, seed=6, kappa=0.7)
 
 
+def pair_to(library, x0, process, f="cosine", g="quadratic"):
+    """With the state at a second time of the path, earlier, later or 0."""
+    t_to = rows(len(x0), 11) * (rows(len(x0), 12) < 0.9)
+    return library.kac_pair(x0, rows(len(x0), 4), process, A, C, f, g, seed=6, kappa=0.7, t_to=t_to)
+
+
 def guide(library, u_cond, u_uncond, process, max_speed=0.5):
     return library.guided_velocity(u_cond, u_uncond, rows(len(u_cond), 5, 0, 4), max_speed, process)
 
@@ -52,6 +58,7 @@ CASES = {
     "kac_noise": (noise_like, 1),
     "kac_velocity": (velocity, 1),
     "kac_pair": (pair, 1),
+    "kac_pair to t_to": (pair_to, 1),
     "guided_velocity": (guide, 2),
     "guided_step": (step, 4),
     "endpoint_loss": (loss, 3),
@@ -71,9 +78,16 @@ def expected(name, inputs, process):
     """The results by the reference in float64, for the op's own displacements where it draws them."""
     if name == "kac_noise":
         return (noise_like(ops, inputs[0].float(), process).double(),)
-    if name != "kac_pair":
+    if not name.startswith("kac_pair"):
         return run(name, inputs, process, reference)
-    x0, t = inputs[0].double(), rows(len(inputs[0]), 4)
+    x_t, u = expected_pair(inputs[0].double(), rows(len(inputs[0]), 4), process)
+    if name == "kac_pair":
+        return x_t, u
+    t_to = rows(len(inputs[0]), 11) * (rows(len(inputs[0]), 12) < 0.9)
+    return x_t, u, expected_pair(inputs[0].double(), t_to, process)[0]
+
+
+def expected_pair(x0, t, process):
     g_t, dg_t = t * t, 2 * t
     k = ops.kac_noise(g_t, x0.shape[1:], process, A, C, 6).double()
     v = reference.kac_velocity(k, g_t, process, A, C)

@@ -27,8 +27,8 @@ def assert_close(name, got, truth, inputs, process, dtype):
         assert value.shape == exact.shape
         assert value.dtype == dtype
         assert value.is_contiguous()
-        allowed = TOLERANCE[name] + relative * exact.abs() + absolute
-        if name == "kac_pair" and process == "planar" and i == 1:
+        allowed = TOLERANCE[name.partition(" ")[0]] + relative * exact.abs() + absolute
+        if name.startswith("kac_pair") and process == "planar" and i == 1:
             # v comes from the words, the reference's from the rounded K: 6e-7 in |K|^2 moves s by at most 6e-7 / s.
             t = rows(len(exact), 4)
             k = ops.kac_noise(t * t, exact.shape[1:], process, A, C, 6).double()
