@@ -1,7 +1,9 @@
-// CPU: the draws of an op's work units, of either process. Row parameters are made for as many rows as there are lanes.
+// CPU: the draws of an op's work units, of any process. Row parameters are made for as many rows as there are lanes.
 #pragma once
 #include "../planar/blocks.h"
 #include "../planar/rows.h"
+#include "../quad/blocks.h"
+#include "../quad/rows.h"
 #include "../telegraph/blocks.h"
 #include "../telegraph/rows.h"
 #include "chunks.h"
@@ -45,6 +47,9 @@ struct Draws {
         case Process::kPlanar:
           planar_chunks<kVelocity>(t, rows, unit, count, use);
           break;
+        case Process::kQuad:
+          quad_chunks<kVelocity>(t, rows, unit, count, use);
+          break;
       }
     }
     return true;
@@ -63,6 +68,9 @@ struct Draws {
         break;
       case Process::kPlanar:
         planar_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
+        break;
+      case Process::kQuad:
+        quad_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
         break;
     }
     const int span = kOneSink ? count * width : width;
@@ -92,6 +100,15 @@ struct Draws {
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
       const PlanarBlocks<Lanes> blocks(planar_row(t[n], kac.a, kac.c), words_of(chunk));
+      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+    }
+  }
+
+  template <bool kVelocity, class Use>
+  void quad_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    for (int n = 0; n < count; ++n) {
+      const Chunk chunk = chunk_of(rows, kChunk, unit + n);
+      const QuadBlocks<Lanes> blocks(quad_row(t[n], kac.a, kac.c), words_of(chunk));
       blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }

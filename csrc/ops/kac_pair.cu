@@ -41,6 +41,9 @@ static int launch(const KacPairArgs& args, cudaStream_t stream) {
     case Process::kPlanar:
       kac_pair_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
       return cudaGetLastError();
+    case Process::kQuad:
+      kac_pair_kernel<T, QuadShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
   }
   DK_UNREACHABLE();
 }

@@ -119,7 +119,7 @@ def test_dict_round_trip(process):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "brownian"}, "telegraph, planar, gaussian"),
+        ({"name": "brownian"}, "telegraph, planar, quad, gaussian"),
         ({"name": "telegraph", "sigma": 1.0}, "parameters are a, c"),
         ({"name": "planar", "a": -1.0}, "a must be positive"),
         ({"name": "telegraph", "c": float("nan")}, "c must be positive"),
