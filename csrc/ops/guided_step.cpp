@@ -5,7 +5,7 @@
 
 DK_NAMESPACE_BEGIN
 
-template <bool kGuided, bool kAb2, class T>
+template <bool kGuided, bool kAb2, int kGroup, class T>
 static void step_chunk(const GuidedStepArgs& args, const Chunk& chunk) {
   const int64_t start = chunk.row * args.rows.width;
   const T *x = static_cast<const T*>(args.x) + start, *cond = static_cast<const T*>(args.u_cond) + start;
@@ -15,27 +15,22 @@ static void step_chunk(const GuidedStepArgs& args, const Chunk& chunk) {
   const StepRow row = step_row(args, chunk.row);
   const float max_speed = float(args.limit.most);
 
-  with_group(args.limit, [&](auto group) {
-    constexpr int kGroup = group();
-    for_each_group_vector<Lanes, kGroup>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
-      using V = decltype(lanes);
-      typename V::F u[kGroup], other[kGroup], next[kGroup];
-      load_groups<V, kGroup>(cond + i, u);
-      if constexpr (kGuided) {
-        load_groups<V, kGroup>(uncond + i, other);
-        DK_UNROLL
-        for (int n = 0; n < kGroup; ++n) u[n] = guided<V>(u[n], other[n], row.w);
-      }
-      limit_group<V, kGroup>(u, max_speed);
+  for_each_group_vector<Lanes, kGroup>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
+    using V = decltype(lanes);
+    typename V::F u[kGroup], other[kGroup], next[kGroup];
+    load_groups<V, kGroup>(cond + i, u);
+    if constexpr (kGuided) {
+      load_groups<V, kGroup>(uncond + i, other);
       DK_UNROLL
-      for (int n = 0; n < kGroup; ++n) other[n] = u[n];
-      if constexpr (kAb2) load_groups<V, kGroup>(prev + i, other);  // before u is stored: they may be the same memory
-      load_groups<V, kGroup>(x + i, next);
-      DK_UNROLL
-      for (int n = 0; n < kGroup; ++n) next[n] = stepped<V>(next[n], u[n], other[n], row, kAb2);
-      store_groups<V, kGroup>(u_out + i, u);
-      store_groups<V, kGroup>(x_next + i, next);
-    });
+      for (int n = 0; n < kGroup; ++n) u[n] = guided<V>(u[n], other[n], row.w);
+    }
+    limit_group<V, kGroup>(u, max_speed);
+    if constexpr (kAb2) load_groups<V, kGroup>(prev + i, other);  // before u is stored: they may be the same memory
+    load_groups<V, kGroup>(x + i, next);
+    DK_UNROLL
+    for (int n = 0; n < kGroup; ++n) next[n] = stepped<V>(next[n], u[n], kAb2 ? other[n] : u[n], row, kAb2);
+    store_groups<V, kGroup>(u_out + i, u);
+    store_groups<V, kGroup>(x_next + i, next);
   });
 }
 
@@ -44,11 +39,15 @@ bool guided_step_cpu(const GuidedStepArgs& args, int64_t begin, int64_t end) {
     const Chunk chunk = chunk_of(args.rows, kChunk, unit);
     if (!step_row(args, chunk.row).is_finite()) return false;
     with_dtype(args.dtype, [&](auto element) {
-      using T = decltype(element);
-      if (args.u_uncond)
-        args.u_prev ? step_chunk<true, true, T>(args, chunk) : step_chunk<true, false, T>(args, chunk);
-      else
-        args.u_prev ? step_chunk<false, true, T>(args, chunk) : step_chunk<false, false, T>(args, chunk);
+      with_group(args.limit, [&](auto group) {
+        using T = decltype(element);
+        constexpr int kGroup = group();
+        if (args.u_uncond)
+          args.u_prev ? step_chunk<true, true, kGroup, T>(args, chunk) : step_chunk<true, false, kGroup, T>(args, chunk);
+        else
+          args.u_prev ? step_chunk<false, true, kGroup, T>(args, chunk)
+                      : step_chunk<false, false, kGroup, T>(args, chunk);
+      });
     });
   }
   return true;

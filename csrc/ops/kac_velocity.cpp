@@ -27,7 +27,7 @@ template <class T>
 static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
   const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
   bool inside = true;
-  for_each_group_vector<Lanes, 2>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
+  for_each_group_vector<Lanes, 2>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
     using V = decltype(lanes);
     typename V::F x[2], moving[2];
     load_groups<V, 2>(k + i, x);
@@ -43,7 +43,7 @@ template <class T>
 static bool quad_chunk(const QuadVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
   const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
   bool inside = true;
-  for_each_group_vector<Lanes, 4>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
+  for_each_group_vector<Lanes, 4>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
     using V = decltype(lanes);
     typename V::F x[4], moving[4];
     load_groups<V, 4>(k + i, x);

@@ -120,7 +120,8 @@ def kernel_of(op: str, name: str) -> tuple[str, str, int] | None:
     if not (found := re.search(r"\d+(\w*?)_kernelI(f|NS0_8BFloat16E|NS0_7Float16E)(\w*)", name)):
         return None
     kind = {"f": "float32", "NS0_8BFloat16E": "bfloat16", "NS0_7Float16E": "float16"}[found[2]]
-    marks = {"elegraph": "telegraph", "lanar": "planar", "Lb0E": "of coordinates", "Lb1E": "of pairs"}
+    marks = {"elegraph": "telegraph", "lanar": "planar", "uad": "quad"}
+    marks |= {"Li1E": "of coordinates", "Li2E": "of pairs", "Li4E": "of fours"}
     variant = [words for mark, words in marks.items() if mark in found[1] + found[3]]
     return " ".join([op, *variant, kind]), kind, 4 if kind == "float32" else 2
 

@@ -10,12 +10,12 @@ sys.path.insert(0, str(CSRC / "tools"))
 
 from sass import ARCHITECTURES, resources
 
-KERNELS = {  # instantiations: three element types, and two processes or speed limits; the loss also has its sum
-    "kac_noise": 6,
-    "kac_velocity": 6,
-    "kac_pair": 6,
-    "guided_velocity": 6,
-    "guided_step": 6,
+KERNELS = {  # instantiations: three element types, and three processes or speed limits; the loss also has its sum
+    "kac_noise": 9,
+    "kac_velocity": 9,
+    "kac_pair": 9,
+    "guided_velocity": 9,
+    "guided_step": 9,
     "endpoint_loss": 4,
 }
 
