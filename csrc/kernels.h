@@ -67,6 +67,8 @@ struct KacPairArgs {
   GSchedule g;
   double kappa;
   Seed seed;
+  void* x_to = nullptr;  // (B, D), the state at t_to of the same path, or null
+  RowScalar t_to = {};   // (B,)
 };
 
 // The largest speed that guided velocities may have: of each coordinate (telegraph), each pair (planar) or each

@@ -95,57 +95,6 @@ Tensor kac_velocity(Tensor k, Tensor t, Text process, double a, double c) {
 }
 
 template <class Device>
-void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text process, double a, double c, Text f,
-                  Text g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
-  constexpr const char* op = "kac_pair";
-  const Rows rows = rows_of(op, "x0", x0);
-  check_rows(op, "t", t, rows.count);
-  check_same_device(op, "t", t, x0);
-  const Kac kac = kac_of(op, process, a, c);
-  check_like(op, "out[0]", x_t, x0);
-  check_like(op, "out[1]", u, x0);
-  check_out(op, x_t);
-  check_out(op, u);
-  check_groups(op, "x0", kac.process, x0);
-  if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
-  const Dtype dtype = element_type(op, "x0", x0.scalar_type());
-  const FSchedule f_schedule = f_named(op, f);
-  const GSchedule g_schedule = g_named(op, g);
-  const Seed source = seed_of(op, seed, seed_tensor, offset, x0);
-  if (empty(rows)) return;
-  const Tensor data = packed(x0), times = packed(t);
-  check_apart(op, "out[0]", x_t, "out[1]", u);
-  for (const auto& [name, out] : {std::pair("out[0]", x_t), std::pair("out[1]", u)}) {
-    check_apart(op, name, out, "t", times);
-    check_apart(op, name, out, "seed", seed_tensor);
-    check_apart(op, name, out, "x0", data, true);
-  }
-  KacPairArgs args{
-      .x0 = data.const_data_ptr(),
-      .x_t = x_t.mutable_data_ptr(),
-      .u = u.mutable_data_ptr(),
-      .t = row_data(times),
-      .rows = rows,
-      .dtype = dtype,
-      .kac = kac,
-      .f = f_schedule,
-      .g = g_schedule,
-      .kappa = kappa,
-      .seed = source,
-  };
-  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kChunk,
-                                                                     "t must be finite and >= 0, with a*g(t) <= 1e9");
-}
-
-template <class Device>
-std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, Text process, double a, double c, Text f, Text g, double kappa,
-                                    int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
-  Tensor x_t = new_like("kac_pair", "x0", x0), u = new_like("kac_pair", "x0", x0);
-  kac_pair_out<Device>(x0, t, x_t, u, process, a, c, f, g, kappa, seed, seed_tensor, offset);
-  return {x_t, u};
-}
-
-template <class Device>
 Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor w_rows, std::optional<double> max_speed,
                        Text process) {
   constexpr const char* op = "guided_velocity";

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "adapters.h"
+#include "pair_adapters.h"
 
 STABLE_TORCH_LIBRARY(distillkac, m) {
   m.def(
@@ -19,6 +20,12 @@ STABLE_TORCH_LIBRARY(distillkac, m) {
   m.def(
       "kac_pair.out(Tensor x0, Tensor t, Tensor(a!) x_t, Tensor(b!) u, str process, float a, float c, str f, str g, "
       "float kappa, SymInt seed, Tensor? seed_tensor, SymInt offset) -> ()");
+  m.def(
+      "kac_pair.to(Tensor x0, Tensor t, Tensor t_to, str process, float a, float c, str f, str g, float kappa, "
+      "SymInt seed, Tensor? seed_tensor, SymInt offset) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "kac_pair.to_out(Tensor x0, Tensor t, Tensor t_to, Tensor(a!) x_t, Tensor(b!) u, Tensor(c!) x_to, str process, "
+      "float a, float c, str f, str g, float kappa, SymInt seed, Tensor? seed_tensor, SymInt offset) -> ()");
   m.def(
       "guided_velocity(Tensor u_cond, Tensor u_uncond, float w, Tensor? w_rows, float? max_speed, str process) "
       "-> Tensor");
@@ -43,6 +50,8 @@ static void register_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("kac_velocity.out", TORCH_BOX(&distillkac::kac_velocity_out<Device>));
   m.impl("kac_pair", TORCH_BOX(&distillkac::kac_pair<Device>));
   m.impl("kac_pair.out", TORCH_BOX(&distillkac::kac_pair_out<Device>));
+  m.impl("kac_pair.to", TORCH_BOX(&distillkac::kac_pair_to<Device>));
+  m.impl("kac_pair.to_out", TORCH_BOX(&distillkac::kac_pair_to_out<Device>));
   m.impl("guided_velocity", TORCH_BOX(&distillkac::guided_velocity<Device>));
   m.impl("guided_step", TORCH_BOX(&distillkac::guided_step<Device>));
   m.impl("guided_step.out", TORCH_BOX(&distillkac::guided_step_out<Device>));

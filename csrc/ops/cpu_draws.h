@@ -20,22 +20,27 @@ struct Draws {
   Draws(const Kac& process, const Seed& seed)
       : kac(process), key(philox_key(seed_value(seed))), row_offset(seed.row_offset) {}
 
-  // The work units [begin, end) of `rows`. time(row): the process time, NaN where it is out of range; then the result
-  // is false and nothing is promised about the output. use(row) gives a sink(lanes, i, k, v) for the elements i of that
-  // row, and of the rows after it too (i counts on) if kOneSink.
-  template <bool kVelocity, bool kOneSink, class Time, class Use>
-  bool for_each(const Rows& rows, int64_t begin, int64_t end, Time&& time, Use&& use) const {
+  // The work units [begin, end) of `rows`. times(row): the process time, and a second one for a second displacement
+  // from the same words; NaN where it is out of range: then the result is false and nothing is promised about the
+  // output. use(row) gives a sink(lanes, i, k, v), or with two times a sink(lanes, i, k, v, k_to), for the elements i
+  // of that row, and of the rows after it too (i counts on) if kOneSink.
+  template <bool kVelocity, bool kOneSink, class Use, class... Times>
+  bool for_each(const Rows& rows, int64_t begin, int64_t end, Use&& use, Times&&... times) const {
+    constexpr int kTimes = sizeof...(Times);
+    static_assert(kTimes == 1 || kTimes == 2);
     const bool whole_rows = rows.width <= kChunk;
     for (int64_t unit = begin; unit < end; unit += kTogether) {
       const int count = end - unit < kTogether ? int(end - unit) : kTogether;
-      alignas(64) double t[kTogether];
+      alignas(64) double t[kTimes][kTogether];
       bool valid = true;
       for (int n = 0; n < count; ++n) {
-        t[n] = time(whole_rows ? unit + n : chunk_of(rows, kChunk, unit + n).row);
-        valid &= row_is_valid(t[n], kac.a, kac.c);
+        const int64_t row = whole_rows ? unit + n : chunk_of(rows, kChunk, unit + n).row;
+        double(*to)[kTogether] = t;
+        (((*to)[n] = times(row), valid &= row_is_valid((*to++)[n], kac.a, kac.c)), ...);
       }
       if (!valid) return false;
-      for (int n = count; n < kTogether; ++n) t[n] = 0;  // the rest of the last vector
+      for (auto& of : t)
+        for (int n = count; n < kTogether; ++n) of[n] = 0;  // the rest of the last vector
       if (rows.width <= kShortRow) {
         short_rows<kVelocity, kOneSink>(t, unit, count, int(rows.width), use);
         continue;
@@ -57,10 +62,30 @@ struct Draws {
 
  private:
   static constexpr int kTogether = 64;  // rows: the set-ups of several vectors of rows overlap
+  template <int kTimes>
+  using Times = double[kTimes][kTogether];
 
-  template <bool kVelocity, bool kOneSink, class Use>
-  void short_rows(const double* t, int64_t row, int count, int width, Use&& use) const {
-    alignas(64) float k[kTogether * kShortRow], v[kTogether * kShortRow];
+  template <bool kVelocity, bool kOneSink, int kTimes, class Use>
+  void short_rows(const Times<kTimes>& t, int64_t row, int count, int width, Use&& use) const {
+    alignas(64) float k[kTimes][kTogether * kShortRow], v[kTogether * kShortRow];
+    draw_short_rows<kVelocity>(t[0], row, count, width, k[0], v);
+    if constexpr (kTimes == 2) draw_short_rows<false>(t[1], row, count, width, k[1], v);
+    const int span = kOneSink ? count * width : width;
+    for (int begin = 0; begin < count * width; begin += span) {
+      const auto sink = use(row + begin / span);
+      for_each_vector<Lanes>(0, span, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
+        using V = decltype(lanes);
+        const typename V::F moving = kVelocity ? V::load(v + begin + i) : V::splat(0.f);
+        if constexpr (kTimes == 2)
+          sink(lanes, i, V::load(k[0] + begin + i), moving, V::load(k[1] + begin + i));
+        else
+          sink(lanes, i, V::load(k[0] + begin + i), moving);
+      });
+    }
+  }
+
+  template <bool kVelocity>
+  void draw_short_rows(const double* t, int64_t row, int count, int width, float* k, float* v) const {
     const int64_t number = row_offset + row;
     switch (kac.process) {
       case Process::kTelegraph:
@@ -73,43 +98,47 @@ struct Draws {
         quad_short_rows<Lanes, kVelocity>(t, kac.a, kac.c, key, number, count, width, k, v);
         break;
     }
-    const int span = kOneSink ? count * width : width;
-    for (int begin = 0; begin < count * width; begin += span) {
-      const auto sink = use(row + begin / span);
-      for_each_vector<Lanes>(0, span, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
-        using V = decltype(lanes);
-        sink(lanes, i, V::load(k + begin + i), kVelocity ? V::load(v + begin + i) : V::splat(0.f));
-      });
-    }
   }
 
-  template <bool kVelocity, class Use>
-  void telegraph_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
-    TelegraphRow<Scalar> row[kTogether];
-    telegraph_rows<Lanes>(t, kac.a, kac.c, count, row);
+  template <bool kVelocity, int kTimes, class Use>
+  void telegraph_chunks(const Times<kTimes>& t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+    TelegraphRow<Scalar> row[kTimes][kTogether];
+    for (int i = 0; i < kTimes; ++i) telegraph_rows<Lanes>(t[i], kac.a, kac.c, count, row[i]);
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
       const TelegraphBlocks<Lanes> blocks(
-          row[n], kVelocity ? telegraph_velocity_row(t[n], kac.a, kac.c) : TelegraphVelocityRow{}, words_of(chunk));
-      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+          row[0][n], kVelocity ? telegraph_velocity_row(t[0][n], kac.a, kac.c) : TelegraphVelocityRow{},
+          words_of(chunk));
+      if constexpr (kTimes == 2)
+        blocks.for_each(chunk.begin, chunk.end, TelegraphBlocks<Lanes>(row[1][n], {}, words_of(chunk)), use(chunk.row));
+      else
+        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }
 
-  template <bool kVelocity, class Use>
-  void planar_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+  template <bool kVelocity, int kTimes, class Use>
+  void planar_chunks(const Times<kTimes>& t, const Rows& rows, int64_t unit, int count, Use&& use) const {
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
-      const PlanarBlocks<Lanes> blocks(planar_row(t[n], kac.a, kac.c), words_of(chunk));
-      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+      const PlanarBlocks<Lanes> blocks(planar_row(t[0][n], kac.a, kac.c), words_of(chunk));
+      if constexpr (kTimes == 2)
+        blocks.for_each(chunk.begin, chunk.end, PlanarBlocks<Lanes>(planar_row(t[1][n], kac.a, kac.c), words_of(chunk)),
+                        use(chunk.row));
+      else
+        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }
 
-  template <bool kVelocity, class Use>
-  void quad_chunks(const double* t, const Rows& rows, int64_t unit, int count, Use&& use) const {
+  template <bool kVelocity, int kTimes, class Use>
+  void quad_chunks(const Times<kTimes>& t, const Rows& rows, int64_t unit, int count, Use&& use) const {
     for (int n = 0; n < count; ++n) {
       const Chunk chunk = chunk_of(rows, kChunk, unit + n);
-      const QuadBlocks<Lanes> blocks(quad_row(t[n], kac.a, kac.c), words_of(chunk));
-      blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
+      const QuadBlocks<Lanes> blocks(quad_row(t[0][n], kac.a, kac.c), words_of(chunk));
+      if constexpr (kTimes == 2)
+        blocks.for_each(chunk.begin, chunk.end, QuadBlocks<Lanes>(quad_row(t[1][n], kac.a, kac.c), words_of(chunk)),
+                        use(chunk.row));
+      else
+        blocks.template for_each<kVelocity>(chunk.begin, chunk.end, use(chunk.row));
     }
   }
 

@@ -140,10 +140,33 @@ __device__ inline void draw_words(const RowStream& stream, int64_t block, unsign
                    words + i);
 }
 
+// The displacements of group j of a thread, from word j of each of its calls, and which of them never turned.
+__device__ inline void displacements(const TelegraphShared& shared, const TelegraphRow<Scalar>& row, unsigned quad,
+                                     int j, const uint32_t words[4][4], Four& k, bool atom[4]) {
+  bool any_rare = false;
+  DK_UNROLL
+  for (int call = 0; call < 4; ++call) {
+    bool rare;
+    const float w = telegraph_survival<Scalar>(row, words[call][j], atom[call], rare);
+    k.of[call] = magnitude_at(shared, fminf(w, 0x1.fffffep-1f), row.radius);
+    any_rare |= rare;
+  }
+  if (any_rare) {
+    k = redo_rare(&shared, quad, j, {{words[0][j], words[1][j], words[2][j], words[3][j]}}, k);
+    DK_UNROLL
+    for (int call = 0; call < 4; ++call) {
+      atom[call] = atom[call] || k.of[call] < 0;
+      if (k.of[call] < 0) k.of[call] = row.radius;
+    }
+  }
+  DK_UNROLL
+  for (int call = 0; call < 4; ++call) k.of[call] = with_sign<Scalar>(k.of[call], words[call][j]);
+}
+
 // f(j, k, v) for the four groups of a thread, which lie at place_of: k, v are four displacements and velocities. quad:
-// which four calls of the chunk are the thread's.
-template <bool kVelocity, class F>
-__device__ inline void draw_groups(const TelegraphShared& shared, unsigned quad, F&& f) {
+// which four calls of the chunk are the thread's. With a second row (the same at another time): f(j, k, v, k_to).
+template <bool kVelocity, class F, class... To>
+__device__ inline void draw_groups(unsigned quad, F&& f, const TelegraphShared& shared, const To&... to) {
   const TelegraphRow<Scalar> row = shared.row;  // copies: for all that the compiler knows, f writes over what is shared
   const TelegraphVelocityRow velocity = shared.velocity;
   uint32_t words[4][4];
@@ -152,33 +175,23 @@ __device__ inline void draw_groups(const TelegraphShared& shared, unsigned quad,
   for (int j = 0; j < 4; ++j) {
     Four k;
     float v[4];
-    bool atom[4], any_rare = false;
+    bool atom[4];
+    displacements(shared, row, quad, j, words, k, atom);
     DK_UNROLL
-    for (int call = 0; call < 4; ++call) {
-      bool rare;
-      const float w = telegraph_survival<Scalar>(row, words[call][j], atom[call], rare);
-      k.of[call] = magnitude_at(shared, fminf(w, 0x1.fffffep-1f), row.radius);
-      any_rare |= rare;
-    }
-    if (any_rare) {
-      k = redo_rare(&shared, quad, j, {{words[0][j], words[1][j], words[2][j], words[3][j]}}, k);
-      DK_UNROLL
-      for (int call = 0; call < 4; ++call) {
-        atom[call] = atom[call] || k.of[call] < 0;
-        if (k.of[call] < 0) k.of[call] = row.radius;
-      }
-    }
-    DK_UNROLL
-    for (int call = 0; call < 4; ++call) {
-      k.of[call] = with_sign<Scalar>(k.of[call], words[call][j]);
+    for (int call = 0; call < 4; ++call)
       v[call] = kVelocity ? telegraph_velocity<Scalar>(k.of[call], atom[call], velocity) : 0.f;
-    }
-    f(j, k.of, v);
+    const auto later = [&](const TelegraphShared& other) {
+      Four k_to;
+      bool never[4];
+      displacements(other, other.row, quad, j, words, k_to, never);
+      return k_to;
+    };
+    f(j, k.of, v, later(to).of...);
   }
 }
 
-template <bool kVelocity, class F>
-__device__ inline void draw_groups(const PlanarShared& shared, unsigned quad, F&& f) {
+template <bool kVelocity, class F, class... To>
+__device__ inline void draw_groups(unsigned quad, F&& f, const PlanarShared& shared, const To&... to) {
   const PlanarRow<Scalar> row = shared.row;
   uint32_t words[4][4];
   draw_words(shared.stream, shared.block, quad, words);
@@ -186,20 +199,28 @@ __device__ inline void draw_groups(const PlanarShared& shared, unsigned quad, F&
   for (int half = 0; half < 2; ++half) {
     DK_UNROLL
     for (int two = 0; two < 4; two += 2) {  // two calls, two pairs, four elements
+      const auto draw = [&](const PlanarRow<Scalar>& at, float k[4], float v[4]) {
+        DK_UNROLL
+        for (int i = 0; i < 2; ++i)
+          planar_draw<Scalar>(at, planar_words<Scalar>(words[two + i][2 * half], words[two + i][2 * half + 1]),
+                              k[2 * i], k[2 * i + 1], v[2 * i], v[2 * i + 1]);
+      };
       float k[4], v[4];
-      DK_UNROLL
-      for (int i = 0; i < 2; ++i)
-        planar_draw<Scalar>(row, words[two + i][2 * half], words[two + i][2 * half + 1], k[2 * i], k[2 * i + 1],
-                            v[2 * i], v[2 * i + 1]);
-      f(2 * half + two / 2, k, v);
+      draw(row, k, v);
+      const auto later = [&](const PlanarShared& other) {
+        Four k_to, v_to;
+        draw(other.row, k_to.of, v_to.of);
+        return k_to;
+      };
+      f(2 * half + two / 2, k, v, later(to).of...);
     }
   }
 }
 
 // A group of four elements a call. The thread's calls are four apart, so that neighbouring threads write neighbouring
 // groups.
-template <bool kVelocity, class F>
-__device__ inline void draw_groups(const QuadShared& shared, unsigned quad, F&& f) {
+template <bool kVelocity, class F, class... To>
+__device__ inline void draw_groups(unsigned quad, F&& f, const QuadShared& shared, const To&... to) {
   const QuadRow<Scalar> row = shared.row;
   const RowStream stream = shared.stream;
   const uint64_t first = uint64_t(shared.block) * kCallsPerBlock;
@@ -208,9 +229,15 @@ __device__ inline void draw_groups(const QuadShared& shared, unsigned quad, F&& 
   for (int j = 0; j < 4; ++j) {
     uint32_t words[1][4];
     philox<Scalar>(call + 4 * uint32_t(j), c1, stream.row_low, stream.row_high, stream.key, words);
+    const QuadWords<Scalar> drawn = quad_words<Scalar>(words[0]);
     float k[4], v[4];
-    quad_draw<Scalar>(row, words[0], k, v);
-    f(j, k, v);
+    quad_draw<Scalar>(row, drawn, k, v);
+    const auto later = [&](const QuadShared& other) {
+      Four k_to, v_to;
+      quad_draw<Scalar>(other.row, drawn, k_to.of, v_to.of);
+      return k_to;
+    };
+    f(j, k, v, later(to).of...);
   }
 }
 
@@ -221,20 +248,23 @@ __device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
   return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
 }
 
-// f(access, i, k, v) for every group of four elements of a chunk, i the first one's place in it. A row whose time is
-// out of range gives NaN.
-template <bool kVelocity, class Shared, class F>
-__device__ inline void for_each_draw(const Shared& shared, const Chunk& chunk, bool whole, F&& f) {
+// f(access, i, k, v), or with a second row f(access, i, k, v, k_to), for every group of four elements of a chunk, i the
+// first one's place in it. A row whose time is out of range gives NaN.
+template <bool kVelocity, class F, class Shared, class... To>
+__device__ inline void for_each_draw(const Chunk& chunk, bool whole, F&& f, const Shared& shared, const To&... to) {
   const int length = length_of(chunk);
   const unsigned quads = unsigned(length + int(kBlock) - 1) / unsigned(kBlock) * 4;
   const auto each = [&](auto access_to) {
     for (unsigned quad = threadIdx.x; quad < quads; quad += kThreads) {
       const int64_t begin = quad / 4 * kBlock + place_of(shared, quad, 0);
       const int left = length - int(begin);
-      draw_groups<kVelocity>(shared, quad, [&](int j, float k[4], float v[4]) {
-        const int further = place_of(shared, 0, j);
-        if (further < left) f(access_to(left - further), begin + further, k, v);
-      });
+      draw_groups<kVelocity>(
+          quad,
+          [&](int j, const auto*... drawn) {
+            const int further = place_of(shared, 0, j);
+            if (further < left) f(access_to(left - further), begin + further, drawn...);
+          },
+          shared, to...);
     }
   };
   if (whole)

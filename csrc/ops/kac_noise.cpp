@@ -20,9 +20,8 @@ bool kac_noise_cpu(const KacNoiseArgs& args, int64_t begin, int64_t end) {
   const auto time = [&](int64_t row) { return row_scalar(args.t, row); };
   return with_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
-    return draws.for_each<false, true>(args.rows, begin, end, time, [&](int64_t row) {
-      return NoiseSink<T>{static_cast<T*>(args.out) + row * args.rows.width};
-    });
+    const auto sink = [&](int64_t row) { return NoiseSink<T>{static_cast<T*>(args.out) + row * args.rows.width}; };
+    return draws.for_each<false, true>(args.rows, begin, end, sink, time);
   });
 }
 

@@ -12,8 +12,9 @@ __global__ void __launch_bounds__(kThreads) kac_noise_kernel(KacNoiseArgs args, 
     prepare(shared, row_scalar(args.t, chunk.row), args.kac, args.seed, chunk, table);
     T* out = static_cast<T*>(args.out) + chunk.row * args.rows.width + chunk.begin;
     const bool whole = in_whole_groups(length_of(chunk), out);
-    for_each_draw<false>(shared, chunk, whole,
-                         [&](auto access, int64_t i, const float k[4], const float*) { access.store(out + i, k); });
+    for_each_draw<false>(
+        chunk, whole, [&](auto access, int64_t i, const float k[4], const float*) { access.store(out + i, k); },
+        shared);
   }
 }
 

@@ -1,4 +1,5 @@
-// CPU: the training pair (x_0, t) -> (x_t, u) in one pass; displacement and velocity stay in registers.
+// CPU: the training pair (x_0, t) -> (x_t, u), and the state at a second time of the same path, in one pass;
+// displacement and velocity stay in registers.
 #include "kac_pair.h"
 
 #include "cpu_draws.h"
@@ -22,17 +23,47 @@ struct PairSink {
   }
 };
 
+// And x_to, from the displacement at t_to.
+template <class T>
+struct TwoTimesSink {
+  BridgeRow row, row_to;
+  const T* x0;
+  T *x_t, *u, *x_to;
+
+  template <class V>
+  DK_INLINE void operator()(V, int64_t i, typename V::F k, typename V::F v, typename V::F k_to) const {
+    const Bridge<V> bridge(row), to(row_to);
+    const typename V::F data = V::load(x0 + i);  // before any is written: each of the three may be x0
+    V::store(x_t + i, bridge.x_t(data, k));
+    V::store(u + i, bridge.u(data, v));
+    V::store(x_to + i, to.x_t(data, k_to));
+  }
+};
+
 bool kac_pair_cpu(const KacPairArgs& args, int64_t begin, int64_t end) {
   const Draws draws(args.kac, args.seed);
-  const auto bridge = [&](int64_t row) { return bridge_row(row_scalar(args.t, row), args.f, args.g, args.kappa); };
-  const auto time = [&](int64_t row) { return row_scalar(args.t, row) >= 0 ? bridge(row).g : double(NAN); };
+  const auto bridge = [&](const RowScalar& t, int64_t row) {
+    return bridge_row(row_scalar(t, row), args.f, args.g, args.kappa);
+  };
+  const auto age = [&](const RowScalar& t, int64_t row) {
+    return row_scalar(t, row) >= 0 ? bridge(t, row).g : double(NAN);
+  };
+  const auto time = [&](int64_t row) { return age(args.t, row); };
+  const auto time_to = [&](int64_t row) { return age(args.t_to, row); };
   return with_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
-    return draws.for_each<true, false>(args.rows, begin, end, time, [&](int64_t row) {
-      const int64_t start = row * args.rows.width;
-      return PairSink<T>{bridge(row), static_cast<const T*>(args.x0) + start, static_cast<T*>(args.x_t) + start,
-                         static_cast<T*>(args.u) + start};
-    });
+    const auto at = [&](auto* p, int64_t row) { return p + row * args.rows.width; };
+    T *x_t = static_cast<T*>(args.x_t), *u = static_cast<T*>(args.u), *x_to = static_cast<T*>(args.x_to);
+    const T* x0 = static_cast<const T*>(args.x0);
+    const auto pair = [&](int64_t row) {
+      return PairSink<T>{bridge(args.t, row), at(x0, row), at(x_t, row), at(u, row)};
+    };
+    const auto two_times = [&](int64_t row) {
+      return TwoTimesSink<T>{bridge(args.t, row), bridge(args.t_to, row), at(x0, row), at(x_t, row),
+                             at(u, row),          at(x_to, row)};
+    };
+    return x_to ? draws.for_each<true, false>(args.rows, begin, end, two_times, time, time_to)
+                : draws.for_each<true, false>(args.rows, begin, end, pair, time);
   });
 }
 

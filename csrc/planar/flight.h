@@ -32,18 +32,30 @@ DK_INLINE PlanarRow<V> splat_row(const PlanarRow<Scalar>& row) {
   return {V::splat(row.radius), V::splat(row.inverse_lambda), V::splat(row.c)};
 }
 
-// The displacement (x, y) of one pair and its velocity (vx, vy), from two words.
+// What two words say of a pair, whatever its row's time is: a direction, and E.
 template <class V>
-DK_INLINE void planar_draw(const PlanarRow<V>& row, typename V::U radius_word, typename V::U angle_word,
-                           typename V::F& x, typename V::F& y, typename V::F& vx, typename V::F& vy) {
+struct PlanarWords {
+  typename V::F cosine, sine, minus_log;
+};
+
+template <class V>
+DK_INLINE PlanarWords<V> planar_words(typename V::U radius_word, typename V::U angle_word) {
+  PlanarWords<V> words;
+  direction<V>(angle_word, words.cosine, words.sine);
+  words.minus_log = minus_log_uniform<V>(radius_word);
+  return words;
+}
+
+// The displacement (x, y) of one pair and its velocity (vx, vy).
+template <class V>
+DK_INLINE void planar_draw(const PlanarRow<V>& row, const PlanarWords<V>& words, typename V::F& x, typename V::F& y,
+                           typename V::F& vx, typename V::F& vy) {
   using F = typename V::F;
-  F cosine, sine;
-  direction<V>(angle_word, cosine, sine);
-  const F e = V::min(minus_log_uniform<V>(radius_word) * row.inverse_lambda, V::splat(1.f));
+  const F e = V::min(words.minus_log * row.inverse_lambda, V::splat(1.f));
   const F q = V::splat(2.f) - e, rho = V::sqrt_normal(e * q);  // |K| / (c t); a product: 1 - sigma^2 would cancel
   const F r = row.radius * rho, speed = row.c * V::divide_normal(rho, q);
-  x = r * cosine, y = r * sine;
-  vx = speed * cosine, vy = speed * sine;
+  x = r * words.cosine, y = r * words.sine;
+  vx = speed * words.cosine, vy = speed * words.sine;
 }
 
 // The velocity at a given displacement: v = c (x, y) / (c t + s), s^2 = c^2 t^2 - x^2 - y^2.

@@ -17,7 +17,7 @@ inline void planar_short_rows(const double* t, double a, double c, const PhiloxK
       typename V::U words[4];
       philox_rows<V>(uint32_t(pair), kMainWords, uint64_t(row + begin), key, words);
       typename V::F x[2], velocity[2];
-      planar_draw<V>(lanes, words[0], words[1], x[0], x[1], velocity[0], velocity[1]);
+      planar_draw<V>(lanes, planar_words<V>(words[0], words[1]), x[0], x[1], velocity[0], velocity[1]);
       for (int i = 0; i < 2; ++i) {
         alignas(64) float drawn[kWidth], moving[kWidth];
         V::store(drawn, x[i]);

@@ -89,13 +89,36 @@ DK_INLINE typename V::F quad_step(const QuadRow<V>& row, typename V::F s, typena
   return V::fma(V::splat(0.f) - s, step, s);
 }
 
-// The displacement k of four coordinates and their velocity v, from the four words of one call: radius, the share of the
-// first two coordinates in it, and an angle in the plane of the first two and in that of the others.
+// What the four words of a call say of a group, whatever its row's time is: a direction, and E. Word 0 is for the radius,
+// 1 for the share of the first two coordinates in it, 2 for an angle in their plane and 3 for one in that of the others.
 template <class V>
-DK_INLINE void quad_draw(const QuadRow<V>& row, const typename V::U words[4], typename V::F k[4], typename V::F v[4]) {
+struct QuadWords {
+  typename V::F unit[4], minus_log;
+};
+
+template <class V>
+DK_INLINE QuadWords<V> quad_words(const typename V::U word[4]) {
   using F = typename V::F;
-  const F one = V::splat(1.f);
-  const F e = minus_log_uniform<V>(words[0]);
+  QuadWords<V> words;
+  words.minus_log = minus_log_uniform<V>(word[0]);
+  // U = (word + 1/2) / 2^32 is the square of a cosine, 1 - U of the sine; the smaller of the two is exact to rounding.
+  const typename V::M upper = V::negative(word[1]);
+  const typename V::U bits = V::select_bits(upper, V::bxor(word[1], V::splat_bits(0xffffffffu)), word[1]);
+  const F least = V::fma(V::signed_to_float(bits), V::splat(0x1p-32f), V::splat(0x1p-33f));
+  const F small = V::sqrt_normal(least), large = V::sqrt_normal(V::splat(1.f) - least);
+  const F first = V::select(upper, large, small), second = V::select(upper, small, large);
+  direction<V>(word[2], words.unit[0], words.unit[1]);
+  direction<V>(word[3], words.unit[2], words.unit[3]);
+  DK_UNROLL
+  for (int i = 0; i < 4; ++i) words.unit[i] = (i < 2 ? first : second) * words.unit[i];
+  return words;
+}
+
+// The displacement k of four coordinates and their velocity v.
+template <class V>
+DK_INLINE void quad_draw(const QuadRow<V>& row, const QuadWords<V>& words, typename V::F k[4], typename V::F v[4]) {
+  using F = typename V::F;
+  const F one = V::splat(1.f), e = words.minus_log;
   const F share = V::min(e * row.inverse_lambda, one);  // 1 on the sphere, whatever lambda is
   const typename V::M turned = V::less(e, row.lambda);
   const F p = V::sqrt_normal(share * row.g), scaled = p * row.inverse_g;
@@ -107,22 +130,8 @@ DK_INLINE void quad_draw(const QuadRow<V>& row, const typename V::U words[4], ty
   const F z2 = V::fma(row.lambda, one - s, V::splat(2.f)), rho = V::sqrt_normal(s), half_c = V::splat(.5f) * row.c;
   const F inside = (half_c * rho) * (one + V::divide_normal(one, z2));
   const F radius = row.radius * rho, speed = V::select(turned, inside, row.c);
-
-  // U = (word + 1/2) / 2^32 as a square of a cosine, 1 - U of the sine: the smaller of the two is exact to rounding.
-  const typename V::M upper = V::negative(words[1]);
-  const typename V::U bits = V::select_bits(upper, V::bxor(words[1], V::splat_bits(0xffffffffu)), words[1]);
-  const F least = V::fma(V::signed_to_float(bits), V::splat(0x1p-32f), V::splat(0x1p-33f));
-  const F small = V::sqrt_normal(least), large = V::sqrt_normal(one - least);
-  const F first = V::select(upper, large, small), second = V::select(upper, small, large);
-  F unit[4];
-  direction<V>(words[2], unit[0], unit[1]);
-  direction<V>(words[3], unit[2], unit[3]);
   DK_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    unit[i] = (i < 2 ? first : second) * unit[i];
-    k[i] = radius * unit[i];
-    v[i] = speed * unit[i];
-  }
+  for (int i = 0; i < 4; ++i) k[i] = radius * words.unit[i], v[i] = speed * words.unit[i];
 }
 
 // The velocity at a given displacement.

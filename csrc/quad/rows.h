@@ -17,7 +17,7 @@ inline void quad_short_rows(const double* t, double a, double c, const PhiloxKey
       typename V::U words[4];
       philox_rows<V>(uint32_t(group), kMainWords, uint64_t(row + begin), key, words);
       typename V::F x[4], velocity[4];
-      quad_draw<V>(lanes, words, x, velocity);
+      quad_draw<V>(lanes, quad_words<V>(words), x, velocity);
       for (int i = 0; i < 4; ++i) {
         alignas(64) float drawn[kWidth], moving[kWidth];
         V::store(drawn, x[i]);

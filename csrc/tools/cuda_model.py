@@ -56,7 +56,7 @@ def bytes_of(kernel: str) -> int:
         "guided_step": 6,
         "endpoint_loss": 3,
     }
-    return size * arrays[kernel.split()[0]] + (4 if kernel.startswith("endpoint_loss") else 0)
+    return size * (arrays[kernel.split()[0]] + ("to t_to" in kernel)) + (4 if kernel.startswith("endpoint_loss") else 0)
 
 
 def clocks(counts: dict[str, float], architecture: str) -> dict[str, float]:

@@ -120,15 +120,24 @@ def kernel_of(op: str, name: str) -> tuple[str, str, int] | None:
     if not (found := re.search(r"\d+(\w*?)_kernelI(f|NS0_8BFloat16E|NS0_7Float16E)(\w*)", name)):
         return None
     kind = {"f": "float32", "NS0_8BFloat16E": "bfloat16", "NS0_7Float16E": "float16"}[found[2]]
-    marks = {"elegraph": "telegraph", "lanar": "planar", "uad": "quad"}
-    marks |= {"Li1E": "of coordinates", "Li2E": "of pairs", "Li4E": "of fours"}
+    marks = {
+        "pair_to": "to t_to",
+        "elegraph": "telegraph",
+        "lanar": "planar",
+        "uad": "quad",
+        "Li1E": "of coordinates",
+        "Li2E": "of pairs",
+        "Li4E": "of fours",
+    }
     variant = [words for mark, words in marks.items() if mark in found[1] + found[3]]
     return " ".join([op, *variant, kind]), kind, 4 if kind == "float32" else 2
 
 
-def written(op: str, size: int) -> int:
-    """Bytes that an op writes for an element, of a type with `size`: the loss's gradient is always float32."""
-    return 4 if op == "endpoint_loss" else size * (2 if op in ("kac_pair", "guided_step") else 1)
+def written(kernel: str, size: int) -> int:
+    """Bytes that a kernel writes for an element, of a type with `size`: the loss's gradient is always float32."""
+    if kernel.startswith("endpoint_loss"):
+        return 4
+    return size * (3 if "to t_to" in kernel else 2 if kernel.startswith(("kac_pair", "guided_step")) else 1)
 
 
 def counts(op: str, text: str, log: str) -> dict[str, dict[str, float]]:
@@ -142,7 +151,7 @@ def counts(op: str, text: str, log: str) -> dict[str, dict[str, float]]:
         if (kernel := kernel_of(op, name)) is None:
             continue
         label, _, size = kernel
-        path = hot_path(body, 4 * size, written(op, size))
+        path = hot_path(body, 4 * size, written(label, size))
         if unknown := {x.name for x in path.most} - set(CLASS_OF):
             raise ValueError(f"{label}: add {', '.join(sorted(unknown))} to CLASSES of csrc/tools/sass.py")
         warps = (1, 3) if op in DRAWS else (4, 0)

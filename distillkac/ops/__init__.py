@@ -13,10 +13,12 @@ Common to all:
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the
   op's device, which a CUDA graph replay reads anew. Element i of row b depends on (seed, offset + b, i) alone: not on the
   device, the threads, the SIMD level or how a batch is split.
+- the same seed (offset, process, a, c) at several times is one path: K moves on with t as the flow moves it, dK/dt = v(t, K),
+  and keeps its quantile; of `kac_pair` dx_t/dt = u (docs/method.md, section 3).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -104,6 +106,7 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     return _lib.kac_velocity.default(k, t, process, a, c)
 
 
+@overload
 def kac_pair(
     x0: Tensor,
     t: Tensor,
@@ -116,12 +119,48 @@ def kac_pair(
     offset: int = 0,
     kappa: float = 1.0,
     out: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+    t_to: None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: Seed = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    t_to: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def kac_pair(
+    x0: Tensor,
+    t: Tensor,
+    process: ProcessName,
+    a: float,
+    c: float,
+    f: FName = "linear",
+    g: GName = "linear",
+    seed: Seed = 0,
+    offset: int = 0,
+    kappa: float = 1.0,
+    out: tuple[Tensor, ...] | None = None,
+    t_to: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """A training pair in one pass: x_t = f(t) x_0 + K_{g(t)} and u = f'(t) x_0 + g'(t) v(g(t), K) (docs/method.md, eq. 8).
 
     x0: (B, ...). t: (B,), >= 0 (a flow lives on [0, 1]). f: "linear", "cosine" or "exp" (rate kappa); g: "linear" or
-    "quadratic".
-    Returns (x_t, u), both like x0; `out` = (x_t, u), contiguous, are filled if given (then without autograd).
+    "quadratic". t_to: (B,), >= 0, another time of the same path for every row, before t or after it.
+    Returns (x_t, u), with t_to (x_t, u, x_to), all like x0: x_to has the bits that a second call at t_to would give x_t, for
+    about half of its cost. `out` = what is returned, contiguous, is filled if given (then without autograd).
     |u| <= |f'| |x0| + g' c. Differentiable in x0.
     """
     op = "kac_pair"
@@ -131,11 +170,19 @@ def kac_pair(
     a, c, kappa = given.number(op, "a", a), given.number(op, "c", c), given.number(op, "kappa", kappa)
     offset = given.integer(op, "offset", offset)
     seed, seed_tensor = given.seed_of(op, seed)
+    rest = (process, a, c, f, g, kappa, seed, seed_tensor, offset)
+    if t_to is not None:
+        given.fixed_rows(op, t_to=t_to)
+        if out is None:
+            return _lib.kac_pair.to(x0, t, t_to, *rest)
+        given.outputs(op, out, 3)
+        _lib.kac_pair.to_out(x0, t, t_to, *out, *rest)
+        return given.written(out)
     if out is not None:
         given.outputs(op, out, 2)
-        _lib.kac_pair.out(x0, t, *out, process, a, c, f, g, kappa, seed, seed_tensor, offset)
+        _lib.kac_pair.out(x0, t, *out, *rest)
         return given.written(out)
-    return _lib.kac_pair.default(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset)
+    return _lib.kac_pair.default(x0, t, *rest)
 
 
 def guided_velocity(

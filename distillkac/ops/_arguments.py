@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-Out = TypeVar("Out", torch.Tensor, tuple[torch.Tensor, torch.Tensor])
+Out = TypeVar("Out", torch.Tensor, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...])
 
 
 def tensors(op: str, **arguments: object) -> None:
@@ -124,8 +124,9 @@ def outputs(op: str, out: Any, count: int = 1) -> None:
         raise ValueError(f"{op}: out must be a tuple of {count} tensors, got {shown(out)}")
     for place, tensor in enumerate(out):
         tensors(op, **{"out" if count == 1 else f"out[{place}]": tensor})
-    if count == 2 and out[0] is out[1]:
-        raise ValueError(f"{op}: out must be two different tensors, got the same one twice")
+    if len({id(tensor) for tensor in out}) < count:
+        many = {2: "two", 3: "three"}[count]
+        raise ValueError(f"{op}: out must be {many} different tensors, got the same one twice")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in out):
         raise ValueError(f"{op}: out must not require grad (out= has no autograd); pass out.detach()")
 

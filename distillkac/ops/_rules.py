@@ -11,8 +11,15 @@ from distillkac.ops.schedules import f_schedule
 
 Grads = tuple[Tensor | None, ...]
 
-NAMES = ("kac_noise", "kac_velocity", "kac_pair", "guided_velocity", "guided_step", "endpoint_loss")
-OUT_NAMES = ("kac_noise.out", "kac_velocity.out", "kac_pair.out", "guided_step.out", "endpoint_loss.out")
+NAMES = ("kac_noise", "kac_velocity", "kac_pair", "kac_pair.to", "guided_velocity", "guided_step", "endpoint_loss")
+OUT_NAMES = (
+    "kac_noise.out",
+    "kac_velocity.out",
+    "kac_pair.out",
+    "kac_pair.to_out",
+    "guided_step.out",
+    "endpoint_loss.out",
+)
 
 
 def register(with_cuda: bool) -> None:
@@ -21,6 +28,7 @@ def register(with_cuda: bool) -> None:
     autograd: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "kac_velocity": (_velocity_backward, _velocity_context),
         "kac_pair": (_pair_backward, _pair_context),
+        "kac_pair.to": (_pair_backward, _pair_context),
         "guided_velocity": (_guided_backward, _guided_context),
         "guided_step": (_step_backward, _step_context),
         "endpoint_loss": (_loss_backward, _loss_context),
@@ -83,6 +91,11 @@ def _register_fakes() -> None:
         _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
         return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
 
+    @fake("distillkac::kac_pair.to")
+    def _(x0, t, t_to, process, a, c, f, g, kappa, seed, seed_tensor, offset):
+        _one_device("kac_pair", x0=x0, t=t, t_to=t_to, seed=seed_tensor)
+        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0), _contiguous_like(x0)
+
     @fake("distillkac::guided_velocity")
     def _(u_cond, u_uncond, w, w_rows, max_speed, process):
         _one_device("guided_velocity", u_cond=u_cond, u_uncond=u_uncond, w=w_rows)
@@ -106,7 +119,7 @@ def _register_fakes() -> None:
         return x.new_empty((), dtype=torch.float32)
 
     def fills_out(name: str) -> None:
-        op = name.removesuffix(".out")
+        op = name.partition(".")[0]
 
         @fake(f"distillkac::{name}")
         def _(*arguments: object) -> None:
@@ -172,15 +185,18 @@ def _quad_velocity_backward(x: Tensor, g: Tensor, t: Tensor, a: float, c: float,
 
 
 def _pair_context(ctx: Any, inputs: Any, output: Any) -> None:
-    _, t, _, _, _, ctx.f, ctx.g, ctx.kappa, _, _, _ = inputs
-    ctx.save_for_backward(t)
+    _, *times, _, _, _, ctx.f, ctx.g, ctx.kappa, _, _, _ = inputs
+    ctx.save_for_backward(*times)
 
 
-def _pair_backward(ctx: Any, grad_x_t: Tensor, grad_u: Tensor) -> Grads:
-    (t,) = ctx.saved_tensors
+def _pair_backward(ctx: Any, grad_x_t: Tensor, grad_u: Tensor, *grad_x_to: Tensor) -> Grads:
+    t, *t_to = ctx.saved_tensors
     f, df = f_schedule(t.double(), ctx.f, ctx.kappa)
     grad = column(f.float(), grad_x_t) * grad_x_t + column(df.float(), grad_u) * grad_u
-    return grad.to(grad_x_t.dtype), *[None] * 10
+    for time, more in zip(t_to, grad_x_to, strict=True):
+        f, _ = f_schedule(time.double(), ctx.f, ctx.kappa)
+        grad = grad + column(f.float(), more) * more
+    return grad.to(grad_x_t.dtype), *[None] * (10 + len(t_to))
 
 
 # Guidance: u = limit(u_cond + w (u_cond - u_uncond)).

@@ -1,7 +1,8 @@
 """The six ops in plain float64 PyTorch: the truth that tests hold the kernels to.
 
 Same names and signatures as `distillkac.ops`, no code shared with the kernels, written for reading, not for speed. The
-noise has the same law as the kernels' (an exact identity, no table), not the same bits. Formulas: docs/method.md.
+noise has the same law as the kernels' (an exact identity, no table), not the same bits; its draws with one seed at two times
+are no path, so `kac_pair` has no t_to here. Formulas: docs/method.md.
 """
 
 import math

@@ -89,8 +89,34 @@ def test_pair(cuda, process, width, f, g):
     assert torch.equal(got[1], expected[1])
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pair_at_two_times(cuda, process, width, dtype):
+    (x0,) = draws(whole(width, process), dtype=dtype)
+    for f, g in (("linear", "linear"), ("cosine", "quadratic")):
+        options = (process, A, C, f, g, 7, 2**40 + 3, 2.0)
+        for t_to in (T.flip(0), T * 0, T):
+            got = cuda.kac_pair(x0, T, *options, t_to=t_to)
+            expected = (*ops.kac_pair(x0, T, *options), ops.kac_pair(x0, t_to, *options)[0])
+            assert all(map(torch.equal, got, expected))
+
+
+def test_pair_at_two_times_draws_the_rare_words_of_both(cuda):
+    x0, t, t_to = torch.zeros(4, 1 << 20), torch.full((4,), 1.0).double(), torch.full((4,), 0.1).double()
+    got = cuda.kac_pair(x0, t, "telegraph", A, C, seed=4, t_to=t_to)
+    expected = ops.kac_pair(x0, t, "telegraph", A, C, seed=4, t_to=t_to)
+    assert all(map(torch.equal, got, expected))
+
+
 def test_rows_out_of_range_are_nan(cuda):
     t = torch.tensor([-1.0, float("nan"), 0.5], dtype=torch.float64)
+    x_t, u, x_to = cuda.kac_pair(torch.zeros(3, 72), t, "telegraph", A, C, t_to=t.flip(0))
+    assert x_t[:2].isnan().all()
+    assert u[:2].isnan().all()
+    assert x_to[1:].isnan().all()
+    assert x_t[2].isfinite().all()
+    assert x_to[0].isfinite().all()
     for process in PROCESSES:
         noise = cuda.kac_noise(t, (72,), process, A, C, 1)
         assert noise[:2].isnan().all()
@@ -153,6 +179,7 @@ def test_launches(cuda):
         (1, lambda: cuda.kac_noise(T, (64,), "telegraph", A, C, 1)),
         (1, lambda: cuda.kac_velocity(torch.zeros(len(T), 64), T, "telegraph", A, C)),
         (1, lambda: cuda.kac_pair(x, T, "telegraph", A, C, "linear", "linear", seed=1, offset=0, kappa=1.0)),
+        (1, lambda: cuda.kac_pair(x, T, "telegraph", A, C, t_to=T.flip(0))),
         (1, lambda: cuda.guided_velocity(x, u, ones, max_speed=None, process="telegraph")),
         (1, lambda: cuda.guided_step(x, u, x_end, None, ones, ones, ones, max_speed=None, process="telegraph")),
         (2, lambda: cuda.endpoint_loss(x, u, x_end, ones, ones)),

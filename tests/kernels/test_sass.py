@@ -71,6 +71,7 @@ def test_every_kernel_has_a_budget():
     )
     variants = {"kac": processes, "gui": limits, "end": ("",)}
     names = {" ".join(f"{op} {v} {t}".split()) for op in sass.OPS for v in variants[op[:3]] for t in types}
+    names |= {f"kac_pair to t_to {v} {t}" for v in processes for t in types}
     assert all(set(BUDGET[f"sm_{architecture}"]) == names for architecture in sass.ARCHITECTURES)
 
 
@@ -79,6 +80,8 @@ def test_every_kernel_has_a_budget():
     [
         ("kac_pair telegraph", 100),
         ("kac_pair planar", 70),
+        ("kac_pair to t_to telegraph", 120),
+        ("kac_pair to t_to planar", 80),
         ("kac_noise telegraph", 50),
         ("kac_noise planar", 55),
         ("kac_pair quad", 90),

@@ -20,7 +20,7 @@ TENSORS = {
     "guided_step": ("x", "u_cond", "u_uncond", "u_prev"),
     "endpoint_loss": ("x", "u", "x_end"),
 }
-ROWS = {"t", "delta", "weight", "w", "h", "h_prev"}
+ROWS = {"t", "t_to", "delta", "weight", "w", "h", "h_prev"}
 NUMBERS = {"a", "c", "kappa", "max_speed"}
 LAYOUTS = ("contiguous", "transposed", "every second", "unaligned", "expanded", "windows", "negated", "channels last")
 
@@ -107,12 +107,14 @@ def _noise_arguments(draw, op, process, shape, dtype, plain, tensors):
         return {**common, "size": shape[1:], **random, "dtype": dtype}
     if op == "kac_velocity":
         return {**common, **_displacement(draw, times, c, shape, dtype)}
+    second = times.flip(0) * draw(some.sampled_from([0.0, 0.5, 1.0])) if draw(some.booleans()) else None
     if float(times.double().square().max() if len(times) else 0) * max(a / 1e9, c / 1e30) > 0.9:
         schedule = "linear"  # g = t^2 would leave the range
     else:
         schedule = draw(some.sampled_from(G_NAMES))
     f = draw(some.sampled_from(F_NAMES))
-    return {**tensors, **common, "f": f, "g": schedule, "kappa": draw(some.floats(1e-3, 1e3)), **random}
+    kappa = draw(some.floats(1e-3, 1e3))
+    return {**tensors, **common, "f": f, "g": schedule, "kappa": kappa, **random, "t_to": second}
 
 
 def _displacement(draw, times, c, shape, dtype):

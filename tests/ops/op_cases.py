@@ -5,7 +5,7 @@ import torch
 from distillkac import ops
 from distillkac.ops import reference
 
-PROCESSES = ("telegraph", "planar")
+PROCESSES = ("telegraph", "planar", "quad")
 A, C = 9.0, 1.0
 
 
@@ -16,9 +16,9 @@ def rows(count, seed=0, low=0.0, high=1.0):
 
 
 def tensors(shape, dtype=torch.float32, count=4, seed=1):
-    """`count` tensors in (-.6, .6): as displacements at c t >= 1 they lie inside the light cone, pairs too."""
+    """`count` tensors in (-.49, .49): as displacements at c t >= 1 they lie inside the light cone, pairs and fours too."""
     generator = torch.Generator().manual_seed(seed)
-    return [(1.2 * torch.rand(shape, generator=generator) - 0.6).to(dtype) for _ in range(count)]
+    return [(0.98 * torch.rand(shape, generator=generator) - 0.49).to(dtype) for _ in range(count)]
 
 
 def noise_like(library, x, process):
@@ -32,6 +32,12 @@ def velocity(library, k, process):
 
 def pair(library, x0, process, f="cosine", g="quadratic"):
     return library.kac_pair(x0, rows(len(x0), 4), process, A, C, f, g, seed=6, kappa=0.7)
+
+
+def pair_to(library, x0, process, f="cosine", g="quadratic"):
+    """With the state at a second time of the path, earlier, later or 0."""
+    t_to = rows(len(x0), 11) * (rows(len(x0), 12) < 0.9)
+    return library.kac_pair(x0, rows(len(x0), 4), process, A, C, f, g, seed=6, kappa=0.7, t_to=t_to)
 
 
 def guide(library, u_cond, u_uncond, process, max_speed=0.5):
@@ -52,6 +58,7 @@ CASES = {
     "kac_noise": (noise_like, 1),
     "kac_velocity": (velocity, 1),
     "kac_pair": (pair, 1),
+    "kac_pair to t_to": (pair_to, 1),
     "guided_velocity": (guide, 2),
     "guided_step": (step, 4),
     "endpoint_loss": (loss, 3),
@@ -71,9 +78,16 @@ def expected(name, inputs, process):
     """The results by the reference in float64, for the op's own displacements where it draws them."""
     if name == "kac_noise":
         return (noise_like(ops, inputs[0].float(), process).double(),)
-    if name != "kac_pair":
+    if not name.startswith("kac_pair"):
         return run(name, inputs, process, reference)
-    x0, t = inputs[0].double(), rows(len(inputs[0]), 4)
+    x_t, u = expected_pair(inputs[0].double(), rows(len(inputs[0]), 4), process)
+    if name == "kac_pair":
+        return x_t, u
+    t_to = rows(len(inputs[0]), 11) * (rows(len(inputs[0]), 12) < 0.9)
+    return x_t, u, expected_pair(inputs[0].double(), t_to, process)[0]
+
+
+def expected_pair(x0, t, process):
     g_t, dg_t = t * t, 2 * t
     k = ops.kac_noise(g_t, x0.shape[1:], process, A, C, 6).double()
     v = reference.kac_velocity(k, g_t, process, A, C)

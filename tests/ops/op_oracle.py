@@ -64,8 +64,13 @@ def _velocity(k, t, process, a, c):
     return v
 
 
-def kac_pair(got, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0, **_):
+def kac_pair(got, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0, t_to=None, **_):
     dtype = x0.dtype
+    if t_to is not None:
+        f_to, g_to = f_schedule(t_to.double(), f, kappa)[0], g_schedule(t_to.double(), g)[0]
+        k, kept = ops.kac_noise(g_to, x0.shape[1:], process, a, c, seed, offset).double(), x0.double()
+        kept = reference.rows(f_to, kept) * kept
+        assert_near(got[2], kept + k, EPSILON * (kept.abs() + k.abs()), dtype)
     x0, t = x0.double(), t.double()
     (f_t, df), (g_t, dg) = f_schedule(t, f, kappa), g_schedule(t, g)
     k = ops.kac_noise(g_t, x0.shape[1:], process, a, c, seed, offset).double()

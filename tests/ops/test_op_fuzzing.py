@@ -126,8 +126,9 @@ def raw(op, a):
     if op == "kac_velocity":
         return lib.kac_velocity(a["k"], a["t"], a["process"], a["a"], a["c"])
     if op == "kac_pair":
-        names = ("x0", "t", "process", "a", "c", "f", "g", "kappa")
-        return lib.kac_pair(*(a[name] for name in names), *seed(), a["offset"])
+        names = ("x0", "t", *(() if a["t_to"] is None else ("t_to",)), "process", "a", "c", "f", "g", "kappa")
+        function = lib.kac_pair.default if a["t_to"] is None else lib.kac_pair.to
+        return function(*(a[name] for name in names), *seed(), a["offset"])
     if op == "guided_velocity":
         return lib.guided_velocity(a["u_cond"], a["u_uncond"], *row("w"), a["max_speed"], a["process"])
     if op == "guided_step":
@@ -157,7 +158,8 @@ def fresh(op, arguments, like):
     """Memory for the results, filled with NaN."""
     shape = (len(arguments["t"]), *arguments["size"]) if op == "kac_noise" else like.shape
     dtype = {"kac_noise": arguments.get("dtype"), "endpoint_loss": torch.float32}.get(op) or like.dtype
-    return [torch.full(shape, torch.nan, dtype=dtype) for _ in range(OUTPUTS.get(op, 1))]
+    count = OUTPUTS.get(op, 1) + (arguments.get("t_to") is not None)
+    return [torch.full(shape, torch.nan, dtype=dtype) for _ in range(count)]
 
 
 def overlapping(x):

@@ -38,12 +38,13 @@ class Emulated:
         self._call("kac_velocity", k, v, t, *_rows(k), DTYPES[k.dtype], PROCESSES[process], a, c)
         return v
 
-    def kac_pair(self, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0):
+    def kac_pair(self, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0, kappa=1.0, t_to=None):
         x_t, u = torch.empty_like(x0), torch.empty_like(x0)
+        x_to = None if t_to is None else torch.empty_like(x0)
         schedules = (F_NAMES.index(f), G_NAMES.index(g), kappa)  # in the order of csrc/kernels.h
         kind = (DTYPES[x0.dtype], PROCESSES[process])
-        self._call("kac_pair", x0, x_t, u, t, *_rows(x0), *kind, a, c, *schedules, seed, offset)
-        return x_t, u
+        self._call("kac_pair", x0, x_t, u, x_to, t, t_to, *_rows(x0), *kind, a, c, *schedules, seed, offset)
+        return (x_t, u) if x_to is None else (x_t, u, x_to)
 
     def guided_velocity(self, u_cond, u_uncond, w, max_speed=None, process="telegraph"):
         u = torch.empty_like(u_cond)

@@ -25,8 +25,9 @@ int kac_velocity(const void* k, void* v, const double* t, int64_t rows, int64_t 
   return kac_velocity_cuda({k, v, per_row(t), {rows, width}, Dtype(dtype), {Process(process), a, c}}, nullptr);
 }
 
-int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, int64_t width, int dtype, int process,
-             double a, double c, int f, int g, double kappa, int64_t seed, int64_t offset) {
+int kac_pair(const void* x0, void* x_t, void* u, void* x_to, const double* t, const double* t_to, int64_t rows,
+             int64_t width, int dtype, int process, double a, double c, int f, int g, double kappa, int64_t seed,
+             int64_t offset) {
   return kac_pair_cuda({x0,
                         x_t,
                         u,
@@ -37,7 +38,9 @@ int kac_pair(const void* x0, void* x_t, void* u, const double* t, int64_t rows, 
                         FSchedule(f),
                         GSchedule(g),
                         kappa,
-                        seed_of(seed, offset)},
+                        seed_of(seed, offset),
+                        x_to,
+                        per_row(t_to)},
                        nullptr);
 }
 

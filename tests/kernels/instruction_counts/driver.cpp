@@ -63,6 +63,23 @@ int main(int, char** argv) {
                                {nullptr, 1, 0}},
                               0, units(kChunk));
     };
+  } else if (op == "kac_pair_to") {
+    work = [&] {
+      return kernels.kac_pair({x.data(),
+                               out.data(),
+                               out2.data(),
+                               times,
+                               rows,
+                               Dtype::kFloat32,
+                               kac,
+                               FSchedule::kLinear,
+                               GSchedule::kLinear,
+                               1,
+                               {nullptr, 1, 0},
+                               y.data(),
+                               {nullptr, false, 0.4}},
+                              0, units(kChunk));
+    };
   } else if (op == "guided_velocity") {
     work = [&] {
       return kernels.guided_velocity(

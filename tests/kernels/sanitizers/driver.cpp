@@ -197,6 +197,14 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
               const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_pair(args, begin, end); };
     });
   }
+  for (const RowScalar& time_to : {above.scalar, t.scalar}) {
+    check("kac_pair at two times", rows, dtype, kChunk, [&](Job& job) {
+      for (int i = 0; i < 3; ++i) job.out.emplace_back(size, lead);
+      job.work = [args = KacPairArgs{x.data(), job.out[0].data(), job.out[1].data(), t.scalar, rows, dtype, kac,
+                                     FSchedule::kLinear, GSchedule::kLinear, 0.7, seed, job.out[2].data(), time_to}](
+                     const CpuKernels& k, int64_t begin, int64_t end) { return k.kac_pair(args, begin, end); };
+    });
+  }
   for (const double max_speed : {double(INFINITY), 0.3}) {
     const SpeedLimit limit{process, max_speed};
     check("guided_velocity", rows, dtype, kChunk, [&](Job& job) {
