@@ -86,8 +86,8 @@ inline void check_groups(const char* op, const char* name, Process process, cons
       return;
     case Process::kQuad:
       if (last % 4 != 0)
-        fail(op, name, " must have a last dimension divisible by 4, because quad groups four neighbouring elements; got ",
-             last);
+        fail(op, name,
+             " must have a last dimension divisible by 4, because quad groups four neighbouring elements; got ", last);
   }
 }
 

@@ -14,8 +14,8 @@ DK_INLINE typename V::F guided(typename V::F u_cond, typename V::F u_uncond, flo
   return V::fma(V::splat(w), u_cond - u_uncond, u_cond);
 }
 
-// Calls f with the number of neighbours that the limit takes together, as a constant: 1, 2 or 4. Where there is no limit,
-// coordinates one by one give the same.
+// Calls f with the number of neighbours that the limit takes together, as a constant: 1, 2 or 4. Where there is no
+// limit, coordinates one by one give the same.
 template <class F>
 inline auto with_group(const SpeedLimit& limit, F&& f) {
   if (float(limit.most) == INFINITY) return f(std::integral_constant<int, 1>{});

@@ -43,7 +43,8 @@ bool guided_step_cpu(const GuidedStepArgs& args, int64_t begin, int64_t end) {
         using T = decltype(element);
         constexpr int kGroup = group();
         if (args.u_uncond)
-          args.u_prev ? step_chunk<true, true, kGroup, T>(args, chunk) : step_chunk<true, false, kGroup, T>(args, chunk);
+          args.u_prev ? step_chunk<true, true, kGroup, T>(args, chunk)
+                      : step_chunk<true, false, kGroup, T>(args, chunk);
         else
           args.u_prev ? step_chunk<false, true, kGroup, T>(args, chunk)
                       : step_chunk<false, false, kGroup, T>(args, chunk);

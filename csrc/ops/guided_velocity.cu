@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocit
 template <class T>
 static int launch(const GuidedVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  with_group(args.limit, [&](auto group) { guided_velocity_kernel<T, group()><<<blocks, kThreads, 0, stream>>>(args); });
+  with_group(args.limit,
+             [&](auto group) { guided_velocity_kernel<T, group()><<<blocks, kThreads, 0, stream>>>(args); });
   return cudaGetLastError();
 }
 

@@ -1,5 +1,5 @@
 // The quad Kac process: a particle in four dimensions keeps speed c and takes a fresh direction at rate a
-// (docs/method.md, section 4b). With lambda = a t and s = |K|^2 / (c t)^2,
+// (docs/method.md, section 4). With lambda = a t and s = |K|^2 / (c t)^2,
 //   P(turned, |K|^2 > s (c t)^2) = e^-E - e^-lambda,   E = lambda s^2 + q - log1p(q),   q = lambda s (1 - s);
 //   v = K / (2 t) (z + 3) / (z + 2),   z = lambda (1 - s);   on the sphere |K| = c t, which keeps e^-lambda, |v| = c.
 #pragma once
@@ -48,8 +48,12 @@ DK_INLINE QuadRow<Scalar> quad_row(double t, double a, double c) { return quad_r
 
 template <class V>
 DK_INLINE QuadRow<V> splat_row(const QuadRow<Scalar>& row) {
-  return {V::splat(row.radius),    V::splat(row.lambda), V::splat(row.inverse_lambda),
-          V::splat(row.c),         V::splat(row.g),      V::splat(row.inverse_g),
+  return {V::splat(row.radius),
+          V::splat(row.lambda),
+          V::splat(row.inverse_lambda),
+          V::splat(row.c),
+          V::splat(row.g),
+          V::splat(row.inverse_g),
           {V::splat(row.start[0]), V::splat(row.start[1]), V::splat(row.start[2])}};
 }
 
@@ -81,16 +85,17 @@ template <class V>
 DK_INLINE typename V::F quad_step(const QuadRow<V>& row, typename V::F s, typename V::F e) {
   using F = typename V::F;
   const F y = row.lambda * s, rest = V::splat(1.f) - s, q = y * rest;
-  const F z2 = V::fma(row.lambda, rest, V::splat(2.f));                     // z + 2
+  const F z2 = V::fma(row.lambda, rest, V::splat(2.f));  // z + 2
   const F f = V::fma(y, s, less_log1p<V>(q)) - e, half = V::splat(.5f) * f;
-  const F curved = V::fma(V::splat(-2.f), q, row.inverse_g);                // s^2 h'' (1 + q)^2 / (y s), h' = dh/ds
-  const F slope = (y * z2) * (s * z2);                                      // s h' (1 + q) (z + 2)
+  const F curved = V::fma(V::splat(-2.f), q, row.inverse_g);  // s^2 h'' (1 + q)^2 / (y s), h' = dh/ds
+  const F slope = (y * z2) * (s * z2);                        // s h' (1 + q) (z + 2)
   const F step = V::divide_normal(f * z2 * (V::splat(1.f) + q), V::fma(V::splat(0.f) - half, curved, slope));
   return V::fma(V::splat(0.f) - s, step, s);
 }
 
-// What the four words of a call say of a group, whatever its row's time is: a direction, and E. Word 0 is for the radius,
-// 1 for the share of the first two coordinates in it, 2 for an angle in their plane and 3 for one in that of the others.
+// What the four words of a call say of a group, whatever its row's time is: a direction, and E. Word 0 is for the
+// radius, 1 for the share of the first two coordinates in it, 2 for an angle in their plane and 3 for one in that of
+// the others.
 template <class V>
 struct QuadWords {
   typename V::F unit[4], minus_log;

@@ -6,8 +6,8 @@ DK_NAMESPACE_BEGIN
 
 // As planar_short_rows; one Philox call a group of four, of which every word is used.
 template <class V, bool kVelocity>
-inline void quad_short_rows(const double* t, double a, double c, const PhiloxKey& key, int64_t row, int count, int width,
-                            float* k, float* v) {
+inline void quad_short_rows(const double* t, double a, double c, const PhiloxKey& key, int64_t row, int count,
+                            int width, float* k, float* v) {
   constexpr int kWidth = V::kWidth;
   for (int begin = 0; begin < count; begin += kWidth) {
     typename V::D times[V::kDoubles];

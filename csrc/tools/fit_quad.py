@@ -1,4 +1,4 @@
-"""Where the solution of the quad quantile begins (docs/method.md, process of four): a polynomial close to s(E, lambda).
+"""Where the solution of the quad quantile begins (docs/method.md, section 5): a polynomial close to s(E, lambda).
 
 s solves h(s) = lambda s^2 + phi(q) = E, with q = lambda s (1 - s) and phi(q) = q - log1p(q). With g = 2 / (lambda + 2),
 p^2 = g E / lambda (s is close to p where it is small) and P = p (lambda + 2),
