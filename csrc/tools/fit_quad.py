@@ -28,7 +28,7 @@ def h(s, lam):
     """-log of the survival probability, without cancellation: both terms are positive."""
     q = lam * s * (1 - s)
     series = q * q * (1 / 2 - q * (1 / 3 - q * (1 / 4 - q * (1 / 5 - q / 6))))
-    return np.where(q < 1e-3, series, q - np.log1p(q)) + lam * s * s
+    return np.where(q < 1e-3, series, q - np.log1p(np.maximum(q, 0))) + lam * s * s
 
 
 def points(count=160):
