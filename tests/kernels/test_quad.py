@@ -261,11 +261,6 @@ def wrong_rate(k, v, lam, seed):
     return torch.where(atom, k, other[0]), torch.where(atom, v, other[1])
 
 
-def planar_pairs(k, v, lam, seed):
-    """Pairs in place of fours."""
-    return ops.kac_pair(torch.zeros(k.shape), torch.ones(len(k)), "planar", lam, 1.0, seed=seed)
-
-
 def velocity_factor(k, v, lam, seed):
     return k, 1.003 * v
 
@@ -290,7 +285,6 @@ WRONG = [
     (narrow_share, "share"),
     (without_atoms, "atom mass"),
     (wrong_rate, "law of |K|"),
-    (planar_pairs, "law of |K|"),
     (velocity_factor, "velocity"),
     (cut_tail, "tail"),
     (shared_directions, "element + 16"),
