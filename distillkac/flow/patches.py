@@ -111,6 +111,6 @@ def guided_step(
     """`ops.guided_step` with the groups of images."""
     if max_speed is None or norm != "quad":
         return ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, max_speed, norm)
-    given = [None if v is None else gathered(v) for v in (u_uncond, u_prev)]
-    x_next, u = ops.guided_step(gathered(x), gathered(u_cond), *given, w, h, h_prev, max_speed, norm)
+    uncond, prev = (None if v is None else gathered(v) for v in (u_uncond, u_prev))
+    x_next, u = ops.guided_step(gathered(x), gathered(u_cond), uncond, prev, w, h, h_prev, max_speed, norm)
     return scattered(x_next), scattered(u)
