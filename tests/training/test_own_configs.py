@@ -25,7 +25,10 @@ def optim(**options):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"noise": ProcessConfig("plannar")}, "config.noise.process must be one of 'telegraph', 'planar', 'quad', 'gaussian'"),
+        (
+            {"noise": ProcessConfig("plannar")},
+            "config.noise.process must be one of 'telegraph', 'planar', 'quad', 'gaussian'",
+        ),
         ({"noise": "planar"}, r"config.noise must be an object \(ProcessConfig\), got 'planar'"),
         ({"noise": Telegraph()}, r"config.noise must be an object \(ProcessConfig\), got Telegraph"),
         (optim(precision="fp16"), "config.optim.precision must be one of 'no', 'bf16', got 'fp16'"),
