@@ -7,7 +7,7 @@ namespace distillkac {
 
 // What the kernels choose by, in switches without a default: a new enumerator is an error wherever it is not served.
 // What else a new schedule needs: README.md.
-enum class Process : int32_t { kTelegraph = 0, kPlanar = 1 };
+enum class Process : int32_t { kTelegraph = 0, kPlanar = 1, kQuad = 2 };
 enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 enum class FSchedule : int32_t { kLinear = 0, kCosine = 1, kExp = 2 };  // f(t): 1 - t, cos(pi t / 2), exp(-kappa t)
 enum class GSchedule : int32_t { kLinear = 0, kQuadratic = 1 };         // g(t): t, t^2
@@ -71,7 +71,8 @@ struct KacPairArgs {
   RowScalar t_to = {};   // (B,)
 };
 
-// The largest speed that guided velocities may have: of each coordinate (telegraph), or of each pair (planar).
+// The largest speed that guided velocities may have: of each coordinate (telegraph), each pair (planar) or each
+// group of four (quad).
 struct SpeedLimit {
   Process process;
   double most;  // +inf: unbounded

@@ -119,7 +119,7 @@ def self_test(device) -> list[str]:
 
     from distillkac import ops
     from distillkac._kernels import native
-    from distillkac.flow.processes import Planar, Telegraph
+    from distillkac.flow.processes import Planar, Quad, Telegraph
     from distillkac.ops import reference
 
     failures = []
@@ -131,7 +131,7 @@ def self_test(device) -> list[str]:
     expect(native.philox([0] * 4, [0] * 2) == PHILOX_OF_ZERO, "Philox known answer")
     t = torch.tensor([0.01, 0.3, 1.0], dtype=torch.float64, device=device)
     a, c = 9.0, 3.0
-    for flow in (Telegraph(a, c), Planar(a, c)):
+    for flow in (Telegraph(a, c), Planar(a, c), Quad(a, c)):
         process = flow.name
         k = ops.kac_noise(t, (3, 32, 32), process, a, c, seed=1)
         expect(torch.equal(k, ops.kac_noise(t, (3, 32, 32), process, a, c, seed=1)), f"{process} noise repeats")

@@ -25,8 +25,8 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
-from distillkac import ops
 from distillkac.base.tensors import column
+from distillkac.flow import patches
 from distillkac.flow.integrators import restarted, time_grid
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
@@ -55,10 +55,10 @@ class KacSchedulerOutput(BaseOutput):
 class KacScheduler(SchedulerMixin, ConfigMixin):
     """Steps of a velocity field from noise to data: Euler, or Adams-Bashforth 2 with one evaluation a step.
 
-    process: telegraph, planar or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
+    process: telegraph, planar, quad or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
     grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
-    students. max_speed: bound of the velocity of a pixel (telegraph) or pair of pixels (planar), or None. num_steps: the
-    steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
+    students. max_speed: bound of the velocity of a pixel (telegraph), pair (planar) or 2x2 patch (quad), or None. num_steps:
+    the steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
     drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
     shift: of the grid's times, by the process (flow.time_shift); 1 for none.
     tau_max: where a gaussian flow ends, of adopted models; path: in place of its f and g (flow.processes.Gaussian).
@@ -70,7 +70,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        process: Literal["telegraph", "planar", "gaussian"] = "telegraph",
+        process: Literal["telegraph", "planar", "quad", "gaussian"] = "telegraph",
         a: float = 25.0,
         c: float = 2.0,
         sigma: float = 1.0,
@@ -180,7 +180,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"steps go through `timesteps` in order: expected {t:.6g} next, got {float(timestep):.6g}")
         h = t - t_next
         u_prev, h_prev = self._previous or (None, None)
-        x_next, u = ops.guided_step(
+        x_next, u = patches.guided_step(
             sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
         )
         x_hat, share = sample - t * u, self.config.restart  # of average velocities the share is 0

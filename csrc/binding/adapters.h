@@ -22,7 +22,7 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   const Kac kac = kac_of(op, process, a, c);
   check_same_device(op, "out", out, t);
   check_out(op, out);
-  check_pairs(op, "size", kac.process, out);
+  check_groups(op, "size", kac.process, out);
   const Dtype dtype = element_type(op, "dtype", out.scalar_type());
   const Seed source = seed_of(op, seed, seed_tensor, offset, t);
   if (empty(rows)) return;
@@ -69,7 +69,7 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
   const Kac kac = kac_of(op, process, a, c);
   check_like(op, "out", v, k);
   check_out(op, v);
-  check_pairs(op, "k", kac.process, k);
+  check_groups(op, "k", kac.process, k);
   const Dtype dtype = element_type(op, "k", k.scalar_type());
   if (empty(rows)) return;
   const Tensor displacements = packed(k), times = packed(t);

@@ -26,7 +26,8 @@ inline Dtype element_type(const char* op, const char* name, ScalarType type) {
 inline Process process_named(const char* op, const std::string& name) {
   if (name == "telegraph") return Process::kTelegraph;
   if (name == "planar") return Process::kPlanar;
-  fail(op, "process must be 'telegraph' or 'planar', got '", name, "'");
+  if (name == "quad") return Process::kQuad;
+  fail(op, "process must be 'telegraph', 'planar' or 'quad', got '", name, "'");
 }
 
 inline Kac kac_of(const char* op, const std::string& process, double a, double c) {
@@ -94,7 +95,7 @@ inline Tensor new_like(const char* op, const char* name, const Tensor& x, std::o
   return new_tensor(x, x.sizes(), dtype);
 }
 
-inline void check_pairs(const char* op, const char* name, Process process, const Tensor& tensor) {
+inline void check_groups(const char* op, const char* name, Process process, const Tensor& tensor) {
   const int64_t last = tensor.dim() < 2 ? 1 : tensor.size(tensor.dim() - 1);
   switch (process) {
     case Process::kTelegraph:
@@ -102,6 +103,11 @@ inline void check_pairs(const char* op, const char* name, Process process, const
     case Process::kPlanar:
       if (last % 2 != 0)
         fail(op, name, " must have an even last dimension, because planar pairs neighbouring elements; got ", last);
+      return;
+    case Process::kQuad:
+      if (last % 4 != 0)
+        fail(op, name,
+             " must have a last dimension divisible by 4, because quad groups four neighbouring elements; got ", last);
   }
 }
 
@@ -110,7 +116,7 @@ inline SpeedLimit speed_limit(const char* op, const char* name, const std::strin
                               std::optional<double> max_speed, const Tensor& velocities) {
   const Process kind = process_named(op, process);
   if (!max_speed) return {kind, INFINITY};
-  check_pairs(op, name, kind, velocities);
+  check_groups(op, name, kind, velocities);
   if (!(*max_speed >= 0)) fail(op, "max_speed must be >= 0 or None, got ", *max_speed);
   return {kind, *max_speed};
 }

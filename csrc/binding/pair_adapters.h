@@ -40,7 +40,7 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Te
     check_like(op, "out[2]", *x_to, x0);
     check_out(op, *x_to);
   }
-  check_pairs(op, "x0", kac.process, x0);
+  check_groups(op, "x0", kac.process, x0);
   const double kappa = options.kappa;
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
   const Dtype dtype = element_type(op, "x0", x0.scalar_type());

@@ -2,6 +2,7 @@
 // thread makes four Philox calls, whose 16 words belong to four groups of four neighbouring elements of a 64-block.
 #pragma once
 #include "../planar/flight.h"
+#include "../quad/flight.h"
 #include "../telegraph/quantile.h"
 #include "cuda_common.cuh"
 
@@ -27,6 +28,13 @@ struct TelegraphShared {
 struct PlanarShared {
   static constexpr int kResident = 6;
   PlanarRow<Scalar> row;
+  alignas(16) RowStream stream;
+  int64_t block;
+};
+
+struct QuadShared {
+  static constexpr int kResident = 4;
+  QuadRow<Scalar> row;
   alignas(16) RowStream stream;
   int64_t block;
 };
@@ -70,12 +78,17 @@ __device__ inline void prepare(TelegraphShared& shared, double t, const Kac& kac
 }
 static_assert(kThreads == kQuantileFast + 16);
 
-__device__ inline void prepare(PlanarShared& shared, double t, const Kac& kac, const Seed& seed, const Chunk& chunk,
+__device__ inline void set_row(PlanarRow<Scalar>& row, double t, const Kac& kac) { row = planar_row(t, kac.a, kac.c); }
+__device__ inline void set_row(QuadRow<Scalar>& row, double t, const Kac& kac) { row = quad_row(t, kac.a, kac.c); }
+
+// Planar or quad.
+template <class Shared>
+__device__ inline void prepare(Shared& shared, double t, const Kac& kac, const Seed& seed, const Chunk& chunk,
                                const QuantileTable&) {
   const bool valid = row_is_valid(t, kac.a, kac.c);
   __syncthreads();
   if (threadIdx.x == 0) {
-    shared.row = planar_row(valid ? t : 0.0, kac.a, kac.c);
+    set_row(shared.row, valid ? t : 0.0, kac);
     if (!valid) shared.row.radius = shared.row.c = NAN;
   }
   if (threadIdx.x == 32) shared.stream = stream_of(seed, chunk.row), shared.block = chunk.begin / kBlock;
@@ -204,8 +217,33 @@ __device__ inline void draw_groups(unsigned quad, F&& f, const PlanarShared& sha
   }
 }
 
+// A group of four elements a call. The thread's calls are four apart, so that neighbouring threads write neighbouring
+// groups.
+template <bool kVelocity, class F, class... To>
+__device__ inline void draw_groups(unsigned quad, F&& f, const QuadShared& shared, const To&... to) {
+  const QuadRow<Scalar> row = shared.row;
+  const RowStream stream = shared.stream;
+  const uint64_t first = uint64_t(shared.block) * kCallsPerBlock;
+  const uint32_t c1 = uint32_t(first >> 32) << 2 | kMainWords, call = uint32_t(first) + 16 * (quad / 4) + quad % 4;
+#pragma unroll 1
+  for (int j = 0; j < 4; ++j) {
+    uint32_t words[1][4];
+    philox<Scalar>(call + 4 * uint32_t(j), c1, stream.row_low, stream.row_high, stream.key, words);
+    const QuadWords<Scalar> drawn = quad_words<Scalar>(words[0]);
+    float k[4], v[4];
+    quad_draw<Scalar>(row, drawn, k, v);
+    const auto later = [&](const QuadShared& other) {
+      Four k_to, v_to;
+      quad_draw<Scalar>(other.row, drawn, k_to.of, v_to.of);
+      return k_to;
+    };
+    f(j, k, v, later(to).of...);
+  }
+}
+
 // Where a thread's first group lies in its block, and the others.
 __device__ inline int place_of(const TelegraphShared&, unsigned quad, int j) { return 4 * int(quad % 4) + 16 * j; }
+__device__ inline int place_of(const QuadShared&, unsigned quad, int j) { return 4 * int(quad % 4) + 16 * j; }
 __device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
   return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
 }

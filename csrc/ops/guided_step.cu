@@ -5,7 +5,7 @@
 
 DK_NAMESPACE_BEGIN
 
-template <class T, bool kPairs>
+template <class T, int kGroup>
 __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs args) {
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs ar
         DK_UNROLL
         for (int n = 0; n < access.kCount; ++n) u[n] = guided<Scalar>(u[n], other[n], row.w);
       }
-      limit<kPairs>(u, max_speed);
+      limit<kGroup>(u, max_speed);
       DK_UNROLL
       for (int n = 0; n < access.kCount; ++n)
         x[n] = stepped<Scalar>(x[n], u[n], before[n], row, args.u_prev != nullptr);
@@ -42,10 +42,7 @@ __global__ void __launch_bounds__(kThreads) guided_step_kernel(GuidedStepArgs ar
 template <class T>
 static int launch(const GuidedStepArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (limits_pairs(args.limit))
-    guided_step_kernel<T, true><<<blocks, kThreads, 0, stream>>>(args);
-  else
-    guided_step_kernel<T, false><<<blocks, kThreads, 0, stream>>>(args);
+  with_group(args.limit, [&](auto group) { guided_step_kernel<T, group()><<<blocks, kThreads, 0, stream>>>(args); });
   return cudaGetLastError();
 }
 

@@ -3,7 +3,7 @@
 
 DK_NAMESPACE_BEGIN
 
-template <class T, bool kPairs>
+template <class T, int kGroup>
 __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocityArgs args) {
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocit
       access.load(uncond + i, other);
       DK_UNROLL
       for (int n = 0; n < access.kCount; ++n) u[n] = guided<Scalar>(u[n], other[n], w);
-      limit<kPairs>(u, max_speed);
+      limit<kGroup>(u, max_speed);
       access.store(out + i, u);
     });
   }
@@ -28,10 +28,8 @@ __global__ void __launch_bounds__(kThreads) guided_velocity_kernel(GuidedVelocit
 template <class T>
 static int launch(const GuidedVelocityArgs& args, cudaStream_t stream) {
   const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
-  if (limits_pairs(args.limit))
-    guided_velocity_kernel<T, true><<<blocks, kThreads, 0, stream>>>(args);
-  else
-    guided_velocity_kernel<T, false><<<blocks, kThreads, 0, stream>>>(args);
+  with_group(args.limit,
+             [&](auto group) { guided_velocity_kernel<T, group()><<<blocks, kThreads, 0, stream>>>(args); });
   return cudaGetLastError();
 }
 

@@ -30,6 +30,9 @@ static int launch(const KacNoiseArgs& args, cudaStream_t stream) {
     case Process::kPlanar:
       kac_noise_kernel<T, PlanarShared><<<blocks, kThreads, 0, stream>>>(args, table);
       return cudaGetLastError();
+    case Process::kQuad:
+      kac_noise_kernel<T, QuadShared><<<blocks, kThreads, 0, stream>>>(args, table);
+      return cudaGetLastError();
   }
   DK_UNREACHABLE();
 }

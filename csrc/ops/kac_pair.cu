@@ -88,6 +88,8 @@ static int launch(const KacPairArgs& args, cudaStream_t stream) {
       return launch_of<T, TelegraphShared>(args, table, stream);
     case Process::kPlanar:
       return launch_of<T, PlanarShared>(args, table, stream);
+    case Process::kQuad:
+      return launch_of<T, QuadShared>(args, table, stream);
   }
   DK_UNREACHABLE();
 }

@@ -3,6 +3,7 @@
 #include "kac_velocity.h"
 
 #include "../planar/flight.h"
+#include "../quad/flight.h"
 #include "../telegraph/velocity.h"
 #include "cpu_ops.h"
 
@@ -26,14 +27,29 @@ template <class T>
 static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
   const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
   bool inside = true;
-  for_each_pair_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
+  for_each_group_vector<Lanes, 2>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
     using V = decltype(lanes);
-    typename V::F x, y, vx, vy;
-    load_pairs<V>(k + i, x, y);
-    planar_velocity<V>(row, x, y, vx, vy);
-    store_pairs<V>(v + i, vx, vy);
-    const typename V::F xs = x * V::splat(row.cone.scale), ys = y * V::splat(row.cone.scale);
+    typename V::F x[2], moving[2];
+    load_groups<V, 2>(k + i, x);
+    planar_velocity<V>(row, x[0], x[1], moving[0], moving[1]);
+    store_groups<V, 2>(v + i, moving);
+    const typename V::F xs = x[0] * V::splat(row.cone.scale), ys = x[1] * V::splat(row.cone.scale);
     inside = inside && !V::any(V::less(V::splat(limit2), V::fma(xs, xs, ys * ys)));
+  });
+  return inside;
+}
+
+template <class T>
+static bool quad_chunk(const QuadVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
+  const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
+  bool inside = true;
+  for_each_group_vector<Lanes, 4>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
+    using V = decltype(lanes);
+    typename V::F x[4], moving[4];
+    load_groups<V, 4>(k + i, x);
+    const typename V::F size2 = quad_velocity<V>(row, x, moving);
+    store_groups<V, 4>(v + i, moving);
+    inside = inside && !V::any(V::less(V::splat(limit2), size2));
   });
   return inside;
 }
@@ -47,6 +63,8 @@ static bool velocity_chunk(const KacVelocityArgs& args, double t, const Chunk& c
       return telegraph_chunk(telegraph_velocity_row(t, args.kac.a, args.kac.c), k, v, chunk);
     case Process::kPlanar:
       return planar_chunk(planar_velocity_row(t, args.kac.c), k, v, chunk);
+    case Process::kQuad:
+      return quad_chunk(quad_velocity_row(t, args.kac.a, args.kac.c, cone_tolerance(T{})), k, v, chunk);
   }
   DK_UNREACHABLE();
 }

@@ -5,6 +5,8 @@
 // its word (i % 64) / 16, so a vector of 16, 8 or 1 lanes, or a GPU thread of any width, finds the same word.
 // Planar: two words of one call a pair. Pair p, the elements 2 p and 2 p + 1, belongs to block p / 32; its call index
 // is 16 * block + p % 16, its word for the radius 2 * (p % 32 / 16), and the next one is for the direction.
+// Quad: the four words of one call a group of four. Group q, the elements 4 q to 4 q + 3, has call index q; word 0 is
+// for the radius, 1 for the share of the first two elements, 2 and 3 for the angles.
 #pragma once
 #include "../lanes/platform.h"
 

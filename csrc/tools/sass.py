@@ -124,8 +124,10 @@ def kernel_of(op: str, name: str) -> tuple[str, str, int] | None:
         "pair_to": "to t_to",
         "elegraph": "telegraph",
         "lanar": "planar",
-        "Lb0E": "of coordinates",
-        "Lb1E": "of pairs",
+        "uad": "quad",
+        "Li1E": "of coordinates",
+        "Li2E": "of pairs",
+        "Li4E": "of fours",
     }
     variant = [words for mark, words in marks.items() if mark in found[1] + found[3]]
     return " ".join([op, *variant, kind]), kind, 4 if kind == "float32" else 2

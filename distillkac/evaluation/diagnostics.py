@@ -16,7 +16,8 @@ from distillkac.base.tensors import column
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.fields import null_class
 from distillkac.flow.integrators import integrate
-from distillkac.flow.processes import Gaussian, Process
+from distillkac.flow.patches import lengths
+from distillkac.flow.processes import Gaussian
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs.run import Run
@@ -35,11 +36,6 @@ RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 def rms(x: torch.Tensor, first: int = 1) -> torch.Tensor:
     """Root mean square over all dimensions from number `first` on."""
     return x.double().square().flatten(first).mean(-1).sqrt()
-
-
-def lengths(u: torch.Tensor, process: Process) -> torch.Tensor:
-    """What a speed limit limits: |u| of each coordinate, for planar of each pair. (..., W) -> (..., W or W / 2)."""
-    return u.unflatten(-1, (-1, 2)).norm(dim=-1) if process.speed_norm == "planar" else u.abs()
 
 
 def exponent(x, y) -> float | None:
@@ -83,7 +79,7 @@ def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tenso
     """
     process, t = teacher.process, grid[:-1]
     u = ab2_velocities(path, grid)
-    speed = lengths(u, process).flatten(1)
+    speed = lengths(u.flatten(0, 1), process.speed_norm).reshape(len(u), -1)
     x0 = x0.repeat(8, *[1] * (x0.dim() - 1))
     times = (torch.arange(len(x0), dtype=torch.float64) + 0.5) / len(x0)
     _, targets = process.pair(x0, times, derive_seed(seed, "targets"))
@@ -99,7 +95,7 @@ def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tenso
     }
     if isinstance(process, Gaussian):
         return report | {"bound": None, "network": None, "targets": None}
-    largest = float(lengths(x0, process).max())
+    largest = float(lengths(x0, process.speed_norm).max())
 
     def bound(t):
         return f_schedule(t, process.f)[1].abs() * largest + g_schedule(t, process.g)[1] * process.c
@@ -109,7 +105,7 @@ def speeds(teacher: Run, path: torch.Tensor, grid: torch.Tensor, x0: torch.Tenso
         above = float((ratio > 1 + 1e-5).double().mean())  # float32 rounds
         return {"count": ratio.numel(), "above": above, "max_ratio": float(ratio.max())}
 
-    drawn = ratios(lengths(targets, process).flatten(1), times)
+    drawn = ratios(lengths(targets, process.speed_norm).flatten(1), times)
     return report | {"bound": bound(t).tolist(), "network": ratios(speed, t), "targets": drawn}
 
 

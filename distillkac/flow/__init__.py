@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from distillkac.flow.networks import VelocityNet
     from distillkac.flow.noise_stream import NoiseStream
     from distillkac.flow.probability_paths import PATHS, add_path
-    from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Telegraph, from_dict
+    from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Quad, Telegraph, from_dict
     from distillkac.flow.velocity_from import VelocityFrom
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "NoiseStream",
     "Planar",
     "Process",
+    "Quad",
     "Telegraph",
     "VelocityFrom",
     "VelocityNet",
@@ -58,7 +59,7 @@ __getattr__, __dir__ = importer(
         "networks": ("VelocityNet",),
         "noise_stream": ("NoiseStream",),
         "probability_paths": ("PATHS", "add_path"),
-        "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"),
+        "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Quad", "Telegraph", "from_dict"),
         "velocity_from": ("VelocityFrom",),
     },
 )

@@ -23,9 +23,10 @@ import torch
 
 from distillkac.base.random import generator
 from distillkac.base.tensors import column
+from distillkac.flow import patches
 from distillkac.flow.fields import SpeedNorm
 from distillkac.flow.integrators import Method, integrate
-from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Process, Quad, Telegraph
 from distillkac.ops import reference
 
 __all__ = ["ExactFlow", "conditional_law", "push", "sampling_floor", "sliced_wasserstein"]
@@ -38,34 +39,25 @@ def conditional_law(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log density of K_age at k, conditional velocity v(age, k)).
 
-    k: (B, ..., D) float64. age: (B,) > 0. rounding: like k, how far rounding may have moved k. An atom counts as a normal
-    density of standard deviation rounding + spread * c * age across the cone.
+    k: (B, ..., D) float64; pairs (planar) or fours (quad) are neighbours of the last axis. age: (B,) > 0. rounding: like k,
+    how far rounding may have moved k. An atom counts as a normal density of standard deviation
+    rounding + spread * c * age across the cone.
     Returns (B, ...), normalised over R^D, and a tensor like k. Raises ValueError for a process whose law is not known.
     """
     t = column(age, k)
     if isinstance(process, Gaussian):
         sd = process.sigma * t
         return (-(k / sd).square() / 2 - torch.log(sd * math.sqrt(2 * math.pi))).sum(-1), k / t
-    if not isinstance(process, (Telegraph, Planar)):
+    if not isinstance(process, (Telegraph, Planar, Quad)):
         raise ValueError(f"no density is known for {process}")
     a, c = process.a, process.c
-    radius, lam, planar = c * t, a * t, isinstance(process, Planar)
-    if planar:
-        size, rounding = k.unflatten(-1, (-1, 2)).norm(dim=-1), rounding.unflatten(-1, (-1, 2)).sum(-1)
-    else:
-        size = k.abs()
+    radius, lam, group = c * t, a * t, {"telegraph": 1, "planar": 2, "quad": 4}[process.name]
+    size = k.abs() if group == 1 else k.unflatten(-1, (-1, group)).norm(dim=-1)
+    rounding = rounding.unflatten(-1, (-1, group)).sum(-1)
     width = rounding.clamp(min=1e-150) + spread * radius
     excess = size - radius
     s = torch.sqrt((-excess * (radius + size)).clamp(min=0))
-    if planar:  # s = ct + (c/a) ln U is exponential, and r dr dtheta = s ds dtheta (docs/method.md, eq. 6)
-        inside = math.log(a / (2 * math.pi * c)) + a / c * (s - radius) - torch.log(s)
-        atom = -lam - torch.log(2 * math.pi * torch.maximum(size, radius / 2))
-    else:  # eq. 2
-        z = a / c * s
-        bessel = torch.special.i0e(z) + lam * torch.where(z > 0, torch.special.i1e(z) / z, 0.5)
-        inside = math.log(a / (2 * c)) + torch.log(bessel) + (z - lam)
-        atom = math.log(0.5) - lam
-    inside = torch.where(s > 0, inside, -torch.inf)
+    inside, atom = _logarithms(process, size, radius, s, lam)
     y = excess / width
     atom = atom - y.square() / 2 - torch.log(width * math.sqrt(2 * math.pi))
     log = torch.logaddexp(inside, atom)
@@ -74,15 +66,39 @@ def conditional_law(
     # m its mass this flux is a m (Phi(y) - [y > 0]); beside the atom's density m phi(y) / width it is this velocity:
     lag = torch.sign(y) * a * width * math.sqrt(math.pi / 2) * torch.special.erfcx(y.abs() / math.sqrt(2))
     edge = 1 / t - lag / size.clamp(min=1e-200)
-    if planar:
-        share, edge = share.repeat_interleave(2, -1), edge.repeat_interleave(2, -1)
-    return log.sum(-1), torch.lerp(reference.kac_velocity(k, age, process.name, a, c), edge * k, share)
+    share, edge = share.repeat_interleave(group, -1), edge.repeat_interleave(group, -1)
+    if group == 4:  # as far as the sphere, where the atom's share is
+        z = (lam * (s / radius).square()).repeat_interleave(4, -1)
+        v = k * (z + 3) / (2 * t * (z + 2))
+    else:
+        v = reference.kac_velocity(k, age, process.name, a, c)
+    return log.sum(-1), torch.lerp(v, edge * k, share)
+
+
+def _logarithms(
+    process: Telegraph | Planar | Quad, size: torch.Tensor, radius: torch.Tensor, s: torch.Tensor, lam: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the density inside the cone, of the mass that the atom has per area of the cone. s^2 = radius^2 - size^2."""
+    a, c = process.a, process.c
+    if isinstance(process, Quad):  # the law of |K|^2 (docs/method.md, eq. 7a) over the area of the sphere, 2 pi^2 |K|^3
+        z = lam * (s / radius).square()
+        inside = torch.log(lam * (2 + z)) - 2 * torch.log(math.pi * radius * radius) + (z - lam)
+        atom = -lam - math.log(2 * math.pi**2) - 3 * torch.log(torch.maximum(size, radius / 2))
+    elif isinstance(process, Planar):  # s = ct + (c/a) ln U is exponential, and r dr dtheta = s ds dtheta (eq. 6)
+        inside = math.log(a / (2 * math.pi * c)) + a / c * (s - radius) - torch.log(s)
+        atom = -lam - torch.log(2 * math.pi * torch.maximum(size, radius / 2))
+    else:  # eq. 2
+        z = a / c * s
+        bessel = torch.special.i0e(z) + lam * torch.where(z > 0, torch.special.i1e(z) / z, 0.5)
+        inside = math.log(a / (2 * c)) + torch.log(bessel) + (z - lam)
+        atom = math.log(0.5) - lam
+    return torch.where(s > 0, inside, -torch.inf), atom
 
 
 class ExactFlow:
     """The exact marginal velocity; a field that integrators.integrate takes as it takes a GuidedVelocity.
 
-    process: telegraph, planar or gaussian. data: (n, ...), n >= 1 points of equal weight.
+    process: telegraph, planar, quad or gaussian. data: (n, ...), n >= 1 points of equal weight.
     spread: relative width of the atoms, in [0, 0.1]; 0 for E[u | x_t] of the process itself, 0.05 or so to push particles.
     Raises ValueError if spread is out of range or the process cannot act on points of this shape.
     """
@@ -95,7 +111,7 @@ class ExactFlow:
         if not 0 <= spread <= 0.1:
             raise ValueError(f"spread must lie in [0, 0.1], got {spread}")
         process.check_shape(tuple(data.shape[1:]))
-        self.law, self.data, self.spread = process, data.double().flatten(1), spread
+        self.law, self.data, self.spread = process, self._together(process, data).double().flatten(1), spread
         self.speed_norm: SpeedNorm = process.speed_norm
 
     def evaluate(
@@ -117,8 +133,15 @@ class ExactFlow:
         if x.dim() < 2 or x[:1].numel() not in (0, points.shape[1]):
             raise ValueError(f"x must be (B, ...) with {points.shape[1]} numbers a row, got {tuple(x.shape)}")
         rows, eps = max(1, CHUNK // points.numel()), torch.finfo(x.dtype).eps
-        parts = zip(x.double().flatten(1).split(rows), t.split(rows), strict=True)
-        return torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(x).to(x.dtype)
+        together = self._together(self.law, x)
+        parts = zip(together.double().flatten(1).split(rows), t.split(rows), strict=True)
+        u = torch.cat([self._velocity(part, time, points, eps) for part, time in parts]).view_as(together).to(x.dtype)
+        return patches.scattered(u) if self.speed_norm == "quad" else u
+
+    @staticmethod
+    def _together(process: Process, x: torch.Tensor) -> torch.Tensor:
+        """What moves together as neighbours, also where rows are flattened."""
+        return patches.gathered(x) if process.speed_norm == "quad" else x
 
     def _velocity(self, x: torch.Tensor, t: torch.Tensor, points: torch.Tensor, eps: float) -> torch.Tensor:
         (f, df), (g, dg) = self.law.schedules(t)

@@ -15,9 +15,10 @@ __all__ = [
     "null_class",
 ]
 
-SpeedNorm = Literal["telegraph", "planar"]
-"""What a speed limit limits: each coordinate, or the length of each pair of neighbouring elements of the last axis."""
-SPEED_NORMS: tuple[SpeedNorm, ...] = ("telegraph", "planar")
+SpeedNorm = Literal["telegraph", "planar", "quad"]
+"""What a speed limit limits: each coordinate, or the length of each pair of neighbouring elements of the last axis, or that of
+each 2x2 patch of an image (four neighbours of a row of numbers)."""
+SPEED_NORMS: tuple[SpeedNorm, ...] = ("telegraph", "planar", "quad")
 
 Weight = float | torch.Tensor
 """A guidance weight w >= 0: one for all rows, or (B,)."""

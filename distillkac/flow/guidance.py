@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from distillkac import ops
 from distillkac.base.tensors import sent
+from distillkac.flow import patches
 from distillkac.flow.fields import (
     SPEED_NORMS,
     Network,
@@ -30,7 +30,8 @@ class GuidedVelocity:
     w:       guidance weight >= 0, a float or a (B,) tensor.
     interval: guidance acts for t in [low, high]; outside it the field is unguided.
     max_speed: if given, the guided velocity is limited to it.
-    speed_norm: what that limits, a process' own `speed_norm`: "telegraph" each coordinate, "planar" the length of each pair.
+    speed_norm: what that limits, a process' own `speed_norm`: "telegraph" each coordinate, "planar" the length of each pair,
+             "quad" that of each 2x2 patch.
 
     `nfe` counts network evaluations per sample since the start: two where guided, one where not.
     """
@@ -102,7 +103,7 @@ class GuidedVelocity:
             if self.max_speed is None:
                 return u_cond
             u_uncond, w = u_cond, 0.0
-        return ops.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.speed_norm)
+        return patches.guided_velocity(u_cond, u_uncond, w, self.max_speed, self.speed_norm)
 
     def _end(self, r: float | torch.Tensor | None, times: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The further argument of a network that takes the end of the step."""

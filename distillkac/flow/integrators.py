@@ -11,6 +11,7 @@ import torch
 from distillkac import ops
 from distillkac.base.random import derive_seed, uniform_rows
 from distillkac.base.tensors import sent
+from distillkac.flow import patches
 from distillkac.flow.fields import Field
 from distillkac.flow.methods import METHODS, Method
 from distillkac.flow.processes import Process
@@ -72,7 +73,7 @@ def integrate(
     for t, t_next in pairwise(times):
         h = t - t_next
         u_cond, u_uncond, w = field.evaluate(x, t, y, *((t_next,) if averages else ()))
-        x_next, u = ops.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
+        x_next, u = patches.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
         if method == "heun":
             mean = (u + field(x_next, t_next, y)) / 2
             x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
@@ -97,8 +98,8 @@ def restart_chain(
 ) -> torch.Tensor:
     """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
 
-    At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair) then moves on with
-    probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
+    At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair, quad: a patch) then moves on
+    with probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
     x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
     consistency sampling.
     field, x, y, path: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b depends
@@ -144,11 +145,10 @@ def restarted(
     fresh = process.bridge(x_hat, at, derive_seed(seed, "restart", step), offset)
     if share == 1:
         return fresh
-    pairs, shape = process.speed_norm == "planar", x_next.shape
-    size = (*shape[1:-1], shape[-1] // 2) if pairs else tuple(shape[1:])
+    size = patches.size_of_groups(process.speed_norm, tuple(x_next.shape[1:]))
     drawn = uniform_rows(len(x_next), size, derive_seed(seed, "restart share", step), offset)
-    drawn = sent(drawn, x_next.device)
-    return torch.where((drawn.repeat_interleave(2, -1) if pairs else drawn) < share, fresh, x_next)
+    drawn = patches.repeated(sent(drawn, x_next.device), process.speed_norm)
+    return torch.where(drawn < share, fresh, x_next)
 
 
 def _takes_end(field: object) -> bool:

@@ -1,4 +1,4 @@
-"""The noise processes behind one interface: two finite-speed Kac processes, and Gaussian flow matching as baseline.
+"""The noise processes behind one interface: three finite-speed Kac processes, and Gaussian flow matching as baseline.
 
 Time runs from t = 0 (data) to t = 1 (noise). With schedules f and g and K the noise of process time g(t):
 
@@ -15,100 +15,17 @@ from torch import Tensor
 from distillkac import ops
 from distillkac.base.random import normal_rows
 from distillkac.base.tensors import column, sent
+from distillkac.flow import patches
 from distillkac.flow.fields import SpeedNorm
 from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_scales, path_schedules
-from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
+from distillkac.flow.process import Process
+from distillkac.ops.schedules import FName, GName
 
-__all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Telegraph", "from_dict"]
+__all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Quad", "Telegraph", "from_dict"]
 
 
 SERIES = 1e-4
 """Expected turns below which the logarithm of the spread has its slope from the series: the closed form would cancel."""
-
-
-class Process:
-    """What every process shares: a frozen dataclass of numbers and names. f, g: schedules; kappa: rate of f = "exp"."""
-
-    name: ClassVar[str]
-    # Whether a speed limit holds for each coordinate or for each pair of neighbouring coordinates.
-    speed_norm: ClassVar[SpeedNorm] = "telegraph"
-    f: FName
-    g: GName
-    kappa: float
-
-    def _check(self) -> None:
-        for field, value in vars(self).items():
-            if isinstance(value, (int, float)) and not 0 < value < float("inf"):
-                raise ValueError(f"{self.name}: {field} must be positive and finite, got {value}")
-        if self.f not in F_NAMES:
-            raise ValueError(f"{self.name}: f must be one of {', '.join(F_NAMES)}, got {self.f!r}")
-        if self.g not in G_NAMES:
-            raise ValueError(f"{self.name}: g must be one of {', '.join(G_NAMES)}, got {self.g!r}")
-
-    def check_shape(self, size: tuple[int, ...]) -> None:
-        """Raises ValueError if the process cannot act on samples of this size."""
-
-    def schedules(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """((f, f'), (g, g')) at t, each like t. t: any shape, in [0, 1]."""
-        return f_schedule(t, self.f, self.kappa), g_schedule(t, self.g)
-
-    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(f, g) at t, the same numbers without the slopes, which of a path by name take longer."""
-        (f, _), (g, _) = self.schedules(t)
-        return f, g
-
-    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
-        """K after process time t. t: (B,). Returns (B, *size); row b depends on (seed, offset + b) only."""
-        raise NotImplementedError
-
-    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
-        """Conditional velocity v(t, k) of the displacement k after process time t. k: (B, ...), t: (B,)."""
-        raise NotImplementedError
-
-    def std(self, t: Tensor) -> Tensor:
-        """Standard deviation of a coordinate of K_t (docs/method.md, eq. 3). t: (B,) -> (B,) float64."""
-        raise NotImplementedError
-
-    def log_std_slope(self, t: Tensor) -> Tensor:
-        """d log std / dt, 1/t near t = 0: the velocity of a displacement k, in the mean over all, is so many times k. t: (B,)
-        -> (B,) float64."""
-        raise NotImplementedError
-
-    @property
-    def limit_std(self) -> float:
-        """Standard deviation, after unit time, of the Brownian motion that the process becomes when c^2 / a is kept and a
-        grows without bound: c / sqrt(a)."""
-        raise NotImplementedError
-
-    def prior(
-        self, n: int, size: tuple[int, ...], seed: int, offset: int = 0, device: torch.device | str | None = None
-    ) -> Tensor:
-        """x_1 of n samples: K_{g(1)}, since f(1) = 0 for the linear and cosine f. Returns (n, *size).
-
-        With f = "exp" some data is left at t = 1, exp(-kappa) x_0, which this prior leaves out.
-        """
-        return self.noise(torch.ones(n, device=device), size, seed, offset)
-
-    def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
-        """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
-        (f, _), (g, _) = self.schedules(t)
-        return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
-
-    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""
-        raise NotImplementedError
-
-    def max_target_speed(self, data_bound: float = 1.0) -> float:
-        """A number no |u| of `pair` exceeds, for data in [-data_bound, data_bound]: max_t |f'| |x_0| + g' c.
-
-        Per coordinate for the telegraph; for planar the norm of a pair, whose |x_0| reaches sqrt(2) data_bound.
-        Infinite for the Gaussian process, which has no speed limit.
-        """
-        return float("inf")
-
-    def to_dict(self) -> dict[str, Any]:
-        """{"name": ..., parameters}: what `from_dict` takes."""
-        return {"name": self.name, **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -164,6 +81,13 @@ class Telegraph(_Kac):
         return torch.where(turns < SERIES, 1 / t.double() - self.a / 3, slope)
 
 
+def _slope_of_flight(a: float, t: Tensor) -> Tensor:
+    """d log std / dt where the variance is in proportion to a t - 1 + e^(-a t): of fresh directions, in any dimension."""
+    turns = a * t.double()
+    slope = -a * torch.expm1(-turns) / (turns + torch.expm1(-turns)) / 2
+    return torch.where(turns < SERIES, 1 / t.double() - a / 6, slope)
+
+
 @dataclass(frozen=True)
 class Planar(_Kac):
     """Each pair of neighbouring pixels runs in the plane at speed c and takes a fresh direction at rate a.
@@ -180,16 +104,54 @@ class Planar(_Kac):
         return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
 
     def log_std_slope(self, t: Tensor) -> Tensor:
-        turns = self.a * t.double()
-        slope = -self.a * torch.expm1(-turns) / (turns + torch.expm1(-turns)) / 2
-        return torch.where(turns < SERIES, 1 / t.double() - self.a / 6, slope)
+        return _slope_of_flight(self.a, t)
 
     def check_shape(self, size: tuple[int, ...]) -> None:
-        if size[-1] % 2:
-            raise ValueError(
-                f"planar: pairs neighbouring pixels of a row, so the image width must be even, got {size[-1]}; "
-                "resize the images or use the telegraph process"
-            )
+        patches.check_shape("planar", size)
+
+
+@dataclass(frozen=True)
+class Quad(_Kac):
+    """Each patch of 2x2 pixels (of a row of numbers: each four) runs in four dimensions at speed c and takes a fresh direction
+    at rate a.
+
+    a, c as in `Telegraph`. Height and width must be even. The default c gives the spread that 2 gives the others: per
+    coordinate the variance grows by c^2 / (2 a), not c^2 / a.
+    """
+
+    c: float = 2 * 2.0**0.5
+
+    name: ClassVar[SpeedNorm] = "quad"
+    speed_norm: ClassVar[SpeedNorm] = "quad"
+    _norm_factor: ClassVar[float] = 2.0
+
+    def noise(self, t: Tensor, size: tuple[int, ...], seed: int, offset: int = 0) -> Tensor:
+        self.check_shape(tuple(size))
+        together = (*size[:-2], size[-2] // 2, 2 * size[-1]) if len(size) > 1 else tuple(size)
+        return patches.scattered(super().noise(t, together, seed, offset))
+
+    def velocity(self, k: Tensor, t: Tensor) -> Tensor:
+        self.check_shape(tuple(k.shape[1:]))
+        return patches.scattered(super().velocity(patches.gathered(k), t))
+
+    def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
+        self.check_shape(tuple(x0.shape[1:]))
+        x_t, u = super().pair(patches.gathered(x0), t, seed, offset)
+        return patches.scattered(x_t), patches.scattered(u)
+
+    def std(self, t: Tensor) -> Tensor:
+        turns = self.a * t.double()
+        return self.c / self.a * ((turns + torch.expm1(-turns)) / 2).sqrt()
+
+    def log_std_slope(self, t: Tensor) -> Tensor:
+        return _slope_of_flight(self.a, t)
+
+    @property
+    def limit_std(self) -> float:
+        return self.c / math.sqrt(2 * self.a)
+
+    def check_shape(self, size: tuple[int, ...]) -> None:
+        patches.check_shape("quad", size)
 
 
 @dataclass(frozen=True)
@@ -276,8 +238,8 @@ class Gaussian(Process):
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 
 
-PROCESSES: dict[str, type[Telegraph | Planar | Gaussian]] = {
-    process.name: process for process in (Telegraph, Planar, Gaussian)
+PROCESSES: dict[str, type[Telegraph | Planar | Quad | Gaussian]] = {
+    process.name: process for process in (Telegraph, Planar, Quad, Gaussian)
 }
 
 

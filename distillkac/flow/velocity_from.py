@@ -85,7 +85,9 @@ def _check(model: Any, process: Any, prediction: Any, time: Any) -> None:
     if not callable(model) or isinstance(model, type):
         raise ValueError(f"model must be a torch.nn.Module or a function (x, t, y) -> prediction, got {model!r:.80}")
     if not isinstance(process, Process):
-        raise ValueError(f"process must be a Gaussian, Planar or Telegraph of distillkac.flow, got {process!r:.80}")
+        raise ValueError(
+            f"process must be a Gaussian, Planar, Quad or Telegraph of distillkac.flow, got {process!r:.80}"
+        )
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r:.80}")
     if interval_embedding(model):

@@ -3,7 +3,8 @@
 Common to all:
 - the first dimension is the batch, one time (weight, step) per row; t: (B,) float32 or float64.
 - elements are float32, or bfloat16/float16 in and out with float32 arithmetic inside. Any strides; results are contiguous.
-- `process`: "telegraph" (every coordinate alone) or "planar" (neighbouring elements of the last axis in pairs, W even).
+- `process`: "telegraph" (every coordinate alone), "planar" (neighbouring elements of the last axis in pairs, W even) or
+  "quad" (four neighbouring elements of the last axis together, W divisible by 4).
 - a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time], a <= 1e30, c <= 1e20; a * t <= 1e9 and c * t <= 1e30.
 - finite elements up to 1e18 give finite results wherever these fit in float32 (float16); NaN stays NaN.
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
@@ -56,7 +57,7 @@ _STEP = given.Calls(_lib.guided_step.default, _lib.guided_step.out, _STEPS)
 _LOSS = given.Calls(_lib.endpoint_loss.default, _lib.endpoint_loss.out, ((),))
 
 Seed = int | Tensor | torch.Generator
-ProcessName = Literal["telegraph", "planar"]
+ProcessName = Literal["telegraph", "planar", "quad"]
 Rows = float | Tensor
 """One number for all rows, or (B,)."""
 
@@ -72,10 +73,11 @@ def kac_noise(
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Displacements K_t of the Kac process after time t (docs/method.md, sections 2 and 4).
+    """Displacements K_t of the Kac process after time t (docs/method.md, sections 2, 4 and 5).
 
     t: (B,), t >= 0. size: the shape of one row. offset: number of the first row, >= 0.
-    Returns (B, *size), |K| <= c*t (per pair for planar); `out`, a contiguous (B, *size) tensor, is filled if given.
+    Returns (B, *size), |K| <= c*t (per pair for planar, per four for quad); `out`, a contiguous (B, *size) tensor, is filled
+    if given.
     Not differentiable.
     """
     rest: tuple[object, ...] = (process, a, c, seed, None, offset)
@@ -108,6 +110,7 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     Returns (B, ...), |v| <= c, relative error <= 5e-7; `out`, contiguous and like k, is filled if given (then without
     autograd). Differentiable in k.
     |k| = float32(c*t), which the sampler gives to particles that never turned, counts as on the light cone: there v = c.
+    For quad that is |k| within the rounding of its type below c*t: 1e-6, 2**-10 and 2**-7 for float32, float16, bfloat16.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
     if (done := given.quick(_VELOCITY, (k, t), out, (process, a, c))) is not given.ASK:
@@ -213,7 +216,7 @@ def guided_velocity(
     """Classifier-free guidance of velocities: u = u_cond + w (u_cond - u_uncond) (docs/method.md, eq. 10).
 
     u_cond, u_uncond: (B, ...). w: float or (B,); w = 0 is no guidance, diffusers' `guidance_scale` is 1 + w.
-    max_speed: >= 0, bounds each coordinate (telegraph) or the length of each pair (planar).
+    max_speed: >= 0, bounds each coordinate (telegraph), or the length of each pair (planar) or four (quad).
     Returns u like u_cond. Differentiable in u_cond, u_uncond and w.
     """
     if (done := given.quick(_GUIDED, (u_cond, u_uncond), None, (w, None, max_speed, process))) is not given.ASK:

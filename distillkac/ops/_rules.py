@@ -154,6 +154,8 @@ def _velocity_backward(ctx: Any, grad: Tensor) -> Grads:
         first = c / (ct + s).clamp(min=1e-300)
         inner = torch.where(s > 0, (x * g).sum(-1, keepdim=True) / (s * (ct + s)).clamp(min=1e-300), 0)
         return (first * (g + x * inner)).flatten(-2).to(k.dtype), None, None, None, None
+    if ctx.process == "quad":
+        return _quad_velocity_backward(x, g, t, a, c, k.dtype), None, None, None, None
     # v = a x / (lambda + G(z)), z^2 = y = (a/c)^2 (c^2 t^2 - x^2), G' = (2 G + y - G^2) / z:
     # dv/dx = a / (lambda + G) (1 + (a x / c)^2 H / (lambda + G)), H = (2 G + y - G^2) / y.
     on_cone = k.float().abs() >= (c * t).float()
@@ -163,6 +165,20 @@ def _velocity_backward(ctx: Any, grad: Tensor) -> Grads:
     h = torch.where(y < 1e-4, 0.5 - y / 24, (2 * g_z + y - g_z.square()) / y)
     slope = a / (a * t + g_z) * (1 + (a / c * x).square() * h / (a * t + g_z))
     return torch.where(on_cone, 0, g * slope).to(k.dtype), None, None, None, None
+
+
+_ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # csrc/ops/kac_velocity.h
+
+
+def _quad_velocity_backward(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
+    """v = x w / (2 t), w = (z + 3) / (z + 2), dz = -2 lambda x . dx / (c t)^2; on the sphere v = c x / |x|."""
+    x, g, t = x.unflatten(-1, (-1, 4)), g.unflatten(-1, (-1, 4)), t.unsqueeze(-1)
+    along, size, ct = (x * g).sum(-1, keepdim=True), x.norm(dim=-1, keepdim=True), c * t
+    per_square = a / (c * ct).clamp(min=1e-300)  # lambda / (c t)^2
+    z = per_square * ((ct - size) * (ct + size)).clamp(min=0)
+    inside = ((z + 3) / (z + 2) * g + 2 * per_square / (z + 2).square() * x * along) / (2 * t).clamp(min=1e-300)
+    outside = c / size.clamp(min=1e-300) * (g - x * along / size.square().clamp(min=1e-300))
+    return torch.where(size >= ct * (1 - _ROUNDING[dtype]), outside, inside).flatten(-2).to(dtype)
 
 
 # kac_pair: linear in x0.
@@ -191,7 +207,8 @@ def _through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, pro
         return grad
     if process == "telegraph":
         return torch.where(unlimited.abs() > max_speed, 0, grad)
-    x, g = unlimited.unflatten(-1, (-1, 2)), grad.unflatten(-1, (-1, 2))
+    group = 2 if process == "planar" else 4
+    x, g = unlimited.unflatten(-1, (-1, group)), grad.unflatten(-1, (-1, group))
     speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
     n = x / speed
     limited = max_speed / speed * (g - n * (n * g).sum(-1, keepdim=True))

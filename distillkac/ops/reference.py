@@ -24,6 +24,8 @@ __all__ = [
     "kac_velocity",
     "limit_speed",
     "planar_cdf_radius",
+    "quad_cdf_radius",
+    "quad_quantile",
     "rows",
     "telegraph_cdf_abs",
     "telegraph_density",
@@ -52,8 +54,7 @@ def kac_noise(
     for b, time in enumerate(t.double().tolist()):
         state = np.random.SeedSequence([int(seed) % 2**63, offset + b]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> 1))
-        draw = _telegraph_row if process == "telegraph" else _planar_row
-        result[b] = draw(time, tuple(size), a, c, generator)
+        result[b] = _ROWS[process](time, tuple(size), a, c, generator)
     result = result.to(dtype)
     return result if out is None else out.copy_(result)
 
@@ -82,6 +83,25 @@ def _planar_row(t: float, size: tuple[int, ...], a: float, c: float, generator: 
     return torch.stack([r * torch.cos(angle), r * torch.sin(angle)], -1).reshape(size)
 
 
+def _quad_row(t: float, size: tuple[int, ...], a: float, c: float, generator: torch.Generator) -> Tensor:
+    """n ~ Poisson(a t) turns: none, |K| = c t; else |K|^2 / (c t)^2 ~ Beta(2, n), the second least of n + 1 uniform numbers;
+    direction uniform, that of a normal vector; four along the last axis."""
+    fours = (*size[:-1], size[-1] // 4)
+    n = torch.poisson(torch.full(fours, a * t, dtype=torch.float64), generator=generator)
+    u, v = _uniform(fours, generator), _uniform(fours, generator)
+    s = -torch.expm1(torch.log(u) / (n + 1) + torch.log(v) / n.clamp(min=1))
+    r = c * t * torch.where(n == 0, 1.0, torch.sqrt(s))
+    normal = torch.randn(*fours, 4, dtype=torch.float64, generator=generator)
+    return (r.unsqueeze(-1) * normal / normal.norm(dim=-1, keepdim=True)).reshape(size)
+
+
+_ROWS = {"telegraph": _telegraph_row, "planar": _planar_row, "quad": _quad_row}
+
+ON_SPHERE = 1e-6
+"""Of the quad process, |k| that is at most so much below c t, in proportion, counts as on the sphere: the rounding of a
+float32 draw."""
+
+
 def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float) -> Tensor:
     """Conditional velocity at displacement k (B, ...) after time t (B,): float64, like k. |k| >= c t is on the light cone."""
     k = k.double()
@@ -91,6 +111,13 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float)
         square = (c * t).square().unsqueeze(-1) - pairs.square().sum(-1, keepdim=True)
         s = torch.sqrt(square.clamp(min=0))
         return (pairs / (t.unsqueeze(-1) + s / c).clamp(min=1e-300)).flatten(-2)
+    if process == "quad":
+        fours, t = k.unflatten(-1, (-1, 4)), t.unsqueeze(-1)
+        size = fours.norm(dim=-1, keepdim=True)
+        z = a / (c * c * t).clamp(min=1e-300) * ((c * t - size) * (c * t + size)).clamp(min=0)
+        inside = fours * (z + 3) / ((2 * t).clamp(min=1e-300) * (z + 2))
+        outside = c * fours / size.clamp(min=1e-300)
+        return torch.where(size >= c * t * (1 - ON_SPHERE), outside, inside).flatten(-2)
     radius = c * t
     y = ((a / c) ** 2 * (radius - k.abs()) * (radius + k.abs())).clamp(min=1e-12)  # below, G is 2 to rounding
     z = torch.sqrt(y)
@@ -122,12 +149,12 @@ def kac_pair(
 
 
 def limit_speed(u: Tensor, max_speed: float | None, process: ProcessName) -> Tensor:
-    """Clamp each coordinate (telegraph) or the length of each neighbouring pair (planar) of u to max_speed."""
+    """Clamp each coordinate (telegraph), or the length of each two (planar) or four (quad) neighbours of u, to max_speed."""
     if max_speed is None:
         return u
     if process == "telegraph":
         return u.clamp(-max_speed, max_speed)
-    pairs = u.unflatten(-1, (-1, 2))
+    pairs = u.unflatten(-1, (-1, 2 if process == "planar" else 4))
     speed = torch.sqrt(pairs.square().sum(-1, keepdim=True).clamp(min=1e-300))
     return (pairs * (max_speed / speed).clamp(max=1)).flatten(-2)
 
@@ -202,3 +229,28 @@ def planar_cdf_radius(rho: Tensor, lam: float) -> Tensor:
     """P(|K|/(c t) <= rho) of the planar process for rho in [0, 1): 1 - exp(-lam (1 - sqrt(1 - rho^2)))."""
     s = torch.sqrt((1 - rho) * (1 + rho))
     return -torch.expm1(-lam * rho.square() / (1 + s))
+
+
+def _quad_exponent(s: Tensor, lam: Tensor) -> Tensor:
+    """-log of P(|K|^2 > s (c t)^2) = exp(-lam s) (1 + lam s (1 - s)), without cancellation."""
+    q = lam * s * (1 - s)
+    series = q.square() * (1 / 2 - q * (1 / 3 - q * (1 / 4 - q * (1 / 5 - q / 6))))
+    return lam * s.square() + torch.where(q < 1e-3, series, q - torch.log1p(q))
+
+
+def quad_cdf_radius(rho: Tensor, lam: float) -> Tensor:
+    """P(|K|/(c t) <= rho) of the quad process for rho in [0, 1), float64."""
+    return -torch.expm1(-_quad_exponent(rho.square(), torch.tensor(lam, dtype=torch.float64)))
+
+
+def quad_quantile(exponent: Tensor, lam: float) -> Tensor:
+    """rho = |K|/(c t) with P(|K|/(c t) > rho) = exp(-exponent), 1 where exponent >= lam. By bisection of s = rho^2: float64,
+    exponent > 0 of any shape."""
+    rate, low, high = torch.tensor(lam, dtype=torch.float64), torch.zeros_like(exponent), torch.ones_like(exponent)
+    for _ in range(1200):  # halves, and so the exponent of the least s that there is
+        middle = torch.where(low > 0, (low + high) / 2, high / 4)
+        if not ((middle > low) & (middle < high)).any():
+            break
+        below = _quad_exponent(middle, rate) < exponent
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return torch.where(exponent < rate, high, 1.0).sqrt()

@@ -11,7 +11,8 @@ from torch import nn
 
 from distillkac.base import optional
 from distillkac.base.files import write_atomic
-from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
+from distillkac.flow import patches
+from distillkac.flow.processes import Gaussian, Planar, Process, Quad, Telegraph
 from distillkac.runs import shipped
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
@@ -55,6 +56,17 @@ class Sampler(nn.Module):
         return self.chain(self.prior(labels), labels)
 
 
+def _turns_cdf(a: float) -> torch.Tensor:
+    """P(at most n turns in unit time), n = 0, 1, ..., as far as there are any in float32."""
+    n = torch.arange(int(a + 12 * a**0.5 + 20), dtype=torch.float64)
+    log = n * torch.log(torch.tensor(a, dtype=torch.float64)) - a - torch.lgamma(n + 1)
+    return log.exp().cumsum(0).float()
+
+
+def _turns(size: tuple[int, ...], cdf: torch.Tensor) -> torch.Tensor:
+    return (torch.rand(size).unsqueeze(-1) > cdf).sum(-1).float()
+
+
 class TelegraphPrior(nn.Module):
     """K_1 of the telegraph process by its number of turns (docs/method.md, section 2), from plain uniform numbers."""
 
@@ -63,13 +75,11 @@ class TelegraphPrior(nn.Module):
     def __init__(self, process: Telegraph, shape: tuple[int, ...]):
         super().__init__()
         self.shape, self.radius = shape, process.c
-        n = torch.arange(int(process.a + 12 * process.a**0.5 + 20), dtype=torch.float64)
-        log = n * torch.log(torch.tensor(process.a, dtype=torch.float64)) - process.a - torch.lgamma(n + 1)
-        self.register_buffer("turns_cdf", log.exp().cumsum(0).float())
+        self.register_buffer("turns_cdf", _turns_cdf(process.a))
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
         size = (labels.shape[0], *self.shape)
-        turns = (torch.rand(size).unsqueeze(-1) > self.turns_cdf).sum(-1).float()
+        turns = _turns(size, self.turns_cdf)
         k = torch.ceil(turns / 2).clamp(min=1)
         moved = torch.sqrt(1 - torch.rand(size) ** (1 / (k - 0.5))) * torch.cos(2 * torch.pi * torch.rand(size))
         straight = torch.where(torch.rand(size) < 0.5, -1.0, 1.0)
@@ -90,6 +100,29 @@ class PlanarPrior(nn.Module):
         return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -1).flatten(-2)
 
 
+class QuadPrior(nn.Module):
+    """K_1 of the quad process by its number of turns (docs/method.md, section 4), from plain uniform numbers."""
+
+    turns_cdf: torch.Tensor
+
+    def __init__(self, process: Quad, shape: tuple[int, ...]):
+        super().__init__()
+        process.check_shape(shape)
+        height, width = shape[-2:]
+        self.size, self.radius = (*shape[:-2], height // 2, width // 2), process.c
+        self.register_buffer("turns_cdf", _turns_cdf(process.a))
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        size = (labels.shape[0], *self.size)
+        n = _turns(size, self.turns_cdf)
+        rest = (1 - torch.rand(size)) ** (1 / (n + 1)) * (1 - torch.rand(size)) ** (1 / n.clamp(min=1))
+        radius, share = self.radius * torch.sqrt(torch.where(n > 0, 1 - rest, 1.0)), torch.rand(size)
+        first, second = 2 * torch.pi * torch.rand(size), 2 * torch.pi * torch.rand(size)
+        one, other = radius * torch.sqrt(share), radius * torch.sqrt(1 - share)
+        k = [one * torch.cos(first), one * torch.sin(first), other * torch.cos(second), other * torch.sin(second)]
+        return patches.scattered(torch.stack(k, -1).flatten(-2))
+
+
 class GaussianPrior(nn.Module):
     def __init__(self, process: Gaussian, shape: tuple[int, ...]):
         super().__init__()
@@ -101,7 +134,7 @@ class GaussianPrior(nn.Module):
 
 def prior_of(run: Run) -> nn.Module:
     process: Process = run.process
-    made = {Telegraph: TelegraphPrior, Planar: PlanarPrior, Gaussian: GaussianPrior}[type(process)]
+    made = {Telegraph: TelegraphPrior, Planar: PlanarPrior, Quad: QuadPrior, Gaussian: GaussianPrior}[type(process)]
     return made(process, tuple(run.config.shape))
 
 

@@ -30,7 +30,7 @@ class SamplerConfig:
     interval: tuple[float, float] = (0.0, 1.0)
     """Guidance acts at times in this interval; 0 = data, 1 = noise."""
     max_speed: float | None = None
-    """Limit on the guided velocity of each pixel (telegraph) or pair (planar)."""
+    """Limit on the guided velocity of each pixel (telegraph), pair (planar) or 2x2 patch (quad)."""
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho. By default 2 for teachers of small images (up to 16 pixels a side), 1 for other
     teachers, and a student's own; 1 where times are shifted."""

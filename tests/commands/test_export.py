@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from distillkac import distill, export, train
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.patches import lengths
+from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 from distillkac.runs import graphs
 from distillkac.runs.run import open_run
 
@@ -72,6 +73,8 @@ def test_noise_inside_makes_other_images_every_time(run, tmp_path):
         (graphs.TelegraphPrior, Telegraph(1.5, 2.0)),
         (graphs.TelegraphPrior, Telegraph(25.0, 2.0)),
         (graphs.PlanarPrior, Planar(1.5, 2.0)),
+        (graphs.QuadPrior, Quad(1.5, 2.0)),
+        (graphs.QuadPrior, Quad(25.0, 2.0)),
         (graphs.GaussianPrior, Gaussian(0.4)),
     ],
 )
@@ -85,9 +88,12 @@ def test_noise_inside_has_the_law_of_the_prior(prior, process):
     # The standard error of a quantile at p is sqrt(p (1 - p) / n) / density; 0.03 spreads is five of them or more.
     gap = (ours.quantile(at) - theirs.quantile(at)).abs().max() / spread
     assert gap < 0.035
-    if isinstance(process, Telegraph):
+    if isinstance(process, Quad):  # of patches of the image: the lengths of 2.5e4
+        ours, theirs = (lengths(x.view(1000, 1, 10, 10), "quad").flatten() for x in (ours, theirs))
+        assert (ours.quantile(at) - theirs.quantile(at)).abs().max() < 0.06 * theirs.std()
+    if isinstance(process, (Telegraph, Quad)):
         share, expected = ((x.abs() > 0.999999 * process.c).float().mean() for x in (ours, theirs))
-        assert abs(share - expected) < 5 * (expected * (1 - expected) / 1e5 * 2) ** 0.5 + 1e-6
+        assert abs(share - expected) < 5 * (expected * (1 - expected) / len(ours) * 2) ** 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])

@@ -84,7 +84,7 @@ def test_an_embedded_weight_goes_into_the_network():
         ({"interval": (0.5, 0.2)}, "interval"),
         ({"interval": (0.0, 1.5)}, "interval"),
         ({"max_speed": 0.0}, "max_speed must be positive"),
-        ({"speed_norm": "gaussian"}, "speed_norm must be one of telegraph, planar, got 'gaussian'"),
+        ({"speed_norm": "gaussian"}, "speed_norm must be one of telegraph, planar, quad, got 'gaussian'"),
     ],
 )
 def test_bad_options_are_named(options, message):

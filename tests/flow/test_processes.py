@@ -8,10 +8,10 @@ import torch
 from distillkac.base.random import SampleOrder, derive_seed, generator, normal_rows
 from distillkac.flow import processes
 from distillkac.flow.noise_stream import NoiseStream
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 
-ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Gaussian(0.7))
+ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Quad(9.0, 3.0), Gaussian(0.7))
 SIZE = (3, 4, 6)
 
 
@@ -81,7 +81,7 @@ def test_noise_has_the_variance_of_its_law(process):
             lam, scale = process.a * t, (process.c / process.a) ** 2
             telegraph = scale * (lam - (1 - math.exp(-2 * lam)) / 2)
             planar = scale * (lam - 1 + math.exp(-lam))  # half of E r^2 of the planar flight
-            want = telegraph if process.name == "telegraph" else planar
+            want = {"telegraph": telegraph, "planar": planar, "quad": planar / 2}[process.name]
         square = k.square().flatten()
         assert abs(square.mean() - want) < 6 * square.std() / math.sqrt(len(square))
 
@@ -119,7 +119,7 @@ def test_dict_round_trip(process):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "brownian"}, "telegraph, planar, gaussian"),
+        ({"name": "brownian"}, "telegraph, planar, quad, gaussian"),
         ({"name": "telegraph", "sigma": 1.0}, "parameters are a, c"),
         ({"name": "planar", "a": -1.0}, "a must be positive"),
         ({"name": "telegraph", "c": float("nan")}, "c must be positive"),

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from distillkac.flow import Gaussian, Planar, Telegraph, time_grid
+from distillkac.flow import Gaussian, Planar, Quad, Telegraph, time_grid
 from distillkac.flow.time_shift import data_to_noise, shifted
 
 PROCESSES = {
     "telegraph": Telegraph(),
     "slow turns": Telegraph(a=0.5, c=1.0, f="cosine", g="quadratic"),
     "planar": Planar(),
+    "quad": Quad(),
     "gaussian": Gaussian(0.7),
     "vp": Gaussian(path="vp"),
     "edm": Gaussian(path="edm"),
@@ -31,7 +32,7 @@ def test_a_shift_keeps_both_ends_and_the_order_and_leads_back(process, shift):
     torch.testing.assert_close(twice, shifted(TIMES, process, 1.5 * shift), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["telegraph", "slow turns", "planar", "gaussian"])
+@pytest.mark.parametrize("name", ["telegraph", "slow turns", "planar", "quad", "gaussian"])
 def test_the_noise_beside_the_data_is_so_many_times_as_large(name):
     """(1 - t')^2 / sigma^2(t') = (1 - t)^2 / (s^2 sigma^2(t)), where no data is left at t = 1."""
     process, t = PROCESSES[name], TIMES[50:-50]
@@ -66,7 +67,7 @@ def test_a_grid_is_shifted_by_its_process():
         time_grid(4, 1.0, 3.0)
 
 
-@pytest.mark.parametrize("process", [Telegraph(), Planar(a=3.0), Telegraph(a=1e-3), Gaussian(0.7)])
+@pytest.mark.parametrize("process", [Telegraph(), Planar(a=3.0), Quad(a=3.0), Telegraph(a=1e-3), Gaussian(0.7)])
 def test_the_slope_of_the_logarithm_of_the_spread(process):
     t = torch.logspace(-9, 0, 200, dtype=torch.float64)
     closed = process.log_std_slope(t)

@@ -1,4 +1,4 @@
-"""The continuity equation: K_1 pushed back along dK/dt = v(t, K) has the law of K_t, for both processes.
+"""The continuity equation: K_1 pushed back along dK/dt = v(t, K) has the law of K_t, for every process.
 
 Going back in time the light cone closes faster than the particles inside it move; one that meets the cone stays on it,
 where |v| = c: this fills the atoms of K_t, whose mass exp(-a t) grows towards t = 0. Inside, the telegraph's flow keeps
@@ -39,10 +39,16 @@ def push_back(k, t_end, process, velocity, steps=400):
     return k, on_cone
 
 
+def within(k, t):
+    """(N, 4), those on the sphere brought as far inside as no longer counts as on it."""
+    return k * (C * t * (1 - 2e-6) / k.norm(dim=-1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
+
+
 def exact_velocity(process, factor=1.0):
     def velocity(k, t):
         # float64, and the value just inside for particles that are not on the cone
         inside = k.clamp(-C * t * (1 - 1e-13), C * t * (1 - 1e-13)) if process == "telegraph" else k
+        inside = within(k, t) if process == "quad" else inside
         time = torch.tensor([t], dtype=torch.float64)
         return factor * reference.kac_velocity(inside.reshape(1, -1), time, process, A, C).reshape(k.shape)
 
@@ -55,6 +61,7 @@ def op_velocity(process, factor=1.0):
     def velocity(k, t):
         top = np.nextafter(np.float32(C * t), np.float32(0))
         k32 = k.float().clamp(-top, top) if process == "telegraph" else k.float()
+        k32 = within(k, t).float() if process == "quad" else k32
         v = ops.kac_velocity(k32.reshape(1, -1), torch.tensor([t], dtype=torch.float64), process, A, C)
         return factor * v.double().reshape(k.shape)
 
@@ -105,6 +112,27 @@ def test_planar_flow_keeps_age_and_direction(t_end, make):
     assert (cross.abs() / (length * radius)).max() <= 1e-6
 
 
+@pytest.mark.parametrize("t_end", [0.7, 0.3, 0.1])
+@pytest.mark.parametrize("make", [exact_velocity, op_velocity])
+def test_quad_flow_keeps_quantile_and_direction(t_end, make):
+    """P(|K_t| > r) is constant along the flow until it is exp(-a t): then |K| = c t."""
+    radius = torch.linspace(0.01, 0.9999, 500, dtype=torch.float64)
+    angle = torch.linspace(0, 40, 500, dtype=torch.float64)
+    k = radius[:, None] * torch.stack([angle.cos() * 0.6, angle.sin() * 0.6, 0 * angle + 0.48, 0 * angle + 0.64], -1)
+    before = 1 - reference.quad_cdf_radius(radius / C, A)
+    after, on_sphere = push_back(k, t_end, "quad", make("quad"), steps=800)
+    on_sphere, atom = on_sphere[:, 0], math.exp(-A * t_end)
+    clear = (before - atom).abs() > 2e-3
+    assert torch.equal(on_sphere[clear], (before < atom)[clear])
+    length = after.norm(dim=-1)
+    inside = clear & ~on_sphere
+    assert inside.sum() > 20
+    assert on_sphere.sum() > 20
+    quantile = 1 - reference.quad_cdf_radius(length[inside] / (C * t_end), A * t_end)
+    assert (quantile - before[inside]).abs().max() <= 2e-5
+    assert (after / length[:, None] - k / radius[:, None]).abs().max() <= 1e-6
+
+
 def law_p_values(process, t_end, velocity):
     """Samples of K_1 by the kernel, pushed back: p-values of the law of K_t, atoms included."""
     # Near the light circle s changes like a square root: the planar flow needs smaller steps and bears fewer particles.
@@ -148,7 +176,12 @@ def test_a_velocity_five_percent_off_is_noticed_in_the_law(process):
 
 
 @pytest.mark.parametrize(
-    "test", [test_telegraph_flow_maps_quantiles_to_quantiles, test_planar_flow_keeps_age_and_direction]
+    "test",
+    [
+        test_telegraph_flow_maps_quantiles_to_quantiles,
+        test_planar_flow_keeps_age_and_direction,
+        test_quad_flow_keeps_quantile_and_direction,
+    ],
 )
 def test_a_velocity_a_thousandth_off_is_noticed_in_the_flow(test):
     with pytest.raises(AssertionError):

@@ -10,13 +10,13 @@ sys.path.insert(0, str(CSRC / "tools"))
 
 from sass import ARCHITECTURES, resources
 
-# Instantiations: three element types, and two processes or speed limits; pairs also at two times, and the loss has its sum.
+# Instantiations: three element types, and three processes or speed limits; pairs also at two times, and the loss has its sum.
 KERNELS = {
-    "kac_noise": 6,
-    "kac_velocity": 6,
-    "kac_pair": 12,
-    "guided_velocity": 6,
-    "guided_step": 6,
+    "kac_noise": 9,
+    "kac_velocity": 9,
+    "kac_pair": 18,
+    "guided_velocity": 9,
+    "guided_step": 9,
     "endpoint_loss": 4,
 }
 

@@ -16,6 +16,7 @@ ROOMS = (
     ("lanes",),
     ("random", "row.h"),
     ("telegraph", "planar"),
+    ("quad",),
     ("ops",),
     ("binding",),
 )  # lowest first
@@ -76,7 +77,7 @@ def compile_with(folder, old, new):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.parametrize("last", ["kExp = 2", "kQuadratic = 1", "kPlanar = 1", "kFloat16 = 2"])
+@pytest.mark.parametrize("last", ["kExp = 2", "kQuadratic = 1", "kQuad = 2", "kFloat16 = 2"])
 def test_a_choice_that_is_served_nowhere_does_not_compile(tmp_path, last):
     """A new schedule, process or dtype is not taken for one that was there."""
     assert all(run.returncode == 0 for run in compile_with(tmp_path / "as it is", last, last))

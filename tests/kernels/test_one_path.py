@@ -13,7 +13,8 @@ import torch
 from distillkac import ops
 from distillkac.ops import reference
 
-PROCESSES = ("telegraph", "planar")
+GROUPS = {"telegraph": 1, "planar": 2, "quad": 4}
+PROCESSES = tuple(GROUPS)
 LEVELS = ops._native.simd_levels()
 RATES = ((25.0, 2.0), (9.0, 3.0))
 H = 1e-3
@@ -25,10 +26,9 @@ def images(rows, width, seed=1):
 
 
 def sizes(k, process):
-    """|K| of every element, of planar pairs for both of their elements."""
-    if process == "telegraph":
-        return k.double().abs()
-    return k.double().unflatten(-1, (-1, 2)).norm(dim=-1).repeat_interleave(2, -1)
+    """|K| of every element, of pairs and fours for all of their elements."""
+    group = GROUPS[process]
+    return k.double().unflatten(-1, (-1, group)).norm(dim=-1).repeat_interleave(group, -1)
 
 
 def slope_errors(x0, t, process, a, c, f, g, kappa=1.0, step=H, factor=1.0):
@@ -59,7 +59,7 @@ def test_x_moves_with_u(process, level, a, c, simd_level):
         error, left = slope_errors(x0, t, process, a, c, f, g)
         rounding = 4 * 2**-24 * (1 + c) / (2 * H)
         assert error[~left].median() <= rounding, (f, g)
-        # Next to the cone the planar slope bends like a square root; a telegraph particle jumps from c as it leaves.
+        # Next to the cone the planar slope bends like a square root; a telegraph particle jumps from c as it leaves, a quad one from c to 3/4 c.
         assert (error[~left] > 20 * rounding).double().mean() <= 0.02, (f, g)
         assert (error <= 2.1 * c * 2).all()
         if process == "telegraph":
@@ -129,7 +129,7 @@ def test_two_times_have_the_bits_of_two_calls(process, level, dtype, simd_level)
     simd_level(level)
     t = torch.tensor([0.5, 0.0, 1.0, 1e-5, 0.3], dtype=torch.float64)
     t_to = torch.tensor([0.2, 0.7, 0.0, 1.0, 0.3], dtype=torch.float64)
-    for width in (2, 16, 18, 64, 126, 4100, 16_390):
+    for width in (4, 16, 20, 64, 124, 4100, 16_392) if process == "quad" else (2, 16, 18, 64, 126, 4100, 16_390):
         x0 = images(5, width).to(dtype)
         for f, g in (("linear", "linear"), ("cosine", "quadratic"), ("exp", "linear")):
             options = (process, 9.0, 3.0, f, g, 7, 2**32 - 3, 0.7)

@@ -66,8 +66,8 @@ def test_one_more_philox_round_is_noticed(tmp_path):
 def test_every_kernel_has_a_budget():
     types, processes, limits = (
         ("float32", "bfloat16", "float16"),
-        ("telegraph", "planar"),
-        ("of coordinates", "of pairs"),
+        ("telegraph", "planar", "quad"),
+        ("of coordinates", "of pairs", "of fours"),
     )
     variants = {"kac": processes, "gui": limits, "end": ("",)}
     names = {" ".join(f"{op} {v} {t}".split()) for op in sass.OPS for v in variants[op[:3]] for t in types}
@@ -84,6 +84,8 @@ def test_every_kernel_has_a_budget():
         ("kac_pair to t_to planar", 80),
         ("kac_noise telegraph", 50),
         ("kac_noise planar", 55),
+        ("kac_pair quad", 90),
+        ("kac_noise quad", 80),
         ("kac_velocity telegraph", 60),
         ("guided_step of coordinates", 26),
         ("endpoint_loss", 22),

@@ -14,8 +14,10 @@ from tests.places import ROOT
 TOOLS = ROOT / "csrc" / "tools"
 sys.path.insert(0, str(TOOLS))
 
+import approximation  # noqa: E402
 import embed_table  # noqa: E402
 import fit_elementary  # noqa: E402
+import fit_quad  # noqa: E402
 import fit_velocity  # noqa: E402
 import make_quantile_table as quantile_table  # noqa: E402
 from approximation import fma32  # noqa: E402
@@ -159,7 +161,7 @@ def test_velocity_matches_golden_in_exact_arithmetic():
         assert lam * xi / (lam + g) == pytest.approx(row["v_over_c"], rel=1e-13)
 
 
-@pytest.mark.parametrize("tool", [fit_velocity, fit_elementary])
+@pytest.mark.parametrize("tool", [fit_velocity, fit_elementary, fit_quad])
 def test_header_holds_the_derived_constants_and_meets_its_bounds(tool):
     tool.check()
 
@@ -173,6 +175,23 @@ def test_check_rejects_a_wrong_or_missing_constant(tool, name, tmp_path):
         header.write_text(changed)
         with pytest.raises(SystemExit, match=name):
             tool.check(header)
+
+
+def test_the_start_of_the_quad_quantile_is_what_the_script_derives():
+    """To two digits: many starts are as good, and the last digits are those of a least-squares solver."""
+    found = approximation.read_constants(fit_quad.HEADER)
+    for i, value in enumerate(fit_quad.fit()):
+        assert found[f"kStart{i}"] == pytest.approx(float(value), rel=1e-2)
+
+
+def test_a_start_of_the_quad_quantile_that_is_too_far_away_is_refused(tmp_path):
+    text, header = fit_quad.HEADER.read_text(), tmp_path / "header.h"
+    header.write_text(text.replace("kStart0 = 0.36", "kStart0 = 0.66"))
+    with pytest.raises(SystemExit, match="are above"):
+        fit_quad.check(header)
+    header.write_text(text.replace("kStart5 = ", "kOther = "))
+    with pytest.raises(SystemExit, match="does not hold kStart5"):
+        fit_quad.check(header)
 
 
 def test_embed_round_trips_to_the_bit(tmp_path):
@@ -196,6 +215,6 @@ def test_embed_extremes_and_errors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["make_quantile_table.py", "fit_velocity.py", "fit_elementary.py"])
+@pytest.mark.parametrize("script", ["make_quantile_table.py", "fit_velocity.py", "fit_elementary.py", "fit_quad.py"])
 def test_check_runs_from_the_command_line(script):
     subprocess.run([sys.executable, TOOLS / script, "--check"], check=True, cwd=ROOT.parent)

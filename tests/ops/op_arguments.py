@@ -55,8 +55,7 @@ def shapes(draw, process):
     if width > 1000:
         rows = min(rows, 2)
     middle = draw(some.sampled_from([(), (), (1,), (2,), (3, 2), (0,)]))
-    if process == "planar":
-        width += width % 2
+    width += -width % {"telegraph": 1, "planar": 2, "quad": 4}[process]
     return (rows, *middle, width)
 
 
@@ -77,7 +76,7 @@ def per_row(draw, count, low, high):
 @some.composite
 def right_arguments(draw, op):
     """Arguments that every op must accept. Rates, speeds, times and elements span what the docstrings promise."""
-    process = draw(some.sampled_from(["telegraph", "planar"]))
+    process = draw(some.sampled_from(["telegraph", "planar", "quad"]))
     shape, dtype = draw(shapes(process)), draw(some.sampled_from(DTYPES))
     plain = draw(some.booleans())  # ordinary magnitudes half of the time
     scale = 1.0 if plain else 10.0 ** draw(some.integers(-30, 15))
@@ -121,8 +120,8 @@ def _displacement(draw, times, c, shape, dtype):
     """k that lies inside the cone |k| <= c t, and t."""
     if dtype == torch.float16 and float((times.double() * c).max() if len(times) else 0) > 6e4:
         times = times * 0
-    # Inside the cone by enough for rounding to the dtype; planar pairs by sqrt(2) more.
-    inside = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1.3 - 0.65
+    # Inside the cone by enough for rounding to the dtype; pairs by sqrt(2) more, fours by 2.
+    inside = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.96 - 0.48
     radius = times.double() * c
     least = 1e-3 if dtype == torch.float16 else 1e-36  # below, rounding a displacement may bring it outside
     radius = torch.where(radius < least, 0.0, radius)

@@ -5,7 +5,8 @@ import torch
 from distillkac import ops
 from distillkac.ops import reference
 
-PROCESSES = ("telegraph", "planar")
+GROUPS = {"telegraph": 1, "planar": 2, "quad": 4}  # neighbours that a process moves together
+PROCESSES = tuple(GROUPS)
 A, C = 9.0, 1.0
 
 
@@ -16,9 +17,9 @@ def rows(count, seed=0, low=0.0, high=1.0):
 
 
 def tensors(shape, dtype=torch.float32, count=4, seed=1):
-    """`count` tensors in (-.6, .6): as displacements at c t >= 1 they lie inside the light cone, pairs too."""
+    """`count` tensors in (-.49, .49): as displacements at c t >= 1 they lie inside the light cone, pairs and fours too."""
     generator = torch.Generator().manual_seed(seed)
-    return [(1.2 * torch.rand(shape, generator=generator) - 0.6).to(dtype) for _ in range(count)]
+    return [(0.98 * torch.rand(shape, generator=generator) - 0.49).to(dtype) for _ in range(count)]
 
 
 def noise_like(library, x, process):

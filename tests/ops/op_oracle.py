@@ -5,6 +5,7 @@ import torch
 from distillkac import ops
 from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
+from tests.ops.op_cases import GROUPS
 
 # Unit roundoff of the element type, and its absolute part (half the smallest subnormal).
 ROUNDING = {torch.float32: (2**-24, 1e-37), torch.bfloat16: (2**-8, 1e-37), torch.float16: (2**-11, 2**-24)}
@@ -34,11 +35,9 @@ def kac_noise(got, t, size, process, a, c, seed, offset=0, dtype=torch.float32, 
     assert got.is_contiguous()
     radius = reference.rows(t.double() * c, got)
     length = got.double()
-    if process == "planar" and got.numel():
-        length = torch.linalg.vector_norm(length.unflatten(-1, (-1, 2)), dim=-1, keepdim=True).expand(
-            *got.shape[:-1], got.shape[-1] // 2, 2
-        )
-        length = length.flatten(-2)
+    if process != "telegraph" and got.numel():
+        group = GROUPS[process]
+        length = torch.linalg.vector_norm(length.unflatten(-1, (-1, group)), dim=-1).repeat_interleave(group, -1)
     relative, absolute = ROUNDING[dtype]
     inside = length <= radius * (1 + 3e-7 + 2 * relative) + 2 * absolute
     assert (inside | (radius > 0.99 * torch.finfo(dtype).max)).all()
@@ -86,7 +85,18 @@ def kac_pair(got, x0, t, process, a, c, f="linear", g="linear", seed=0, offset=0
         s = (1 - square).clamp(min=6e-7).sqrt().expand(*square.shape[:-1], 2).flatten(-2)
         near = near + dg * c * torch.minimum(6e-7 / s, torch.tensor(2.0, dtype=torch.float64))
         near = near + torch.where(reference.rows(g_t * c, k) < 1e-30, 3 * dg * c, 0)  # K is subnormal: v cannot be told
+    if process == "quad" and k.numel():
+        near = near + dg * quad_rounding(k, reference.rows(c * g_t, k), reference.rows(a * g_t, k), c)
     assert_near(got[1], df * x0 + dg * v, near, dtype)
+
+
+def quad_rounding(k, radius, lam, c):
+    """How far the velocity at the rounded K may be from that of the words: the rounding moves z by 4e-7 lambda, where the
+    factor (z + 3) / (z + 2) has the slope 1 / (z + 2)^2, and beside the sphere decides between 3/4 c and c."""
+    square = (k / radius.clamp(min=1e-300)).unflatten(-1, (-1, 4)).square().sum(-1).repeat_interleave(4, -1)
+    z = lam * (1 - square).clamp(min=0)
+    beside = ((1 - square).abs() < 3e-6) | (radius < 1e-30)  # K may be subnormal: v cannot be told
+    return torch.where(beside, 2 * c, c * torch.minimum(4e-7 * lam / (z + 2).square(), torch.ones_like(z)))
 
 
 def _guided(u_cond, u_uncond, w, max_speed, process):
@@ -96,9 +106,9 @@ def _guided(u_cond, u_uncond, w, max_speed, process):
     both = u_cond.double().abs() + u_uncond.double().abs()
     size = u_cond.double().abs() + reference.rows(w, u_cond).abs() * both
     u = torch.where(both > MOST, torch.nan, u)  # w = 0 times an infinity, or infinities of two signs
-    if process == "planar" and max_speed is not None and size.numel():
-        size = size.unflatten(-1, (-1, 2)).amax(-1, keepdim=True).expand(*size.shape[:-1], size.shape[-1] // 2, 2)
-        size = size.flatten(-2)
+    if process != "telegraph" and max_speed is not None and size.numel():
+        group = GROUPS[process]
+        size = size.unflatten(-1, (-1, group)).amax(-1).repeat_interleave(group, -1)
     return u, size
 
 

@@ -5,14 +5,14 @@ import torch
 
 from distillkac import ops
 from tests.ops.op_cases import CASES, A, C, rows, run, tensors
-from tests.ops.op_parameters import ROUNDING, even, every_process
+from tests.ops.op_parameters import ROUNDING, every_process, whole
 
 LEVELS = ops._native.simd_levels()
 
 
 def all_results(process, dtype=torch.float32, width=100_003):
     """Every bit of every op, the loss's gradient included."""
-    inputs = tensors((3, even(width, process)), dtype)
+    inputs = tensors((3, whole(width, process)), dtype)
     results = [(name, result) for name in CASES for result in run(name, inputs, process)]
     gradient = torch.ops.distillkac.endpoint_loss(*inputs[:3], rows(3, 9, 0.1, 1), None)[1]
     return [*results, ("grad", gradient)]
@@ -73,8 +73,8 @@ def test_noise_does_not_depend_on_the_split(process, offset):
             assert torch.equal(split[0], pairs[0][part])
             assert torch.equal(split[1], pairs[1][part])
     # Element i of a row is the same in rows of another size and shape; other seeds and rows are other noise.
-    assert torch.equal(ops.kac_noise(t, (66,), process, A, C, 5, offset), noise[:, :66])
-    assert torch.equal(ops.kac_noise(t, (2, 10, 10), process, A, C, 5, offset).flatten(1), noise)
+    assert torch.equal(ops.kac_noise(t, (68,), process, A, C, 5, offset), noise[:, :68])
+    assert torch.equal(ops.kac_noise(t, (2, 5, 20), process, A, C, 5, offset).flatten(1), noise)
     for other in (
         ops.kac_noise(t, (200,), process, A, C, 6, offset),
         ops.kac_noise(t, (200,), process, A, C, 5, offset + 1),
@@ -94,7 +94,7 @@ def test_short_rows_are_the_beginning_of_long_ones(process, level, offset, simd_
     x0 = tensors((count, 64))[0]
     noise = ops.kac_noise(t, (64,), process, A, C, 5, offset)
     pairs = ops.kac_pair(x0, t, process, A, C, seed=5, offset=offset)
-    for width in (2, 6, 16, 18) if process == "planar" else (1, 2, 7, 15, 16, 17):
+    for width in {"planar": (2, 6, 16, 18), "quad": (4, 12, 16, 20)}.get(process, (1, 2, 7, 15, 16, 17)):
         assert torch.equal(ops.kac_noise(t, (width,), process, A, C, 5, offset), noise[:, :width])
         short = ops.kac_pair(x0[:, :width], t, process, A, C, seed=5, offset=offset)
         assert torch.equal(short[0], pairs[0][:, :width])

@@ -43,7 +43,7 @@ def gradients(results, inputs, dtype=torch.float32, seed=11):
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_gradient_is_that_of_the_reference(name, process, dtype):
     count = CASES[name][1]
-    inputs = [x.requires_grad_() for x in tensors((3, 5, 34), dtype)[:count]]
+    inputs = [x.requires_grad_() for x in tensors((3, 5, 36), dtype)[:count]]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     got, want = (
         gradients(run(name, inputs, process), inputs, dtype),
@@ -63,7 +63,7 @@ def test_gradient_is_that_of_the_reference(name, process, dtype):
 @pytest.mark.parametrize("max_speed", [None, 0.5])
 @pytest.mark.parametrize("kind", ["velocity", "euler", "ab2", "unguided"])
 def test_gradient_of_the_guidance_weight_and_of_missing_parts(process, max_speed, kind):
-    x, cond, uncond, prev = (v.requires_grad_() for v in tensors((3, 34)))
+    x, cond, uncond, prev = (v.requires_grad_() for v in tensors((3, 36)))
     w = rows(3, 5, 0, 4).float().requires_grad_()
 
     def results(library, x, cond, uncond, prev, w):
@@ -97,6 +97,13 @@ def test_gradient_of_the_velocity_on_the_cone_and_close_to_it():
         assert torch.allclose(grad.double(), want, rtol=1e-5, atol=1e-30)
 
 
+def test_gradient_of_the_quad_velocity_on_the_sphere_is_that_of_its_direction():
+    """v = c x / |x| there: nothing along x, and across it c / |x|."""
+    x = torch.tensor([[0.6, 0.0, 0.0, 0.8]], requires_grad=True)
+    (grad,) = torch.autograd.grad(ops.kac_velocity(x, torch.ones(1), "quad", 9.0, 1.0)[0, 0], x)
+    assert torch.allclose(grad, torch.tensor([[0.64, 0.0, 0.0, -0.48]]), atol=1e-6)
+
+
 def test_gradient_of_the_loss_weighs_rows():
     x, u, end = (v.requires_grad_() for v in tensors((3, 34))[:3])
     delta, weight = rows(3, 9, 0.1, 1), torch.tensor([0.0, 1.0, 3.0])
@@ -113,7 +120,7 @@ def test_gradient_of_the_loss_weighs_rows():
 @every_process
 @pytest.mark.parametrize("max_speed", [None, 0.5])
 def test_gradcheck_of_the_reference(name, process, max_speed):
-    inputs = [x.double().requires_grad_() for x in tensors((2, 6))[: CASES[name][1]]]
+    inputs = [x.double().requires_grad_() for x in tensors((2, 8))[: CASES[name][1]]]
     extra = (max_speed,) if name.startswith("guided") else ()
     function = {
         "kac_velocity": velocity,
@@ -126,16 +133,16 @@ def test_gradcheck_of_the_reference(name, process, max_speed):
 
 
 T = rows(3).double()
-X, U, V, W = tensors((3, 4, 6))
+X, U, V, W = tensors((3, 4, 8))
 HALF = (0.5, 1.5, 0.3)
 
 
 def samples():
     """(overload, arguments): each overload, with and without its optional tensors, once asking for gradients."""
     seed, row = torch.tensor([5]), torch.ones(3)
-    out, out2, out3 = torch.empty(3, 4, 6), torch.empty(3, 4, 6), torch.empty(3, 4, 6)
+    out, out2, out3 = torch.empty(3, 4, 8), torch.empty(3, 4, 8), torch.empty(3, 4, 8)
     for process in PROCESSES:
-        yield lib.kac_noise.default, (T, [4, 6], process, A, C, 5, None, 2, torch.float32)
+        yield lib.kac_noise.default, (T, [4, 8], process, A, C, 5, None, 2, torch.float32)
         yield lib.kac_noise.out, (T, out, process, A, C, 0, seed, 2)
         yield lib.kac_velocity.default, (X.clone().requires_grad_(), T + 1, process, A, C)
         yield lib.kac_pair.default, (X.clone().requires_grad_(), T, process, A, C, "exp", "quadratic", 0.7, 0, seed, 2)
@@ -189,7 +196,7 @@ def test_compile(name, process):
     backend = "inductor" if (name, process) == ("guided_step", "planar") else "aot_eager"
     function, count = compiled_cases(process)[name]
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
-    for seed, shape in enumerate(((3, 4, 6), (5, 8, 10))):
+    for seed, shape in enumerate(((3, 4, 8), (5, 8, 12))):
         inputs = [x.requires_grad_(name in DIFFERENTIABLE) for x in tensors(shape)[:count]]
         scalars = (rows(shape[0]), torch.tensor([seed]))
         got, want = compiled(*inputs, *scalars), function(*inputs, *scalars)

@@ -50,7 +50,7 @@ def growth(call) -> float:
     return min(rounds)
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.parametrize("process", ["telegraph", "planar", "quad"])
 @pytest.mark.parametrize("name", CASES)
 def test_calls_leave_no_memory_behind(name, process):
     inputs = tensors((2, 8))

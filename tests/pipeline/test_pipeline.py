@@ -75,7 +75,7 @@ def test_guidance_scale_is_one_plus_w(run):
     assert_other(make(3.0), make(1.0))
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar", "gaussian"])
+@pytest.mark.parametrize("process", ["telegraph", "planar", "quad", "gaussian"])
 def test_noise_and_velocity_are_the_training_pair(process):
     scheduler, x0 = KacScheduler(process, f="cosine", g="quadratic"), ToyData().x[:8]
     t = torch.linspace(0.1, 1.0, 8)

@@ -130,7 +130,7 @@ def test_a_preset_is_the_start_for_the_other_options(tmp_path, monkeypatch, caps
     assert "cifar10" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar", "gaussian"])
+@pytest.mark.parametrize("process", ["telegraph", "planar", "quad", "gaussian"])
 def test_a_unet_of_patches_trains_distils_and_samples(tmp_path, process):
     run, grid = tmp_path / "run", tmp_path / "grid.png"
     options = ["--process", process, *TINY_OPTIONS, "--network.patch", "2", "--optim.batch-size", "16"]

@@ -26,7 +26,7 @@ from tests.toys import SHAPE, ToyData, optim, run_config, trainer
 from tests.waits import DEVICE, WaitError, no_waits
 
 NETWORK = NetworkConfig(channels=(8, 16), head_dim=8, attention=(0,))
-EVERY_PROCESS = pytest.mark.parametrize("process", ["telegraph", "planar", "gaussian"])
+EVERY_PROCESS = pytest.mark.parametrize("process", ["telegraph", "planar", "quad", "gaussian"])
 PROCESSES = pytest.mark.parametrize("process", ["telegraph", "gaussian"])  # from kernels, from torch
 
 

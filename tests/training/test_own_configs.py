@@ -25,7 +25,10 @@ def optim(**options):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"noise": ProcessConfig("plannar")}, "config.noise.process must be one of 'telegraph', 'planar', 'gaussian'"),
+        (
+            {"noise": ProcessConfig("plannar")},
+            "config.noise.process must be one of 'telegraph', 'planar', 'quad', 'gaussian'",
+        ),
         ({"noise": "planar"}, r"config.noise must be an object \(ProcessConfig\), got 'planar'"),
         ({"noise": Telegraph()}, r"config.noise must be an object \(ProcessConfig\), got Telegraph"),
         (optim(precision="fp16"), "config.optim.precision must be one of 'no', 'bf16', got 'fp16'"),
@@ -86,5 +89,5 @@ def test_a_whole_number_for_a_float_is_read_back_as_it_was_trained(tmp_path):
 
 
 def test_an_unknown_process_is_never_built():
-    with pytest.raises(ValueError, match="process must be telegraph, planar or gaussian, got 'plannar'"):
+    with pytest.raises(ValueError, match="process must be telegraph, planar, quad or gaussian, got 'plannar'"):
         ProcessConfig("plannar").build()

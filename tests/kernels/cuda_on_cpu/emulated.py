@@ -8,7 +8,7 @@ import torch
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-PROCESSES = {"telegraph": 0, "planar": 1}
+PROCESSES = {"telegraph": 0, "planar": 1, "quad": 2}
 LOSS_CHUNK = 2048
 
 

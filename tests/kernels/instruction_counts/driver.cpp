@@ -20,7 +20,8 @@ extern "C" __attribute__((noinline)) bool measured() { return work(); }
 // driver OP PROCESS ROWS WIDTH: prints the elements done.
 int main(int, char** argv) {
   const std::string op = argv[1];
-  const Process process = std::string(argv[2]) == "planar" ? Process::kPlanar : Process::kTelegraph;
+  const std::string name = argv[2];
+  const Process process = name == "quad" ? Process::kQuad : name == "planar" ? Process::kPlanar : Process::kTelegraph;
   const Rows rows{std::atoll(argv[3]), std::atoll(argv[4])};
   const int64_t n = rows.count * rows.width;
   const Kac kac{process, 25, 2};

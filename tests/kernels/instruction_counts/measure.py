@@ -19,18 +19,20 @@ CASES = [
     *(
         (op, process, "rows of 3072")
         for op in ("kac_noise", "kac_velocity", "kac_pair")
-        for process in ("telegraph", "planar")
+        for process in ("telegraph", "planar", "quad")
     ),
     ("kac_noise", "telegraph", "rows of 64"),
     ("kac_noise", "planar", "rows of 64"),
+    ("kac_noise", "quad", "rows of 64"),
     ("kac_noise", "telegraph", "rows of 1"),
     ("kac_pair_bfloat16", "telegraph", "rows of 3072"),
     ("kac_pair_to", "telegraph", "rows of 3072"),
     ("kac_pair_to", "planar", "rows of 3072"),
+    ("kac_pair_to", "quad", "rows of 3072"),
     *(
         (op, process, "rows of 3072")
         for op in ("guided_velocity", "guided_step")
-        for process in ("telegraph", "planar")
+        for process in ("telegraph", "planar", "quad")
     ),
     ("endpoint_loss", "telegraph", "rows of 3072"),
 ]

@@ -259,11 +259,14 @@ int main(int, char** argv) {
   if (full)
     for (const int64_t width : {3, 5, 7, 9, 13, 17, 31, 63, 65, 129, 255, 2047, 2049, 16383, 33001})
       odd.push_back({width > 1000 ? 2 : 5, width});
+  std::vector<Rows> fours;
+  for (const Rows& rows : shapes) fours.push_back({rows.count, rows.width + (4 - rows.width % 4) % 4});
   for (const Dtype dtype : kDtypes) {
     for (const bool is_double : {true, false}) {
       if (!full && is_double == (dtype == Dtype::kFloat16)) continue;
       for (const Process process : {Process::kTelegraph, Process::kPlanar})
         for (const Rows& rows : shapes) run(rows, dtype, process, is_double);
+      for (const Rows& rows : fours) run(rows, dtype, Process::kQuad, is_double);
       for (const Rows& rows : odd) run(rows, dtype, Process::kTelegraph, is_double);
     }
   }
