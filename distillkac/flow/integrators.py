@@ -108,8 +108,8 @@ def restart_chain(
     x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
     consistency sampling.
     field, x, y, path, energy: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b
-    depends on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes along the
-    flow by one to the next time: two evaluations where a share of the step is either.
+    depends on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes
+    along the flow by one to the next time: two evaluations where a share of the step is either.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
