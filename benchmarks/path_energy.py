@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import torch
-
 from matplotlib.figure import Figure
 
 from benchmarks.plots import GREEN, GREY, ORANGE
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="runs whose teachers are drawn beside")
     parser.add_argument("--out", type=Path, help="FILE.png of the picture")
     args = parser.parse_args()
-    train = digits(DataConfig()).train
+    train = digits(DataConfig())["train"]
     images, grid = read(train, torch.arange(len(train)))[0], grid_of(args.steps)
     curves: dict[str, torch.Tensor] = {}
     print(

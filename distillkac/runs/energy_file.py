@@ -38,9 +38,7 @@ class EnergyFile:
         text = self.out.read_text(encoding="utf-8", errors="replace")
         lines = text.split("\n")
         if lines[:2] != [self.first, HEADER]:
-            raise ValueError(
-                f"{self.out} holds something else than energies of this sampling: choose another file, or remove it"
-            )
+            raise ValueError(f"{self.out} holds no energies of this sampling: choose another file, or remove it")
         for row in csv.reader(lines[2:-1]):  # what comes after the last end of a line was not written whole
             with contextlib.suppress(ValueError, IndexError):
                 self.values[int(row[0])] = float(row[2])
