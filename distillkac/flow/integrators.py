@@ -17,7 +17,16 @@ from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.processes import Process
 from distillkac.flow.time_shift import shifted
 
-__all__ = ["METHODS", "Method", "integrate", "restart_chain", "restarted", "time_grid"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "check_grid_to_data",
+    "integrate",
+    "restart_chain",
+    "restarted",
+    "takes_end",
+    "time_grid",
+]
 
 
 def time_grid(num_steps: int, rho: float = 1.5, shift: float = 1.0, process: Process | None = None) -> torch.Tensor:

@@ -173,8 +173,8 @@ class Drawing:
         energy, fresh = PathEnergy(), derive_seed(self.seed, "fresh")
         way = (self.velocity, x, y, self.grid)
         if self.gamma is not None:
-            how = (self.run.process, self.gamma, fresh, first, path, self.means)
-            result = trajectory_chain(*way, *how, energy)
+            share, process = self.gamma, self.run.process
+            result = trajectory_chain(*way, process, share, fresh, first, path, self.means, energy)
         elif self.restart > 0:
             result = restart_chain(*way, self.run.process, self.restart, fresh, first, path, energy)
         else:
