@@ -77,7 +77,8 @@ def trained(folder: Path, images: torch.Tensor, grid: torch.Tensor, num: int) ->
     run = open_run(folder, torch.device("cpu"))
     x = run.process.prior(num, tuple(images.shape[1:]), seed=0)
     by_step, end = energies(GuidedVelocity(run.network), x, grid, class_labels(run.config, num))
-    title = f"network, {run.process.name}"
+    sigma = f", σ = {run.process.sigma:g}" if isinstance(run.process, Gaussian) else ""
+    title = f"network, {run.process.name}{sigma}"
     print(report(title, grid, by_step, copies(end, images)), flush=True)
     return {title: by_step}
 
@@ -92,14 +93,12 @@ def save(curves: dict[str, torch.Tensor], grid: torch.Tensor, path: Path) -> Non
     """Mean square velocity over time: the exact flows, those with half the speed dashed, networks dotted."""
     figure = Figure(figsize=(7.5, 4.2), dpi=130, layout="constrained", facecolor="white")
     axes = figure.subplots()
-    colours = dict(
-        zip(["telegraph", "planar", "Gaussian, σ = .4", "Gaussian, σ = 1"], [LINE, GREEN, ORANGE, GREY], strict=True)
-    )
+    colours = {"telegraph": LINE, "planar": GREEN, "Gaussian, σ = .4": ORANGE, "aussian": GREY}
     for title, by_step in curves.items():
         if title.endswith(("max_speed 3", "max_speed 3.41")):
             continue  # on the curve without a limit
         network, limited = title.startswith("network"), "max_speed" in title
-        colour = next((c for n, c in colours.items() if n in title), ORANGE)
+        colour = next(colour for name, colour in colours.items() if name in title)
         style = ":" if network else "--" if limited else "-"
         axes.plot(grid[:-1], 2 * by_step / -grid.diff(), style, color=colour, label=title, linewidth=1.5)
     axes.set_xscale("log")
