@@ -17,6 +17,7 @@ from distillkac.runs import shipped
 from distillkac.runs.sampler import SamplerConfig
 
 if TYPE_CHECKING:
+    from distillkac.runs.energy_file import EnergyFile
     from distillkac.runs.sample_files import OneFile, SinglePngs
     from distillkac.runs.sampling import Drawing
 
@@ -45,6 +46,9 @@ class SampleArgs:
     goes on."""
     columns: int = 10
     """Columns of the grid."""
+    energy: Path | None = None
+    """FILE.csv: the kinetic energy of each image's path, half the mean square velocity of a pixel on its way; it takes no
+    evaluation of the network more."""
 
 
 @command
@@ -67,14 +71,18 @@ def main(argv: list[str] | None = None) -> int:
     run = open_run(choose(folder, sampler), device())
     drawing = Drawing(run, sampler, args.seed, args.batch_size)
     cycle = Cycle(run.config.class_names, args.classes)
+    energies = open_energies(args.energy, drawing, cycle)
     files = open_files(out, kind, drawing, cycle, args.num, args.columns)
     with files.held:
         try:
-            seconds, drawn = draw(drawing, cycle, files, args.num, kind == ".gif")
+            seconds, drawn = draw(drawing, cycle, files, args.num, kind == ".gif", energies)
         except KeyboardInterrupt:
             if files.goes_on:
                 print("what was drawn is kept: the same command goes on", file=sys.stderr)
             raise
+        finally:
+            if energies is not None:
+                energies.write()
         files.finish()
     rate = f"nfe {drawing.nfe}, {drawn / seconds:.0f} images/s" if drawn else "all were there already"
     print(f"{run.name} ({shipped.told(run.folder)}): {args.num} images, {sampler.steps} steps, {rate} -> {out}")
@@ -139,7 +147,25 @@ def open_files(
     return OneFile(out, facts | {"frames": frames}, size, num, drawing.rows, assemble)
 
 
-def draw(drawing: "Drawing", cycle: Cycle, files: "SinglePngs | OneFile", num: int, path: bool) -> tuple[float, int]:
+def open_energies(out: Path | None, drawing: "Drawing", cycle: Cycle) -> "EnergyFile | None":
+    """Where the energies go, if they are asked for. Raises ValueError if they cannot."""
+    if out is None:
+        return None
+    from distillkac.runs.energy_file import EnergyFile
+    from distillkac.runs.sample_files import described
+
+    facts = described(drawing, tuple(cycle.names[i] for i in cycle.chosen))
+    return EnergyFile(out, facts, lambda i: cycle.names[cycle.label(i)])
+
+
+def draw(
+    drawing: "Drawing",
+    cycle: Cycle,
+    files: "SinglePngs | OneFile",
+    num: int,
+    path: bool,
+    energies: "EnergyFile | None" = None,
+) -> tuple[float, int]:
     """Draws what is not there yet: (seconds of the sampler alone, images drawn)."""
     import torch
 
@@ -151,20 +177,24 @@ def draw(drawing: "Drawing", cycle: Cycle, files: "SinglePngs | OneFile", num: i
     def span(first: int) -> tuple[int, int]:
         return first, min(first + drawing.rows, num)
 
-    there = sum(last - first for first, last in map(span, blocks) if files.has(first, last))
+    def has(first: int, last: int) -> bool:
+        return files.has(first, last) and (energies is None or energies.has(first, last))
+
+    there = sum(last - first for first, last in map(span, blocks) if has(first, last))
     if there:
         print(f"{there} of {num} images are there already", file=sys.stderr)
     with Bar(title=drawing.title, unit="image", total=num, initial=there) as bar:
         for first, last in map(span, blocks):
-            if files.has(first, last):
+            if has(first, last):
                 continue
             start = time.perf_counter()
             images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, path)
             seconds, drawn = seconds + time.perf_counter() - start, drawn + last - first
-            if path:
-                files.put(first, np.stack([pictures.to_uint8(images[i]) for i in frames], 1))
-            else:
-                files.put(first, pictures.to_uint8(images))
+            if energies is not None:
+                energies.put(first, drawing.energy)
+            if not files.has(first, last):
+                moving = [pictures.to_uint8(images[i]) for i in frames] if path else []
+                files.put(first, np.stack(moving, 1) if path else pictures.to_uint8(images))
             bar.update(last - first)
     return seconds, drawn
 

@@ -99,6 +99,7 @@ TORCH_KERNELS = {
     "test_resume_meaning",
     "test_sample",
     "test_sample_files",
+    "test_sample_kinetic",
     "test_schedule",
     "test_sharding",
     "test_shifted_grids",

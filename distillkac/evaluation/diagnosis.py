@@ -13,6 +13,7 @@ from distillkac.base.random import generator
 from distillkac.data import class_means
 from distillkac.evaluation import diagnostics, diagnostics_plots
 from distillkac.evaluation.diagnosis_options import DiagnoseArgs
+from distillkac.evaluation.energy_ranks import energy_ranks
 from distillkac.evaluation.metrics import Evaluator, describe
 from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.device import device
@@ -48,7 +49,9 @@ def diagnose(args: DiagnoseArgs) -> None:
     report |= _error_sections(args, paths, made, errors, out)
     report |= _sensitivity_section(paths, made, out)
     report |= _start_sections(paths, train, out)
-    report |= _guidance_section(args, teacher, train, out)
+    evaluator = _evaluator(args, teacher, train)
+    report |= _energy_section(args, teacher, evaluator)
+    report |= _guidance_section(args, teacher, evaluator, out)
     files.write_json(out / "diagnosis.json", report)
     print(f"written to {out}")
 
@@ -135,8 +138,26 @@ def _start_sections(paths: _Paths, train, out: Path) -> dict:
     return {"start": start, "diffusion_limit": limit}
 
 
-def _guidance_section(args: DiagnoseArgs, teacher: Run, train, out: Path) -> dict:
-    found = _guidance(args, teacher, train)
+def _evaluator(args: DiagnoseArgs, teacher: Run, train) -> Evaluator | None:
+    """None where nothing asks for it: for other than the built-in data it has to be trained."""
+    guided = args.guidance_num and teacher.config.label_drop > 0
+    if not guided and not args.energy_num:
+        return None
+    return Evaluator(train, RunData(args.run, teacher.config, args.data).load("test"), args.run)
+
+
+def _energy_section(args: DiagnoseArgs, teacher: Run, evaluator: Evaluator | None) -> dict:
+    """What the energy of a path goes with."""
+    if not args.energy_num or evaluator is None:
+        print("energies    not measured")
+        return {"energies": None}
+    found = energy_ranks(teacher, evaluator, args.energy_num, args.seed, args.batch_size)
+    _print_energies(found)
+    return {"energies": found | {"evaluator": evaluator.identity}}
+
+
+def _guidance_section(args: DiagnoseArgs, teacher: Run, evaluator: Evaluator | None, out: Path) -> dict:
+    found = _guidance(args, teacher, evaluator)
     _print_guidance(found)
     if found is not None:
         diagnostics_plots.save_guidance(found, out / "guidance.png")
@@ -160,13 +181,12 @@ def _statistics(values: torch.Tensor) -> dict:
     }
 
 
-def _guidance(args: DiagnoseArgs, teacher: Run, train) -> dict | None:
+def _guidance(args: DiagnoseArgs, teacher: Run, evaluator: Evaluator | None) -> dict | None:
     """None where it was not asked for, or where the network was trained without it."""
-    if not args.guidance_num or teacher.config.label_drop == 0:
+    if not args.guidance_num or teacher.config.label_drop == 0 or evaluator is None:
         return None
     largest = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
     limit = None if largest == float("inf") else largest
-    evaluator = Evaluator(train, RunData(args.run, teacher.config, args.data).load("test"), args.run)
     labels = class_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)
     return {"num": args.guidance_num, "max_speed": limit, "evaluator": evaluator.identity, "rows": rows}
@@ -237,6 +257,18 @@ def _print_limit(found):
     for name in ("telegraph", "planar"):
         values = "".join(f"{found[name][i]:9.2g}" for i in chosen)
         print(f"{'':12}{name:22}{values}{found['exponents'][name]:10.2f}", flush=True)
+
+
+def _print_energies(found):
+    energy, few = found["energy"], "quantile_5"
+    print(
+        f"energies    of {found['num']} paths: mean {energy['mean']:.3f}, 90% in [{energy[few]:.3f}, "
+        f"{energy['quantile_95']:.3f}]; rank correlation of an image's energy"
+    )
+    for name, title in (("nearest", "with distance to data"), ("confidence", "with confidence")):
+        if name in found:
+            cells = ", ".join(f"{_number(found[name][how], '.2f', 5)} {how} " for how in ("all", "within"))
+            print(f"{'':12}{title:22}{cells.rstrip()} a class", flush=True)
 
 
 def _print_guidance(found):

@@ -26,6 +26,8 @@ class DiagnoseArgs:
     """Images of the error against steps, which takes 400 steps as the truth."""
     guidance_num: int = 1000
     """Images per guidance weight; 0 does not measure guidance."""
+    energy_num: int = 1000
+    """Images whose kinetic energies are compared with how near the data are and how sure the classifier is; 0 does not."""
     max_speed: float | None = None
     """Speed limit tried with guidance; by default the largest speed of a target (none for gaussian)."""
     seed: int = 0
@@ -39,5 +41,7 @@ class DiagnoseArgs:
             raise ValueError(f"num and reference_num must be at least 8, got {self.num} and {self.reference_num}")
         if self.guidance_num < 0 or self.guidance_num == 1:
             raise ValueError(f"guidance_num must be 0 or at least 2, got {self.guidance_num}")
+        if self.energy_num < 0 or 0 < self.energy_num < 8:
+            raise ValueError(f"energy_num must be 0 or at least 8, got {self.energy_num}")
         if self.max_speed is not None and not self.max_speed > 0:
             raise ValueError(f"max_speed must be positive, got {self.max_speed}")

@@ -13,6 +13,7 @@ from torch import nn
 
 from distillkac.base.random import derive_seed, normal_rows
 from distillkac.base.tensors import column
+from distillkac.evaluation.energy_ranks import correlation, spearman
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.fields import null_class
 from distillkac.flow.integrators import integrate
@@ -42,18 +43,6 @@ def exponent(x, y) -> float | None:
     """Slope of log y over log x by least squares, None if an y is not positive."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if (y > 0).all() else None
-
-
-def correlation(x: torch.Tensor, y: torch.Tensor) -> float | None:
-    """Pearson's, of (n,) and (n,); None if one of them is constant."""
-    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
-    norm = float(x.norm() * y.norm())
-    return float(x @ y) / norm if norm > 0 else None
-
-
-def ranks(x: torch.Tensor) -> torch.Tensor:
-    """(n,) -> the place of each value in order, from 0."""
-    return x.argsort().argsort()
 
 
 def ab2_velocities(path: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -158,7 +147,7 @@ class PathErrors:
         return {
             **{name: float(getattr(self, name).mean()) for name in ("endpoint", "path", "nodes", "curvature")},
             "pearson": pearson,
-            "spearman": correlation(ranks(self.endpoint), ranks(self.path)),
+            "spearman": spearman(self.endpoint, self.path),
             "slope": slope,
             "pearson_of_larger_term": correlation(torch.maximum(self.nodes, self.curvature), self.path),
             "curvature_is_larger": float((self.curvature > self.nodes).double().mean()),

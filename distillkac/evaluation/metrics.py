@@ -137,13 +137,24 @@ class Evaluator:
         common = [k for k in spread if self.real_spread.get(k, 0.0) > 0]
         if common:
             result["diversity"] = sum(spread[k] / self.real_spread[k] for k in common) / len(common)
-        result["nn_ratio"] = _nearest(some, self.near_train) / max(_nearest(some, self.near_test), 1e-12)
+        near, held_out = (_nearest(some, others).mean().item() for others in (self.near_train, self.near_test))
+        result["nn_ratio"] = near / max(held_out, 1e-12)
         return result
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 32) float64 features that the Fréchet distances are taken in, of images (n, C, H, W), clamped to [-1, 1]."""
         images = images.detach().float().cpu().clamp(-1, 1)
         return torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale
+
+    def nearest_train(self, images: torch.Tensor) -> torch.Tensor:
+        """(n,) pixel distances of images (n, C, H, W), clamped to [-1, 1], to the nearest of (at most 5000) training images."""
+        return _nearest(images.detach().float().cpu().clamp(-1, 1), self.near_train)
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, classes) float64 answers of the classifier to images (n, C, H, W), clamped to [-1, 1]."""
+        images = images.detach().float().cpu().clamp(-1, 1)
+        return self.classifier.head(torch.cat([self._phi(x) for x in images.split(CHUNK)]))
 
     def floor(self, num: int = 5000) -> dict[str, float]:
         """Real train images, `num` at most, through the same measures: the frechet of a perfect generator of as many.
@@ -196,10 +207,9 @@ def _spread(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -> dic
     return {k: F.pdist(x).mean().item() for k, x in groups.items() if len(x) > 1}
 
 
-def _nearest(images: torch.Tensor, others: torch.Tensor) -> float:
-    """Mean over images of the pixel distance to the nearest of `others`."""
-    parts = [_distances(x, others).amin(1) for x in images.split(CHUNK)]
-    return torch.cat(parts).mean().item()
+def _nearest(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The pixel distance of each image (n, C, H, W) to the nearest of `others`: (n,)."""
+    return torch.cat([_distances(x, others).amin(1) for x in images.split(CHUNK)])
 
 
 def _distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

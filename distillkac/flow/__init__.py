@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from distillkac.flow.network_config import NetworkConfig
     from distillkac.flow.networks import VelocityNet
     from distillkac.flow.noise_stream import NoiseStream
+    from distillkac.flow.path_energy import PathEnergy
     from distillkac.flow.probability_paths import PATHS, add_path
     from distillkac.flow.processes import PROCESSES, Gaussian, Planar, Process, Quad, Telegraph, from_dict
+    from distillkac.flow.shaping import Shaping
+    from distillkac.flow.trajectory import trajectory_chain
     from distillkac.flow.velocity_from import VelocityFrom
 
 __all__ = [
@@ -30,9 +33,11 @@ __all__ = [
     "GuidedVelocity",
     "NetworkConfig",
     "NoiseStream",
+    "PathEnergy",
     "Planar",
     "Process",
     "Quad",
+    "Shaping",
     "Telegraph",
     "VelocityFrom",
     "VelocityNet",
@@ -44,6 +49,7 @@ __all__ = [
     "sampling_floor",
     "sliced_wasserstein",
     "time_grid",
+    "trajectory_chain",
 ]
 
 # Torch is imported when something is computed, not for the options of a command.
@@ -58,8 +64,11 @@ __getattr__, __dir__ = importer(
         "network_config": ("NetworkConfig",),
         "networks": ("VelocityNet",),
         "noise_stream": ("NoiseStream",),
+        "path_energy": ("PathEnergy",),
         "probability_paths": ("PATHS", "add_path"),
         "processes": ("PROCESSES", "Gaussian", "Planar", "Process", "Quad", "Telegraph", "from_dict"),
+        "shaping": ("Shaping",),
+        "trajectory": ("trajectory_chain",),
         "velocity_from": ("VelocityFrom",),
     },
 )

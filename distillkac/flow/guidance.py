@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from distillkac.base.tensors import sent
+from distillkac.base.tensors import column, sent
 from distillkac.flow import patches
 from distillkac.flow.fields import (
     SPEED_NORMS,
@@ -18,6 +18,7 @@ from distillkac.flow.fields import (
     interval_embedding,
     null_class,
 )
+from distillkac.flow.shaping import Shaping
 
 __all__ = ["GuidedVelocity"]
 
@@ -32,6 +33,8 @@ class GuidedVelocity:
     max_speed: if given, the guided velocity is limited to it.
     speed_norm: what that limits, a process' own `speed_norm`: "telegraph" each coordinate, "planar" the length of each pair,
              "quad" that of each 2x2 patch.
+    shaping: if given, the guided velocity is multiplied by `shaping.factor(t)`, and what comes of it limited. Not for a network
+             with `interval_embedding`, whose answer is no velocity at one time.
 
     `nfe` counts network evaluations per sample since the start: two where guided, one where not.
     """
@@ -43,6 +46,7 @@ class GuidedVelocity:
         interval: tuple[float, float] = (0.0, 1.0),
         max_speed: float | None = None,
         speed_norm: SpeedNorm = "telegraph",
+        shaping: Shaping | None = None,
     ) -> None:
         weights = torch.as_tensor(w)
         if not (torch.isfinite(weights).all() and (weights >= 0).all()):
@@ -58,6 +62,12 @@ class GuidedVelocity:
         self.max_speed, self.speed_norm = max_speed, speed_norm
         self.embedded = guidance_embedding(network)
         self.takes_end = interval_embedding(network)
+        if shaping is not None and self.takes_end:
+            raise ValueError(
+                f"{type(network).__name__} answers with average velocities over a step (interval_embedding), which no shaping "
+                "of one time suits: omit shaping"
+            )
+        self.shaping = shaping
         self.nfe = 0
 
     def evaluate(
@@ -67,7 +77,7 @@ class GuidedVelocity:
         y: torch.Tensor | None,
         r: float | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
-        """The network's answers at (x, t): (u_cond, u_uncond or None, w there).
+        """The network's answers at (x, t), shaped where it is asked for: (u_cond, u_uncond or None, w there).
 
         x: (B, ...). t: a float common to all rows, or (B,). y: (B,) class labels; None, where nothing is guided, for a
         network without classes. r: for a network with `interval_embedding` the time that the step leads to, like t; None is t
@@ -75,6 +85,16 @@ class GuidedVelocity:
         nothing: w = 0, t outside the interval, or w is a network input. Raises ValueError if a class that guidance needs is
         missing, or the network takes no r.
         """
+        u_cond, u_uncond, w = self._answers(x, t, y, r)
+        if self.shaping is None:
+            return u_cond, u_uncond, w
+        eta = self.shaping.factor(t)
+        eta = sent(column(eta, x), x.device).to(x.dtype) if torch.is_tensor(eta) else eta
+        return eta * u_cond, None if u_uncond is None else eta * u_uncond, w
+
+    def _answers(
+        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None, r: float | torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         w, times = self._weight(t), self._rows(t, x)
         network, last = self.network, self._end(r, times, x)
         if self.embedded:

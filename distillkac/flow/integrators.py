@@ -10,14 +10,24 @@ import torch
 
 from distillkac import ops
 from distillkac.base.random import derive_seed, uniform_rows
-from distillkac.base.tensors import sent
+from distillkac.base.tensors import column, sent
 from distillkac.flow import patches
 from distillkac.flow.fields import Field
 from distillkac.flow.methods import METHODS, Method
+from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.processes import Process
 from distillkac.flow.time_shift import shifted
 
-__all__ = ["METHODS", "Method", "integrate", "restart_chain", "restarted", "time_grid"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "check_grid_to_data",
+    "integrate",
+    "restart_chain",
+    "restarted",
+    "takes_end",
+    "time_grid",
+]
 
 
 def time_grid(num_steps: int, rho: float = 1.5, shift: float = 1.0, process: Process | None = None) -> torch.Tensor:
@@ -46,6 +56,7 @@ def integrate(
     grid: torch.Tensor,
     method: Method = "ab2",
     path: bool = False,
+    energy: PathEnergy | None = None,
 ) -> torch.Tensor:
     """Carries x along the field over the grid.
 
@@ -54,6 +65,7 @@ def integrate(
     grid:   decreasing times, float64: (N + 1,) common to all rows, or (N + 1, B) with a grid for each row.
     method: "euler"; "heun", two evaluations per step; "ab2", Adams-Bashforth with variable step and one evaluation per
             step, whose first step is Euler: x - h ((1 + r) u - r u_prev), r = h / (2 h_prev).
+    energy: a new PathEnergy, which has the kinetic energy of each row's path afterwards.
     Returns x at grid[-1], or with `path` all N + 1 states stacked (N + 1, B, ...). The order is 1, 2 and 2.
     Gradients flow back through every step, to x and to the network's weights, as through any torch function, and the graph
     of all steps is kept for it: to draw samples, call it under torch.no_grad().
@@ -61,7 +73,7 @@ def integrate(
     if method not in METHODS:
         raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {method!r}")
     _check_field(field)
-    if (averages := _takes_end(field)) and method != "euler":
+    if (averages := takes_end(field)) and method != "euler":
         raise ValueError(
             f"the field answers with average velocities, each of which is one Euler step: integrator euler, got {method!r}"
         )
@@ -75,8 +87,10 @@ def integrate(
         u_cond, u_uncond, w = field.evaluate(x, t, y, *((t_next,) if averages else ()))
         x_next, u = patches.guided_step(x, u_cond, u_uncond, u_prev, w, h, h_prev, field.max_speed, field.speed_norm)
         if method == "heun":
-            mean = (u + field(x_next, t_next, y)) / 2
-            x_next, _ = ops.guided_step(x, mean, None, None, 0.0, h, None)
+            u = (u + field(x_next, t_next, y)) / 2
+            x_next, _ = ops.guided_step(x, u, None, None, 0.0, h, None)
+        if energy is not None:
+            energy.add(_went_with(u, u_prev, h, h_prev), h)
         if method == "ab2":
             u_prev, h_prev = u, h
         x = x_next
@@ -95,6 +109,7 @@ def restart_chain(
     seed: int,
     offset: int = 0,
     path: bool = False,
+    energy: PathEnergy | None = None,
 ) -> torch.Tensor:
     """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
 
@@ -102,21 +117,21 @@ def restart_chain(
     with probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
     x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
     consistency sampling.
-    field, x, y, path: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b depends
-    on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes along the
-    flow by one to the next time: two evaluations where a share of the step is either.
+    field, x, y, path, energy: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b
+    depends on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes
+    along the flow by one to the next time: two evaluations where a share of the step is either.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {share}")
-    _check_grid(grid, None)
-    if float(grid[-1]) != 0:
-        raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
-    states, times, averages = [x], grid.tolist(), _takes_end(field)
+    check_grid_to_data(grid)
+    states, times, averages = [x], grid.tolist(), takes_end(field)
     answer: Callable[..., torch.Tensor] = field
     for step, (t, t_next) in enumerate(pairwise(times)):
         end = 0.0 if share == 1 else t_next
         u = answer(x, t, y, *((end,) if averages else ()))
         x_next = x - (t - t_next) * u
+        if energy is not None:
+            energy.add(u, t - t_next)
         to_data = answer(x, t, y, 0.0) if averages and 0 < share < 1 and t_next > 0 else u
         x = restarted(process, x_next, x - t * to_data, t_next, share, seed, step, offset)
         if path:
@@ -151,7 +166,17 @@ def restarted(
     return torch.where(drawn < share, fresh, x_next)
 
 
-def _takes_end(field: object) -> bool:
+def _went_with(
+    u: torch.Tensor, u_prev: torch.Tensor | None, h: float | torch.Tensor, h_prev: float | torch.Tensor | None
+) -> torch.Tensor:
+    """The velocity that a step was made with: (x - x_next) / h, without its rounding."""
+    if u_prev is None or h_prev is None:
+        return u
+    r = h / (2 * h_prev)
+    return torch.lerp(u_prev, u, 1 + (sent(column(r, u), u.device).to(u.dtype) if torch.is_tensor(r) else r))
+
+
+def takes_end(field: object) -> bool:
     """Whether the field answers with average velocities, over [r, t] for its last argument r."""
     return getattr(field, "takes_end", False)
 
@@ -162,6 +187,13 @@ def _check_field(field: object) -> None:
             f"field must be a velocity field with `evaluate`, got {type(field).__name__}: wrap a network or a function "
             "(x, t, y) -> velocity as GuidedVelocity(network)"
         )
+
+
+def check_grid_to_data(grid: torch.Tensor) -> None:
+    """Raises ValueError unless these are times (N + 1,) that decrease to 0."""
+    _check_grid(grid, None)
+    if float(grid[-1]) != 0:
+        raise ValueError(f"grid must end at 0, where the data are, got {float(grid[-1])}")
 
 
 def _check_grid(grid: torch.Tensor, rows: int | None) -> None:

@@ -45,6 +45,10 @@ def described(drawing: Drawing, classes: tuple[str, ...]) -> dict:
         "interval": sampler.interval,
         "max_speed": sampler.max_speed,
         "restart": drawing.restart,
+        # None where they are not asked for, as in records of before they could be
+        "gamma": drawing.gamma,
+        "launch": sampler.launch or None,
+        "landing": sampler.landing or None,
         "seed": drawing.seed,
         "classes": classes,
     }

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from distillkac.flow.shaping import Shaping
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
 from distillkac.runs.times_config import check_shift
 
@@ -40,6 +41,13 @@ class SamplerConfig:
     restart: float | None = None
     """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
     student (give its own folder) can take any number of steps. By default 0, and a consistency student's own."""
+    gamma: float | None = None
+    """Trajectory-consistency sampling, in place of --restart: from the data predicted in one step the noise goes back to (1 -
+    gamma) times the next time, and from there onward as the process moves. 0 draws nothing, 1 is all fresh noise."""
+    launch: float = 0.0
+    """Kinetic shaping of a teacher: the velocity is this share larger at first, and less so until 60% of the way; in [0, 1]."""
+    landing: float = 0.0
+    """And after that smaller: by up to 19.1 times this, in [0, 0.0523]. A --max-speed holds for what comes of both."""
     model: Literal["auto", "teacher", "student"] = "auto"
     """Which network. Auto: a student of that many steps if there is one that can do all that is asked (w, integrator, rho),
     else the teacher; a warning says so where the run has students of as many steps or more."""
@@ -55,6 +63,26 @@ class SamplerConfig:
             raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
         if self.restart and self.integrator not in (None, "euler"):
             raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
+        self._check_fresh()
+
+    def _check_fresh(self) -> None:
+        """Raises ValueError if gamma, launch and landing are out of range, or do not go with the rest."""
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma is the share of fresh noise, in [0, 1], got {self.gamma}")
+        if self.gamma is not None and self.restart is not None:
+            raise ValueError("restart and gamma are two ways to draw a share of a step anew: give one of them")
+        if self.gamma is not None and self.integrator not in (None, "euler"):
+            raise ValueError(f"steps by gamma are no steps of an integrator; omit integrator {self.integrator!r}")
+        Shaping(self.launch, self.landing)  # its own ranges
+        if self.shaped and (self.restart or self.gamma is not None):
+            raise ValueError(
+                "launch and landing shape the velocity, from which restart and gamma predict the data: omit one or the other"
+            )
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the velocity is to be shaped."""
+        return self.launch > 0 or self.landing > 0
 
 
 def usual_rho(shape: tuple[int, ...], student: bool = False) -> float:
@@ -78,7 +106,8 @@ class Settled(NamedTuple):
     """What a sampler means for one network, with nothing left open.
 
     w: the weight that the field is given, 0 where guidance is folded in. rho, shift, integrator: of the steps. guidance: the
-    weight that the images have, whether folded in or not. restart: the share of each step that is drawn anew.
+    weight that the images have, whether folded in or not. restart: the share of each step that is drawn anew. gamma: the share
+    in trajectory-consistency sampling, None where steps are not by that.
     """
 
     w: float
@@ -87,6 +116,7 @@ class Settled(NamedTuple):
     guidance: float
     restart: float = 0.0
     shift: float = 1.0
+    gamma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +165,11 @@ class Trained:
         """Whether it makes images in a few steps without having been distilled."""
         return self.objective != "flow-matching"
 
+    @property
+    def predicts_data(self) -> bool:
+        """Whether x - t u is its picture of the data; of a teacher u is the velocity of the process."""
+        return self.num_steps is not None
+
     def serves(self, steps: int) -> bool:
         """Whether it was made for so many steps: a teacher for any number, a student of any number for at most its own."""
         return self.num_steps in (None, steps) or (self.restart is not None and steps <= (self.num_steps or 0))
@@ -155,12 +190,20 @@ class Trained:
         """
         rule = self._few_steps if self.few_steps else self._teacher if self.num_steps is None else self._student
         settled = rule(sampler, name)
+        if sampler.gamma is not None:
+            settled = settled._replace(restart=0.0, gamma=sampler.gamma)
+        if sampler.shaped and self.predicts_data:
+            raise ValueError(
+                f"{name} makes images in few steps, which are displacements and no velocities: launch and landing are for a "
+                "teacher (--model teacher)"
+            )
         if settled.w == 0 and tuple(sampler.interval) != (0.0, 1.0):
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
-        if settled.restart > 0 and not self.straight and self.restart is None:
+        of_student = settled.gamma is not None and self.predicts_data
+        if (settled.restart > 0 or of_student) and not self.straight and self.restart is None:
             raise ValueError(
                 f"{name} has a path on which one step of its velocity does not lead to the data, and a step drawn anew begins "
-                "there: omit restart, or distil by method consistency"
+                "there: omit restart and gamma, or distil by method consistency"
             )
         return settled
 
@@ -197,7 +240,8 @@ class Trained:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)
         other_shift = not math.isclose(self._shift(sampler), self.shift)
         share = (self.restart or 0.0) if sampler.restart is None else sampler.restart
-        if self.restart is None and share == 0 and (sampler.steps != self.num_steps or other_rho or other_shift):
+        steady = share == 0 and sampler.gamma is None
+        if self.restart is None and steady and (sampler.steps != self.num_steps or other_rho or other_shift):
             asked = f"rho = {sampler.rho:g}" if other_rho else f"{sampler.steps}"
             asked = f"shift = {sampler.shift:g}" if other_shift else asked
             raise ValueError(

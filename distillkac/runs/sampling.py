@@ -17,6 +17,9 @@ from distillkac.base.tensors import sent
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
+from distillkac.flow.path_energy import PathEnergy
+from distillkac.flow.shaping import Shaping
+from distillkac.flow.trajectory import Means, trajectory_chain
 from distillkac.runs import checkpoints, class_names, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import fast_products
@@ -32,14 +35,16 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 @dataclass(frozen=True)
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
-    per image. times: (N + 1,) float64 from 1 to 0, those of the sampler. path: (N + 1, n, C, H, W), from noise to images, at
-    these times; None unless asked for."""
+    per image. times: (N + 1,) float64 from 1 to 0, those of the sampler. energy: (n,) float64, the kinetic energy of each
+    image's path (flow.PathEnergy), of latents where the run learned these. path: (N + 1, n, C, H, W), from noise to images,
+    at the times; None unless asked for."""
 
     images: torch.Tensor
     labels: torch.Tensor
     nfe: int
     seconds: float
     times: torch.Tensor
+    energy: torch.Tensor
     path: torch.Tensor | None = None
 
 
@@ -101,7 +106,7 @@ def _told(chosen: Path) -> Path:
 
 def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Tensor, Method]:
     """(velocity field, time grid, integrator) for a run, with its own network: no other is looked for. What is drawn anew in a
-    step (`SamplerConfig.restart`) stands not in them: `Drawing` adds it. Raises ValueError where
+    step (`SamplerConfig.restart` and `gamma`) stands not in them: `Drawing` adds it. Raises ValueError where
     it cannot do what is asked, or is not the teacher or student that `sampler.model` names."""
     kind = "teacher" if run.config.student is None else "student"
     if sampler.model not in ("auto", kind):
@@ -112,7 +117,9 @@ def field_of(run: Run, sampler: SamplerConfig) -> tuple[GuidedVelocity, torch.Te
         )
         raise ValueError(f'{run.folder} is a {kind}, and model "{sampler.model}" was asked for: {where}; open that one')
     settled = Trained.of(run.config).settle(sampler, shipped.told(run.folder))
-    velocity = GuidedVelocity(run.network, settled.w, sampler.interval, sampler.max_speed, run.process.speed_norm)
+    shaping = Shaping(sampler.launch, sampler.landing) if sampler.shaped else None
+    limit = (sampler.max_speed, run.process.speed_norm)
+    velocity = GuidedVelocity(run.network, settled.w, sampler.interval, *limit, shaping)
     grid = time_grid(sampler.steps, settled.rho, settled.shift, run.process)
     return velocity, grid, settled.integrator
 
@@ -131,7 +138,11 @@ class Drawing:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.run, self.sampler, self.seed = run, sampler, seed
         self.velocity, self.grid, self.method = field_of(run, sampler)
-        self.restart = Trained.of(run.config).settle(sampler, run.name).restart
+        trained = Trained.of(run.config)
+        settled = trained.settle(sampler, run.name)
+        self.restart, self.gamma = settled.restart, settled.gamma
+        self.means: Means = "data" if trained.predicts_data else "velocity"
+        self.energy = torch.empty(0)
         self.shape = tuple(run.config.shape)
         cpu = run.device.type == "cpu"
         self.rows = max(1, CPU_PIXELS // (self.shape[1] * self.shape[2])) if cpu else batch_size
@@ -139,7 +150,8 @@ class Drawing:
 
     @torch.no_grad()
     def block(self, labels: torch.Tensor, first: int, path: bool = False) -> torch.Tensor:
-        """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W)."""
+        """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W). The
+        kinetic energies of their paths are `energy`, (n,), until the next block."""
         run, count = self.run, len(labels)
         classes = len(run.config.class_names)
         # The label after the last class means no class, to networks that know of it.
@@ -151,13 +163,23 @@ class Drawing:
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
         with _in_eval_mode(run.network), fast_products(run.device):
-            if self.restart > 0:
-                fresh = derive_seed(self.seed, "fresh")
-                result = restart_chain(self.velocity, x, y, self.grid, run.process, self.restart, fresh, first, path)
-            else:
-                result = integrate(self.velocity, x, y, self.grid, self.method, path)
+            result, energy = self._walked(x, y, first, path)
+        self.energy = energy[:count].cpu()
         result = _decoded(run, result)
         return (result[:, :count] if path else result[:count]).cpu()
+
+    def _walked(self, x: torch.Tensor, y: torch.Tensor, first: int, path: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(state or states, energy (B,)) of rows first, first + 1, ... from their noise x."""
+        energy, fresh = PathEnergy(), derive_seed(self.seed, "fresh")
+        way = (self.velocity, x, y, self.grid)
+        if self.gamma is not None:
+            share, process = self.gamma, self.run.process
+            result = trajectory_chain(*way, process, share, fresh, first, path, self.means, energy)
+        elif self.restart > 0:
+            result = restart_chain(*way, self.run.process, self.restart, fresh, first, path, energy)
+        else:
+            result = integrate(*way, self.method, path, energy)
+        return result, energy.total
 
     @property
     def nfe(self) -> int:
@@ -183,16 +205,17 @@ def generate(
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
         raise ValueError(f"labels must be (n,) int64, n >= 1, as class_labels makes them, got {labels!r:.80}")
     drawing = Drawing(run, sampler, seed, batch_size)
-    start, parts = time.perf_counter(), []
+    start, parts, energies = time.perf_counter(), [], []
     with Bar(title=drawing.title, unit="image", total=len(labels)) as bar:
         for first in range(0, len(labels), drawing.rows):
             y = labels[first : first + drawing.rows]
             parts.append(drawing.block(y, offset + first, path))
+            energies.append(drawing.energy)
             bar.update(len(y))
     states = torch.cat(parts, dim=1 if path else 0)
     seconds = time.perf_counter() - start
     images = states[-1] if path else states
-    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, states if path else None)
+    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, torch.cat(energies), states if path else None)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from distillkac.runs.sampling import SamplerConfig, generate
 from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--steps", "2"]
-FEW = ["--num", "12", "--reference-num", "8", "--guidance-num", "20"]
+FEW = ["--num", "12", "--reference-num", "8", "--guidance-num", "20", "--energy-num", "20"]
 LABELS = torch.arange(24) % 2
 PROCESSES = [Telegraph(), Planar(), Gaussian()]
 by_name = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
@@ -254,6 +254,10 @@ def test_the_command_measures_draws_and_prints(runs, process, monkeypatch, capsy
         with Image.open(out / f"{picture}.png") as image:
             assert min(image.size) > 200
     identity = report["guidance"]["evaluator"]
+    energies = report["energies"]
+    assert (energies["num"], energies["evaluator"]) == (20, identity)
+    assert all(-1 <= energies[name][how] <= 1 for name in ("nearest", "confidence") for how in ("all", "within"))
+    assert energies["energy"]["quantile_5"] <= energies["energy"]["mean"] <= energies["energy"]["quantile_95"]
     assert identity["digest"] == json.loads((evaluators.FOLDER / "index.json").read_text())["digits"]["digest"]
     assert f"evaluator of the Fréchet distances: digits, shipped, {identity['digest'][:12]}" in printed
     limits = {row["max_speed"] for row in report["guidance"]["rows"]}
@@ -270,8 +274,10 @@ def test_by_default_it_writes_into_the_run(runs, monkeypatch, capsys):
     monkeypatch.setattr(diagnostics, "STEP_COUNTS", (1, 2))
     monkeypatch.setattr(diagnostics, "RATES", (1, 10, 100, 1000))
     run = runs["planar"]
-    assert diagnose.main([str(run), *FEW[:4], "--guidance-num", "0"]) == 0
-    assert json.loads((run / "diagnosis" / "diagnosis.json").read_text())["guidance"] is None
+    assert diagnose.main([str(run), *FEW[:4], "--guidance-num", "0", "--energy-num", "0"]) == 0
+    report = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
+    assert report["guidance"] is None
+    assert report["energies"] is None
     assert not (run / "diagnosis" / "guidance.png").exists()
 
 

@@ -1,0 +1,26 @@
+"""Rank correlations, against values by hand."""
+
+import pytest
+import torch
+
+from distillkac.evaluation.energy_ranks import ranks, spearman, within
+
+
+def test_equal_values_share_the_mean_of_their_places():
+    assert ranks(torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [3.0, 0.0, 3.0, 1.0, 3.0]
+
+
+def test_spearman_by_hand():
+    x, y = torch.tensor([1.0, 2.0, 2.0, 4.0]), torch.tensor([10.0, 30.0, 20.0, 20.0])
+    # Ranks (0, 1.5, 1.5, 3) and (0, 3, 1.5, 1.5): products of deviations 2.25 + 0 + 0 + 0, squares 4.5 and 4.5.
+    assert spearman(x, y) == pytest.approx(2.25 / 4.5)
+    assert spearman(x, x**3) == pytest.approx(1.0)
+    assert spearman(x, torch.ones(4)) is None
+
+
+def test_what_differs_from_class_to_class_counts_for_nothing_within():
+    labels = torch.arange(100) % 2
+    x = torch.arange(100) // 2 + 1000.0 * labels
+    y = -(torch.arange(100) // 2) + 1000.0 * labels
+    assert spearman(x, y) > 0.4
+    assert within(x, y, labels) == pytest.approx(-1.0)
