@@ -11,6 +11,7 @@ from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
 
+ALL = 0  # steps of the row over all steps
 FINE, COUNTS, GUIDED = 100, (1, 2, 4, 10, 20), (0.0, 4.0)
 
 
@@ -34,7 +35,7 @@ def measure_errors(store: Store, process: str) -> None:
                 keys = ("endpoint", "path", "curvature", "spearman")
                 summary = error.summary()
                 rows.append(base | {"steps": steps} | {key: summary[key] for key in keys})
-            rows.append(base | {"steps": None, "spearman": spearman(list(found.values()))} | _of_means(found))
+            rows.append(base | {"steps": ALL, "spearman": spearman(list(found.values()))} | _of_means(found))
     store.write("errors", process, rows)
 
 

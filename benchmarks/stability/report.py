@@ -21,6 +21,8 @@ WAYS = {
     ("ab2", 2.0): "AB-2, ρ = 2",
 }
 
+TEXTS = ("weights", "evaluator_digest")  # columns of digests, which may look like numbers
+
 Rows = list[dict[str, Any]]
 
 
@@ -103,16 +105,14 @@ def errors_table(rows: Rows) -> str:
         keys, key=lambda key: (list(TITLES).index(key[0]), NETWORKS.index(key[1]), key[2])
     ):
         ours = {
-            row["steps"] or 0: row
-            for row in rows
-            if (row["process"], row["network"], row["w"]) == (process, network, w)
+            row["steps"]: row for row in rows if (row["process"], row["network"], row["w"]) == (process, network, w)
         }
         cells = [
             f"{ours[n]['endpoint']:.3f}, {ours[n]['path']:.3f}: {_number(ours[n]['spearman'])}"
             for n in counts
             if n in ours
         ]
-        last = [_number(ours[0]["spearman"]), _number(ours[0]["spearman_of_means"])]
+        last = [_number(ours[0].get("spearman")), _number(ours[0].get("spearman_of_means"))]
         lines.append("| " + " | ".join([TITLES[process], network, f"{w:g}", *cells, *last]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -174,7 +174,9 @@ def _csv(rows: Rows) -> str:
 
 def _read_csv(path: Path) -> Rows:
     with open(path, newline="") as file:
-        return [{key: _value(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        return [
+            {k: text if k in TEXTS else _value(text) for k, text in row.items() if text} for row in csv.DictReader(file)
+        ]
 
 
 def _value(text: str) -> Any:
