@@ -76,13 +76,13 @@ STUDENT = ("--recipe", "consistency", "--w-max", f"{WEIGHTS[-1]:g}", "--optim.ba
 
 def full_plan(num: int, seed: int) -> Plan:
     student = (*STUDENT, "--consistency.steps", "400", "--consistency.teacher-steps", "4")
-    return Plan(num, 256, num // 2, 32, (8, 16, 32), ("--preset", "demo"), student, seed)
+    return Plan(num, num // 4, num // 2, 32, (8, 16, 32), ("--preset", "demo"), student, seed)
 
 
 def quick_plan(num: int, seed: int) -> Plan:
     """The same in small; its figures mean little."""
     student = (*STUDENT, "--consistency.steps", "60", "--consistency.teacher-steps", "2")
-    return Plan(num, 64, num // 2, 16, (8,), ("--preset", "demo", "--steps", "250"), student, seed)
+    return Plan(num, num // 4, num // 2, 16, (8,), ("--preset", "demo", "--steps", "250"), student, seed)
 
 
 def cells(processes: tuple[str, ...], weights: tuple[float, ...], steps: tuple[int, ...]) -> Iterator[Cell]:
