@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.stability import plan as plans
 from benchmarks.stability.plan import Plan
@@ -20,7 +20,7 @@ from distillkac.compare import one_thread
 if TYPE_CHECKING:
     from benchmarks.stability.store import Store
 
-Task = tuple[Callable[..., None], tuple]
+Task = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tasks(store: "Store", args: StabilityArgs, plan: Plan) -> list[Task]:
-    """What is to be measured: small cells, errors, integrators, then the cells that take long."""
+    """What is to be measured: small cells, errors, integrators of networks, large cells, and last the exact velocities."""
     from benchmarks.stability.errors import measure_errors
     from benchmarks.stability.integrators import measure_integrators, sources
     from benchmarks.stability.measure import measure
@@ -105,7 +105,9 @@ def tasks(store: "Store", args: StabilityArgs, plan: Plan) -> list[Task]:
     few = sum(cell.steps <= 4 for cell in plans.cells(args.processes, weights, steps))
     errors: list[Task] = [(measure_errors, (store, process)) for process in args.processes]
     found = [source for source in sources(plan) if source.split("-")[1] in args.processes]
-    return [*cells[:few], *errors, *((measure_integrators, (store, source)) for source in found), *cells[few:]]
+    ways: list[Task] = [(measure_integrators, (store, source)) for source in found]
+    networks = sum(source.startswith("network") for source in found)
+    return [*cells[:few], *errors, *ways[:networks], *cells[few:], *ways[networks:]]
 
 
 def _all(pool: concurrent.futures.ProcessPoolExecutor, todo: list[Task], title: str) -> None:

@@ -1,5 +1,6 @@
 """Is a network that ends in the right place also on the right way? Rank correlations of endpoint and path errors."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def _of_means(found: dict[int, PathErrors]) -> dict[str, float | None]:
     return {"spearman_of_means": correlation(ranks(ends), ranks(paths))}
 
 
-def _errors(store: Store, process: str, run: Run, w: float):
+def _errors(store: Store, process: str, run: Run, w: float) -> Iterator[tuple[int, PathErrors]]:
     """(steps, errors) of a network in few steps beside its teacher's path in 100 AB-2 steps, from the same noise."""
     teacher = opened(store.network(process, "teacher"))
     rho = Trained.of(run.config).rho

@@ -60,7 +60,7 @@ def save_integrators(rows: list[dict[str, Any]], path: Path) -> None:
     _finish(figure, panels, path)
 
 
-def _finish(figure: Figure, panels, path: Path) -> None:
+def _finish(figure: Figure, panels: Any, path: Path) -> None:
     for panel in panels.flat:
         panel.grid(color=plots.LIGHT, linewidth=0.5)
         panel.spines[["top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ WAYS = {
 TEXTS = ("weights", "evaluator_digest")  # columns of digests, which may look like numbers
 
 Rows = list[dict[str, Any]]
+Form = Callable[[float], str]
 
 
 def write(out: Path, store: Store) -> dict[str, str]:
@@ -69,7 +71,9 @@ def grid_table(rows: Rows) -> str:
     return "\n".join([*lines, *_grid_lines(rows, weights, "beyond", lambda v: f"{100 * v:.2g}%", "largest")]) + "\n"
 
 
-def _grid_lines(rows: Rows, weights: list[float], key: str, form, also: str | None = None, seconds: bool = False):
+def _grid_lines(
+    rows: Rows, weights: list[float], key: str, form: Form, also: str | None = None, seconds: bool = False
+) -> Iterator[str]:
     heads = ["noise", "network", "steps", *(f"w = {w:g}" for w in weights), *(["s for 1000, w = 0"] if seconds else [])]
     yield "| " + " | ".join(heads) + " |"
     yield "|---" * len(heads) + "|"
@@ -87,7 +91,7 @@ def _grid_lines(rows: Rows, weights: list[float], key: str, form, also: str | No
                 yield "| " + " | ".join([TITLES[process], network, str(steps), *cells, *last]) + " |"
 
 
-def _cell(row: dict | None, key: str, form, also: str | None) -> str:
+def _cell(row: dict[str, Any] | None, key: str, form: Form, also: str | None) -> str:
     if row is None or row.get(key) is None:
         return "–"
     return form(row[key]) + (f" ({row[also]:.2f})" if also and row[key] > 0 else "")
@@ -142,7 +146,7 @@ def integrators_table(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _errors_cell(row: dict | None, steps: int, least: dict) -> str:
+def _errors_cell(row: dict[str, Any] | None, steps: int, least: dict[tuple[str, int], float]) -> str:
     """Such as **0.012** (0.203): the least of a number of steps is bold."""
     if row is None:
         return ""
@@ -159,7 +163,7 @@ def _velocity(source: str) -> str:
     return f"teacher, {process}, w = {value}" if kind == "network" else f"exact, {process}, {value}×{value}"
 
 
-def _order(source: str) -> tuple:
+def _order(source: str) -> tuple[bool, int, float]:
     kind, process, value = source.split("-")
     return kind == "exact", list(TITLES).index(process), float(value)
 

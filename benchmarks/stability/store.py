@@ -4,12 +4,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stability.plan import NOISE, Plan
+from benchmarks.stability.plan import NOISE, PROCESSES, Plan
 from distillkac import distill, train
 from distillkac.base import files
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
-from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import student_folder
 
 
@@ -58,7 +57,7 @@ class Store:
     def write(self, part: str, name: str, value: Any) -> None:
         files.write_json(self.out / part / f"{name}.json", value)
 
-    def rows(self, part: str) -> list[dict]:
+    def rows(self, part: str) -> list[dict[str, Any]]:
         """All that was measured of a part."""
         found = [files.read_json(path) for path in sorted((self.out / part).glob("[!.]*.json"))]
         return [row for value in found for row in (value if isinstance(value, list) else [value])]
@@ -70,7 +69,7 @@ class Store:
             raise ValueError(f"{folder} has no trained network")
         return found[1]
 
-    def checked(self, rows: list[dict]) -> list[dict]:
+    def checked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows, all of the networks that are there now. Raises ValueError naming one that is of other weights."""
         known: dict[tuple[str, str], str] = {}
         for row in (row for row in rows if "weights" in row):  # an exact velocity has none
@@ -93,7 +92,7 @@ def done(main: Any, words: list[str]) -> None:
 
 
 def _check_teacher(folder: Path, process: str) -> None:
-    config, wanted = load_config(folder), ProcessConfig(process).build()
+    config, wanted = load_config(folder), PROCESSES[process]
     if config.student is not None or config.objective != "flow-matching":
         raise ValueError(f"{folder} is no teacher: give the run folder of one, of train --preset demo")
     if config.noise.build() != wanted:
