@@ -154,3 +154,9 @@ def test_mistakes_are_told(tmp_path, capsys, words, message):
     assert stability.main(["--out", str(tmp_path / "out"), *words]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_of_the_page_are_those_of_its_files():
+    texts = report.texts(report.read(ROOT / "docs" / "stability"))
+    for name in report.NAMES:
+        assert files.marked(ROOT / "docs" / "results.md", name).strip() == texts[name].strip()
