@@ -10,7 +10,9 @@ from benchmarks.stability import __main__ as stability
 from benchmarks.stability import errors, integrators, measure, plots, report
 from benchmarks.stability.plan import MOST_STUDENT_STEPS, PROCESSES, STUDENT, Cell, bound_of, cells, quick_plan
 from benchmarks.stability.store import Store
+from distillkac.base import files
 from distillkac.evaluation.diagnostics import PathErrors
+from tests.places import ROOT
 
 PLAN = dataclasses.replace(
     quick_plan(64, 0), student=(*STUDENT, "--consistency.steps", "4", "--consistency.teacher-steps", "1"), points=8
