@@ -16,7 +16,7 @@ WAYS = {("euler", 1.0): ("#d97b29", "-", "Euler, even"), ("euler", 2.0): ("#d97b
 
 
 def save_stability(rows: list[dict[str, Any]], path: Path) -> None:
-    """Fréchet distance, and the share of pixels out of range, against the guidance weight: a column for each process."""
+    """Fréchet distance, and the share of pixels well out of range, against the guidance weight: a column for each process."""
     figure = Figure(figsize=(11, 6.2), dpi=110, layout="constrained", facecolor="white")
     panels = figure.subplots(2, len(TITLES), sharex=True, sharey="row", squeeze=False)
     for column, (process, title) in enumerate(TITLES.items()):
@@ -26,7 +26,7 @@ def save_stability(rows: list[dict[str, Any]], path: Path) -> None:
                 ours = sorted((r for r in ours if bool(r["bounded"]) is bounded), key=lambda r: r["w"])
                 look = {"color": color, "ls": "--" if bounded else "-", "marker": "o", "ms": 3.5, "lw": 1.5}
                 words = label + (", bounded" if bounded else "")
-                for panel, key, factor in ((panels[0][column], "frechet", 1), (panels[1][column], "beyond", 100)):
+                for panel, key, factor in ((panels[0][column], "frechet", 1), (panels[1][column], "far_beyond", 100)):
                     points = [(r["w"], factor * r[key]) for r in ours if r.get(key) is not None]
                     if points:
                         panel.plot(*zip(*points, strict=True), label=words, **look)
@@ -34,7 +34,7 @@ def save_stability(rows: list[dict[str, Any]], path: Path) -> None:
         panels[1][column].set_xlabel("guidance weight w", color=pictures.INK)
     panels[0][0].set_ylabel("Fréchet distance, held-out", color=pictures.INK)
     panels[0][0].set_yscale("log")
-    panels[1][0].set_ylabel("% of pixels outside [-1, 1]", color=pictures.INK)
+    panels[1][0].set_ylabel("% of pixels with |x| > 1.05", color=pictures.INK)
     _finish(figure, panels, path)
 
 
