@@ -4,6 +4,7 @@
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
 # make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (some hours)
+# make stability  guidance, few steps and a bound on the speed, by process: tables of docs/results.md, plots (an hour)
 # make bench   the benchmarks: results, tables of docs/speed.md and README, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make gpu     all that a GPU has to show, in one folder with a summary: runs/gpu; again: goes on (ARGS="--device cpu": in small)
@@ -37,7 +38,7 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo fashion patches test test-cpus compare bench bench-gpu gpu package docs sanitize sanitize-gpu lint clean venv
+.PHONY: demo fashion patches test test-cpus compare stability bench bench-gpu gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
 # A short --recipe best: a consistency student of 4, 2 and 1 steps, then one that learns its two steps as one.
 # Its network is so small that a second thread costs more than it gives: 800 images a second by one, 670 by two.
@@ -59,6 +60,11 @@ demo fashion patches: .venv/built
 compare: .venv/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--pages docs/results.md README.md)
 	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.csv runs/compare/frechet.png runs/compare/samples.png docs/comparison)
+
+# With ARGS, such as --quick, or --telegraph runs/demo for a teacher that is there, the pages stay as they are.
+stability: .venv/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.stability $(or $(ARGS),--pages docs/results.md)
+	$(if $(ARGS),,mkdir -p docs/stability && cd runs/stability && cp stability.csv errors.csv integrators.csv ../../docs/stability && cp stability.png integrators.png ../../docs/images)
 
 # Compiling and statistics use all cores; the two workers get one torch thread each.
 test: .venv/built .venv/extras

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     cells = [(setting, seed) for seed in plan.seeds for setting in plan.settings]
     start, done = time.perf_counter(), 0
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=_one_thread) as pool:
+    with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=spawn, initializer=one_thread) as pool:
         waiting = {pool.submit(run_cell, args.out, plan, setting, seed): (setting, seed) for setting, seed in cells}
         bar = Bar(title="compare", unit="network", total=networks(plan), leave=True, seconds=None)
         watch = threading.Event()
@@ -228,7 +228,7 @@ def _command(main, options: list[str]) -> None:
         raise RuntimeError(f"{' '.join(options)}: ended with exit code {code}; see log.txt in the cell's folder")
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Prepares a worker: one thread, and it ends when the command does (a cell may take half an hour)."""
     import torch
 

@@ -104,6 +104,7 @@ TORCH_KERNELS = {
     "test_sharding",
     "test_shifted_grids",
     "test_ship",
+    "test_stability",
     "test_stored_paths",
     "test_times",
     "test_torchcfm_teacher",

@@ -181,6 +181,8 @@ def check_python(words: list[str]) -> None:
         return
     elif words[1].split(".")[0] in ("distillkac", "benchmarks"):
         module, words = importlib.import_module(words[1]), words[1:]
+        if hasattr(module, "__path__"):  # a package is run by its __main__
+            module = importlib.import_module(f"{module.__name__}.__main__")
         if not words[1:]:
             return  # a mention of the command
     else:
