@@ -105,11 +105,11 @@ def as_json(machine: dict, contests: list[dict]) -> str:
 
 
 def sections(results: Path) -> dict[str, str]:
-    """What stands between the marks: the whole table and the short one of every machine in the folder."""
+    """What stands between the marks: the whole table of every machine in the folder, and the short one of them all."""
     machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
     return {
         FULL: "\n\n".join(f"{caption(found)}\n\n{tables.speed_table(found['contests'])}" for found in machines),
-        SHORT: "\n\n".join(f"{short_caption(found)}\n\n{tables.short_table(found['contests'])}" for found in machines),
+        SHORT: f"{short_caption(machines)}\n\n{tables.short_table({brand(m): m['contests'] for m in machines})}",
     }
 
 
@@ -124,13 +124,24 @@ def caption(results: dict) -> str:
     )
 
 
-def short_caption(results: dict) -> str:
-    machine = results["machine"]
+def short_caption(machines: list[dict]) -> str:
+    told = [
+        f"{brand(found)}: {device(found['machine'])}, torch {found['machine']['torch']}, commit "
+        f"{found['machine']['commit']}, {found['machine']['date']}"
+        for found in machines
+    ]
     return textwrap.fill(
-        f"The other's time divided by ours: least to greatest over image sizes and parameters; float32, one thread "
-        f"of {device(machine)}; torch {machine['torch']}, commit {machine['commit']}, {machine['date']}.",
+        "The other's time divided by ours: least to greatest over image sizes and parameters; float32, one thread. "
+        + "; ".join(told)
+        + ".",
         120,
     )
+
+
+def brand(results: dict) -> str:
+    """The first word of a machine's name, of a GPU all: what the short table calls it."""
+    machine = results["machine"]
+    return machine["gpu"] or re.sub(r"\(.*?\)", " ", machine["cpu"]).split()[0]
 
 
 def device(machine: dict) -> str:

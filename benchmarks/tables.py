@@ -119,21 +119,22 @@ def speed_table(results: list[dict]) -> str:
     return markdown(head, rows)
 
 
-def short_table(results: list[dict]) -> str:
-    """The rows of FRONT: ranges of the ratios of the column `out=`, at every level."""
-    contests = [result for result in results if is_contest(result)]
-    levels = [level for level in LEVELS if any(result["level"] == level for result in contests)]
-    found = {(name, rival): row for (_, _, name, rival), row in speed_rows(contests).items()}
+def short_table(machines: dict[str, list[dict]]) -> str:
+    """The rows of FRONT: ranges of the ratios of the column `out=`, at every level of every machine: its name, its results."""
+    columns: dict[str, dict[tuple[str, str], str]] = {}
+    for machine, results in machines.items():
+        contests = [result for result in results if is_contest(result)]
+        found = {(name, rival): row for (_, _, name, rival), row in speed_rows(contests).items()}
+        for level in (level for level in LEVELS if any(result["level"] == level for result in contests)):
+            columns[f"{machine}, {LEVELS[level]}"] = {
+                row: _range(entries.get((level, "out"), [])) for row, entries in found.items()
+            }
     rows = [
-        [
-            f"{title}: {name.split()[0]}",
-            beside,
-            *(_range(found[name, rival].get((level, "out"), [])) for level in levels),
-        ]
+        [f"{title}: {name.split()[0]}", beside, *(column.get((name, rival), "") for column in columns.values())]
         for name, rival, title, beside in FRONT
-        if (name, rival) in found
+        if any((name, rival) in column for column in columns.values())
     ]
-    return markdown(["op", "beside", *(LEVELS[level] for level in levels)], rows)
+    return markdown(["op", "beside", *columns], rows)
 
 
 def _range(entries: list[dict]) -> str:

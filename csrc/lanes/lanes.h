@@ -1,6 +1,6 @@
 // Lanes: the same element code runs on one float (Scalar: portable build, loop tails, CUDA threads), four (Neon), eight
-// (Avx2) or sixteen (Avx512). Intrinsics are in neon.h, avx2.h and avx512.h only. Every operation is IEEE-exact and every fused
-// multiply-add is written out (compile with -ffp-contract=off), so all widths give the same bits.
+// (Avx2) or sixteen (Avx512). Intrinsics are in neon.h, avx2.h and avx512.h only. Every operation is IEEE-exact and
+// every fused multiply-add is written out (compile with -ffp-contract=off), so all widths give the same bits.
 #pragma once
 #include "scalar.h"
 #if !defined(__CUDACC__) && defined(__AVX2__)

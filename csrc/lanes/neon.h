@@ -64,9 +64,7 @@ struct Neon {
   }
 
   using Table = uint8x16x4_t;  // 16 floats as 64 bytes, which one instruction looks up
-  static DK_INLINE Table table(const float* entries) {
-    return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(entries));
-  }
+  static DK_INLINE Table table(const float* entries) { return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(entries)); }
   static DK_INLINE F lookup(const Table& t, U index, bool) {
     const U first = vmulq_n_u32(band(index, splat_bits(15)), 0x04040404u);  // 4 i in each byte of a lane
     return vreinterpretq_f32_u8(vqtbl4q_u8(t, vreinterpretq_u8_u32(add_bits(first, splat_bits(0x03020100u)))));

@@ -1,5 +1,5 @@
-// The words that differ between compilers. DISTILLKAC_ARCH (portable, neon, avx2, avx512, cuda) names the target a file is
-// being compiled for; everything inline lives in a namespace of that name, so that the linker never merges, say, an
+// The words that differ between compilers. DISTILLKAC_ARCH (portable, neon, avx2, avx512, cuda) names the target a file
+// is being compiled for; everything inline lives in a namespace of that name, so that the linker never merges, say, an
 // AVX-512 copy of a function with the portable one.
 #pragma once
 #include <cstdint>

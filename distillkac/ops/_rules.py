@@ -25,6 +25,7 @@ OUT_NAMES = (
 def register(with_cuda: bool) -> None:
     """Register the rules for every op; without CUDA kernels, also a clear refusal of CUDA tensors."""
     _register_fakes()
+    _register_pair_fakes()
     autograd: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "kac_velocity": (_velocity_backward, _velocity_context),
         "kac_pair": (_pair_backward, _pair_context),
@@ -86,16 +87,6 @@ def _register_fakes() -> None:
         _one_device("kac_velocity", k=k, t=t)
         return _contiguous_like(_batched("kac_velocity", "k", k))
 
-    @fake("distillkac::kac_pair")
-    def _(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset):
-        _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
-        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
-
-    @fake("distillkac::kac_pair.to")
-    def _(x0, t, t_to, process, a, c, f, g, kappa, seed, seed_tensor, offset):
-        _one_device("kac_pair", x0=x0, t=t, t_to=t_to, seed=seed_tensor)
-        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0), _contiguous_like(x0)
-
     @fake("distillkac::guided_velocity")
     def _(u_cond, u_uncond, w, w_rows, max_speed, process):
         _one_device("guided_velocity", u_cond=u_cond, u_uncond=u_uncond, w=w_rows)
@@ -118,15 +109,30 @@ def _register_fakes() -> None:
         _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight, out=grad_u)
         return x.new_empty((), dtype=torch.float32)
 
-    def fills_out(name: str) -> None:
-        op = name.partition(".")[0]
-
-        @fake(f"distillkac::{name}")
-        def _(*arguments: object) -> None:
-            _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
-
     for name in OUT_NAMES[:-1]:
-        fills_out(name)
+        _register_filling_fake(name)
+
+
+def _register_pair_fakes() -> None:
+    fake = torch.library.register_fake
+
+    @fake("distillkac::kac_pair")
+    def _(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset):
+        _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
+        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
+
+    @fake("distillkac::kac_pair.to")
+    def _(x0, t, t_to, process, a, c, f, g, kappa, seed, seed_tensor, offset):
+        _one_device("kac_pair", x0=x0, t=t, t_to=t_to, seed=seed_tensor)
+        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0), _contiguous_like(x0)
+
+
+def _register_filling_fake(name: str) -> None:
+    op = name.partition(".")[0]
+
+    @torch.library.register_fake(f"distillkac::{name}")
+    def _(*arguments: object) -> None:
+        _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
 
 
 def _rows(value: float, tensor: Tensor | None, like: Tensor) -> float | Tensor:
