@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distillkac.base.random import generator
-from distillkac.flow import integrators
+from distillkac.flow import integrators, patches
 from distillkac.flow.exact_flow import ExactFlow, conditional_law, push, sampling_floor, sliced_wasserstein
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.processes import Gaussian, Telegraph
@@ -28,7 +28,8 @@ class Wrong(ExactFlow):
 @pytest.fixture
 def float64(monkeypatch):
     """Integrators take their steps in float64, by the reference's guided_step."""
-    monkeypatch.setattr(integrators, "ops", reference)
+    for module in (integrators, patches):
+        monkeypatch.setattr(module, "ops", reference)
 
 
 def residual(flow, process, spread, t=0.4, step=2e-6):

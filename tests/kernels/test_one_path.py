@@ -59,7 +59,7 @@ def test_x_moves_with_u(process, level, a, c, simd_level):
         error, left = slope_errors(x0, t, process, a, c, f, g)
         rounding = 4 * 2**-24 * (1 + c) / (2 * H)
         assert error[~left].median() <= rounding, (f, g)
-        # Next to the cone the planar slope bends like a square root; a telegraph particle jumps from c as it leaves, a quad one from c to 3/4 c.
+        # Next to the cone the planar slope bends like a square root; a telegraph or quad particle jumps from c as it leaves.
         assert (error[~left] > 20 * rounding).double().mean() <= 0.02, (f, g)
         assert (error <= 2.1 * c * 2).all()
         if process == "telegraph":
