@@ -1,4 +1,4 @@
-"""What torch must know of the ops beside their kernels: result shapes (fake tensors) and gradients."""
+"""What torch must know of the ops beside their kernels: gradients; result shapes are in _shapes.py."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,25 +7,15 @@ import torch
 from torch import Tensor
 
 from distillkac.base.tensors import column
+from distillkac.ops import _shapes
 from distillkac.ops.schedules import f_schedule
 
 Grads = tuple[Tensor | None, ...]
 
-NAMES = ("kac_noise", "kac_velocity", "kac_pair", "kac_pair.to", "guided_velocity", "guided_step", "endpoint_loss")
-OUT_NAMES = (
-    "kac_noise.out",
-    "kac_velocity.out",
-    "kac_pair.out",
-    "kac_pair.to_out",
-    "guided_step.out",
-    "endpoint_loss.out",
-)
-
 
 def register(with_cuda: bool) -> None:
     """Register the rules for every op; without CUDA kernels, also a clear refusal of CUDA tensors."""
-    _register_fakes()
-    _register_pair_fakes()
+    _shapes.register()
     autograd: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "kac_velocity": (_velocity_backward, _velocity_context),
         "kac_pair": (_pair_backward, _pair_context),
@@ -37,7 +27,7 @@ def register(with_cuda: bool) -> None:
     for name, (backward, setup_context) in autograd.items():
         torch.library.register_autograd(f"distillkac::{name}", backward, setup_context=setup_context)
     if not with_cuda:
-        for name in (*NAMES, *OUT_NAMES):
+        for name in (*_shapes.NAMES, *_shapes.OUT_NAMES):
             _library.impl(name, _no_cuda, "CUDA")
 
 
@@ -49,90 +39,6 @@ def _no_cuda(*args: object, **kwargs: object) -> None:
         "distillkac was built without CUDA kernels, got CUDA tensors; python -m distillkac.doctor says why; where nvcc is "
         "installed, run: DISTILLKAC_CUDA=ON pip install --no-build-isolation -e ."
     )
-
-
-def _one_device(op: str, **arguments: object) -> None:
-    """A meta or fake tensor beside a real one would leave the result without values."""
-    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    first, *rest = tensors
-    for name in rest:
-        if tensors[name].device != tensors[first].device:
-            raise ValueError(
-                f"{op}: {name} must be on the device of {first}, {tensors[first].device}, got {tensors[name].device}"
-            )
-
-
-def _batched(op: str, name: str, x: object) -> Tensor:
-    if not isinstance(x, torch.Tensor):  # torch lets None pass for a tensor
-        raise ValueError(f"{op}: {name} must be a tensor, got {x}")
-    if x.dim() < 1:
-        raise ValueError(f"{op}: {name} must have a batch dimension, (B, ...), got shape ()")
-    return x
-
-
-def _contiguous_like(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _register_fakes() -> None:
-    fake = torch.library.register_fake
-
-    @fake("distillkac::kac_noise")
-    def _(t, size, process, a, c, seed, seed_tensor, offset, dtype):
-        _one_device("kac_noise", t=t, seed=seed_tensor)
-        return t.new_empty((_batched("kac_noise", "t", t).shape[0], *size), dtype=dtype)
-
-    @fake("distillkac::kac_velocity")
-    def _(k, t, process, a, c):
-        _one_device("kac_velocity", k=k, t=t)
-        return _contiguous_like(_batched("kac_velocity", "k", k))
-
-    @fake("distillkac::guided_velocity")
-    def _(u_cond, u_uncond, w, w_rows, max_speed, process):
-        _one_device("guided_velocity", u_cond=u_cond, u_uncond=u_uncond, w=w_rows)
-        return _contiguous_like(_batched("guided_velocity", "u_cond", u_cond))
-
-    @fake("distillkac::guided_step")
-    def _(x, u_cond, u_uncond, u_prev, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process):
-        states = {"x": x, "u_cond": u_cond, "u_uncond": u_uncond, "u_prev": u_prev}
-        _one_device("guided_step", **states, w=w_rows, h=h_rows, h_prev=h_prev_rows)
-        return _contiguous_like(_batched("guided_step", "x", x)), _contiguous_like(x)
-
-    @fake("distillkac::endpoint_loss")
-    def _(x, u, x_end, delta, weight):
-        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight)
-        _batched("endpoint_loss", "x", x)
-        return x.new_empty((), dtype=torch.float32), x.new_empty(x.shape, dtype=torch.float32)
-
-    @fake("distillkac::endpoint_loss.out")
-    def _(x, u, x_end, delta, weight, grad_u):
-        _one_device("endpoint_loss", x=x, u=u, x_end=x_end, delta=delta, weight=weight, out=grad_u)
-        return x.new_empty((), dtype=torch.float32)
-
-    for name in OUT_NAMES[:-1]:
-        _register_filling_fake(name)
-
-
-def _register_pair_fakes() -> None:
-    fake = torch.library.register_fake
-
-    @fake("distillkac::kac_pair")
-    def _(x0, t, process, a, c, f, g, kappa, seed, seed_tensor, offset):
-        _one_device("kac_pair", x0=x0, t=t, seed=seed_tensor)
-        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0)
-
-    @fake("distillkac::kac_pair.to")
-    def _(x0, t, t_to, process, a, c, f, g, kappa, seed, seed_tensor, offset):
-        _one_device("kac_pair", x0=x0, t=t, t_to=t_to, seed=seed_tensor)
-        return _contiguous_like(_batched("kac_pair", "x0", x0)), _contiguous_like(x0), _contiguous_like(x0)
-
-
-def _register_filling_fake(name: str) -> None:
-    op = name.partition(".")[0]
-
-    @torch.library.register_fake(f"distillkac::{name}")
-    def _(*arguments: object) -> None:
-        _one_device(op, **{f"argument {place}": value for place, value in enumerate(arguments)})
 
 
 def _rows(value: float, tensor: Tensor | None, like: Tensor) -> float | Tensor:

@@ -64,14 +64,6 @@ def test_velocities_are_found_again_from_an_ab2_path():
     torch.testing.assert_close(u.float(), want[:-1], rtol=1e-3, atol=1e-3)
 
 
-def test_energy_of_a_straight_and_of_a_bent_path():
-    grid = time_grid(100, 1.0)
-    u = torch.ones(100, 3, *SHAPE)
-    assert diagnostics.kinetic_energy(u, grid) == pytest.approx(0.5)
-    u *= torch.cos(2 * math.pi * grid[:-1]).view(-1, 1, 1, 1, 1).float()
-    assert diagnostics.kinetic_energy(u, grid) == pytest.approx(0.25, rel=1e-3)
-
-
 @by_name
 def test_speeds_of_targets_stay_below_the_bound_and_excess_is_counted(process):
     """A network that runs at twice the bound in the last tenth of its time."""

@@ -1,9 +1,14 @@
-"""Rank correlations, against values by hand."""
+"""Energy of paths and rank correlations, against values by hand."""
+
+import math
 
 import pytest
 import torch
 
+from distillkac.evaluation import diagnostics
 from distillkac.evaluation.energy_ranks import ranks, spearman, within
+from distillkac.flow.integrators import time_grid
+from tests.toys import SHAPE
 
 
 def test_equal_values_share_the_mean_of_their_places():
@@ -24,3 +29,11 @@ def test_what_differs_from_class_to_class_counts_for_nothing_within():
     y = -(torch.arange(100) // 2) + 1000.0 * labels
     assert spearman(x, y) > 0.4
     assert within(x, y, labels) == pytest.approx(-1.0)
+
+
+def test_energy_of_a_straight_and_of_a_bent_path():
+    grid = time_grid(100, 1.0)
+    u = torch.ones(100, 3, *SHAPE)
+    assert diagnostics.kinetic_energy(u, grid) == pytest.approx(0.5)
+    u *= torch.cos(2 * math.pi * grid[:-1]).view(-1, 1, 1, 1, 1).float()
+    assert diagnostics.kinetic_energy(u, grid) == pytest.approx(0.25, rel=1e-3)

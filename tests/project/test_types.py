@@ -21,7 +21,7 @@ RELAXED = {
     "distillkac.pipeline": {"disallow_subclassing_any", "disallow_untyped_decorators"},
     "distillkac.scheduler": {"disallow_subclassing_any", "disallow_untyped_decorators"},
     "distillkac.base.progress": {"disallow_subclassing_any", "disallow_untyped_decorators"},
-    "distillkac.ops._rules": {"disallow_untyped_defs", "disallow_untyped_decorators"},
+    "distillkac.ops._shapes": {"disallow_untyped_defs", "disallow_untyped_decorators"},
 }
 
 
