@@ -5,13 +5,16 @@ and the share of it that is late, without a limit on the speed and with the boun
 the paths of trained networks, which do not copy, are drawn beside them.
 """
 
-import argparse
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from benchmarks.plots import GREEN, GREY, ORANGE
+from distillkac.base.commands import command
+from distillkac.base.options import parse
 from distillkac.data import read
 from distillkac.data.builtin import digits
 from distillkac.data.config import DataConfig
@@ -111,13 +114,23 @@ def save(curves: dict[str, torch.Tensor], grid: torch.Tensor, path: Path) -> Non
     figure.savefig(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=32, help="paths of each flow")
-    parser.add_argument("--steps", type=int, default=120, help="AB-2 steps, of equal ratio of times")
-    parser.add_argument("--run", type=Path, nargs="*", default=[], help="runs whose teachers are drawn beside")
-    parser.add_argument("--out", type=Path, help="FILE.png of the picture")
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class PathEnergyArgs:
+    """Where on its way a path has its kinetic energy: of the exact flow onto the training digits, and of trained networks."""
+
+    num: int = 32
+    """Paths of each flow."""
+    steps: int = 120
+    """AB-2 steps, of equal ratio of times."""
+    run: tuple[Path, ...] = ()
+    """Runs whose teachers are drawn beside."""
+    out: Path | None = None
+    """FILE.png of the picture."""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = parse(PathEnergyArgs, argv, "python -m benchmarks.path_energy")
     train = digits(DataConfig())["train"]
     images, grid = read(train, torch.arange(len(train)))[0], grid_of(args.steps)
     curves: dict[str, torch.Tensor] = {}
@@ -131,7 +144,8 @@ def main() -> None:
         curves |= trained(folder, images, grid, args.num)
     if args.out is not None:
         save(curves, grid, args.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,16 +10,19 @@ that of so many seconds; samples in twenty steps, scaled back to 28 pixels a sid
 same way, in the features of the shipped classifier. A file for each figure is written at once: the same command goes on.
 """
 
-import argparse
 import contextlib
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from distillkac import train
 from distillkac.base import files
+from distillkac.base.commands import command
+from distillkac.base.options import parse
 from distillkac.base.random import generator
 from distillkac.data import fashion_mnist
 from distillkac.data.config import DataConfig, Split
@@ -200,23 +203,43 @@ def _native(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(images.float(), (NATIVE, NATIVE), mode="bilinear", antialias=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/resolution"), help="runs and figures")
-    parser.add_argument("--seconds", type=float, default=120, help="of a training, by one thread; 0: none")
-    parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--processes", nargs="+", default=["telegraph", "planar"], choices=["telegraph", "planar"])
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+@dataclass(frozen=True)
+class ResolutionArgs:
+    """Where an image is decided at several sizes, and what wider noise or later times change about it (see the file)."""
+
+    out: Path = Path("runs/resolution")
+    """Runs and figures."""
+    seconds: float = 120
+    """Of a training, by one thread; 0 trains nothing."""
+    sides: tuple[int, ...] = tuple(SIDES)
+    """Pixels a side: 8, 28, 32 or 64."""
+    processes: tuple[Literal["telegraph", "planar"], ...] = ("telegraph", "planar")
+    """Kinds of noise."""
+    seed: int = 0
+    """Of training and of noise."""
+
+    def __post_init__(self) -> None:
+        if wrong := set(self.sides) - set(SIDES):
+            raise ValueError(
+                f"sides must be among {', '.join(map(str, SIDES))}, got {', '.join(map(str, sorted(wrong)))}"
+            )
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds must be at least 0 and finite, got {self.seconds}")
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = parse(ResolutionArgs, argv, "python -m benchmarks.resolution")
     print("| noise | side | variant | c | shift | deciding time | draws later | Fréchet |")
     print("|---|---|---|---|---|---|---|---|")
-    for process, side, variant in settings(args.sides, args.processes):
+    for process, side, variant in settings(list(args.sides), list(args.processes)):
         time, late = decide(args.out, process, side, variant)
         cells = [process, str(side), variant.name, f"{variant.speed_of(side):.3g}", f"{variant.shift_of(side):.3g}"]
         cells += [f"{time:.3f}", f"{late:.1%}"]
         found = measure(args.out, process, side, variant, args.seed, args.seconds) if args.seconds else None
         print("|", " | ".join([*cells, "" if found is None else f"{found['frechet']:.2f}"]), "|", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

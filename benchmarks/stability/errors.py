@@ -7,7 +7,8 @@ import torch
 
 from benchmarks.stability.measure import opened
 from benchmarks.stability.store import Store
-from distillkac.evaluation.diagnostics import PathErrors, correlation, path_errors, ranks
+from distillkac.evaluation import energy_ranks
+from distillkac.evaluation.diagnostics import PathErrors, path_errors
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
@@ -19,7 +20,7 @@ FINE, COUNTS, GUIDED = 100, (1, 2, 4, 10, 20), (0.0, 4.0)
 def spearman(errors: list[PathErrors]) -> float | None:
     """Rank correlation of endpoint and path error over all samples of all of these."""
     ends, paths = torch.cat([e.endpoint for e in errors]), torch.cat([e.path for e in errors])
-    return correlation(ranks(ends), ranks(paths))
+    return energy_ranks.spearman(ends, paths)
 
 
 def measure_errors(store: Store, process: str) -> None:
@@ -45,7 +46,7 @@ def _of_means(found: dict[int, PathErrors]) -> dict[str, float | None]:
     ends, paths = (
         torch.tensor([float(getattr(error, name).mean()) for error in found.values()]) for name in ("endpoint", "path")
     )
-    return {"spearman_of_means": correlation(ranks(ends), ranks(paths))}
+    return {"spearman_of_means": energy_ranks.spearman(ends, paths)}
 
 
 def _errors(store: Store, process: str, run: Run, w: float) -> Iterator[tuple[int, PathErrors]]:

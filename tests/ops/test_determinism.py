@@ -6,6 +6,7 @@ tests/kernels/test_cuda_on_cpu.py and tests/gpu, training runs in tests/training
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,14 +16,20 @@ import pytest
 import torch
 
 from distillkac import ops
-from tests.ops.op_cases import CASES, PROCESSES, A, C, rows, run, tensors
+from tests.ops.op_cases import CASES, GROUPS, PROCESSES, A, C, rows, run, tensors
 
 # Rows in one work unit, in several, shorter than a vector, and more rows than are set up together.
 SHAPES = [(3, 50_000), (40, 3, 16, 16), (700, 6), (5000, 2)]
 
 
+def fitting(shape, process):
+    """The shape, its last side a multiple of what the process moves together."""
+    return (*shape[:-1], math.lcm(shape[-1], GROUPS[process]))
+
+
 def results(process, shape):
     """{name: tensors} of every op, the loss with its gradient."""
+    shape = fitting(shape, process)
     inputs = tensors(shape)
     every = {name: run(name, inputs, process) for name in CASES}
     gradient = torch.empty(shape)
@@ -81,6 +88,7 @@ def test_threads(process, shape, threads):
 @pytest.mark.parametrize("shape", [(7, 3, 40), (131, 6)])
 def test_any_split_of_the_batch(process, shape):
     """Every op on parts of the rows, each with its first row's number. Gradients of the mean scale with the batch."""
+    shape = fitting(shape, process)
     inputs, count = tensors(shape), shape[0]
     t, w, h = rows(count, 2), rows(count, 6, 0, 4), rows(count, 7, 0.1, 1)
     above = rows(count, 3, 1, 3)
