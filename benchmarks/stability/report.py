@@ -112,7 +112,7 @@ def errors_table(rows: Rows) -> str:
             row["steps"]: row for row in rows if (row["process"], row["network"], row["w"]) == (process, network, w)
         }
         cells = [
-            f"{ours[n]['endpoint']:.3f}, {ours[n]['path']:.3f}: {_number(ours[n]['spearman'])}"
+            f"{ours[n]['endpoint']:.3f}, {ours[n]['path']:.3f}: {_number(ours[n].get('spearman'))}"
             for n in counts
             if n in ours
         ]
