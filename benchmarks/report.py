@@ -107,9 +107,10 @@ def as_json(machine: dict, contests: list[dict]) -> str:
 def sections(results: Path) -> dict[str, str]:
     """What stands between the marks: the whole table of every machine in the folder, and the short one of them all."""
     machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    columns = {name: found["contests"] for name, found in zip(brands(machines), machines, strict=True)}
     return {
         FULL: "\n\n".join(f"{caption(found)}\n\n{tables.speed_table(found['contests'])}" for found in machines),
-        SHORT: f"{short_caption(machines)}\n\n{tables.short_table({brand(m): m['contests'] for m in machines})}",
+        SHORT: f"{short_caption(machines)}\n\n{tables.short_table(columns)}",
     }
 
 
@@ -126,9 +127,9 @@ def caption(results: dict) -> str:
 
 def short_caption(machines: list[dict]) -> str:
     told = [
-        f"{brand(found)}: {device(found['machine'])}, torch {found['machine']['torch']}, commit "
+        f"{name}: {device(found['machine'])}, torch {found['machine']['torch']}, commit "
         f"{found['machine']['commit']}, {found['machine']['date']}"
-        for found in machines
+        for name, found in zip(brands(machines), machines, strict=True)
     ]
     return textwrap.fill(
         "The other's time divided by ours: least to greatest over image sizes and parameters; float32, one thread. "
@@ -138,10 +139,11 @@ def short_caption(machines: list[dict]) -> str:
     )
 
 
-def brand(results: dict) -> str:
-    """The first word of a machine's name, of a GPU all: what the short table calls it."""
-    machine = results["machine"]
-    return machine["gpu"] or re.sub(r"\(.*?\)", " ", machine["cpu"]).split()[0]
+def brands(machines: list[dict]) -> list[str]:
+    """What the short table calls each machine: the first word of its processor's name, of a GPU all; a number behind it
+    where that is another's too."""
+    names = [m["machine"]["gpu"] or re.sub(r"\(.*?\)", " ", m["machine"]["cpu"]).split()[0] for m in machines]
+    return [name if names.count(name) == 1 else f"{name} {names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def device(machine: dict) -> str:

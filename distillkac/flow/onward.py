@@ -23,7 +23,7 @@ from distillkac.base.random import derive_seed, uniform_rows
 from distillkac.base.tensors import sent
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
-__all__ = ["back", "cone_kept", "onward"]
+__all__ = ["back", "cone_kept", "known", "onward"]
 
 LOG_STEP, MOST_STEPS = 0.05, 128  # of the telegraph's flow, in the logarithm of the age
 INSIDE = 1 - 1e-6  # of the light cone, where the telegraph's velocity still is that of particles that turned
@@ -35,23 +35,23 @@ def back(process: Process, k: torch.Tensor, age: float, to: float) -> torch.Tens
     Exact for planar and Gaussian; the telegraph's flow is integrated, with errors of about 1e-6 of the cone. Returns like k.
     Raises ValueError for a process whose flow is not known, or ages out of order.
     """
-    known = _known(process)
+    law = known(process)
     _check(age, to, back=True)
     if to == age:
         return k
     if to == 0:
         return torch.zeros_like(k)
-    if isinstance(known, Gaussian):
+    if isinstance(law, Gaussian):
         return k * (to / age)
-    if isinstance(known, Planar):
+    if isinstance(law, Planar):
         # s of eq. 6 falls at speed c until the particle is one that has not turned yet.
         pairs = k.double().unflatten(-1, (-1, 2))
-        size, c = pairs.norm(dim=-1, keepdim=True), known.c
+        size, c = pairs.norm(dim=-1, keepdim=True), law.c
         s = ((c * age - size) * (c * age + size)).clamp(min=0).sqrt()
         s = (s - c * (age - to)).clamp(min=0)
         radius = ((c * to - s) * (c * to + s)).clamp(min=0).sqrt()
         return (pairs * (radius / size.clamp(min=1e-300))).flatten(-2).to(k.dtype)
-    return _telegraph_back(known, k, age, to)
+    return _telegraph_back(law, k, age, to)
 
 
 def _telegraph_back(process: Telegraph, k: torch.Tensor, age: float, to: float) -> torch.Tensor:
@@ -87,11 +87,11 @@ def onward(process: Process, k: torch.Tensor, age: float, to: float, seed: int, 
     the light cone counts as on it. Returns like k. Raises ValueError for a process whose law is not known, or ages out of
     order.
     """
-    known = _known(process)
+    law = known(process)
     _check(age, to, back=False)
     if to == age:
         return k
-    if isinstance(known, Gaussian):
+    if isinstance(law, Gaussian):
         gap = math.sqrt((to - age) * (to + age))
         return k + process.noise(_rows(k, gap), tuple(k.shape[1:]), seed, offset).to(k.dtype)
     fresh = process.noise(_rows(k, to - age), tuple(k.shape[1:]), derive_seed(seed, "onward"), offset)
@@ -99,9 +99,9 @@ def onward(process: Process, k: torch.Tensor, age: float, to: float, seed: int, 
         return fresh.to(k.dtype)
     dtype, k = k.dtype, cone_kept(process, k.float(), age)
     drawn = sent(uniform_rows(len(k), _directions(process, k), derive_seed(seed, "direction"), offset), k.device)
-    if isinstance(known, Telegraph):
-        return _telegraph_turned(known, k, fresh, age, to, drawn).to(dtype)
-    return _planar_turned(known, k, fresh, age, to, drawn).to(dtype)
+    if isinstance(law, Telegraph):
+        return _telegraph_turned(law, k, fresh, age, to, drawn).to(dtype)
+    return _planar_turned(law, k, fresh, age, to, drawn).to(dtype)
 
 
 def _telegraph_turned(
@@ -160,9 +160,13 @@ def _float32(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float32))
 
 
-def _known(process: Process) -> Telegraph | Planar | Gaussian:
+def known(process: Process) -> Telegraph | Planar | Gaussian:
+    """The process, if the law of its displacements given earlier ones is known. Raises ValueError for any other."""
     if not isinstance(process, (Telegraph, Planar, Gaussian)):
-        raise ValueError(f"how displacements move on is known for telegraph, planar and gaussian noise, got {process}")
+        raise ValueError(
+            "gamma needs noise of which it is known how a displacement moves on, telegraph, planar or gaussian, got "
+            f"{process.name}: draw a share of each step anew by restart"
+        )
     return process
 
 

@@ -17,7 +17,7 @@ import torch
 from distillkac.base.random import derive_seed
 from distillkac.flow.fields import Field
 from distillkac.flow.integrators import check_grid_to_data, restarted, takes_end
-from distillkac.flow.onward import back, cone_kept, onward
+from distillkac.flow.onward import back, cone_kept, known, onward
 from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
@@ -52,6 +52,7 @@ def trajectory_chain(
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is the share of fresh noise, in [0, 1], got {gamma}")
     check_grid_to_data(grid)
+    known(process)
     if (averages := takes_end(field)) and means == "velocity":
         raise ValueError('the field answers with average velocities, which lead to the data: means must be "data"')
     states, times = [x], grid.tolist()
@@ -99,11 +100,10 @@ def data_and_noise(
 
 def _with_velocity(process: Process, aim: torch.Tensor, age: float, p: float, q: float) -> torch.Tensor:
     """K with p K + q v(age, K) = aim, p >= 0 and q >= 0, not both 0; on the light cone where none inside has it."""
-    if isinstance(process, Gaussian):
+    law = known(process)
+    if isinstance(law, Gaussian):
         return aim / (p + q / age)
-    if not isinstance(process, (Telegraph, Planar)):
-        raise ValueError(f"data are found from the velocity of telegraph, planar and gaussian noise, got {process}")
-    pairs, c = isinstance(process, Planar), process.c
+    pairs, c = isinstance(law, Planar), law.c
     size = aim.unflatten(-1, (-1, 2)).norm(dim=-1, keepdim=True) if pairs else aim.abs()
     ages = torch.full((len(aim),), age, dtype=torch.float64, device=aim.device)
     low, high = torch.zeros_like(size, dtype=torch.float64), torch.full_like(size, c * age, dtype=torch.float64)

@@ -17,6 +17,7 @@ from distillkac.base.tensors import sent
 from distillkac.data import vae
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import Method, integrate, restart_chain, time_grid
+from distillkac.flow.onward import known
 from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.shaping import Shaping
 from distillkac.flow.trajectory import Means, trajectory_chain
@@ -141,6 +142,8 @@ class Drawing:
         trained = Trained.of(run.config)
         settled = trained.settle(sampler, run.name)
         self.restart, self.gamma = settled.restart, settled.gamma
+        if self.gamma is not None:
+            known(run.process)
         self.means: Means = "data" if trained.predicts_data else "velocity"
         self.energy = torch.empty(0)
         self.shape = tuple(run.config.shape)

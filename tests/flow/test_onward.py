@@ -7,7 +7,7 @@ import torch
 
 from distillkac.base.random import generator
 from distillkac.flow.onward import back, onward
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 
 SHAPE, SIZE = (400, 100), 40_000
 PROCESSES = [Telegraph(3.0, 2.0), Telegraph(25.0, 2.0), Planar(3.0, 2.0), Planar(25.0, 2.0), Gaussian(0.4)]
@@ -134,5 +134,5 @@ def test_the_same_age_moves_nothing_and_others_are_refused():
         back(process, k, 0.3, 0.5)
     with pytest.raises(ValueError, match="ages must be 0 <= age <= to"):
         onward(process, k, 0.5, 0.3, 0)
-    with pytest.raises(ValueError, match="known for telegraph, planar and gaussian"):
-        back(object(), k, 0.5, 0.3)
+    with pytest.raises(ValueError, match="got quad: draw a share of each step anew by restart"):
+        back(Quad(), k, 0.5, 0.3)

@@ -7,7 +7,7 @@ from distillkac.flow.exact_flow import ExactFlow
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.path_energy import PathEnergy
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 from distillkac.flow.trajectory import data_and_noise, trajectory_chain
 from tests.flow.test_onward import critical, distance, sizes
 
@@ -84,6 +84,7 @@ def test_a_step_is_one_evaluation_and_its_energy_that_of_the_answer():
         ({"gamma": 1.5}, r"gamma is the share of fresh noise, in \[0, 1\], got 1.5"),
         ({"grid": torch.tensor([1.0, 0.5])}, "grid must end at 0"),
         ({"means": "noise"}, "means must be one of data, velocity"),
+        ({"process": Quad()}, "got quad: draw a share of each step anew by restart"),
     ],
 )
 def test_mistakes_are_told(change, said):
