@@ -10,6 +10,8 @@ Common to all:
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
 - a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a
   check would wait for the device, rows with t < 0 or NaN come back as NaN.
+- "differentiable" means gradients and forward mode (torch.func.jvp, dual tensors). A tangent where an op has no derivative, or
+  beside `out`, is a ValueError; torch.func.grad is refused by torch, torch.func.vmap is a call for each.
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the
   op's device, which a CUDA graph replay reads anew. Element i of row b depends on (seed, offset + b, i) alone: not on the
   device, the threads, the SIMD level or how a batch is split.
@@ -46,7 +48,7 @@ _none, _random = type(None), (int, type(None), int)
 _KAC, _PAIRS = (str, float, float), (str, float, float, str, str, float, *_random)
 _LIMITS = ((_none, str), (float, str))
 _NOISE = given.Calls(
-    _lib.kac_noise.default, _lib.kac_noise.out, ((*_KAC, *_random), (tuple, *_KAC, *_random, torch.dtype)), False
+    _lib.kac_noise.default, _lib.kac_noise.out, ((*_KAC, *_random), (tuple, *_KAC, *_random, torch.dtype))
 )
 _VELOCITY = given.Calls(_lib.kac_velocity.default, _lib.kac_velocity.out, (_KAC,))
 _PAIR = given.Calls(_lib.kac_pair.default, _lib.kac_pair.out, (_PAIRS,))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.autograd import forward_ad
 
 Out = TypeVar("Out", torch.Tensor, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...])
 
@@ -20,7 +21,6 @@ class Calls(NamedTuple):
     new: Callable[..., Any]
     out: Callable[..., Any] | None
     kinds: tuple[tuple[type, ...], ...]  # that what is no tensor may have in most calls
-    recorded: bool = True  # by autograd, where an argument asks for a gradient
 
 
 ASK = object()
@@ -43,17 +43,15 @@ def quick(calls: Calls, tensors: tuple[Any, ...], out: Any, rest: tuple[Any, ...
     outs = () if out is None else out if type(out) is tuple else (out,)
     if not _PLAIN.issuperset(map(type, tensors + outs)) or tuple(map(type, rest)) not in calls.kinds:
         return ASK
-    if _any_requires_grad(*tensors, *outs) or _transforms() is not None:
+    if _any_requires_grad(*tensors, *outs) or _transforms() is not None or forward_ad._current_level >= 0:
         return ASK
     try:
-        if outs and calls.out is not None:
-            result = calls.out(*tensors, *outs, *rest)
-            written(out)
-            return out if result is None else result
-        if not calls.recorded:
-            return calls.new(*tensors, *rest)
         with _BelowAutograd():
-            return calls.new(*tensors, *rest)
+            if out is None or calls.out is None:
+                return calls.new(*tensors, *rest)
+            result = calls.out(*tensors, *outs, *rest)
+        written(out)
+        return out if result is None else result
     except Exception:
         return ASK
 
