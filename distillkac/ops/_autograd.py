@@ -61,9 +61,9 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *args, op, keyset, ctx.rule = args
-        results = _below(op, keyset, args)
-        ctx.rule.context(ctx, args, results)
+        *given, op, keyset, ctx.rule = args
+        results = _below(op, keyset, given)
+        ctx.rule.context(ctx, given, results)
         return results
 
     @staticmethod
