@@ -19,15 +19,15 @@ Common to all:
   and keeps its quantile; of `kac_pair` dx_t/dt = u (docs/method.md, section 3).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from distillkac._kernels import native as _native
 from distillkac.ops import _arguments as given
-from distillkac.ops import _rules
+from distillkac.ops import _quick, _rules
 from distillkac.ops._arguments import tracing
 from distillkac.ops.schedules import FName, GName
 
@@ -45,35 +45,6 @@ __all__ = [
 
 _lib = torch.ops.distillkac
 _rules.register(with_cuda=bool(_native.build_info()["cuda"]))
-
-
-def _quick(op: str, out: str | None, tensors: int, *kinds: tuple[type, ...]) -> Callable[..., Any]:
-    """What a call of plain tensors, floats and ints that wants no gradient goes by; for all else it is NotImplemented.
-
-    op, out: the overload that returns new tensors, and the one that fills those of `out`. tensors: how many come first.
-    kinds: the types that the rest may have. Nothing else is checked: checks take longer than a small op does. If the call
-    fails, NotImplemented: then the checks say what is wrong, or the same call once more.
-    """
-
-    def overload(name: str) -> Any:
-        op, _, kind = name.partition(".")
-        return getattr(getattr(_lib, op), kind or "default")._op
-
-    return _native.QuickCall(overload(op), None if out is None else overload(out), tensors, kinds)
-
-
-_none, _random = type(None), (int, type(None), int)
-_KAC, _PAIRS = (str, float, float), (str, float, float, str, str, float, *_random)
-_LIMITS = ((_none, str), (float, str))
-_STEPS = tuple((float, float, float, _none, _none, _none, *limit) for limit in _LIMITS)
-_noise = _quick("kac_noise", None, 1, (tuple, *_KAC, *_random, torch.dtype))
-_noise_into = _quick("kac_noise", "kac_noise.out", 1, (*_KAC, *_random))
-_velocity = _quick("kac_velocity", "kac_velocity.out", 2, _KAC)
-_pair = _quick("kac_pair", "kac_pair.out", 2, _PAIRS)
-_pair_to = _quick("kac_pair.to", "kac_pair.to_out", 3, _PAIRS)
-_guided = _quick("guided_velocity", None, 2, *((float, _none, *limit) for limit in _LIMITS))
-_step = _quick("guided_step", "guided_step.out", 4, *_STEPS)
-_loss = _quick("endpoint_loss", "endpoint_loss.out", 5, ())
 
 Seed = int | Tensor | torch.Generator
 ProcessName = Literal["telegraph", "planar", "quad"]
@@ -103,9 +74,9 @@ def kac_noise(
     if tracing():
         pass
     elif out is None:
-        done = _noise(None, t, size, process, a, c, seed, None, offset, dtype)
+        done = _quick.noise(None, t, size, process, a, c, seed, None, offset, dtype)
     elif type(out) is type(t) is Tensor and type(size) is tuple and out.shape == (*t.shape, *size):
-        done = _noise_into(out, t, process, a, c, seed, None, offset)
+        done = _quick.noise_into(out, t, process, a, c, seed, None, offset)
     if done is not NotImplemented:
         return done
     op = "kac_noise"
@@ -135,7 +106,7 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     For quad that is |k| within the rounding of its type below c*t: 1e-6, 2**-10 and 2**-7 for float32, float16, bfloat16.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
-    if not tracing() and (done := _velocity(out, k, t, process, a, c)) is not NotImplemented:
+    if not tracing() and (done := _quick.velocity(out, k, t, process, a, c)) is not NotImplemented:
         return done
     op = "kac_velocity"
     given.tensors(op, k=k)
@@ -208,9 +179,9 @@ def kac_pair(
     """
     if not tracing():
         if t_to is None:
-            done = _pair(out, x0, t, process, a, c, f, g, kappa, seed, None, offset)
+            done = _quick.pair(out, x0, t, process, a, c, f, g, kappa, seed, None, offset)
         else:
-            done = _pair_to(out, x0, t, t_to, process, a, c, f, g, kappa, seed, None, offset)
+            done = _quick.pair_to(out, x0, t, t_to, process, a, c, f, g, kappa, seed, None, offset)
         if done is not NotImplemented:
             return done
     op = "kac_pair"
@@ -244,7 +215,10 @@ def guided_velocity(
     max_speed: >= 0, bounds each coordinate (telegraph), or the length of each pair (planar) or four (quad).
     Returns u like u_cond. Differentiable in u_cond, u_uncond and w.
     """
-    if not tracing() and (done := _guided(None, u_cond, u_uncond, w, None, max_speed, process)) is not NotImplemented:
+    if (
+        not tracing()
+        and (done := _quick.guided(None, u_cond, u_uncond, w, None, max_speed, process)) is not NotImplemented
+    ):
         return done
     op = "guided_velocity"
     given.tensors(op, u_cond=u_cond, u_uncond=u_uncond)
@@ -275,7 +249,7 @@ def guided_step(
     """
     w, h_prev = 0.0 if w is None and u_uncond is None else w, 0.0 if h_prev is None else h_prev
     if not tracing():
-        done = _step(out, x, u_cond, u_uncond, u_prev, w, h, h_prev, None, None, None, max_speed, process)
+        done = _quick.step(out, x, u_cond, u_uncond, u_prev, w, h, h_prev, None, None, None, max_speed, process)
         if done is not NotImplemented:
             return done
     op = "guided_step"
@@ -312,7 +286,7 @@ def endpoint_loss(
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
-    if not tracing() and (done := _loss(out, x, u, x_end, delta, weight)) is not NotImplemented:
+    if not tracing() and (done := _quick.loss(out, x, u, x_end, delta, weight)) is not NotImplemented:
         return done[0] if out is None else done
     op = "endpoint_loss"
     given.tensors(op, x=x, u=u, x_end=x_end)

@@ -1,7 +1,7 @@
 """What `distillkac.ops` checks and converts before a kernel sees it: Python types. The kernels check shapes and values.
 
 Every mistake is a ValueError that names op, argument, wanted and got. All of this must stay traceable by torch.compile. Most
-calls need none of it: `distillkac.ops` asks a QuickCall first (csrc/binding/quick_call.cpp).
+calls need none of it: `distillkac.ops` asks `_quick` first.
 """
 
 import numbers
