@@ -121,8 +121,8 @@ inline Bytes bytes_of(const Tensor& contiguous) {
   return {begin, begin + uintptr_t(contiguous.numel()) * contiguous.element_size()};
 }
 
-// The tensors that an op fills, by the names that errors call them. fresh: the op made them itself, so nothing can be wrong
-// with them; a small op would take a third longer.
+// The tensors that an op fills, by the names that errors call them. fresh: the op made them itself, so nothing can be
+// wrong with them; a small op would take a third longer.
 template <size_t n>
 class Outputs {
  public:
@@ -138,7 +138,8 @@ class Outputs {
   void check_contiguous() {
     if (fresh_) return;
     for (size_t i = 0; i < n; ++i) {
-      if (!outs_[i].second->is_contiguous()) fail(op_, "out must be contiguous, got a strided ", described(*outs_[i].second));
+      if (!outs_[i].second->is_contiguous())
+        fail(op_, "out must be contiguous, got a strided ", described(*outs_[i].second));
       bytes_[i] = bytes_of(*outs_[i].second);
     }
   }
@@ -150,8 +151,9 @@ class Outputs {
       for (size_t k = i + 1; k < n; ++k) check_apart(i, outs_[k].first, bytes_[k], false);
   }
 
-  // What a kernel reads must not be overwritten before: `read` (as packed, so a strided view was copied already) must not
-  // share memory with any of them. in_place: it may be the very same elements, which are read before they are written.
+  // What a kernel reads must not be overwritten before: `read` (as packed, so a strided view was copied already) must
+  // not share memory with any of them. in_place: it may be the very same elements, which are read before they are
+  // written.
   void check_apart(const char* name, const Tensor& read, bool in_place = false) const {
     if (fresh_) return;
     const Bytes from = bytes_of(read);

@@ -78,8 +78,7 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, co
 template <class Device>
 void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text process, double a, double c, Text f,
                   Text g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
-  fill_pair<Device, 2>(x0, t, {}, {x_t, u}, false,
-                       {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  fill_pair<Device, 2>(x0, t, {}, {x_t, u}, false, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
 }
 
 template <class Device>
@@ -94,8 +93,7 @@ template <class Device>
 void kac_pair_to_out(const Tensor& x0, const Tensor& t, const Tensor& t_to, Tensor x_t, Tensor u, Tensor x_to,
                      Text process, double a, double c, Text f, Text g, double kappa, int64_t seed,
                      OptionalTensor seed_tensor, int64_t offset) {
-  fill_pair<Device, 3>(x0, t, t_to, {x_t, u, x_to}, false,
-                       {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  fill_pair<Device, 3>(x0, t, t_to, {x_t, u, x_to}, false, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
 }
 
 template <class Device>

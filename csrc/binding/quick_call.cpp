@@ -31,8 +31,8 @@ struct Torch {
           .increment_version = keep(c.attr("_increment_version")),
           .forward_mode = keep(forward.attr("__dict__")),
           .level = keep(py::str("_current_level")),
-          .enter = keep(py::str("__enter__")),
-          .exit = keep(py::str("__exit__")),
+          .enter = keep(c.attr("_AutoDispatchBelowAutograd").attr("__enter__")),
+          .exit = keep(c.attr("_AutoDispatchBelowAutograd").attr("__exit__")),
       };
     }();
     return torch;
@@ -43,8 +43,7 @@ using Owned = py::object;  // a reference that is given back
 Owned owned(PyObject* object) { return py::reinterpret_steal<Owned>(object); }
 
 struct QuickCall {
-  PyObject_HEAD
-  vectorcallfunc call;
+  PyObject_HEAD vectorcallfunc call;
   PyObject *fresh, *filling;  // the op that returns new tensors; the one that fills those of out=, or None
   PyObject* kinds;            // ((type, ...), ...): of what follows the tensors
   Py_ssize_t tensors;         // the first so many arguments: each a plain tensor or None
@@ -78,12 +77,12 @@ bool is_bare(PyObject* const* tensors, Py_ssize_t count) {
 // The op without autograd's rule: there is nothing to record. Null where Python raised.
 Owned below_autograd(PyObject* op, PyObject* const* args, Py_ssize_t count) {
   const Torch& torch = Torch::get();
-  const Owned guard = owned(PyObject_CallNoArgs(torch.below_autograd));
-  if (!guard || !owned(PyObject_CallMethodNoArgs(guard.ptr(), torch.enter))) return Owned();
+  const Owned guard = owned(PyObject_CallNoArgs(torch.below_autograd));  // each serves once
+  if (!guard || !owned(PyObject_CallOneArg(torch.enter, guard.ptr()))) return Owned();
   Owned result = owned(PyObject_Vectorcall(op, args, count, nullptr));
-  const py::error_scope kept;  // what was raised, if anything
+  const py::error_scope raised;  // by the op, if anything was
   PyObject* const leave[] = {guard.ptr(), Py_None, Py_None, Py_None};
-  if (!owned(PyObject_VectorcallMethod(torch.exit, leave, 4, nullptr))) return Owned();
+  if (!owned(PyObject_Vectorcall(torch.exit, leave, 4, nullptr))) return Owned();
   return result;
 }
 
@@ -147,10 +146,11 @@ void destroy(PyObject* self) {
 }  // namespace
 
 void add_quick_call(py::module_& native) {
-  static PyMemberDef members[] = {
-      {"__vectorcalloffset__", T_PYSSIZET, offsetof(QuickCall, call), READONLY, nullptr}, {nullptr, 0, 0, 0, nullptr}};
+  static PyMemberDef members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(QuickCall, call), READONLY, nullptr},
+                                  {nullptr, 0, 0, 0, nullptr}};
   static const char* doc =
-      "QuickCall(op, op_out or None, number of tensors, kinds)(out, *tensors, *rest): the op's answer, or NotImplemented "
+      "QuickCall(op, op_out or None, number of tensors, kinds)(out, *tensors, *rest): the op's answer, or "
+      "NotImplemented "
       "where the checks must be asked first. kinds: tuples of the types that the rest may have.";
   PyType_Slot slots[] = {
       {Py_tp_new, reinterpret_cast<void*>(make)},
