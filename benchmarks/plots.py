@@ -16,39 +16,53 @@ SHADES = {"avx512": LINE, "avx2": PALE, "portable": LIGHT}
 SERIES = ("size", "lambda", "threads", "batch", "resolution")
 
 
-def save_ratios(results: list[dict], path: Path) -> None:
-    """Bars of the least ratio over shapes and rates, column out= or in place, with the ratio asked for as a mark."""
-    contests = [result for result in results if tables.is_contest(result) and result.get("column") != "allocating"]
-    rows = list(tables.speed_rows(contests).items())
-    if not rows:
+def save_ratios(machines: dict[str, list[dict]], path: Path) -> None:
+    """Bars of the least ratio over shapes and rates, column out= or in place, with the ratio asked for as a mark.
+
+    machines: the results of each, by the name over its bars.
+    """
+    found = {}
+    for machine, results in machines.items():
+        contests = [result for result in results if tables.is_contest(result) and result.get("column") != "allocating"]
+        found[machine] = tables.speed_rows(contests)
+    keys = dict.fromkeys(key for rows in found.values() for key in rows)
+    order = sorted(keys, key=lambda key: (tables.OPS.index(key[0]), key[1] != "telegraph", key[2]))  # as in the table
+    if not order:
         return
-    levels = [level for level in SHADES if any(contest["level"] == level for contest in contests)]
-    names = [name for (_, _, name, _), _ in rows]
+    names = [name for _, _, name, _ in order]
     heads = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-    places = [i + 0.8 * sum(head <= i for head in heads) for i in range(len(rows))]
-    figure = Figure(figsize=(8.5, 0.26 * places[-1] + 1.2), dpi=130, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    for place, (_, row) in zip(places, rows, strict=True):
+    places = [i + 0.8 * sum(head <= i for head in heads) for i in range(len(order))]
+    size = (3.5 + 5 * len(found), 0.26 * places[-1] + 1.4)
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (machine, rows) in zip(panels, found.items(), strict=True):
+        ratio_panel(axes, machine, [rows.get(key, {}) for key in order], places)
+    panels[0].set_yticks(places, [rival for *_, rival in order])
+    panels[0].set_ylim(places[-1] + 0.8, places[0] - 1.4)
+    side = {"transform": panels[0].get_yaxis_transform(), "ha": "right", "va": "center", "color": INK}
+    for head in heads:
+        panels[0].text(-0.02, places[head] - 0.9, names[head].replace("`", ""), fontsize=8.5, weight="bold", **side)
+    figure.savefig(path)
+
+
+def ratio_panel(axes, machine: str, rows: list[dict], places: list[float]) -> None:
+    levels = [level for level in SHADES if any((level, "out") in row for row in rows)]
+    for place, row in zip(places, rows, strict=True):
         for j, level in enumerate(levels):
             if (level, "out") in row:
                 ratio_bar(
                     axes, place + 0.8 * (j + 0.5) / len(levels) - 0.4, 0.8 / len(levels), row[level, "out"], level
                 )
     axes.set_xscale("log")
-    axes.set_ylim(places[-1] + 0.8, places[0] - 1.4)
-    axes.set_yticks(places, [rival for (_, _, _, rival), _ in rows])
-    axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200])
-    restrained(axes, "", "time of the other over ours; the least of all shapes and rates, one thread")
+    axes.set_xticks([0.05, 0.2, 1, 5, 20, 100])
+    restrained(axes, machine, "time of the other over ours; the least of all shapes and rates, one thread")
+    axes.set_title(machine, loc="left", fontsize=9, color=INK, pad=20)
     plain(axes.xaxis)
     axes.grid(False, axis="y")
     axes.axvline(1, color=GREY, linewidth=0.8)
-    side = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "color": INK}
-    for head in heads:
-        axes.text(-0.02, places[head] - 0.9, names[head].replace("`", ""), fontsize=8.5, weight="bold", **side)
     legend = [axes.barh([0], [0], color=SHADES[level], label=tables.LEVELS[level]) for level in levels]
     legend += axes.plot([], [], color=RED, linewidth=1.6, label="asked for")
     axes.legend(handles=legend, fontsize=8, frameon=False, ncols=len(legend), loc="lower left", bbox_to_anchor=(0, 1))
-    figure.savefig(path)
 
 
 def ratio_bar(axes, y: float, thick: float, entries: list[dict], level: str) -> None:
@@ -61,20 +75,28 @@ def ratio_bar(axes, y: float, thick: float, entries: list[dict], level: str) -> 
     axes.text(1.05, y, tables.number(ratio, 2), fontsize=7, color=INK, **place)
 
 
-def save_throughput(results: list[dict], path: Path) -> None:
-    """Small multiples: the series against size, lambda, threads and shape."""
-    series = [result for result in results if result.get("series") in SERIES]
-    if not series:
+def save_throughput(machines: dict[str, list[dict]], path: Path) -> None:
+    """Small multiples: the series against size, lambda, threads and shape, a block for each machine, by name."""
+    found = {
+        name: [result for result in results if result.get("series") in SERIES] for name, results in machines.items()
+    }
+    found = {name: series for name, series in found.items() if series}
+    if not found:
         return
-    figure = Figure(figsize=(12, 6.4), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(12, 6.7 * len(found)), dpi=120, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
-    panels = figure.subplots(2, 3).ravel()
-    size_panel(panels[0], series, "kac_noise", "kac_noise", "billions of elements a second", 1e-9)
-    size_panel(panels[1], series, "guided_step", "guided_step, 24 bytes an element", "GB/s", 24e-9)
-    size_panel(panels[2], series, "endpoint_loss", "endpoint_loss with gradient, 16 bytes an element", "GB/s", 16e-9)
-    lambda_panel(panels[3], series)
-    shape_panel(panels[4], series)
-    threads_panel(panels[5], series)
+    blocks = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    for block, (name, series) in zip(blocks, found.items(), strict=True):
+        block.suptitle(name, x=0.01, ha="left", fontsize=11, weight="bold", color=INK)
+        panels = block.subplots(2, 3).ravel()
+        size_panel(panels[0], series, "kac_noise", "kac_noise", "billions of elements a second", 1e-9)
+        size_panel(panels[1], series, "guided_step", "guided_step, 24 bytes an element", "GB/s", 24e-9)
+        size_panel(
+            panels[2], series, "endpoint_loss", "endpoint_loss with gradient, 16 bytes an element", "GB/s", 16e-9
+        )
+        lambda_panel(panels[3], series)
+        shape_panel(panels[4], series)
+        threads_panel(panels[5], series)
     figure.savefig(path)
 
 
@@ -123,7 +145,10 @@ def shape_panel(axes, results) -> None:
 def threads_panel(axes, results) -> None:
     """Speed-up over one thread, a row for each op; filled: the small shape, hollow: the large one."""
     own = [result for result in results if result["series"] == "threads"]
-    counts, rows = sorted({result["threads"] for result in own}), [op for op in tables.OPS]
+    counts, rows = (
+        sorted({result["threads"] for result in own}),
+        [op for op in tables.OPS if any(result["op"] == op for result in own)],
+    )
     small = min((elements(result) for result in own), default=0)
     for count in counts:
         axes.axvline(count, color=GREY, linewidth=0.8)

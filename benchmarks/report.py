@@ -50,8 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     path.write_text(as_json(machine, merged))
     print(f"{path}: {len(contests)} contests of this run, {len(merged)} in all\n")
     if machine["gpu"] is None:
-        plots.save_ratios(merged, args.images / "speed-ratios.png")
-        plots.save_throughput(merged, args.images / "throughput.png")
+        draw(args.results, args.images)
     texts = sections(args.results)
     files.into_pages(args.pages, texts)
     print(texts[FULL])
@@ -112,6 +111,18 @@ def sections(results: Path) -> dict[str, str]:
         FULL: "\n\n".join(f"{caption(found)}\n\n{tables.speed_table(found['contests'])}" for found in machines),
         SHORT: f"{short_caption(machines)}\n\n{tables.short_table(columns)}",
     }
+
+
+def draw(results: Path, images: Path) -> None:
+    """The plots, of every processor in the folder of results."""
+    machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    processors = {
+        f"{name}: {device(found['machine'])}": found["contests"]
+        for name, found in zip(brands(machines), machines, strict=True)
+        if found["machine"]["gpu"] is None
+    }
+    plots.save_ratios(processors, images / "speed-ratios.png")
+    plots.save_throughput(processors, images / "throughput.png")
 
 
 def caption(results: dict) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-OPS = ("kac_noise", "kac_velocity", "kac_pair", "guided_step", "endpoint_loss")
+OPS = ("kac_noise", "kac_velocity", "kac_pair", "kac_pair_to", "guided_step", "endpoint_loss")  # _to: with t_to=
 LEVELS = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable", "cuda": "CUDA"}
 FRONT = (  # rows of the short table: op, its rival, what the table says of the two
     ("`kac_noise` telegraph", "torch.randn", "noise for images (telegraph)", "`torch.randn`"),

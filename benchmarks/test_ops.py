@@ -113,6 +113,26 @@ def test_kac_pair(race, level, device, process, problem, column):
     race(ours, rivals, 12, op="kac_pair", process=process, shape=shape, a=a, c=c, column=column)
 
 
+@columns
+@pytest.mark.parametrize("shape", [*SHAPES, (3072, 64)], ids=label)
+@processes
+def test_kac_pair_at_two_times(race, level, device, process, shape, column):
+    """One call with t_to= beside the two calls that it stands for, whose bits it has."""
+    (a, c), t = RATES[1], times(shape[0], device)
+    x0, *out = tensors(5, shape, device)
+    call = partial(ops.kac_pair, x0, process=process, a=a, c=c, seed=1)
+    first, other, both = ({"out": tuple(out[i:k])} if column == "out" else {} for i, k in ((0, 2), (2, 4), (0, 3)))
+    ours = partial(call, t=t, t_to=t.flip(0), **both)
+
+    def two_calls():
+        return *call(t=t, **first), call(t=t.flip(0), **other)[0]
+
+    wanted = [part.clone() for part in two_calls()]
+    assert all(map(torch.equal, ours(), wanted))
+    rivals = {"two calls": Rival(two_calls, at_least(1.5))}
+    race(ours, rivals, 16, op="kac_pair_to", process=process, shape=shape, a=a, c=c, column=column)
+
+
 def step_into(x, u_cond, u_uncond, u_prev, x_next, u, *step):
     ops.guided_step(x, u_cond, u_uncond, u_prev, *step, out=(x_next, u))
 

@@ -14,21 +14,22 @@
 namespace distillkac {
 
 template <class Device>
-void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c, int64_t seed,
-                   OptionalTensor seed_tensor, int64_t offset) {
+void fill_noise(const Tensor& t, const Tensor& out, bool fresh, const Text& process, double a, double c, int64_t seed,
+                const OptionalTensor& seed_tensor, int64_t offset) {
   constexpr const char* op = "kac_noise";
+  Outputs<1> outputs(op, {{{"out", &out}}}, fresh);
   const Rows rows = rows_of(op, "out", out);
   check_rows(op, "t", t, rows.count);
   const Kac kac = kac_of(op, process, a, c);
   check_same_device(op, "out", out, t);
-  check_out(op, out);
+  outputs.check_contiguous();
   check_groups(op, "size", kac.process, out);
   const Dtype dtype = element_type(op, "dtype", out.scalar_type());
   const Seed source = seed_of(op, seed, seed_tensor, offset, t);
   if (empty(rows)) return;
   const Tensor times = packed(t);
-  check_apart(op, "out", out, "t", times);
-  check_apart(op, "out", out, "seed", seed_tensor);
+  outputs.check_apart("t", times);
+  outputs.check_apart("seed", seed_tensor);
   KacNoiseArgs args{
       .out = out.mutable_data_ptr(),
       .t = row_data(times),
@@ -39,6 +40,12 @@ void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c
   };
   Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
                                                                        "t must be finite and >= 0, with a*t <= 1e9");
+}
+
+template <class Device>
+void kac_noise_out(const Tensor& t, Tensor out, Text process, double a, double c, int64_t seed,
+                   OptionalTensor seed_tensor, int64_t offset) {
+  fill_noise<Device>(t, out, false, process, a, c, seed, seed_tensor, offset);
 }
 
 template <class Device>
@@ -56,25 +63,27 @@ Tensor kac_noise(Tensor t, std::vector<int64_t> size, Text process, double a, do
     shape.push_back(extent);
   }
   Tensor out = new_tensor(t, shape, dtype);
-  kac_noise_out<Device>(t, out, process, a, c, seed, seed_tensor, offset);
+  fill_noise<Device>(t, out, true, process, a, c, seed, seed_tensor, offset);
   return out;
 }
 
 template <class Device>
-void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, double a, double c) {
+void fill_velocity(const Tensor& k, const Tensor& t, const Tensor& v, bool fresh, const Text& process, double a,
+                   double c) {
   constexpr const char* op = "kac_velocity";
+  Outputs<1> outputs(op, {{{"out", &v}}}, fresh);
   const Rows rows = rows_of(op, "k", k);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, k);
   const Kac kac = kac_of(op, process, a, c);
-  check_like(op, "out", v, k);
-  check_out(op, v);
+  outputs.check_like(k);
+  outputs.check_contiguous();
   check_groups(op, "k", kac.process, k);
   const Dtype dtype = element_type(op, "k", k.scalar_type());
   if (empty(rows)) return;
   const Tensor displacements = packed(k), times = packed(t);
-  check_apart(op, "out", v, "t", times);
-  check_apart(op, "out", v, "k", displacements, true);
+  outputs.check_apart("t", times);
+  outputs.check_apart("k", displacements, true);
   KacVelocityArgs args{
       .k = displacements.const_data_ptr(),
       .v = v.mutable_data_ptr(),
@@ -88,9 +97,14 @@ void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, 
 }
 
 template <class Device>
+void kac_velocity_out(const Tensor& k, const Tensor& t, Tensor v, Text process, double a, double c) {
+  fill_velocity<Device>(k, t, v, false, process, a, c);
+}
+
+template <class Device>
 Tensor kac_velocity(Tensor k, Tensor t, Text process, double a, double c) {
   Tensor v = new_like("kac_velocity", "k", k);
-  kac_velocity_out<Device>(k, t, v, process, a, c);
+  fill_velocity<Device>(k, t, v, true, process, a, c);
   return v;
 }
 
@@ -120,20 +134,26 @@ Tensor guided_velocity(Tensor u_cond, Tensor u_uncond, double w, OptionalTensor 
   return out;
 }
 
+// Everything but tensors of elements.
+struct StepOptions {
+  double w, h, h_prev;
+  const OptionalTensor &w_rows, &h_rows, &h_prev_rows;
+  const std::optional<double>& max_speed;
+  const Text& process;
+};
+
 template <class Device>
-void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond,
-                     const OptionalTensor& u_prev, Tensor x_next, Tensor u, double w, double h, double h_prev,
-                     OptionalTensor w_rows, OptionalTensor h_rows, OptionalTensor h_prev_rows,
-                     std::optional<double> max_speed, Text process) {
+void fill_step(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond, const OptionalTensor& u_prev,
+               const Tensor& x_next, const Tensor& u, bool fresh, const StepOptions& options) {
+  const auto& [w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process] = options;
   constexpr const char* op = "guided_step";
+  Outputs<2> outputs(op, {{{"out[0]", &x_next}, {"out[1]", &u}}}, fresh);
   const Rows rows = rows_of(op, "x", x);
   check_like(op, "u_cond", u_cond, x);
   if (u_uncond) check_like(op, "u_uncond", *u_uncond, x);
   if (u_prev) check_like(op, "u_prev", *u_prev, x);
-  check_like(op, "out[0]", x_next, x);
-  check_like(op, "out[1]", u, x);
-  check_out(op, x_next);
-  check_out(op, u);
+  outputs.check_like(x);
+  outputs.check_contiguous();
   if (u_prev && !h_prev_rows && !(h_prev != 0)) fail(op, "h_prev must be the length of the step before, got ", h_prev);
   const SpeedLimit limit = speed_limit(op, "x", process, max_speed, x);
   const Dtype dtype = element_type(op, "x", x.scalar_type());
@@ -144,16 +164,14 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
   const Tensor start = packed(x), cond = packed(u_cond);
   const OptionalTensor uncond = packed(u_uncond), prev = packed(u_prev);
   const OptionalTensor ws = packed(w_rows), hs = packed(h_rows), h_prevs = packed(h_prev_rows);
-  check_apart(op, "out[0]", x_next, "out[1]", u);
-  for (const auto& [name, out] : {std::pair("out[0]", x_next), std::pair("out[1]", u)}) {
-    check_apart(op, name, out, "x", start, true);
-    check_apart(op, name, out, "u_cond", cond, true);
-    check_apart(op, name, out, "u_uncond", uncond, true);
-    check_apart(op, name, out, "u_prev", prev, true);
-    check_apart(op, name, out, "w", ws);
-    check_apart(op, name, out, "h", hs);
-    check_apart(op, name, out, "h_prev", h_prevs);
-  }
+  outputs.check_apart();
+  outputs.check_apart("x", start, true);
+  outputs.check_apart("u_cond", cond, true);
+  outputs.check_apart("u_uncond", uncond, true);
+  outputs.check_apart("u_prev", prev, true);
+  outputs.check_apart("w", ws);
+  outputs.check_apart("h", hs);
+  outputs.check_apart("h_prev", h_prevs);
   GuidedStepArgs args{
       .x = start.const_data_ptr(),
       .u_cond = cond.const_data_ptr(),
@@ -174,20 +192,30 @@ void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor
 }
 
 template <class Device>
+void guided_step_out(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_uncond,
+                     const OptionalTensor& u_prev, Tensor x_next, Tensor u, double w, double h, double h_prev,
+                     OptionalTensor w_rows, OptionalTensor h_rows, OptionalTensor h_prev_rows,
+                     std::optional<double> max_speed, Text process) {
+  fill_step<Device>(x, u_cond, u_uncond, u_prev, x_next, u, false,
+                    {w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process});
+}
+
+template <class Device>
 std::tuple<Tensor, Tensor> guided_step(Tensor x, Tensor u_cond, OptionalTensor u_uncond, OptionalTensor u_prev,
                                        double w, double h, double h_prev, OptionalTensor w_rows, OptionalTensor h_rows,
                                        OptionalTensor h_prev_rows, std::optional<double> max_speed, Text process) {
   Tensor x_next = new_like("guided_step", "x", x), u = new_like("guided_step", "x", x);
-  guided_step_out<Device>(x, u_cond, u_uncond, u_prev, x_next, u, w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed,
-                          process);
+  fill_step<Device>(x, u_cond, u_uncond, u_prev, x_next, u, true,
+                    {w, h, h_prev, w_rows, h_rows, h_prev_rows, max_speed, process});
   return {x_next, u};
 }
 
 // Returns the loss and fills grad_u with d loss / d u, both float32; x's gradient is -1/delta of it.
 template <class Device>
-Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, const Tensor& delta,
-                         const OptionalTensor& weight, Tensor grad_u) {
+Tensor fill_loss(const Tensor& x, const Tensor& u, const Tensor& x_end, const Tensor& delta,
+                 const OptionalTensor& weight, const Tensor& grad_u, bool fresh) {
   constexpr const char* op = "endpoint_loss";
+  Outputs<1> outputs(op, {{{"out", &grad_u}}}, fresh);
   const Rows rows = rows_of(op, "x", x);
   check_like(op, "u", u, x);
   check_like(op, "x_end", x_end, x);
@@ -197,16 +225,16 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
   if (grad_u.scalar_type() != ScalarType::Float || !same_shape(grad_u, x))
     fail(op, "out must be float32 of the shape of x, got ", described(grad_u), " for x ", described(x));
   check_same_device(op, "out", grad_u, x);
-  check_out(op, grad_u);
+  outputs.check_contiguous();
   const Dtype dtype = element_type(op, "x", x.scalar_type());
   row_scalars(op, "weight", 1, weight, x);  // before it is copied
   const Tensor from = packed(x), velocity = packed(u), to = packed(x_end), deltas = packed(delta);
   const OptionalTensor weights = packed(weight);
-  check_apart(op, "out", grad_u, "x", from, true);
-  check_apart(op, "out", grad_u, "u", velocity, true);
-  check_apart(op, "out", grad_u, "x_end", to, true);
-  check_apart(op, "out", grad_u, "delta", deltas);
-  check_apart(op, "out", grad_u, "weight", weights);
+  outputs.check_apart("x", from, true);
+  outputs.check_apart("u", velocity, true);
+  outputs.check_apart("x_end", to, true);
+  outputs.check_apart("delta", deltas);
+  outputs.check_apart("weight", weights);
   Tensor loss = new_tensor(x, {}, ScalarType::Float);
   const int64_t chunks = units_in(rows, kLossChunk);
   Tensor partial_sums = new_tensor(x, {chunks}, ScalarType::Double);
@@ -233,9 +261,15 @@ Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, 
 }
 
 template <class Device>
+Tensor endpoint_loss_out(const Tensor& x, const Tensor& u, const Tensor& x_end, const Tensor& delta,
+                         const OptionalTensor& weight, Tensor grad_u) {
+  return fill_loss<Device>(x, u, x_end, delta, weight, grad_u, false);
+}
+
+template <class Device>
 std::tuple<Tensor, Tensor> endpoint_loss(Tensor x, Tensor u, Tensor x_end, Tensor delta, OptionalTensor weight) {
   Tensor grad_u = new_like("endpoint_loss", "x", x, ScalarType::Float);
-  return {endpoint_loss_out<Device>(x, u, x_end, delta, weight, grad_u), grad_u};
+  return {fill_loss<Device>(x, u, x_end, delta, weight, grad_u, true), grad_u};
 }
 
 }  // namespace distillkac

@@ -73,7 +73,10 @@ inline bool empty(const Rows& rows) { return rows.count == 0 || rows.width == 0;
 // A new contiguous tensor where `like` is. Not torch::stable::new_empty, which looks its operator up by name.
 inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
                          std::optional<ScalarType> dtype = {}) {
-  std::vector<int64_t> strides(sizes.size());
+  constexpr size_t kUsual = 8;  // dimensions, for which no memory is asked
+  int64_t usual[kUsual];
+  std::vector<int64_t> many(sizes.size() > kUsual ? sizes.size() : 0);
+  int64_t* const strides = many.empty() ? usual : many.data();
   uint64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = int64_t(stride);
@@ -83,7 +86,7 @@ inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides,
                                                   torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
                                                   device_type, like.get_device_index(), &handle));
   return Tensor(handle);

@@ -3,10 +3,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <array>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace distillkac {
 
@@ -111,10 +113,6 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
   check_copyable(op, name, tensor);
 }
 
-inline void check_out(const char* op, const Tensor& out) {
-  if (!out.is_contiguous()) fail(op, "out must be contiguous, got a strided ", described(out));
-}
-
 struct Bytes {
   uintptr_t begin, end;
 };
@@ -123,18 +121,60 @@ inline Bytes bytes_of(const Tensor& contiguous) {
   return {begin, begin + uintptr_t(contiguous.numel()) * contiguous.element_size()};
 }
 
-// What a kernel reads must not be overwritten before: `read` (as packed, so a strided view was copied already) must not
-// share memory with `out`. `in_place`: it may be the very same elements, which are read before they are written.
-inline void check_apart(const char* op, const char* out_name, const Tensor& out, const char* name, const Tensor& read,
-                        bool in_place = false) {
-  const Bytes to = bytes_of(out), from = bytes_of(read);
-  if (from.begin == from.end || to.begin >= from.end || from.begin >= to.end) return;
-  if (in_place && to.begin == from.begin && to.end == from.end) return;
-  fail(op, out_name, " must not overlap ", name, " in memory", in_place ? ", unless it is all of it" : "");
-}
-inline void check_apart(const char* op, const char* out_name, const Tensor& out, const char* name,
-                        const std::optional<Tensor>& read, bool in_place = false) {
-  if (read) check_apart(op, out_name, out, name, *read, in_place);
-}
+// The tensors that an op fills, by the names that errors call them. fresh: the op made them itself, so nothing can be
+// wrong with them; a small op would take a third longer.
+template <size_t n>
+class Outputs {
+ public:
+  Outputs(const char* op, std::array<std::pair<const char*, const Tensor*>, n> outs, bool fresh)
+      : op_(op), outs_(outs), fresh_(fresh) {}
+
+  void check_like(const Tensor& like) const {
+    if (fresh_) return;
+    for (const auto& [name, out] : outs_) distillkac::check_like(op_, name, *out, like);
+  }
+
+  // After this, check_apart.
+  void check_contiguous() {
+    if (fresh_) return;
+    for (size_t i = 0; i < n; ++i) {
+      if (!outs_[i].second->is_contiguous())
+        fail(op_, "out must be contiguous, got a strided ", described(*outs_[i].second));
+      bytes_[i] = bytes_of(*outs_[i].second);
+    }
+  }
+
+  // They share no memory with each other.
+  void check_apart() const {
+    if (fresh_) return;
+    for (size_t i = 0; i < n; ++i)
+      for (size_t k = i + 1; k < n; ++k) check_apart(i, outs_[k].first, bytes_[k], false);
+  }
+
+  // What a kernel reads must not be overwritten before: `read` (as packed, so a strided view was copied already) must
+  // not share memory with any of them. in_place: it may be the very same elements, which are read before they are
+  // written.
+  void check_apart(const char* name, const Tensor& read, bool in_place = false) const {
+    if (fresh_) return;
+    const Bytes from = bytes_of(read);
+    for (size_t i = 0; i < n; ++i) check_apart(i, name, from, in_place);
+  }
+  void check_apart(const char* name, const std::optional<Tensor>& read, bool in_place = false) const {
+    if (read) check_apart(name, *read, in_place);
+  }
+
+ private:
+  const char* op_;
+  std::array<std::pair<const char*, const Tensor*>, n> outs_;
+  std::array<Bytes, n> bytes_{};
+  bool fresh_;
+
+  void check_apart(size_t i, const char* name, Bytes from, bool in_place) const {
+    const Bytes to = bytes_[i];
+    if (from.begin == from.end || to.begin >= from.end || from.begin >= to.end) return;
+    if (in_place && to.begin == from.begin && to.end == from.end) return;
+    fail(op_, outs_[i].first, " must not overlap ", name, " in memory", in_place ? ", unless it is all of it" : "");
+  }
+};
 
 }  // namespace distillkac

@@ -28,9 +28,13 @@ struct Cpu {
     const int64_t grain = 1 + 8192 / unit_size;
     const auto loop = cpu_kernels().*cpu_kernel;
     std::atomic<bool> valid{true};
-    torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    const auto part = [&](int64_t begin, int64_t end) {
       if (!loop(args, begin, end)) valid = false;
-    });
+    };
+    if (units <= grain)
+      part(0, units);
+    else
+      torch::stable::parallel_for(0, units, grain, part);
     if (!valid) fail(op, range_error);
   }
 };

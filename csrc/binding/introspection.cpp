@@ -1,5 +1,5 @@
 // _native: what is not a tensor op. Build information and the SIMD level for `python -m distillkac.doctor`; the random
-// words and the quantile table for known-answer tests.
+// words and the quantile table for known-answer tests; how most calls of an op begin.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,7 @@
 #include "build_info.h"
 #include "../random/philox.h"
 #include "../lanes/lanes.h"
+#include "quick_call.h"
 #include "simd_dispatch.h"
 
 namespace py = pybind11;
@@ -31,7 +32,8 @@ static void force_level(const std::string& level) {
 }
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "Build information, SIMD level, Philox words and the quantile table of distillkac's kernels.";
+  m.doc() = "Build information, SIMD level, Philox words, quantile table and quick calls of distillkac's kernels.";
+  distillkac::add_quick_call(m);
   m.def(
       "build_info",
       [] {

@@ -1,5 +1,6 @@
 // From tensors to KacPairArgs, with and without the state at a second time: as adapters.h.
 #pragma once
+#include <array>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -19,11 +20,15 @@ struct PairOptions {
   int64_t offset;
 };
 
-// t_to and x_to: both or neither.
-template <class Device>
-void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Tensor x_t, Tensor u, OptionalTensor x_to,
-               const PairOptions& options) {
+// results: x_t, u, and x_to where there is t_to. fresh: they were made here.
+template <class Device, size_t n>
+void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, const std::array<Tensor, n>& results,
+               bool fresh, const PairOptions& options) {
   constexpr const char* op = "kac_pair";
+  constexpr const char* names[] = {"out[0]", "out[1]", "out[2]"};
+  std::array<std::pair<const char*, const Tensor*>, n> named;
+  for (size_t i = 0; i < n; ++i) named[i] = {names[i], &results[i]};
+  Outputs<n> outputs(op, named, fresh);
   const Rows rows = rows_of(op, "x0", x0);
   check_rows(op, "t", t, rows.count);
   check_same_device(op, "t", t, x0);
@@ -32,14 +37,8 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Te
     check_same_device(op, "t_to", *t_to, x0);
   }
   const Kac kac = kac_of(op, options.process, options.a, options.c);
-  check_like(op, "out[0]", x_t, x0);
-  check_like(op, "out[1]", u, x0);
-  check_out(op, x_t);
-  check_out(op, u);
-  if (x_to) {
-    check_like(op, "out[2]", *x_to, x0);
-    check_out(op, *x_to);
-  }
+  outputs.check_like(x0);
+  outputs.check_contiguous();
   check_groups(op, "x0", kac.process, x0);
   const double kappa = options.kappa;
   if (!(kappa > 0 && kappa <= 1e6)) fail(op, "kappa must lie in (0, 1e6], got ", kappa);
@@ -50,22 +49,15 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Te
   if (empty(rows)) return;
   const Tensor data = packed(x0), times = packed(t);
   const OptionalTensor times_to = packed(t_to);
-  check_apart(op, "out[0]", x_t, "out[1]", u);
-  check_apart(op, "out[0]", x_t, "out[2]", x_to);
-  check_apart(op, "out[1]", u, "out[2]", x_to);
-  const auto apart_from_what_is_read = [&](const char* name, const Tensor& out) {
-    check_apart(op, name, out, "t", times);
-    check_apart(op, name, out, "t_to", times_to);
-    check_apart(op, name, out, "seed", options.seed_tensor);
-    check_apart(op, name, out, "x0", data, true);
-  };
-  apart_from_what_is_read("out[0]", x_t);
-  apart_from_what_is_read("out[1]", u);
-  if (x_to) apart_from_what_is_read("out[2]", *x_to);
+  outputs.check_apart();
+  outputs.check_apart("t", times);
+  outputs.check_apart("t_to", times_to);
+  outputs.check_apart("seed", options.seed_tensor);
+  outputs.check_apart("x0", data, true);
   KacPairArgs args{
       .x0 = data.const_data_ptr(),
-      .x_t = x_t.mutable_data_ptr(),
-      .u = u.mutable_data_ptr(),
+      .x_t = results[0].mutable_data_ptr(),
+      .u = results[1].mutable_data_ptr(),
       .t = row_data(times),
       .rows = rows,
       .dtype = dtype,
@@ -74,10 +66,10 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Te
       .g = g,
       .kappa = kappa,
       .seed = source,
-      .x_to = x_to ? x_to->mutable_data_ptr() : nullptr,
+      .x_to = n == 3 ? results[n - 1].mutable_data_ptr() : nullptr,
       .t_to = times_to ? row_data(*times_to) : RowScalar{},
   };
-  Device(op, x_t).template run<&CpuKernels::kac_pair, kac_pair_cuda>(
+  Device(op, x0).template run<&CpuKernels::kac_pair, kac_pair_cuda>(
       args, kChunk,
       t_to ? "t and t_to must be finite and >= 0, with a*g of them <= 1e9"
            : "t must be finite and >= 0, with a*g(t) <= 1e9");
@@ -86,32 +78,32 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, Te
 template <class Device>
 void kac_pair_out(const Tensor& x0, const Tensor& t, Tensor x_t, Tensor u, Text process, double a, double c, Text f,
                   Text g, double kappa, int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
-  fill_pair<Device>(x0, t, {}, x_t, u, {}, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  fill_pair<Device, 2>(x0, t, {}, {x_t, u}, false, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor> kac_pair(Tensor x0, Tensor t, Text process, double a, double c, Text f, Text g, double kappa,
                                     int64_t seed, OptionalTensor seed_tensor, int64_t offset) {
-  Tensor x_t = new_like("kac_pair", "x0", x0), u = new_like("kac_pair", "x0", x0);
-  fill_pair<Device>(x0, t, {}, x_t, u, {}, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
-  return {x_t, u};
+  const std::array<Tensor, 2> made = {new_like("kac_pair", "x0", x0), new_like("kac_pair", "x0", x0)};
+  fill_pair<Device>(x0, t, {}, made, true, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  return {made[0], made[1]};
 }
 
 template <class Device>
 void kac_pair_to_out(const Tensor& x0, const Tensor& t, const Tensor& t_to, Tensor x_t, Tensor u, Tensor x_to,
                      Text process, double a, double c, Text f, Text g, double kappa, int64_t seed,
                      OptionalTensor seed_tensor, int64_t offset) {
-  fill_pair<Device>(x0, t, t_to, x_t, u, x_to, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  fill_pair<Device, 3>(x0, t, t_to, {x_t, u, x_to}, false, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> kac_pair_to(Tensor x0, Tensor t, Tensor t_to, Text process, double a, double c,
                                                Text f, Text g, double kappa, int64_t seed, OptionalTensor seed_tensor,
                                                int64_t offset) {
-  Tensor x_t = new_like("kac_pair", "x0", x0), u = new_like("kac_pair", "x0", x0),
-         x_to = new_like("kac_pair", "x0", x0);
-  fill_pair<Device>(x0, t, t_to, x_t, u, x_to, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
-  return {x_t, u, x_to};
+  const std::array<Tensor, 3> made = {new_like("kac_pair", "x0", x0), new_like("kac_pair", "x0", x0),
+                                      new_like("kac_pair", "x0", x0)};
+  fill_pair<Device>(x0, t, t_to, made, true, {process, f, g, a, c, kappa, seed, seed_tensor, offset});
+  return {made[0], made[1], made[2]};
 }
 
 }  // namespace distillkac

@@ -2,7 +2,7 @@
 
 The loss and the two times r < t of a path are those of training/consistency.py. x_r is where the teacher's steps from x_t
 lead, which also folds its guidance in (consistency distillation, Song et al. 2023); or x_t and x_r are one path of the process,
-the same data and the same seed at two times (process.bridge), which needs no teacher but has the noise of single images in its
+the same data and the same seed at two times (process.pair_to), which needs no teacher but has the noise of single images in its
 targets.
 """
 
@@ -39,22 +39,20 @@ class ConsistencyDistillation:
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         teacher, weights = with_drawn_w(self.teacher, batch, self.seed, self.w_max)
         t, r = self.times(batch)
-        x = self._on_path(batch, t)
-        with torch.no_grad():
-            x_r = self._before(teacher, x, t, r, batch)
+        seed = derive_seed(self.seed, "noise")
+        if self.config.teacher_steps:
+            x = self.process.bridge(batch.x0, t, seed, batch.first)
+            with torch.no_grad():
+                x_r = self._before(teacher, x, t, r, batch)
+        else:
+            x, _, x_r = self.process.pair_to(batch.x0, t, r, seed, batch.first)
         return consistency_loss(network, x, t, x_r, r, batch.y, *weights)
 
     def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
         return Schedule(*self.config.schedule, self.config.at_one, self.config.steps)(batch, self.seed)
 
-    def _on_path(self, batch: Batch, t: torch.Tensor) -> torch.Tensor:
-        return self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
-
     def _before(self, teacher, x, t, r, batch):
-        """The state at r of the path that is in x at t."""
-        steps = self.config.teacher_steps
-        if steps == 0:
-            return self._on_path(batch, r)
-        shares = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=t.device)[:, None]
+        """Where the teacher's steps lead from x at t: a state at r."""
+        shares = torch.linspace(0, 1, self.config.teacher_steps + 1, dtype=torch.float64, device=t.device)[:, None]
         return integrate(teacher, x, batch.y, torch.lerp(t.double(), r.double(), shares), self.method)

@@ -84,6 +84,14 @@ class Process:
         """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""
         raise NotImplementedError
 
+    def pair_to(self, x0: Tensor, t: Tensor, t_to: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t, u, x_to): `pair`, and the state at another time of the same path, in one pass. t_to: (B,) in [0, 1].
+
+        All have the bits that `pair` gives them at t and at t_to.
+        """
+        x_t, u = self.pair(x0, t, seed, offset)
+        return x_t, u, self.pair(x0, t_to, seed, offset)[0]
+
     def max_target_speed(self, data_bound: float = 1.0) -> float:
         """A number no |u| of `pair` exceeds, for data in [-data_bound, data_bound]: max_t |f'| |x_0| + g' c.
 

@@ -49,6 +49,10 @@ class _Kac(Process):
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         return ops.kac_pair(x0, t, self.name, self.a, self.c, self.f, self.g, seed, offset, self.kappa)
 
+    def pair_to(self, x0: Tensor, t: Tensor, t_to: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        parts = (self.name, self.a, self.c, self.f, self.g, seed, offset, self.kappa)
+        return ops.kac_pair(x0, t, *parts, t_to=t_to)
+
     def max_target_speed(self, data_bound: float = 1.0) -> float:
         # For every pair of schedules |f'| |x_0| + g' c is monotone or convex in t, so its maximum is at an end.
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -138,6 +142,11 @@ class Quad(_Kac):
         self.check_shape(tuple(x0.shape[1:]))
         x_t, u = super().pair(patches.gathered(x0), t, seed, offset)
         return patches.scattered(x_t), patches.scattered(u)
+
+    def pair_to(self, x0: Tensor, t: Tensor, t_to: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        self.check_shape(tuple(x0.shape[1:]))
+        x_t, u, x_to = super().pair_to(patches.gathered(x0), t, t_to, seed, offset)
+        return patches.scattered(x_t), patches.scattered(u), patches.scattered(x_to)
 
     def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
@@ -233,7 +242,16 @@ class Gaussian(Process):
         return torch.where(age > 0, k / age.clamp(min=torch.finfo(k.dtype).tiny), torch.zeros_like(k))
 
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
-        z = sent(normal_rows(len(t), tuple(x0.shape[1:]), seed, offset), x0.device).to(x0.dtype)
+        return self._with(self._draw(x0, seed, offset), x0, t)
+
+    def pair_to(self, x0: Tensor, t: Tensor, t_to: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        z = self._draw(x0, seed, offset)  # what takes the time, once
+        return *self._with(z, x0, t), self._with(z, x0, t_to)[0]
+
+    def _draw(self, x0: Tensor, seed: int, offset: int) -> Tensor:
+        return sent(normal_rows(len(x0), tuple(x0.shape[1:]), seed, offset), x0.device).to(x0.dtype)
+
+    def _with(self, z: Tensor, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         (f, f_dot), (g, g_dot) = ([column(v.to(x0.dtype), x0) for v in pair] for pair in self.schedules(t))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 

@@ -10,6 +10,8 @@ Common to all:
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
 - a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a
   check would wait for the device, rows with t < 0 or NaN come back as NaN.
+- "differentiable" means gradients and forward mode (torch.func.jvp, dual tensors). A tangent where an op has no derivative, or
+  beside `out`, is a ValueError; torch.func.grad is refused by torch, torch.func.vmap is a call for each.
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the
   op's device, which a CUDA graph replay reads anew. Element i of row b depends on (seed, offset + b, i) alone: not on the
   device, the threads, the SIMD level or how a batch is split.
@@ -25,7 +27,8 @@ from torch import Tensor
 
 from distillkac._kernels import native as _native
 from distillkac.ops import _arguments as given
-from distillkac.ops import _rules
+from distillkac.ops import _quick, _rules
+from distillkac.ops._arguments import tracing
 from distillkac.ops.schedules import FName, GName
 
 __all__ = [
@@ -42,19 +45,6 @@ __all__ = [
 
 _lib = torch.ops.distillkac
 _rules.register(with_cuda=bool(_native.build_info()["cuda"]))
-_none, _random = type(None), (int, type(None), int)
-_KAC, _PAIRS = (str, float, float), (str, float, float, str, str, float, *_random)
-_LIMITS = ((_none, str), (float, str))
-_NOISE = given.Calls(
-    _lib.kac_noise.default, _lib.kac_noise.out, ((*_KAC, *_random), (tuple, *_KAC, *_random, torch.dtype)), False
-)
-_VELOCITY = given.Calls(_lib.kac_velocity.default, _lib.kac_velocity.out, (_KAC,))
-_PAIR = given.Calls(_lib.kac_pair.default, _lib.kac_pair.out, (_PAIRS,))
-_PAIR_TO = given.Calls(_lib.kac_pair.to, _lib.kac_pair.to_out, (_PAIRS,))
-_GUIDED = given.Calls(_lib.guided_velocity.default, None, tuple((float, _none, *limit) for limit in _LIMITS))
-_STEPS = tuple((float, float, float, _none, _none, _none, *limit) for limit in _LIMITS)
-_STEP = given.Calls(_lib.guided_step.default, _lib.guided_step.out, _STEPS)
-_LOSS = given.Calls(_lib.endpoint_loss.default, _lib.endpoint_loss.out, ((),))
 
 Seed = int | Tensor | torch.Generator
 ProcessName = Literal["telegraph", "planar", "quad"]
@@ -80,12 +70,15 @@ def kac_noise(
     if given.
     Not differentiable.
     """
-    rest: tuple[object, ...] = (process, a, c, seed, None, offset)
-    fits = out is None or (type(out) is type(t) is Tensor and type(size) is tuple and out.shape == (*t.shape, *size))
-    if fits and type(size) is tuple and {int}.issuperset(map(type, size)):
-        rest = (size, *rest, dtype) if out is None else rest
-        if (done := given.quick(_NOISE, (t,), out, rest)) is not given.ASK:
-            return done
+    done = NotImplemented
+    if tracing():
+        pass
+    elif out is None:
+        done = _quick.noise(None, t, size, process, a, c, seed, None, offset, dtype)
+    elif type(out) is type(t) is Tensor and type(size) is tuple and out.shape == (*t.shape, *size):
+        done = _quick.noise_into(out, t, process, a, c, seed, None, offset)
+    if done is not NotImplemented:
+        return done
     op = "kac_noise"
     given.fixed_rows(op, t=t)
     given.names(op, process=process)
@@ -113,7 +106,7 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     For quad that is |k| within the rounding of its type below c*t: 1e-6, 2**-10 and 2**-7 for float32, float16, bfloat16.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
-    if (done := given.quick(_VELOCITY, (k, t), out, (process, a, c))) is not given.ASK:
+    if not tracing() and (done := _quick.velocity(out, k, t, process, a, c)) is not NotImplemented:
         return done
     op = "kac_velocity"
     given.tensors(op, k=k)
@@ -184,10 +177,13 @@ def kac_pair(
     about half of its cost. `out` = what is returned, contiguous, is filled if given (then without autograd).
     |u| <= |f'| |x0| + g' c. Differentiable in x0.
     """
-    rest: tuple[object, ...] = (process, a, c, f, g, kappa, seed, None, offset)
-    calls, read = (_PAIR, (x0, t)) if t_to is None else (_PAIR_TO, (x0, t, t_to))
-    if (done := given.quick(calls, read, out, rest)) is not given.ASK:
-        return done
+    if not tracing():
+        if t_to is None:
+            done = _quick.pair(out, x0, t, process, a, c, f, g, kappa, seed, None, offset)
+        else:
+            done = _quick.pair_to(out, x0, t, t_to, process, a, c, f, g, kappa, seed, None, offset)
+        if done is not NotImplemented:
+            return done
     op = "kac_pair"
     given.tensors(op, x0=x0)
     given.fixed_rows(op, t=t)
@@ -219,7 +215,10 @@ def guided_velocity(
     max_speed: >= 0, bounds each coordinate (telegraph), or the length of each pair (planar) or four (quad).
     Returns u like u_cond. Differentiable in u_cond, u_uncond and w.
     """
-    if (done := given.quick(_GUIDED, (u_cond, u_uncond), None, (w, None, max_speed, process))) is not given.ASK:
+    if (
+        not tracing()
+        and (done := _quick.guided(None, u_cond, u_uncond, w, None, max_speed, process)) is not NotImplemented
+    ):
         return done
     op = "guided_velocity"
     given.tensors(op, u_cond=u_cond, u_uncond=u_uncond)
@@ -249,9 +248,10 @@ def guided_step(
     Differentiable in x, u_cond, u_uncond, u_prev and w.
     """
     w, h_prev = 0.0 if w is None and u_uncond is None else w, 0.0 if h_prev is None else h_prev
-    rest = (w, h, h_prev, None, None, None, max_speed, process)
-    if (done := given.quick(_STEP, (x, u_cond, u_uncond, u_prev), out, rest)) is not given.ASK:
-        return done
+    if not tracing():
+        done = _quick.step(out, x, u_cond, u_uncond, u_prev, w, h, h_prev, None, None, None, max_speed, process)
+        if done is not NotImplemented:
+            return done
     op = "guided_step"
     given.tensors(op, x=x, u_cond=u_cond)
     if u_uncond is not None:
@@ -286,7 +286,7 @@ def endpoint_loss(
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.
     """
-    if (done := given.quick(_LOSS, (x, u, x_end, delta, weight), out, ())) is not given.ASK:
+    if not tracing() and (done := _quick.loss(out, x, u, x_end, delta, weight)) is not NotImplemented:
         return done[0] if out is None else done
     op = "endpoint_loss"
     given.tensors(op, x=x, u=u, x_end=x_end)

@@ -1,61 +1,19 @@
 """What `distillkac.ops` checks and converts before a kernel sees it: Python types. The kernels check shapes and values.
 
-Every mistake is a ValueError that names op, argument, wanted and got. All of this must stay traceable by torch.compile, and
-short: a call of an op takes 4 to 7 us. Most calls need none of it: `quick`.
+Every mistake is a ValueError that names op, argument, wanted and got. All of this must stay traceable by torch.compile. Most
+calls need none of it: `distillkac.ops` asks `_quick` first.
 """
 
 import numbers
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Out = TypeVar("Out", torch.Tensor, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...])
 
 
-class Calls(NamedTuple):
-    """The two overloads of an op: one returns new tensors, one fills those of `out`."""
-
-    new: Callable[..., Any]
-    out: Callable[..., Any] | None
-    kinds: tuple[tuple[type, ...], ...]  # that what is no tensor may have in most calls
-    recorded: bool = True  # by autograd, where an argument asks for a gradient
-
-
-ASK = object()
-"""What `quick` answers where the checks must be asked first."""
-
-_PLAIN = {torch.Tensor, type(None)}
-_compiling = torch.compiler.is_compiling
-_any_requires_grad, _transforms = torch._C._any_requires_grad, torch._C._functorch.peek_interpreter_stack
-_BelowAutograd = torch._C._AutoDispatchBelowAutograd
-
-
-def quick(calls: Calls, tensors: tuple[Any, ...], out: Any, rest: tuple[Any, ...]) -> Any:
-    """An op's answer to (*tensors, *rest), or ASK. Nothing is checked here: checks take longer than a small op does.
-
-    It is for what most calls are: plain tensors, floats and ints, no gradient wanted, nothing that traces or transforms, so
-    autograd's rule is gone around. If the call fails, ASK: then the checks say what is wrong, or the same call once more.
-    """
-    if _compiling():
-        return ASK
-    outs = () if out is None else out if type(out) is tuple else (out,)
-    if not _PLAIN.issuperset(map(type, tensors + outs)) or tuple(map(type, rest)) not in calls.kinds:
-        return ASK
-    if _any_requires_grad(*tensors, *outs) or _transforms() is not None:
-        return ASK
-    try:
-        if outs and calls.out is not None:
-            result = calls.out(*tensors, *outs, *rest)
-            written(out)
-            return out if result is None else result
-        if not calls.recorded:
-            return calls.new(*tensors, *rest)
-        with _BelowAutograd():
-            return calls.new(*tensors, *rest)
-    except Exception:
-        return ASK
+tracing = torch.compiler.is_compiling
 
 
 def tensors(op: str, **arguments: object) -> None:
@@ -178,7 +136,7 @@ def outputs(op: str, out: Any, count: int = 1) -> None:
 
 def written(out: Out) -> Out:
     """Tells autograd that `out` was overwritten, so that a backward pass which needs the old values fails loudly."""
-    if not _compiling():  # there the schema's mutation marks serve
+    if not tracing():  # there the schema's mutation marks serve
         torch._C._increment_version(out if isinstance(out, (tuple, list)) else (out,))
     return out
 

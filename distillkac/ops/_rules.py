@@ -1,33 +1,34 @@
-"""What torch must know of the ops beside their kernels: gradients; result shapes are in _shapes.py."""
+"""What torch must know of the ops beside their kernels: gradients. Tangents are in _tangents.py, shapes in _shapes.py."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distillkac.base.tensors import column
-from distillkac.ops import _shapes
+from distillkac.ops import _autograd, _shapes, _tangents
+from distillkac.ops._autograd import Grads, Rule
+from distillkac.ops._tangents import along_velocity, rows_of, through_limit
 from distillkac.ops.schedules import f_schedule
-
-Grads = tuple[Tensor | None, ...]
 
 
 def register(with_cuda: bool) -> None:
     """Register the rules for every op; without CUDA kernels, also a clear refusal of CUDA tensors."""
     _shapes.register()
-    autograd: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-        "kac_velocity": (_velocity_backward, _velocity_context),
-        "kac_pair": (_pair_backward, _pair_context),
-        "kac_pair.to": (_pair_backward, _pair_context),
-        "guided_velocity": (_guided_backward, _guided_context),
-        "guided_step": (_step_backward, _step_context),
-        "endpoint_loss": (_loss_backward, _loss_context),
+    x0 = frozenset({"x0"})
+    pair = Rule(_pair_context, _pair_backward, _tangents.pair, x0)
+    guided = frozenset({"u_cond", "u_uncond", "w_rows"})
+    rules = {
+        "kac_velocity": Rule(_velocity_context, _velocity_backward, _tangents.velocity, frozenset({"k"})),
+        "kac_pair": pair,
+        "kac_pair.to": pair,
+        "guided_velocity": Rule(_guided_context, _guided_backward, _tangents.guided, guided),
+        "guided_step": Rule(_step_context, _step_backward, _tangents.step, guided | {"x", "u_prev"}),
+        "endpoint_loss": Rule(_loss_context, _loss_backward, _tangents.loss, frozenset({"x", "u", "x_end"})),
     }
-    for name, (backward, setup_context) in autograd.items():
-        torch.library.register_autograd(f"distillkac::{name}", backward, setup_context=setup_context)
-    if not with_cuda:
-        for name in (*_shapes.NAMES, *_shapes.OUT_NAMES):
+    for name in (*_shapes.NAMES, *_shapes.OUT_NAMES):
+        _autograd.register(_library, name, rules.get(name))
+        if not with_cuda:
             _library.impl(name, _no_cuda, "CUDA")
 
 
@@ -41,12 +42,7 @@ def _no_cuda(*args: object, **kwargs: object) -> None:
     )
 
 
-def _rows(value: float, tensor: Tensor | None, like: Tensor) -> float | Tensor:
-    """A row scalar, shaped to multiply `like`."""
-    return value if tensor is None else column(tensor, like).to(torch.float32)
-
-
-# kac_velocity: derivative in k, in float64 (this is not on any hot path).
+# kac_velocity: its derivative is symmetric.
 
 
 def _velocity_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -56,41 +52,7 @@ def _velocity_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _velocity_backward(ctx: Any, grad: Tensor) -> Grads:
     k, t = ctx.saved_tensors
-    x, g, a, c = k.double(), grad.double(), ctx.a, ctx.c
-    t = column(t.double(), x)
-    if ctx.process == "planar":
-        # v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second
-        # term is infinite outwards, and only the first is kept.
-        x, g, ct = x.unflatten(-1, (-1, 2)), g.unflatten(-1, (-1, 2)), c * t.unsqueeze(-1)
-        s = torch.sqrt((ct.square() - x.square().sum(-1, keepdim=True)).clamp(min=0))
-        first = c / (ct + s).clamp(min=1e-300)
-        inner = torch.where(s > 0, (x * g).sum(-1, keepdim=True) / (s * (ct + s)).clamp(min=1e-300), 0)
-        return (first * (g + x * inner)).flatten(-2).to(k.dtype), None, None, None, None
-    if ctx.process == "quad":
-        return _quad_velocity_backward(x, g, t, a, c, k.dtype), None, None, None, None
-    # v = a x / (lambda + G(z)), z^2 = y = (a/c)^2 (c^2 t^2 - x^2), G' = (2 G + y - G^2) / z:
-    # dv/dx = a / (lambda + G) (1 + (a x / c)^2 H / (lambda + G)), H = (2 G + y - G^2) / y.
-    on_cone = k.float().abs() >= (c * t).float()
-    y = ((a / c) ** 2 * (c * t - x.abs()) * (c * t + x.abs())).clamp(min=1e-12)
-    z = torch.sqrt(y)
-    g_z = z * torch.special.i0e(z) / torch.special.i1e(z)
-    h = torch.where(y < 1e-4, 0.5 - y / 24, (2 * g_z + y - g_z.square()) / y)
-    slope = a / (a * t + g_z) * (1 + (a / c * x).square() * h / (a * t + g_z))
-    return torch.where(on_cone, 0, g * slope).to(k.dtype), None, None, None, None
-
-
-_ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # csrc/ops/kac_velocity.h
-
-
-def _quad_velocity_backward(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
-    """v = x w / (2 t), w = (z + 3) / (z + 2), dz = -2 lambda x . dx / (c t)^2; on the sphere v = c x / |x|."""
-    x, g, t = x.unflatten(-1, (-1, 4)), g.unflatten(-1, (-1, 4)), t.unsqueeze(-1)
-    along, size, ct = (x * g).sum(-1, keepdim=True), x.norm(dim=-1, keepdim=True), c * t
-    per_square = a / (c * ct).clamp(min=1e-300)  # lambda / (c t)^2
-    z = per_square * ((ct - size) * (ct + size)).clamp(min=0)
-    inside = ((z + 3) / (z + 2) * g + 2 * per_square / (z + 2).square() * x * along) / (2 * t).clamp(min=1e-300)
-    outside = c / size.clamp(min=1e-300) * (g - x * along / size.square().clamp(min=1e-300))
-    return torch.where(size >= ct * (1 - _ROUNDING[dtype]), outside, inside).flatten(-2).to(dtype)
+    return along_velocity(k, t, grad, ctx.process, ctx.a, ctx.c), None, None, None, None
 
 
 # kac_pair: linear in x0.
@@ -114,19 +76,6 @@ def _pair_backward(ctx: Any, grad_x_t: Tensor, grad_u: Tensor, *grad_x_to: Tenso
 # Guidance: u = limit(u_cond + w (u_cond - u_uncond)).
 
 
-def _through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, process: str) -> Tensor:
-    if max_speed is None:
-        return grad
-    if process == "telegraph":
-        return torch.where(unlimited.abs() > max_speed, 0, grad)
-    group = 2 if process == "planar" else 4
-    x, g = unlimited.unflatten(-1, (-1, group)), grad.unflatten(-1, (-1, group))
-    speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
-    n = x / speed
-    limited = max_speed / speed * (g - n * (n * g).sum(-1, keepdim=True))
-    return torch.where(speed > max_speed, limited, g).flatten(-2)
-
-
 def _guidance_grads(
     grad: Tensor,
     u_cond: Tensor,
@@ -137,9 +86,9 @@ def _guidance_grads(
     process: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients to u_cond, u_uncond and w_rows of the limited guided velocity."""
-    weight = _rows(w, w_rows, u_cond)
+    weight = rows_of(w, w_rows, u_cond)
     difference = u_cond.float() - u_uncond.float()
-    grad = _through_limit(grad.float(), u_cond.float() + weight * difference, max_speed, process)
+    grad = through_limit(grad.float(), u_cond.float() + weight * difference, max_speed, process)
     grad_w = None
     if w_rows is not None:
         grad_w = (grad * difference).flatten(1).sum(1).to(w_rows.dtype)
@@ -170,12 +119,12 @@ def _step_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _step_backward(ctx: Any, grad_x_next: Tensor, grad_u: Tensor) -> Grads:
     u_cond, u_uncond, w_rows, h_rows, h_prev_rows = ctx.saved_tensors
-    h = _rows(ctx.h, h_rows, u_cond)
-    r = h / (2 * _rows(ctx.h_prev, h_prev_rows, u_cond)) if ctx.ab2 else 0.0
+    h = rows_of(ctx.h, h_rows, u_cond)
+    r = h / (2 * rows_of(ctx.h_prev, h_prev_rows, u_cond)) if ctx.ab2 else 0.0
     grad_u = grad_u.float() - h * (1 + r) * grad_x_next.float()
     grad_prev = (h * r * grad_x_next).to(u_cond.dtype) if ctx.ab2 else None
     if u_uncond is None:
-        grad_cond = _through_limit(grad_u, u_cond.float(), ctx.max_speed, ctx.process).to(u_cond.dtype)
+        grad_cond = through_limit(grad_u, u_cond.float(), ctx.max_speed, ctx.process).to(u_cond.dtype)
         grad_uncond = grad_w = None
     else:
         grads = _guidance_grads(grad_u, u_cond, u_uncond, ctx.w, w_rows, ctx.max_speed, ctx.process)

@@ -46,18 +46,20 @@ class AverageVelocity(FromData):
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t, r = self.times(batch)
         y, seed = self.labels(batch), derive_seed(self.seed, "noise")
-        x, v = self.process.pair(batch.x0, t, seed, batch.first)
 
         def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return like(x, network(x, t, y, r=r)).float()
 
         forward, s = self.config.derivative == "forward", torch.maximum(t - self.config.step, r)
+        if forward:
+            x, v = self.process.pair(batch.x0, t, seed, batch.first)
+        else:
+            x, v, x_s = self.process.pair_to(batch.x0, t, s, seed, batch.first)
         # The same dropout for the derivative and for what learns from it.
         with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.no_grad():
             if forward:
                 slope = forward_derivative(answer, x, t, v)
             else:
-                x_s = self.process.bridge(batch.x0, s, seed, batch.first)
                 u_s = answer(x_s, s)
         u = answer(x, t)
         now, mean = u.detach(), v

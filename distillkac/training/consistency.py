@@ -8,7 +8,7 @@ path it is the same at every time, so two times r < t of one path teach it:
 where the second is the target and has no gradient. As f is known at t = 0, knowledge moves up the paths from the data to the
 noise. r = t (1 - gap^(k + 1)), where k may grow over the training: far pairs first, near ones at the end (ECT, Geng et al.
 2024). From data alone x_t and x_r are one path of the process, the same data and the same seed at two times
-(process.bridge); in distillation x_r is where the teacher's steps lead (distillation/consistency.py).
+(process.pair_to); in distillation x_r is where the teacher's steps lead (distillation/consistency.py).
 """
 
 from dataclasses import dataclass
@@ -65,5 +65,5 @@ class Consistency(FromData):
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t, r = self.schedule(batch, self.seed)
-        x, x_r = (self.process.bridge(batch.x0, time, derive_seed(self.seed, "noise"), batch.first) for time in (t, r))
+        x, _, x_r = self.process.pair_to(batch.x0, t, r, derive_seed(self.seed, "noise"), batch.first)
         return consistency_loss(network, x, t, x_r, r, self.labels(batch))

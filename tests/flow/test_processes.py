@@ -8,7 +8,7 @@ import torch
 from distillkac.base.random import SampleOrder, derive_seed, generator, normal_rows
 from distillkac.flow import processes
 from distillkac.flow.noise_stream import NoiseStream
-from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Process, Quad, Telegraph
 from distillkac.ops.schedules import F_NAMES, G_NAMES
 
 ALL = (Telegraph(9.0, 3.0), Planar(9.0, 3.0), Quad(9.0, 3.0), Gaussian(0.7))
@@ -47,6 +47,16 @@ def test_rows_do_not_depend_on_the_split(process):
         assert torch.equal(whole[k], torch.cat([part[k] for part in parts]))
     assert torch.equal(process.prior(6, SIZE, 1)[2:], process.prior(4, SIZE, 1, offset=2))
     assert not torch.equal(process.prior(6, SIZE, 1), process.prior(6, SIZE, 2))
+
+
+@pytest.mark.parametrize("process", ALL, ids=lambda p: p.name)
+def test_two_times_of_a_path_have_the_bits_of_two_pairs(process):
+    t, t_to = torch.linspace(0, 1, 9), torch.linspace(1, 0, 9) ** 2
+    x0 = torch.rand(9, *SIZE, generator=generator(0, "x0")) * 2 - 1
+    got = process.pair_to(x0, t, t_to, 5, 3)
+    assert all(map(torch.equal, got, (*process.pair(x0, t, 5, 3), process.pair(x0, t_to, 5, 3)[0])))
+    assert all(map(torch.equal, got, Process.pair_to(process, x0, t, t_to, 5, 3)))  # what others inherit
+    assert torch.equal(got[2][-1], x0[-1])  # at t = 0 the data themselves
 
 
 @pytest.mark.parametrize("process", ALL, ids=lambda p: p.name)

@@ -5,6 +5,7 @@ import torch
 
 from distillkac import ops
 from distillkac.ops import _arguments as given
+from distillkac.ops import _autograd, _quick
 from tests.ops.op_cases import A, C, tensors
 
 X, U, V, W = tensors((3, 8))
@@ -19,6 +20,15 @@ CALLS = {
     "guided_step": lambda x=X, **more: ops.guided_step(x, U, V, W, 1.5, 0.1, 0.2, **more),
     "guided_step, bare": lambda x=X, **more: ops.guided_step(x, U, None, None, None, 0.1, None, 0.5, **more),
     "endpoint_loss": lambda x=X, **more: ops.endpoint_loss(x, U, V, T, **more),
+}
+QUICK = {
+    "kac_noise": "noise",
+    "kac_velocity": "velocity",
+    "kac_pair": "pair",
+    "kac_pair to t_to": "pair_to",
+    "guided_velocity": "guided",
+    "guided_step": "step",
+    "endpoint_loss": "loss",
 }
 OUTS = {name: 3 if "t_to" in name else 2 if name.startswith(("kac_pair", "guided_step")) else 1 for name in CALLS}
 every_call = pytest.mark.parametrize("name", CALLS)
@@ -52,9 +62,24 @@ def test_a_plain_call_asks_no_check(name, filled, checks, monkeypatch):
     assert checks == []
     if filled:
         assert all(tensor._version > before for tensor, before in zip(out, versions, strict=True))
-    monkeypatch.setattr(given, "quick", lambda *_: given.ASK)
+    for call in (*QUICK.values(), "noise_into"):
+        monkeypatch.setattr(_quick, call, lambda *_: NotImplemented)
     assert all(map(torch.equal, quick, flat(CALLS[name]())))  # the bits of a call with all checks
     assert checks
+
+
+@every_call
+def test_a_plain_call_goes_around_autograd(name, monkeypatch):
+    """Every time, not only the first."""
+    asked = []
+    whole = _autograd._below
+    monkeypatch.setattr(_autograd, "_below", lambda *a: (asked.append(name), whole(*a))[1])
+    for _ in range(3):
+        CALLS[name]()
+    assert asked == []
+    monkeypatch.setattr(_quick, QUICK[name.partition(",")[0]], lambda *_: NotImplemented)
+    CALLS[name]()
+    assert asked == [name]
 
 
 @every_call
