@@ -191,22 +191,24 @@ class Measuring:
         """Measures after `step`, unless that is put off, and keeps the checkpoint as RUN/best if it is the best.
 
         Returns why the training ends now, None if it goes on. All processes must call it: the main one measures, the others
-        wait. average: gives the averaged network; checkpoint: saves the run; agreed: whether any process says so.
+        wait. average: gives the averaged network; checkpoint: saves the run, which is also done before a measurement's own
+        error leaves; agreed: whether any process says so.
         """
         main = log is not None
         if not agreed(main and self.is_time(step)):
             return None
         start, network, reason, best = time.perf_counter(), average(), None, False
+        failure: Exception | None = None
         if log is not None:
             try:
-                figures = _numbers(self.measured(network))
-            except Exception:
-                if self.accelerator.num_processes == 1:  # of several all must save, and the others wait for a figure
-                    checkpoint()  # what was trained is not to be lost with it
-                raise
-            self.note(step, figures, time.perf_counter() - start, log)
-            best, reason = self.improved(), self.reason()
+                self.note(step, _numbers(self.measured(network)), start, log)
+                best, reason = self.improved(), self.reason()
+            except Exception as error:  # whatever an evaluator, a tracker or the disk raises
+                failure = error
         self.wait()
+        if agreed(failure is not None):
+            checkpoint()  # what was trained is not to be lost with it
+            raise failure or ValueError(f"the measurement after step {step} failed on the main process, which says why")
         if agreed(best):
             # Saved before it is copied: a run that is resumed is never behind its best checkpoint.
             checkpoint()
@@ -240,10 +242,11 @@ class Measuring:
             )
         return False
 
-    def note(self, step: int, figures: dict[str, float], seconds: float, log: checkpoints.MetricsLog) -> None:
-        """Writes the line of a measurement, to the trackers too."""
+    def note(self, step: int, figures: dict[str, float], start: float, log: checkpoints.MetricsLog) -> None:
+        """Writes the line of a measurement that began at `start`, to the trackers too."""
         self.accelerator.log(figures, step=step)
-        elapsed = time.perf_counter() - self.started
+        now = time.perf_counter()
+        seconds, elapsed = now - start, now - self.started
         clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}
         self.lines.append({"step": step, "measured": {"images": self.count, **figures, **clock}})
         log.append(self.lines[-1], durable=True)

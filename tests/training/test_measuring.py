@@ -15,7 +15,8 @@ from distillkac.training import loop, measuring
 from distillkac.training import train as train_in_python
 from tests.toys import TINY, TINY_OPTIONS, ToyData
 from tests.training.test_crashes import same
-from tests.training.test_distributed import on_a_cpu, processes
+from tests.training.measured_script import FAILING
+from tests.training.test_distributed import launched, on_a_cpu, processes
 
 OPTIONS = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8"]
 MEASURED = [*OPTIONS, "--optim.measure-every", "2", "--optim.measure-images", "40"]
@@ -142,6 +143,16 @@ def test_of_two_processes_the_first_measures(tmp_path):
     assert (two / "best" / checkpoints.CONFIG).exists()
 
 
+@on_a_cpu
+def test_what_several_processes_trained_is_saved_when_a_measurement_fails(tmp_path, monkeypatch):
+    run, options = tmp_path / "run", [*OPTIONS, "--optim.measure-every", "2", "--steps", "4"]
+    monkeypatch.setenv(FAILING, "1")
+    done = launched(2, "tests.training.measured_script", "--run", str(run), *options, "--optim.shard")
+    assert done.returncode != 0
+    assert "RuntimeError: the evaluator broke" in done.stderr
+    assert checkpoints.load_state(run)["step"] == 2
+
+
 # -------------------------------------------------------------------------------------------------------- in Python
 
 
@@ -242,6 +253,14 @@ def test_what_was_trained_is_saved_when_a_measurement_fails(tmp_path, patient):
     assert checkpoints.load_weights(run)[1] == 1
     train_in_python(run, ToyData(), config=config(2), measure=Scripted([1.0]), resume=True)
     assert [step for step, _ in figures_of(run)] == [2]
+
+
+def test_what_was_trained_is_saved_when_a_figure_cannot_be_written_down(tmp_path, patient, monkeypatch):
+    """By a tracker that lost its network, say."""
+    monkeypatch.setattr(measuring.Measuring, "note", lambda *_: {}["the tracker broke"])
+    with pytest.raises(KeyError, match="the tracker broke"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=Scripted([1.0]))
+    assert checkpoints.load_weights(tmp_path / "run")[1] == 1
 
 
 @pytest.mark.parametrize("wrong", [lambda images, labels: {"frechet": 1.0}, Scripted, "fid"])
