@@ -14,8 +14,8 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import loop, measuring
 from distillkac.training import train as train_in_python
 from tests.toys import TINY, TINY_OPTIONS, ToyData
-from tests.training.test_crashes import same
 from tests.training.measured_script import FAILING
+from tests.training.test_crashes import same
 from tests.training.test_distributed import launched, on_a_cpu, processes
 
 OPTIONS = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8"]
