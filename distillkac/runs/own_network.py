@@ -8,12 +8,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.flow.velocity_from import Prediction, VelocityFrom
 from distillkac.runs import checkpoints
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "network",
+    parameters="[0, 1e15]",
+)
 class OwnNetwork:
     """In place of NetworkConfig in the config of a run whose network is a module of the user's. No command can build it, and
     none has options for it.
