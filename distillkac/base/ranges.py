@@ -70,17 +70,18 @@ def in_ranges(prefix: str, **ranges: str) -> Callable[[type[Kind]], type[Kind]]:
     """
 
     def decorated(kind: type[Kind]) -> type[Kind]:
+        made: Any = kind
         own = kind.__dict__.get("__post_init__")
 
         def __post_init__(self: Any) -> None:
-            for name, shape in _numeric(kind, frozenset(ranges)).items():
+            for name, shape in _numeric(made, frozenset(ranges)).items():
                 label = f"{prefix}.{name}".lstrip(".")
                 for value in _items(label, getattr(self, name), shape):
                     check_number(label, value, ranges[name])
             if own is not None:
                 own(self)
 
-        kind.__post_init__ = __post_init__  # type: ignore[attr-defined]  # that dataclass calls, if it is there
+        made.__post_init__ = __post_init__  # which dataclass calls, if it is there
         return kind
 
     return decorated

@@ -133,6 +133,8 @@ def fit_run(
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
             begin(folder, config, before, trainer.step)
+            if measuring is not None and trainer.step == config.steps:  # else as the training begins
+                measuring.take_up(folder, trainer.step)
         fit = trainer.fit()
     # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
     # stages; accelerate keeps a list of them besides.

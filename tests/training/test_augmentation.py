@@ -202,6 +202,8 @@ def test_a_run_can_begin_with_its_weights(run, tmp_path):
             "augment is of the objective flow-matching, got objective",
         ),
         (["--augment", "0.1", "--network.backbone", "dit"], "and the dit takes none: omit it"),
+        (["--augment", "0.1", "--preset", "lsun256"], "and those of preset lsun256 are latents: omit it"),
+        (["--augment", "0.1", "--preset", "lsun256", "--dry-run"], "and those of preset lsun256 are latents: omit it"),
         (["--augment", "0.1", "--augmentation.rotate", "200"], "augmentation.rotate must lie in [0, 180], got 200"),
     ],
 )

@@ -103,14 +103,16 @@ def test_the_best_is_a_run_folder(tmp_path, patient, capsys, monkeypatch):
     assert not list(best.rglob("*.tmp"))
 
 
-def test_a_best_checkpoint_that_was_not_copied_in_time_is_on_resume(tmp_path, patient):
+@pytest.mark.parametrize("steps", [6, 7])
+def test_a_best_checkpoint_that_was_not_copied_in_time_is_on_resume(tmp_path, patient, steps):
+    """Also where no step is left to make."""
     run = tmp_path / "run"
     assert train.main(["--run", str(run), "--steps", "6", *MEASURED]) == 0
     last, values = figures_of(run)[-1], [line["frechet"] for _, line in figures_of(run)]
     assert last[0] == 6
     assert values[-1] == min(values), "the toy run is to get better; choose another seed"
     (run / "best" / checkpoints.CONFIG).unlink()  # as a crash leaves it
-    assert train.main(["--run", str(run), "--resume", "--steps", "7"]) == 0
+    assert train.main(["--run", str(run), "--resume", "--steps", str(steps)]) == 0
     assert checkpoints.load_weights(run / "best")[1] == 6
     assert (run / "best" / checkpoints.CONFIG).exists()
 
