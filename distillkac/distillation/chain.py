@@ -206,6 +206,8 @@ class Chain:
     ) -> tuple[Run, bool]:
         config = inverse_config(self.teacher, self.config)
         generator, started_from = self._generator(config, before, latest)
+        if isinstance(config.network, OwnNetwork):
+            config = dataclasses.replace(config, network=OwnNetwork.of(generator))
         pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
         if self.config.inverse.fake == "start":
             assert started_from is not None, "see inverse_options.py"
