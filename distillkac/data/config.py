@@ -108,7 +108,7 @@ class LatentSpace:
     """What turns latents into images again: x = decoder(z / scaling_factor + shift_factor)."""
 
     vae: str
-    """Folder or Hub name of diffusers' AutoencoderKL."""
+    """Folder or Hub name of diffusers' AutoencoderKL or VQModel."""
     scaling_factor: float
     shift_factor: float
     weights: str

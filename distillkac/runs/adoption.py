@@ -17,7 +17,7 @@ from distillkac.data import DataConfig, Dataset, ImageDataset
 from distillkac.data.config import LatentSpace
 from distillkac.data.given import checked
 from distillkac.data.latents import LatentDataset
-from distillkac.data.vae import load_vae, space_of
+from distillkac.data.vae import channels_of, load_vae, space_of
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, foreign, lock, shipped
@@ -219,6 +219,11 @@ def _space(found: foreign.Foreign, network: AdoptedNetwork, images: Dataset | No
     side = network.settings.get("sample_size") or 0
     size = tuple(side) if isinstance(side, list) else (side, side)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if (channels := network.settings.get("in_channels", 3)) != channels_of(vae):
+        raise ValueError(
+            f"{found.vae} makes latents of {channels_of(vae)} channels, and {found.model} takes {channels}: they do not belong "
+            "together"
+        )
     space = space_of(str(found.vae), vae, (vae.config.in_channels, size[0] * factor, size[1] * factor))
     if given is not None and given.weights != space.weights:
         raise ValueError(
