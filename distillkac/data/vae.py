@@ -4,7 +4,7 @@ quantiser, and images are decoded through that, as LDMPipeline does."""
 import functools
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -14,7 +14,7 @@ from distillkac.data.config import LatentSpace
 if TYPE_CHECKING:  # it adds seconds to an import
     from diffusers import AutoencoderKL, VQModel
 
-    Autoencoder = AutoencoderKL | VQModel
+    Autoencoder: TypeAlias = AutoencoderKL | VQModel
 
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
