@@ -70,6 +70,7 @@ TORCH_KERNELS = {
     "test_latents",
     "test_library",
     "test_measuring",
+    "test_measuring_processes",
     "test_methods",
     "test_metrics",
     "test_models",

@@ -13,6 +13,7 @@ from distillkac import data
 from distillkac.base.files import as_json
 from distillkac.base.options import with_paths
 from distillkac.base.random import generator
+from distillkac.base.ranges import is_number
 from distillkac.data import DataConfig, Dataset, ImageDataset
 from distillkac.data.config import LatentSpace
 from distillkac.data.given import checked
@@ -68,20 +69,13 @@ def adopt(
         raise ValueError(f"{place} holds a run already: choose another folder")
     if isinstance(source, VelocityFrom) or callable(source):
         spread = None if sigma == 1 else sigma
-        _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio})
+        options = {"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio}
+        _refuse_options(options, "a model that diffusers saved", "a network in Python")
         return _adopt_network(source, place, dataset, shape, classes)
-    for name, given in (("shape", shape), ("classes", classes)):
-        if given is not None:
-            raise ValueError(
-                f"{name} is of a network in Python, and a model that diffusers saved says it itself: omit it"
-            )
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"source must be a folder, a name on the Hub or a flow.VelocityFrom, got {source!r:.80}")
-    if not isinstance(scheduler, str | os.PathLike | None):
-        raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
-    for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
-        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
+    _refuse_options({"shape": shape, "classes": classes}, "a network in Python", "a model that diffusers saved")
+    _check_options(scheduler, {"sigma": sigma, "max_ratio": max_ratio})
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
     network = _network(found, null_class, sigma, max_ratio, images)
@@ -105,12 +99,20 @@ def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
         checkpoints.export(place, 0, weights, weights)
 
 
-def _refuse_options(options: dict[str, object]) -> None:
+def _refuse_options(options: dict[str, object], owner: str, other: str) -> None:
+    """Raises ValueError if one is given that is of the owner, where the other says it itself."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(
-                f"{name} is of a model that diffusers saved, and a network in Python says it itself: omit {name}"
-            )
+            raise ValueError(f"{name} is of {owner}, and {other} says it itself: omit {name}")
+
+
+def _check_options(scheduler: object, numbers: dict[str, float | None]) -> None:
+    """Raises ValueError if an option of a model that diffusers saved is none."""
+    if not isinstance(scheduler, str | os.PathLike | None):
+        raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
+    for name, value in numbers.items():
+        if value is not None and not (is_number(value) and 0 < value < float("inf")):
+            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
 
 
 def _adopt_network(

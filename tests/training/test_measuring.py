@@ -14,9 +14,7 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import loop, measuring
 from distillkac.training import train as train_in_python
 from tests.toys import TINY, TINY_OPTIONS, ToyData
-from tests.training.measured_script import FAILING
 from tests.training.test_crashes import same
-from tests.training.test_distributed import launched, on_a_cpu, processes
 
 OPTIONS = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8"]
 MEASURED = [*OPTIONS, "--optim.measure-every", "2", "--optim.measure-images", "40"]
@@ -127,32 +125,6 @@ def test_an_own_evaluator_is_made_and_kept(tmp_path, patient, monkeypatch, capsy
     assert "trained here" in capsys.readouterr().out
     assert (tmp_path / "run" / "classifier.safetensors").exists()
     assert set(figures_of(tmp_path / "run")[0][1]) >= {"frechet", "diversity"}
-
-
-@on_a_cpu
-def test_of_two_processes_the_first_measures(tmp_path):
-    """And both go on; with sharded weights, too. Without a test's patience nothing may be measured but by the clock."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    options = [*OPTIONS, "--optim.measure-every", "2", "--optim.measure-images", "2", "--steps", "4"]
-    script = "tests.training.measured_script"
-    processes(2, script, "--run", str(two), *options, "--optim.shard")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "SHARE", 1e9)
-        assert train.main(["--run", str(one), *options]) == 0
-    assert [step for step, _ in figures_of(one)] == [step for step, _ in figures_of(two)] == [2, 4]
-    for (_, mine), (_, theirs) in zip(figures_of(one), figures_of(two), strict=True):
-        assert theirs["frechet"] == pytest.approx(mine["frechet"], rel=1e-2)
-    assert (two / "best" / checkpoints.CONFIG).exists()
-
-
-@on_a_cpu
-def test_what_several_processes_trained_is_saved_when_a_measurement_fails(tmp_path, monkeypatch):
-    run, options = tmp_path / "run", [*OPTIONS, "--optim.measure-every", "2", "--steps", "4"]
-    monkeypatch.setenv(FAILING, "1")
-    done = launched(2, "tests.training.measured_script", "--run", str(run), *options, "--optim.shard")
-    assert done.returncode != 0
-    assert "RuntimeError: the evaluator broke" in done.stderr
-    assert checkpoints.load_state(run)["step"] == 2
 
 
 # -------------------------------------------------------------------------------------------------------- in Python
