@@ -80,13 +80,18 @@ def adopt(
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
     network = _network(found, null_class, sigma, max_ratio, images)
     config = _completed(config, network, images, found)
+    _write(place, config, _weights(config, found))
+    return open_run(place)
+
+
+def _weights(config: RunConfig, found: foreign.Foreign) -> dict[str, Tensor]:
+    """Of the run's network, whose model has those that diffusers saved."""
     try:
         made = build_network(config)
     except ValueError as error:
         raise ValueError(f"{found.source}: {error}") from None
     made.get_submodule("model").load_state_dict(foreign.load_model(found).state_dict())
-    _write(place, config, made.state_dict())
-    return open_run(place)
+    return made.state_dict()
 
 
 def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
