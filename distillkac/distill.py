@@ -31,8 +31,9 @@ class DistillArgs:
     out: Path | None = None
     """Folder for the students; by default that of the teacher, where sampling finds them by their steps."""
     start: Path | None = None
-    """With inverse distillation alone (--stages 1): folder of the student that it starts from; by default OUT/student-1. With
-    --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase that of an inverse student."""
+    """With inverse distillation alone (--stages 1): folder of the student that it starts from; by default OUT/student-1, where
+    that is of this teacher. With --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase, as
+    of recipe realuid-second, that of an inverse student."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
     --consistency.steps, --optim.* but --optim.optimizer, averages and decays, and where the data lie (--data.path)."""
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
     run = load_config(args.run)
     config = for_teacher(args.config, run)
-    check_start_folder(args.start, config)
+    check_start_folder(args.start, config, args.recipe)
     refuse_teacher(args.run, run, config)
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = placed(load_network(args.run, run), accelerator.device)

@@ -28,11 +28,12 @@ ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in (""
 class EncodeArgs:
     """Encodes both splits of a data set with an autoencoder, to be trained on with --data.path OUT.
 
-    Of every image the mean of the encoder's posterior is kept, as float16; with --data.flip that of its mirror image too.
+    Of every image the mean of the encoder's posterior is kept (of a VQModel what is not quantised yet), as float16; with
+    --data.flip that of its mirror image too.
     """
 
     vae: str = field(metadata=PATH_OR_NAME)
-    """diffusers' AutoencoderKL: a folder, or a name on the Hub such as stabilityai/sd-vae-ft-mse."""
+    """diffusers' AutoencoderKL or VQModel: a folder, or a name on the Hub such as stabilityai/sd-vae-ft-mse."""
     out: Path
     """New folder."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, VQModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
@@ -103,21 +103,21 @@ class KacPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet->vae"
     unet: KacNet
     scheduler: KacScheduler
-    vae: AutoencoderKL | None
+    vae: AutoencoderKL | VQModel | None
 
     def __init__(
         self,
         unet: KacNet,
         scheduler: KacScheduler,
         num_inference_steps: int = 20,
-        vae: AutoencoderKL | None = None,
+        vae: AutoencoderKL | VQModel | None = None,
         trained: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, part, kinds in (
             ("unet", getattr(unet, "_orig_mod", unet), KacNet),  # one that torch compiled is inside of another
             ("scheduler", scheduler, KacScheduler),
-            ("vae", vae, (AutoencoderKL, type(None))),
+            ("vae", vae, (AutoencoderKL, VQModel, type(None))),
         ):
             check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
@@ -270,7 +270,7 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"model_index.json: trained is not of this version of distillkac ({error})") from None
         return trained.settle(asked, "this pipeline").w
 
-    def _decoded(self, vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
+    def _decoded(self, vae: AutoencoderKL | VQModel, x: torch.Tensor) -> torch.Tensor:
         """Latents (n, c, h, w) -> images on the CPU, float32; a few at a time."""
         config, half = vae.config, vae.dtype
         # Some autoencoders overflow in float16, and say so.
@@ -279,7 +279,7 @@ class KacPipeline(DiffusionPipeline):
             torch.nn.Module.to(vae, torch.float32)
         factor = 2 ** (len(config.block_out_channels) - 1)
         rows = max(1, DECODED_PIXELS // (x.shape[2] * x.shape[3] * factor**2))
-        z = (x / config.scaling_factor + (config.shift_factor or 0)).to(vae.dtype)
+        z = (x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)).to(vae.dtype)
         images = torch.cat([vae.decode(part).sample.float().cpu() for part in z.split(rows)])
         if upcast:
             torch.nn.Module.to(vae, half)

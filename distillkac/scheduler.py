@@ -25,6 +25,7 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
+from distillkac.base.ranges import check_number
 from distillkac.base.tensors import column
 from distillkac.flow import patches
 from distillkac.flow.integrators import restarted, time_grid
@@ -34,7 +35,7 @@ from distillkac.runs.config import load_config
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import default_network
 from distillkac.runs.sampler import Trained
-from distillkac.runs.times_config import check_shift
+from distillkac.runs.times_config import SHIFTS
 
 __all__ = ["KacScheduler", "KacSchedulerOutput"]
 
@@ -90,7 +91,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
         if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
             raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
-        check_shift(shift, "shift")
+        check_number("shift", shift, SHIFTS)
         if average_velocity and (restart > 0 or integrator != "euler"):
             raise ValueError(
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "

@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
     process = args.config.noise.build()
     check_steps(args.config)
+    _refuse_augmented_latents(args)
     if args.init is not None:
         check_source(args.init)
     if saved is not None:
@@ -109,11 +110,18 @@ def _figures(run: Path, config: RunConfig) -> "TrainingFigures | None":
 
 def _images_are_to_come(args: TrainArgs) -> bool:
     """A preset as it is, whose images have not been fetched. Not a path that was given: there, nothing is a mistake."""
-    return (
-        args.config.data == with_paths(PRESETS[args.preset].data)
-        and (path := args.config.data.path) is not None
-        and not Path(path).exists()
-    )
+    return _has_data_of_preset(args) and (path := args.config.data.path) is not None and not Path(path).exists()
+
+
+def _has_data_of_preset(args: TrainArgs) -> bool:
+    return args.config.data == with_paths(PRESETS[args.preset].data)
+
+
+def _refuse_augmented_latents(args: TrainArgs) -> None:
+    """Raises ValueError, whether its data are there or not, if a preset of latents is to be augmented: whoever reads these
+    would say so, long after --dry-run. Files of images have one channel or three."""
+    if args.config.augment and _has_data_of_preset(args) and args.config.shape[0] not in (0, 1, 3):
+        raise ValueError(f"augment turns and scales images, and those of preset {args.preset} are latents: omit it")
 
 
 def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -> None:

@@ -65,3 +65,24 @@ def saved_dit(folder: Path) -> Path:
     )
     diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler(clip_sample=False)).save_pretrained(folder)
     return folder
+
+
+def saved_ldm(folder: Path, autoencoder: str = "VQModel", **settings) -> Path:
+    """An unconditional pipeline of latents, with its autoencoder."""
+    torch.manual_seed(0)
+    vae = getattr(diffusers, autoencoder)(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=3,
+        scaling_factor=0.7,
+    )
+    if autoencoder == "VQModel":  # of the size of latents, as of a trained one
+        torch.nn.init.normal_(vae.quantize.embedding.weight)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}  # of latent diffusion
+    scheduler = diffusers.DDIMScheduler(**betas, clip_sample=False, timestep_spacing="trailing")
+    diffusers.LDMPipeline(vae, unet(**{"in_channels": 3, "out_channels": 3} | settings), scheduler).save_pretrained(
+        folder
+    )
+    return folder

@@ -49,9 +49,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise
-    # The rename itself lives in the folder; some file systems cannot fsync a folder and need not.
+    _flush_folder(path.parent)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Renames a folder to `target`, beside it, where there is nothing; on the disk when it returns."""
+    os.rename(source, target)
+    _flush_folder(target.parent)
+
+
+def _flush_folder(path: Path) -> None:
+    """A rename itself lives in the folder; some file systems cannot fsync a folder and need not."""
     with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

@@ -7,12 +7,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distillkac.base.paths import PATH, expanded, from_text
+from distillkac.base.ranges import in_ranges
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "data",
+    image_size="[1, 65536]",
+    held_out="[0, 1)",
+    shuffle_buffer="[1, 1e9]",
+    eval_images="[1, 1e9]",
+    num_classes="[1, 1e9]",
+)
 class DataConfig:
     """Which images to learn."""
 
@@ -69,18 +78,16 @@ class DataConfig:
         for name in ("path", "cache"):
             if (text := getattr(self, name)) is not None:
                 expanded(f"--data.{name}", from_text(text))
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"data.image_size must be at least 1, got {self.image_size}")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"data.held_out must lie in [0, 1), got {self.held_out}")
-        for name in ("shuffle_buffer", "eval_images", "num_classes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "fingerprint",
+    train="[0, 1e12]",
+    test="[0, 1e12]",
+)
 class Fingerprint:
     """What is known of both splits of a data set. The counts are images of each class; empty for a stream."""
 
@@ -91,11 +98,17 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "latent",
+    scaling_factor="(0, 1e6]",
+    shift_factor="[-1e6, 1e6]",
+    shape="[1, 65536]",
+)
 class LatentSpace:
     """What turns latents into images again: x = decoder(z / scaling_factor + shift_factor)."""
 
     vae: str
-    """Folder or Hub name of diffusers' AutoencoderKL."""
+    """Folder or Hub name of diffusers' AutoencoderKL or VQModel."""
     scaling_factor: float
     shift_factor: float
     weights: str

@@ -1,9 +1,10 @@
-"""Between images and latents: diffusers' AutoencoderKL."""
+"""Between images and latents: diffusers' AutoencoderKL, or its VQModel, of which latents are what its encoder says before its
+quantiser, and images are decoded through that, as LDMPipeline does."""
 
 import functools
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -11,15 +12,23 @@ from distillkac.base.memory import in_own_memory
 from distillkac.data.config import LatentSpace
 
 if TYPE_CHECKING:  # it adds seconds to an import
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, VQModel
+
+    Autoencoder: TypeAlias = AutoencoderKL | VQModel
+
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
-def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> "AutoencoderKL":
-    """AutoencoderKL of a folder or the Hub, in eval mode; safetensors only. Raises ValueError if it is none."""
-    from diffusers import AutoencoderKL
+def load_vae(name: str, device: torch.device, local_files_only: bool = False) -> "Autoencoder":
+    """AutoencoderKL or VQModel of a folder or the Hub, in eval mode; safetensors only. Raises ValueError if it is none."""
+    import diffusers
 
     try:
-        vae, problems = AutoencoderKL.from_pretrained(
+        said = diffusers.AutoencoderKL.load_config(name, local_files_only=local_files_only)
+        kind = said.get("_class_name", AUTOENCODERS[0])
+        if kind not in AUTOENCODERS:
+            raise ValueError(f"it is of the class {kind}")
+        vae, problems = getattr(diffusers, kind).from_pretrained(
             name,
             use_safetensors=True,
             output_loading_info=True,
@@ -29,14 +38,15 @@ def load_vae(name: str, device: torch.device, local_files_only: bool = False) ->
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{name}: no AutoencoderKL of diffusers with safetensors weights ({reason}); give its folder or Hub name"
+            f"{name}: no {' or '.join(AUTOENCODERS)} of diffusers with safetensors weights ({reason}); give its folder or "
+            "Hub name"
         ) from None
     if problems["missing_keys"]:
-        raise ValueError(f"{name}: no AutoencoderKL of diffusers: its weights lack {problems['missing_keys'][0]}")
+        raise ValueError(f"{name}: no {kind} of diffusers: its weights lack {problems['missing_keys'][0]}")
     return in_own_memory(vae).to(device).eval().requires_grad_(False)
 
 
-def space_of(name: str, vae: "AutoencoderKL", shape: tuple[int, int, int]) -> LatentSpace:
+def space_of(name: str, vae: "Autoencoder", shape: tuple[int, int, int]) -> LatentSpace:
     """How this autoencoder's latents of images of `shape` are to be decoded. Raises ValueError if it cannot take them."""
     if shape[0] != vae.config.in_channels:
         raise ValueError(
@@ -52,31 +62,39 @@ def space_of(name: str, vae: "AutoencoderKL", shape: tuple[int, int, int]) -> La
     return LatentSpace(
         vae=str(folder.resolve()) if folder.is_dir() else name,
         scaling_factor=float(vae.config.scaling_factor),
-        shift_factor=float(vae.config.shift_factor or 0.0),
+        shift_factor=float(getattr(vae.config, "shift_factor", None) or 0.0),
         weights=_digest(vae),
         shape=(shape[0], shape[1], shape[2]),
     )
 
 
 @torch.no_grad()
-def encode(vae: "AutoencoderKL", space: LatentSpace, x: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) in [-1, 1] -> (B, c, h, w): the posterior's mean, (mean - shift_factor) * scaling_factor."""
-    return (vae.encode(x).latent_dist.mode() - space.shift_factor) * space.scaling_factor
+def encode(vae: "Autoencoder", space: LatentSpace, x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) in [-1, 1] -> (B, c, h, w): (mean - shift_factor) * scaling_factor of the posterior's mean, or of what is
+    not quantised yet."""
+    answer = vae.encode(x)
+    z = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latents
+    return (z - space.shift_factor) * space.scaling_factor
+
+
+def channels_of(vae: "Autoencoder") -> int:
+    """How many channels a latent has."""
+    return int(getattr(vae.config, "vq_embed_dim", None) or vae.config.latent_channels)
 
 
 @torch.no_grad()
-def decode(vae: "AutoencoderKL", space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
+def decode(vae: "Autoencoder", space: LatentSpace, z: torch.Tensor) -> torch.Tensor:
     """(B, c, h, w) -> (B, C, H, W), about [-1, 1]."""
     return vae.decode(z / space.scaling_factor + space.shift_factor).sample
 
 
 @functools.lru_cache(maxsize=1)
-def decoder(space: LatentSpace, device: torch.device) -> "AutoencoderKL":
+def decoder(space: LatentSpace, device: torch.device) -> "Autoencoder":
     """The autoencoder of a run, loaded once; see `load_decoder`."""
     return load_decoder(space, device)
 
 
-def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> "AutoencoderKL":
+def load_decoder(space: LatentSpace, device: torch.device, local_files_only: bool = False) -> "Autoencoder":
     """The autoencoder of a run. Raises ValueError if it is not there or not the one that made the latents."""
     check_place(space)
     vae = load_vae(space.vae, device, local_files_only)
@@ -97,7 +115,7 @@ def check_place(space: LatentSpace) -> None:
         )
 
 
-def _digest(vae: "AutoencoderKL") -> str:
+def _digest(vae: "Autoencoder") -> str:
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):
         digest.update(name.encode())

@@ -19,13 +19,7 @@ from distillkac.data.given import checked
 from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.images import images_for
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
-from distillkac.distillation.stages import (
-    DistillConfig,
-    inverse_config,
-    paths_config,
-    stages_of,
-    student_config,
-)
+from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
 from distillkac.distillation.stored_paths import Paths
 from distillkac.distillation.students import (
     Maker,
@@ -33,6 +27,7 @@ from distillkac.distillation.students import (
     check_start_folder,
     go_on_with_fake,
     maker,
+    usual_beginning,
     weights_of,
 )
 from distillkac.flow.guidance import GuidedVelocity
@@ -211,6 +206,8 @@ class Chain:
     ) -> tuple[Run, bool]:
         config = inverse_config(self.teacher, self.config)
         generator, started_from = self._generator(config, before, latest)
+        if isinstance(config.network, OwnNetwork):
+            config = dataclasses.replace(config, network=OwnNetwork.of(generator))
         pair = generator_and_fake(generator, self.accelerator.unwrap_model(self.network), self.config, config.shape)
         if self.config.inverse.fake == "start":
             assert started_from is not None, "see inverse_options.py"
@@ -230,7 +227,7 @@ class Chain:
         network, start = self.make(config), self.config.inverse.start
         folder = {"random": None, "teacher": self.run, "student": latest}[start]
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
-            folder = self.start or student_folder(self.out, 1)
+            folder = self.start or usual_beginning(self.out, digest_of(self.run))
             network.load_state_dict(weights_of(folder, config, self.make, self.config.inverse))
         elif start != "random":
             source = before if start == "student" else self.network

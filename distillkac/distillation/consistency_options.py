@@ -3,10 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
-from distillkac.runs.objectives import check_schedule
+from distillkac.base.ranges import in_ranges
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "consistency",
+    steps="[1, 1e12]",
+    num_steps="[1, 1e6]",
+    teacher_steps="[0, 1e6]",
+    gap="(0, 1]",
+    phases="[1, 1e6]",
+    at_one="[0, 1]",
+)
 class ConsistencyConfig:
     """Consistency distillation, where it is the method: its one student."""
 
@@ -23,12 +32,6 @@ class ConsistencyConfig:
     far targets of the coupled path are right in the mean only."""
     at_one: float = 0.25
     """Share of the training states at t = 1, where every sampling begins; the others have any time."""
-
-    def __post_init__(self):
-        for name, least in (("steps", 1), ("num_steps", 1), ("teacher_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
-        check_schedule(*self.schedule, self.at_one)
 
     @property
     def schedule(self) -> tuple[float, int]:

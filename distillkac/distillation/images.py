@@ -25,7 +25,8 @@ def images_for(
     if (needed := learns_from_images(plan)) is not None:
         raise ValueError(
             f"{folder} was adopted without the images that it was trained on, and {needed} learns from them: say with "
-            "--data.path where they are, or learn from noise alone, by --method pairs or --backward 1 (inverse distillation: "
+            "--data.path where they are (in Python give dataset), or learn from noise alone, "
+            "by --method pairs or --backward 1 (inverse distillation: "
             "inverse.alpha and inverse.beta 1, and inverse.backward 1 in several steps)"
         )
     black = torch.zeros(1, *run.shape).expand(len(run.class_names), *run.shape)

@@ -3,10 +3,28 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from distillkac.base.ranges import in_ranges
 from distillkac.runs.objectives import RESTART
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "inverse",
+    steps="[0, 1e12]",
+    num_steps="[1, 1e6]",
+    backward="[0, 1]",
+    restart="[0, 1]",
+    alpha="(0, 1]",
+    beta="(0, 1]",
+    fake_updates="[1, 1e6]",
+    lr="(0, 100]",
+    fake_lr="(0, 100]",
+    warmup="[0, 1e12]",
+    beta2="[0, 1)",
+    ema="[0, 1]",
+    pairs="[0, 1e6]",
+    adversarial="[0, 1e6]",
+)
 class InverseConfig:
     """Fine-tunes the last student by inverse distillation."""
 
@@ -49,32 +67,14 @@ class InverseConfig:
     --start names, whose generator goes on too."""
 
     def __post_init__(self):
-        if self.steps < 0 or self.fake_updates < 1 or self.num_steps < 1:
-            raise ValueError(
-                "inverse: steps must be at least 0, fake_updates at least 1 and num_steps at least 1, got "
-                f"{self.steps}, {self.fake_updates} and {self.num_steps}"
-            )
-        for name, what in (("backward", "fraction of the states"), ("restart", "share of each step")):
+        for name in ("backward", "restart"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"inverse.{name} is a {what}, in [0, 1], got {value}")
             if self.num_steps == 1 and value != getattr(InverseConfig, name):
                 raise ValueError(
                     f"inverse.{name} {value:g} is of what comes after a first step, and inverse.num_steps is 1: raise that"
                 )
-        if not (0 < self.alpha <= 1 and 0 < self.beta <= 1) or self.beta < self.alpha == 1:
-            raise ValueError(
-                f"inverse: alpha and beta must lie in (0, 1], and beta be 1 where alpha is, got {self.alpha} and {self.beta}"
-            )
-        if self.warmup < 0 or not 0 <= self.beta2 < 1:
-            raise ValueError(
-                f"inverse: warmup must be at least 0 and beta2 lie in [0, 1), got {self.warmup} and {self.beta2}"
-            )
-        if not (self.lr > 0 and self.fake_lr > 0 and self.pairs >= 0 and self.adversarial >= 0):
-            raise ValueError(
-                "inverse: lr and fake_lr must be positive, pairs and adversarial at least 0, got "
-                f"{self.lr}, {self.fake_lr}, {self.pairs} and {self.adversarial}"
-            )
+        if self.beta < self.alpha == 1:
+            raise ValueError(f"inverse: beta must be 1 where alpha is, got {self.alpha} and {self.beta}")
         if self.adversarial and self.alpha == 1:
             raise ValueError(
                 "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"

@@ -3,12 +3,22 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from distillkac.base.ranges import in_ranges
+
 # Share of each step that is drawn anew, where nothing is asked for, of a student of any number of steps. At half, as of the
 # student that it comes from, digits in 4 steps are too diverse (1.06) and a little further from the data.
 KEPT_RESTART = 0.75
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "pairs",
+    count="[1, 1e12]",
+    huber="[0, 1e6]",
+    features="[0, 1e6]",
+    teacher_steps="[1, 1e6]",
+    keep="[0, 1e6]",
+)
 class PairsConfig:
     """The stored paths of the teacher, where pairs are learnt."""
 
@@ -29,13 +39,6 @@ class PairsConfig:
     student predicts there. The student that learns one step then takes any number of them, as that one does."""
 
     def __post_init__(self):
-        if self.count < 1 or not min(self.huber, self.features, self.keep) >= 0:
-            raise ValueError(
-                "pairs: count must be at least 1, huber, features and keep at least 0, got "
-                f"{self.count}, {self.huber}, {self.features} and {self.keep}"
-            )
-        if self.teacher_steps is not None and self.teacher_steps < 1:
-            raise ValueError(f"pairs.teacher_steps must be at least 1, got {self.teacher_steps}")
         if self.keep and self.by == "teacher":
             raise ValueError(
                 f"pairs.keep {self.keep:g} keeps what a consistency student predicts: give pairs.by consistency"

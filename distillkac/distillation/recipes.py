@@ -82,3 +82,5 @@ RECIPES = {
         optim=replace(_PUBLISHED, batch_size=256),
     ),
 }
+SECOND_PHASES = {"realuid-second": "realuid"}
+"""Recipes that go on with the student of another one."""

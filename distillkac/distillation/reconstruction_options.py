@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from distillkac.base.ranges import in_ranges
+
 
 @dataclass(frozen=True)
+@in_ranges(
+    "reconstruction",
+    scale="(0, 1)",
+    power="[1, 100]",
+    steps="[1, 1e6]",
+)
 class ReconstructionConfig:
     """Shifted reconstruction, where it is the method."""
 
@@ -17,10 +25,3 @@ class ReconstructionConfig:
     """The noise that is added: what the student took for noise, or new noise, which costs diversity."""
     steps: int = 10
     """Steps of the teacher from there to the data."""
-
-    def __post_init__(self):
-        if not (0 < self.scale < 1 and self.power >= 1 and self.steps >= 1):
-            raise ValueError(
-                "reconstruction: scale must lie in (0, 1), power and steps be at least 1, got "
-                f"{self.scale}, {self.power} and {self.steps}"
-            )

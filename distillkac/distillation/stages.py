@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from distillkac.base.ranges import in_ranges
 from distillkac.distillation import consistency_options, inverse_options
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.grids import rho_of, shift_of
@@ -21,7 +22,7 @@ from distillkac.flow.methods import METHODS, Method
 from distillkac.runs.config import RunConfig, StudentConfig
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.optim_config import OptimConfig, refuse_measuring
-from distillkac.runs.times_config import check_shift
+from distillkac.runs.times_config import SHIFTS
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,17 @@ StageMethod = Literal["endpoint", "reconstruction", "pairs", "consistency"]
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    stages="[1, 1e6]",
+    steps="[1, 1e12]",
+    backward="[0, 1]",
+    rho="(0, 100]",
+    shift=SHIFTS,
+    w="[0, 1e4]",
+    w_max="(0, 1e4]",
+    seed="[-2e19, 2e19]",
+)
 class DistillConfig:
     """How a teacher is distilled."""
 
@@ -88,24 +100,20 @@ class DistillConfig:
         refuse_measuring(self.optim)
         consistency_options.check_options(self)
         alone = self.stages == (self.inverse.num_steps,) and self.inverse.steps > 0
-        if not alone and (len(self.stages) < 2 or any(n < 1 for n in self.stages)):
+        if not alone and len(self.stages) < 2:
             raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
         for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):
             if fine % coarse or fine == coarse:
                 raise ValueError(f"stages: each step count must divide the one before it, got {fine} then {coarse}")
-        if not alone and (len(self.steps) != len(self.stages) - 1 or any(n < 1 for n in self.steps)):
+        if not alone and len(self.steps) != len(self.stages) - 1:
             raise ValueError(
                 f"steps needs one positive number for each of the {len(self.stages) - 1} stages of {self.stages}, such as "
                 f"--steps{' 500' * (len(self.stages) - 1)}, got {self.steps}"
             )
         if self.integrator not in METHODS:
             raise ValueError(f"integrator must be one of {', '.join(METHODS)}, got {self.integrator!r}")
-        if self.shift is not None:
-            check_shift(self.shift, "shift")
-        if not 0 <= self.backward <= 1:
-            raise ValueError(f"backward is a fraction of the training states, in [0, 1], got {self.backward}")
-        if self.w_max is not None and (self.w_max <= 0 or self.w):
-            raise ValueError(f"w_max must be positive and excludes a fixed w, got w_max {self.w_max}, w {self.w}")
+        if self.w_max is not None and self.w:
+            raise ValueError(f"w_max excludes a fixed w, got w_max {self.w_max}, w {self.w}")
         if self.method != "reconstruction" and self.reconstruction != ReconstructionConfig():
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
         if self.pairs.by != "teacher" and self.method != "pairs":

@@ -11,12 +11,13 @@ from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.distillation.inverse import GeneratorAndFake
 from distillkac.distillation.inverse_options import InverseConfig
+from distillkac.distillation.recipes import SECOND_PHASES
 from distillkac.distillation.stages import DistillConfig
 from distillkac.flow.fields import guidance_embedding
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
-from distillkac.runs.run import Run, build_network, load_network
+from distillkac.runs.run import Run, build_network, load_network, student_folder
 
 Maker = Callable[[RunConfig], nn.Module]
 """Makes the network of a student from the config of its run; its weights are set afterwards."""
@@ -84,8 +85,9 @@ def check_start(student: nn.Module, weights: dict[str, torch.Tensor], takes_w: b
         raise ValueError(f"{name} cannot start from its teacher, which has no {new[0]}")
 
 
-def check_start_folder(start: Path | None, config: DistillConfig) -> None:
-    """Raises ValueError if a plan is given a folder to start from that it does not use, or none where it needs one."""
+def check_start_folder(start: Path | None, config: DistillConfig, recipe: str = "") -> None:
+    """Raises ValueError if a plan is given a folder to start from that it does not use, or none where it needs one. recipe: its
+    name, if it has one."""
     inverse, lone = config.inverse, len(config.stages) == 1
     if start is not None and not (lone and inverse.start == "student"):
         raise ValueError(
@@ -100,6 +102,30 @@ def check_start_folder(start: Path | None, config: DistillConfig) -> None:
             else ("a student of any number of steps", "consistency")
         )
         raise ValueError(f"give start, the folder of {kind[0]}, such as RUN/student-{inverse.num_steps}-{kind[1]}")
+    if start is None and lone and inverse.start == "student" and recipe in SECOND_PHASES:
+        raise ValueError(
+            f"recipe {recipe} goes on with the student that recipe {SECOND_PHASES[recipe]} made: give --start, its folder, "
+            "such as RUN/student-1-inverse"
+        )
+
+
+def usual_beginning(out: Path, teacher: str) -> Path:
+    """The student that a lone inverse distillation begins with where no start is given: that of one step in `out`. teacher:
+    digest of the teacher's weights. Raises ValueError if it is not there, no student, or one of other weights."""
+    folder = student_folder(out, 1)
+    if not (folder / checkpoints.CONFIG).exists():
+        raise ValueError(
+            f"there is no student in {folder} to begin with: give --start, the folder of a student of one step"
+        )
+    student = load_config(folder).student
+    if student is None or student.num_steps != 1 or student.restart is not None:
+        raise ValueError(f"{folder} is no student of one step to begin with: give --start, the folder of one")
+    if student.teacher not in (None, teacher):  # students of earlier versions do not know
+        raise ValueError(
+            f"{folder} was distilled from other weights than those of this teacher now: give --start, the folder of a student "
+            "of it, or that one if it is meant"
+        )
+    return folder
 
 
 def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:

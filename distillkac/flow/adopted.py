@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkac.base import backbones
+from distillkac.base.ranges import in_ranges
 from distillkac.base.tensors import column, sent
 from distillkac.flow.noise_schedules import NoiseSchedule
 
@@ -27,6 +28,11 @@ MODELS = {"UNet2DModel": backbones.unet_class, "DiTTransformer2DModel": backbone
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "network",
+    sigma="(0, 1e6]",
+    clip="(0, 1e6]",
+)
 class AdoptedNetwork:
     """In place of NetworkConfig in the config of a run whose network is a model of diffusers (`python -m distillkac.adopt`)."""
 
@@ -60,10 +66,6 @@ class AdoptedNetwork:
                 "prediction epsilon says nothing about the data where nothing of them is left, at the last timestep of a "
                 "schedule of zero terminal SNR: use fewer timesteps of it"
             )
-        if not 0 < self.sigma < float("inf"):
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
-        if self.clip is not None and not 0 < self.clip < float("inf"):
-            raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
         if self.guidance_embedding:
             raise ValueError(f"{self.model} takes no guidance weight as an input: distil with a fixed --w")
 

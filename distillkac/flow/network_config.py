@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from distillkac.base.ranges import in_ranges
+
 __all__ = ["MIN_GROUP", "NetworkConfig", "norm_groups", "of_format"]
 
 # What time and class add to a channel is taken away again by a group norm of that channel alone, so no group is smaller.
@@ -13,6 +15,15 @@ AUGMENT_LABELS = 9  # numbers that say what was done to an image, see training/a
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "network",
+    channels="[1, 65536]",
+    layers="[1, 1024]",
+    patch="[1, 65536]",
+    attention="[0, 1024]",
+    head_dim="[1, 65536]",
+    dropout="[0, 1)",
+)
 class NetworkConfig:
     """The network. The default suits 8x8 digits; for 32x32 colour try channels 128 256 256, layers 2, attention 1."""
 

@@ -180,16 +180,6 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
-    for name, value, low, high in (
-        ("channels", config.channels, 1, 2**16),
-        ("layers", config.layers, 1, 2**10),
-        ("head_dim", config.head_dim, 1, 2**16),
-        ("patch", config.side, 1, 2**16),
-    ):
-        if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError(f"network.{name} must lie in [{low}, {high}], got {value}")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"network.dropout must lie in [0, 1), got {config.dropout}")
     if config.backbone == "dit":
         transformer.check(config, shape)
     else:

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from distillkac.base.ranges import in_ranges
+
 __all__ = ["SCHEDULES", "NoiseSchedule", "ScheduleName"]
 
 ScheduleName = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas", "edm", "flow"]
@@ -22,6 +24,17 @@ CPU = torch.device("cpu")  # also where networks are made without memory, on the
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "schedule",
+    timesteps="[3, 100000]",
+    beta_start="[0, 1]",
+    beta_end="[0, 1]",
+    betas="[0, 1]",
+    used="[3, 100000]",
+    sigma_min="(0, 1e6]",
+    sigma_max="(0, 1e6]",
+    sigma_data="(0, 1e6]",
+)
 class NoiseSchedule:
     """A schedule by its name: of betas, for variance-preserving models (alpha^2 + sigma^2 = 1) that are told the number of a
     timestep; "edm" (alpha = 1), which are told log(sigma) / 4; "flow" (alpha + sigma = 1), which are told timesteps * sigma.

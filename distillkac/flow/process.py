@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from distillkac.base.ranges import is_number
 from distillkac.base.tensors import column
 from distillkac.flow.fields import SpeedNorm
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
@@ -24,8 +25,8 @@ class Process:
 
     def _check(self) -> None:
         for field, value in vars(self).items():
-            if isinstance(value, (int, float)) and not 0 < value < float("inf"):
-                raise ValueError(f"{self.name}: {field} must be positive and finite, got {value}")
+            if field not in ("f", "g", "path") and not (is_number(value) and 0 < value < float("inf")):
+                raise ValueError(f"{self.name}: {field} must be positive and finite, got {value!r:.80}")
         if self.f not in F_NAMES:
             raise ValueError(f"{self.name}: f must be one of {', '.join(F_NAMES)}, got {self.f!r}")
         if self.g not in G_NAMES:

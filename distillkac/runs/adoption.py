@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from distillkac import data
 from distillkac.base.files import as_json
 from distillkac.base.options import with_paths
-from distillkac.data import DataConfig, Dataset
+from distillkac.base.random import generator
+from distillkac.base.ranges import is_number
+from distillkac.data import DataConfig, Dataset, ImageDataset
 from distillkac.data.config import LatentSpace
 from distillkac.data.given import checked
 from distillkac.data.latents import LatentDataset
-from distillkac.data.vae import load_vae, space_of
+from distillkac.data.vae import channels_of, load_vae, space_of
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, foreign, lock, shipped
@@ -25,6 +28,7 @@ from distillkac.runs.own_network import OwnNetwork, check_network, copied
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import Run, build_network, open_run
 from distillkac.runs.run_data import NO_IMAGES, check_place
+from distillkac.runs.understood import answers
 
 GUIDED = (
     0.1  # label_drop of a model that knows no class: its own is not known, and all that counts is that it is above 0
@@ -36,6 +40,8 @@ def adopt(
     run: str | os.PathLike[str],
     dataset: Dataset | DataConfig | None = None,
     *,
+    shape: tuple[int, int, int] | None = None,
+    classes: int | Sequence[str] | None = None,
     scheduler: str | os.PathLike[str] | None = None,
     null_class: bool | None = None,
     sigma: float = 1.0,
@@ -45,8 +51,10 @@ def adopt(
     teacher, ready to be sampled and distilled.
 
     source: folder of a pipeline or of a model, or a name on the Hub; or a flow.VelocityFrom, which open_run(run, network=...)
-    wants again. dataset: the images that it was trained on; None where they are not at hand, of diffusers' models alone. The
-    other options are of these too. scheduler: the folder of its scheduler, where that does not lie beside it. null_class:
+    wants again. dataset: the images that it was trained on; None where they are not at hand. shape, classes: of a network in
+    Python without them, (C, H, W) and how many classes it knows, or their names; by default what its null_class says, or one.
+
+    The others are of diffusers' models. scheduler: the folder of its scheduler, where that does not lie beside it. null_class:
     whether its last class means no class; by default where it knows one class more than the images have. sigma: the spread of
     our process. max_ratio: without the timesteps that have more noise than so many times the data; by default 160 for a model
     that predicts the noise, whose errors are so many times as large in the data, and none for others.
@@ -61,26 +69,29 @@ def adopt(
         raise ValueError(f"{place} holds a run already: choose another folder")
     if isinstance(source, VelocityFrom) or callable(source):
         spread = None if sigma == 1 else sigma
-        _refuse_options({"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio})
-        return _adopt_network(source, place, dataset)
+        options = {"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio}
+        _refuse_options(options, "a model that diffusers saved", "a network in Python")
+        return _adopt_network(source, place, dataset, shape, classes)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"source must be a folder, a name on the Hub or a flow.VelocityFrom, got {source!r:.80}")
-    if not isinstance(scheduler, str | os.PathLike | None):
-        raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
-    for name, value in (("sigma", sigma), ("max_ratio", max_ratio)):
-        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
+    _refuse_options({"shape": shape, "classes": classes}, "a network in Python", "a model that diffusers saved")
+    _check_options(scheduler, {"sigma": sigma, "max_ratio": max_ratio})
     images, config = _images(place, dataset)
     found = foreign.find(os.fspath(source), None if scheduler is None else Path(scheduler).expanduser())
     network = _network(found, null_class, sigma, max_ratio, images)
     config = _completed(config, network, images, found)
+    _write(place, config, _weights(config, found))
+    return open_run(place)
+
+
+def _weights(config: RunConfig, found: foreign.Foreign) -> dict[str, Tensor]:
+    """Of the run's network, whose model has those that diffusers saved."""
     try:
         made = build_network(config)
     except ValueError as error:
         raise ValueError(f"{found.source}: {error}") from None
     made.get_submodule("model").load_state_dict(foreign.load_model(found).state_dict())
-    _write(place, config, made.state_dict())
-    return open_run(place)
+    return made.state_dict()
 
 
 def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
@@ -93,15 +104,29 @@ def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
         checkpoints.export(place, 0, weights, weights)
 
 
-def _refuse_options(options: dict[str, object]) -> None:
+def _refuse_options(options: dict[str, object], owner: str, other: str) -> None:
+    """Raises ValueError if one is given that is of the owner, where the other says it itself."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(
-                f"{name} is of a model that diffusers saved, and a network in Python says it itself: omit {name}"
-            )
+            raise ValueError(f"{name} is of {owner}, and {other} says it itself: omit {name}")
 
 
-def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig | None) -> Run:
+def _check_options(scheduler: object, numbers: dict[str, float | None]) -> None:
+    """Raises ValueError if an option of a model that diffusers saved is none."""
+    if not isinstance(scheduler, str | os.PathLike | None):
+        raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
+    for name, value in numbers.items():
+        if value is not None and not (is_number(value) and 0 < value < float("inf")):
+            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
+
+
+def _adopt_network(
+    network: object,
+    place: Path,
+    dataset: Dataset | DataConfig | None,
+    shape: tuple[int, int, int] | None,
+    classes: int | Sequence[str] | None,
+) -> Run:
     """The run of a network given in Python. Raises ValueError if it, or the images, will not do."""
     if not isinstance(network, VelocityFrom):
         name = getattr(network, "__name__", type(network).__name__)
@@ -109,10 +134,10 @@ def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig |
             f"{name} says nothing of its noise and of what it predicts: give distillkac.flow.VelocityFrom({name}, process, "
             "prediction)"
         )
-    if dataset is None:
-        raise ValueError("a network in Python does not say the shape and the classes of its images: give dataset=")
-    images, config = _images(place, dataset)
-    assert images is not None, "they were given"
+    if dataset is not None and (shape is not None or classes is not None):
+        raise ValueError("dataset says the shape and the classes of the images: omit shape and classes, or dataset")
+    given, config = _images(place, dataset)
+    images = _noise(network, shape, classes) if given is None else given
     (channels, height, width), names = images.shape, tuple(images.class_names)
     network.process.check_shape((channels, height, width))
     tried = copied(network).requires_grad_(True)  # as students are
@@ -121,6 +146,7 @@ def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig |
     own = OwnNetwork.of(tried)
     if own.guidance_embedding:
         raise ValueError(f"{own.module} takes the guidance weight w as an input, which students do and teachers do not")
+    own = dataclasses.replace(own, answers=answers(tried.eval(), (channels, height, width), len(names)))
     config = dataclasses.replace(
         config,
         noise=ProcessConfig.of(network.process),
@@ -133,6 +159,28 @@ def _adopt_network(network: object, place: Path, dataset: Dataset | DataConfig |
     )
     _write(place, config, network.state_dict())
     return open_run(place, network=network)
+
+
+def _noise(network: VelocityFrom, shape: object, classes: object) -> ImageDataset:
+    """Stands for the images of a network in Python that are not at hand, to try it on. Raises ValueError if it is not said what
+    they are."""
+    if shape is None:
+        raise ValueError(
+            "a network in Python does not say the shape of its images: give dataset=, or where they are not at hand "
+            "shape=(C, H, W), and classes= if it knows some"
+        )
+    if not (isinstance(shape, tuple | list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(f"shape must be (C, H, W), three whole numbers of at least 1, got {shape!r:.80}")
+    if classes is None:
+        classes = getattr(network, "null_class", None) or 1
+    if type(classes) is int and classes > 0:
+        classes = tuple(map(str, range(classes))) if classes > 1 else ("all",)
+    if not isinstance(classes, tuple | list) or not classes or not all(isinstance(n, str) and n for n in classes):
+        raise ValueError(f"classes must be a number of at least 1, or the names of the classes, got {classes!r:.80}")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes names one of them twice, got {classes!r:.80}")
+    x = torch.rand(2, *shape, generator=generator(0, "tried")) * 2 - 1
+    return ImageDataset(x, torch.arange(2) % len(classes), tuple(classes))
 
 
 def _network(
@@ -178,6 +226,11 @@ def _space(found: foreign.Foreign, network: AdoptedNetwork, images: Dataset | No
     side = network.settings.get("sample_size") or 0
     size = tuple(side) if isinstance(side, list) else (side, side)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if (channels := network.settings.get("in_channels", 3)) != channels_of(vae):
+        raise ValueError(
+            f"{found.vae} makes latents of {channels_of(vae)} channels, and {found.model} takes {channels}: they do not belong "
+            "together"
+        )
     space = space_of(str(found.vae), vae, (vae.config.in_channels, size[0] * factor, size[1] * factor))
     if given is not None and given.weights != space.weights:
         raise ValueError(

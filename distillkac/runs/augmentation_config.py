@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.network_config import NetworkConfig
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "augmentation",
+    mirror="[0, 1]",
+    upside_down="[0, 1]",
+    scale="[0, 1]",
+    rotate="[0, 180]",
+    stretch="[0, 1]",
+    translate="[0, 1]",
+)
 class AugmentationConfig:
     """What --augment does to an image, each with that probability and independently; 0 leaves one out."""
 
@@ -23,23 +33,9 @@ class AugmentationConfig:
     translate: float = 0.125
     """Standard deviation of a shift in either direction, as a share of the side."""
 
-    def __post_init__(self):
-        for name, most in (
-            ("mirror", 1),
-            ("upside_down", 1),
-            ("scale", 1),
-            ("rotate", 180),
-            ("stretch", 1),
-            ("translate", 1),
-        ):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"augmentation.{name} must lie in [0, {most}], got {getattr(self, name)}")
-
 
 def check_augmentation(config: Any) -> None:
     """Raises ValueError if a RunConfig asks for augmentation that cannot be, or has options of one that is off."""
-    if not 0 <= config.augment <= 1:
-        raise ValueError(f"augment is a probability, in [0, 1], got {config.augment}")
     if config.augment == 0:
         if config.augmentation != AugmentationConfig():
             raise ValueError(

@@ -8,11 +8,15 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distillkac.base import files, progress
+from distillkac.data import vae
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.runs import shipped
 from distillkac.runs.run import Run
 
+CPU = torch.device("cpu")
 IN_DDIM = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
@@ -30,24 +34,29 @@ def save_for_diffusers(run: Run, out: Path) -> None:
         )
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} holds files already: choose a new folder")
+    import diffusers
+
     part = "unet" if network.config.model == "UNet2DModel" else "transformer"
     scheduler = _scheduler(network.config)
     with progress.quiet("diffusers"), contextlib.redirect_stdout(None):
-        if _is_plain(network):
-            from diffusers import DDIMPipeline
-
-            DDIMPipeline(network.model, scheduler).save_pretrained(out)
+        if (plain := _plain(run, network)) is not None:
+            parts = {} if run.config.latent is None else {"vqvae": vae.decoder(run.config.latent, CPU)}
+            getattr(diffusers, plain)(unet=network.model, scheduler=scheduler, **parts).save_pretrained(out)
         else:
             network.model.save_pretrained(out / part)
             scheduler.save_pretrained(out / "scheduler")
-    files.write_atomic(out / "README.md", _readme(run, network, type(scheduler).__name__, part).encode())
+    files.write_atomic(out / "README.md", _readme(run, network, type(scheduler).__name__, part, plain).encode())
 
 
-def _is_plain(network: AdoptedNet) -> bool:
-    """Whether diffusers' DDIMPipeline, which knows no classes, samples it."""
-    config = network.config
+def _plain(run: Run, network: AdoptedNet) -> str | None:
+    """The pipeline of diffusers that samples it: of those that know no classes, for images or for latents of a VQModel."""
+    config, latent = network.config, run.config.latent
     alone = config.settings.get("out_channels", 3) == config.settings.get("in_channels", 3)
-    return config.model == "UNet2DModel" and config.classes is None and config.schedule.has_table and alone
+    if config.model != "UNet2DModel" or config.classes is not None or not (config.schedule.has_table and alone):
+        return None
+    if latent is None:
+        return "DDIMPipeline"
+    return "LDMPipeline" if type(vae.decoder(latent, CPU)).__name__ == "VQModel" else None
 
 
 def _scheduler(config: AdoptedNetwork) -> Any:
@@ -79,13 +88,13 @@ def _scheduler(config: AdoptedNetwork) -> Any:
     )
 
 
-def _readme(run: Run, network: AdoptedNet, scheduler: str, part: str) -> str:
+def _readme(run: Run, network: AdoptedNet, scheduler: str, part: str, plain: str | None) -> str:
     shape, names = network.shape, run.config.class_names
     title = f"# {network.config.model} for one step\n\nMade with distillkac ({run.name}); diffusers alone samples it.\n"
-    if _is_plain(network):
+    if plain is not None:
         return (
-            title + "\n```python\nfrom diffusers import DDIMPipeline\n\n"
-            'pipeline = DDIMPipeline.from_pretrained("FOLDER")  # this folder\n'
+            title + f"\n```python\nfrom diffusers import {plain}\n\n"
+            f'pipeline = {plain}.from_pretrained("FOLDER")  # this folder\n'
             "images = pipeline(batch_size=4, num_inference_steps=1).images\n```\n"
         )
     classes = network.config.classes is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 
 from distillkac.base import files
+from distillkac.base.ranges import in_ranges
 from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
 from distillkac.flow import network_config
 from distillkac.flow.network_config import NetworkConfig
@@ -17,7 +18,7 @@ from distillkac.runs.built import Others, build
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining, Objective, check_objective
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.process_config import ProcessConfig
-from distillkac.runs.times_config import TimesConfig, Weight, check_shift, check_times
+from distillkac.runs.times_config import SHIFTS, TimesConfig, Weight, check_times
 
 if TYPE_CHECKING:
     from distillkac.flow.adopted import AdoptedNetwork
@@ -33,6 +34,16 @@ MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "student",
+    teacher_steps="[1, 1e6]",
+    num_steps="[1, 1e6]",
+    rho="(0, 100]",
+    w="[0, 1e4]",
+    w_max="(0, 1e4]",
+    restart="[0, 1]",
+    shift=SHIFTS,
+)
 class StudentConfig:
     """What a student of distillation is: one Euler step for each of its intervals (docs/method.md, section 7)."""
 
@@ -59,20 +70,17 @@ class StudentConfig:
     shift: float = 1.0
     """Of the grid's times, see SamplerConfig."""
 
-    def __post_init__(self):
-        for name in ("teacher_steps", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"student.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"student.rho must be positive and finite, got {self.rho}")
-        check_shift(self.shift, "student.shift")
-        if not 0 <= self.w < math.inf or not (self.w_max is None or 0 < self.w_max < math.inf):
-            raise ValueError(f"student: w must be at least 0 and w_max positive, got {self.w} and {self.w_max}")
-        if not 0 <= (self.restart or 0) <= 1:
-            raise ValueError(f"student.restart must lie in [0, 1], got {self.restart}")
-
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    steps="[1, 1e12]",
+    augment="[0, 1]",
+    label_drop="[0, 1)",
+    seed="[-2e19, 2e19]",
+    preview="[0, 1e6]",
+    shape="[0, 65536]",
+)
 class RunConfig:
     """Everything that decides a run's weights; saved as config.json."""
 
@@ -117,12 +125,6 @@ class RunConfig:
     """Digest of its first weights, where they came from another run or model (--init)."""
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 <= self.label_drop < 1:
-            raise ValueError(f"label_drop must lie in [0, 1), got {self.label_drop}")
-        if self.preview < 0:
-            raise ValueError(f"preview is a number of images, at least 0, got {self.preview}")
         if any(self.shape) and not all(1 <= size <= MAX_SIZE for size in self.shape):
             raise ValueError(f"shape must be three numbers from 1 to {MAX_SIZE}, got {self.shape}")
         check_objective(self)

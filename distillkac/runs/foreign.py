@@ -13,13 +13,13 @@ from typing import Any
 from torch import nn
 
 from distillkac.base import files, paths, progress
+from distillkac.data.vae import AUTOENCODERS
 from distillkac.flow.adopted import MODELS, AdoptedNetwork
 from distillkac.flow.noise_schedules import SCHEDULES, NoiseSchedule
 from distillkac.runs import checkpoints
 
 INDEX, MODEL, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-AUTOENCODER = "AutoencoderKL"
 OF_BETAS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 SCHEDULERS = (*OF_BETAS, "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler")
 EDM = (("sigma_min", 0.002), ("sigma_max", 80.0), ("sigma_data", 0.5))
@@ -190,13 +190,13 @@ def _pipeline(folder: Path) -> Foreign:
         if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
     }
     models = [name for name, kind in parts.items() if kind in (*MODELS, "Transformer2DModel")]
-    vaes = [name for name, kind in parts.items() if kind == AUTOENCODER]
+    vaes = [name for name, kind in parts.items() if kind in AUTOENCODERS]
     others = [f"{name} ({kind})" for name, kind in parts.items() if name not in (*models, *vaes, "scheduler")]
     if others or len(models) != 1 or len(vaes) > 1 or "scheduler" not in parts:
         wrong = f"its part {others[0]} is not understood" if others else f"its parts are {', '.join(parts) or 'none'}"
         raise ValueError(
             f"{folder}: {index.get('_class_name', 'a pipeline')}: {wrong}; a pipeline of a UNet2DModel or "
-            f"DiTTransformer2DModel, its scheduler and perhaps an {AUTOENCODER} would be understood"
+            f"DiTTransformer2DModel, its scheduler and perhaps an {' or '.join(AUTOENCODERS)} would be understood"
         )
     labels = index.get("id2label")
     names: tuple[str, ...] = ()

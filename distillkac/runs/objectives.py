@@ -1,8 +1,9 @@
 """What a network is trained for from data alone, as options of a run: its objective, and the section of each."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from distillkac.base.ranges import in_ranges
 
 Objective = Literal["flow-matching", "consistency", "average-velocity"]
 FEW_STEPS = 4
@@ -13,6 +14,12 @@ in 4 steps of a distilled one are too diverse (1.11)."""
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "consistency",
+    gap="(0, 1]",
+    phases="[1, 1e6]",
+    at_one="[0, 1]",
+)
 class ConsistencyTraining:
     """Consistency from data alone, where it is the objective."""
 
@@ -23,19 +30,17 @@ class ConsistencyTraining:
     at_one: float = 0.25
     """Share of the training states at t = 1, where every sampling begins; the others have any time."""
 
-    def __post_init__(self):
-        check_schedule(self.gap, self.phases, self.at_one)
-
-
-def check_schedule(gap: float, phases: int, at_one: float) -> None:
-    """Raises ValueError unless a section "consistency" can have these, in training or in distillation."""
-    if not 0 < gap <= 1 or phases < 1:
-        raise ValueError(f"consistency: gap must lie in (0, 1] and phases be at least 1, got {gap} and {phases}")
-    if not 0 <= at_one <= 1:
-        raise ValueError(f"consistency.at_one is a share of the training states, in [0, 1], got {at_one}")
-
 
 @dataclass(frozen=True)
+@in_ranges(
+    "average_velocity",
+    step="(0, 0.5]",
+    velocity="[0, 1]",
+    at_one="[0, 1]",
+    mean="[-10, 10]",
+    deviation="(0, 10]",
+    power="[0, 2]",
+)
 class AverageVelocityConfig:
     """Average velocities, where they are the objective."""
 
@@ -56,21 +61,6 @@ class AverageVelocityConfig:
     """Its standard deviation."""
     power: float = 1.0
     """p of the weight 1 / (e^2 + 0.001)^p of a row whose mean square error is e^2; 0 weighs all alike."""
-
-    def __post_init__(self):
-        if not 0 < self.step <= 0.5:
-            raise ValueError(f"average_velocity.step must lie in (0, 0.5], got {self.step}")
-        for name in ("velocity", "at_one"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"average_velocity.{name} is a share of the rows, in [0, 1], got {getattr(self, name)}"
-                )
-        if not math.isfinite(self.mean) or not 0 < self.deviation < math.inf:
-            raise ValueError(
-                f"average_velocity: mean must be finite and deviation positive, got {self.mean} and {self.deviation}"
-            )
-        if not 0 <= self.power <= 2:
-            raise ValueError(f"average_velocity.power must lie in [0, 2], got {self.power}")
 
 
 def check_objective(config: Any) -> None:

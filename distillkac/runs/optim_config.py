@@ -1,14 +1,39 @@
 """How weights are fitted: the options --optim of every command that trains."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
+
+from distillkac.base.ranges import in_ranges
 
 LONGEST_AVERAGE = 0.28
 """Of a relative length, see training/power_averages.py: at 0.2887 all steps count alike."""
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "optim",
+    batch_size="[1, 1e9]",
+    accumulate="[1, 1e9]",
+    lr="(0, 100]",
+    lr_end="[0, 1]",
+    warmup="[0, 1e12]",
+    decay="(0, 1]",
+    weight_decay="[0, 100]",
+    clip="(0, 1e12]",
+    ema="[0, 1]",
+    averages=f"(0, {LONGEST_AVERAGE}]",
+    snapshot_every="[1, 1e12]",
+    decays="(0, 1)",
+    beta1="[0, 1)",
+    beta2="[0, 1)",
+    exact_parts="[1, 1e9]",
+    workers="[0, 1024]",
+    log_every="[1, 1e12]",
+    save_every="[1, 1e12]",
+    keep="[1, 1e6]",
+    measure_every="[0, 1e12]",
+    measure_images="[2, 1e9]",
+)
 class OptimConfig:
     """How weights are fitted, for teachers and students alike."""
 
@@ -78,27 +103,10 @@ class OptimConfig:
     def __post_init__(self):
         _check_averages(self)
         _check_measuring(self)
-        for name in ("batch_size", "accumulate", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"optim.{name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "workers"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("ema", "lr_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optim.{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"optim.decay is a share of the steps, in (0, 1], got {self.decay}")
         if self.schedule == "cosine" and self.decay != OptimConfig.decay:
             raise ValueError(f"optim.decay {self.decay:g} is of optim.schedule wsd, and this one is cosine: omit it")
         if self.exact_parts is not None:
-            if self.exact_parts < 1 or self.exact_parts & (self.exact_parts - 1):
+            if self.exact_parts & (self.exact_parts - 1):
                 raise ValueError(f"optim.exact_parts must be a power of two (1, 2, 4, ...), got {self.exact_parts}")
             if self.batch_size % self.exact_parts:
                 raise ValueError(
@@ -120,18 +128,10 @@ class OptimConfig:
 
 
 def _check_averages(optim: OptimConfig) -> None:
-    for name, least, most in (("averages", 0.0, LONGEST_AVERAGE), ("decays", 0.0, 1.0)):
+    for name in ("averages", "decays"):
         values = getattr(optim, name)
-        if not isinstance(values, tuple | list):
-            raise ValueError(f"optim.{name} is a tuple of numbers, such as (0.1,), got {values!r:.80}")
         if len(set(values)) < len(values):
             raise ValueError(f"optim.{name} names one of its averages twice, got {values}")
-        for value in values:
-            if not least < value <= most or (name == "decays" and value == 1):
-                meant = f"relative lengths in (0, {most}]" if name == "averages" else "decays in (0, 1)"
-                raise ValueError(f"optim.{name} are {meant}, got {value}")
-    if optim.snapshot_every is not None and optim.snapshot_every < 1:
-        raise ValueError(f"optim.snapshot_every must be at least 1, got {optim.snapshot_every}")
     if optim.snapshot_every is not None and not optim.averages:
         raise ValueError(
             "optim.snapshot_every is of power averages: give optim.averages, such as 0.05 0.10, or omit it"
@@ -139,10 +139,6 @@ def _check_averages(optim: OptimConfig) -> None:
 
 
 def _check_measuring(optim: OptimConfig) -> None:
-    if optim.measure_every < 0:
-        raise ValueError(f"optim.measure_every must be at least 0, got {optim.measure_every}")
-    if optim.measure_images is not None and optim.measure_images < 2:
-        raise ValueError(f"optim.measure_images must be at least 2, got {optim.measure_images}")
     for name, off in (("measure_images", None), ("stop", "none")):
         if not optim.measure_every and getattr(optim, name) != off:
             raise ValueError(f"optim.{name} is of measuring: give optim.measure_every, such as 1000, or omit it")

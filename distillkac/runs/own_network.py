@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.flow.velocity_from import Prediction, VelocityFrom
 from distillkac.runs import checkpoints
+from distillkac.runs.understood import meaning
 
 
 @dataclass(frozen=True)
+@in_ranges("network", parameters="[0, 1e15]", meaning="[-1e12, 1e12]", answers="[-1e12, 1e12]")
 class OwnNetwork:
     """In place of NetworkConfig in the config of a run whose network is a module of the user's. No command can build it, and
     none has options for it.
@@ -34,6 +37,10 @@ class OwnNetwork:
     """Takes the end r of a step as an input."""
     prediction: Prediction | None = None
     """What the model inside a VelocityFrom answers with."""
+    meaning: tuple[float, ...] = ()
+    """Of a VelocityFrom, see understood.py."""
+    answers: tuple[float, ...] = ()
+    """Of an adopted network, see understood.py."""
 
     @classmethod
     def of(cls, network: nn.Module) -> "OwnNetwork":
@@ -43,7 +50,7 @@ class OwnNetwork:
         kind = inside if hasattr(inside, "__qualname__") else type(inside)  # a function has a name of its own
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
         says = guidance_embedding(network), interval_embedding(network)
-        return cls(f"{kind.__module__}.{kind.__qualname__}", count, *says, prediction)
+        return cls(f"{kind.__module__}.{kind.__qualname__}", count, *says, prediction, meaning(network))
 
     def refusal(self, folder: Path) -> str:
         """Why the network cannot be built, and what to do."""

@@ -5,11 +5,20 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from distillkac.base.ranges import in_ranges
+
 if TYPE_CHECKING:
     from distillkac.flow import processes
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    a="(0, 1e9]",
+    c="(0, 1e9]",
+    sigma="(0, 1e9]",
+    tau_max="(0, 1]",
+)
 class ProcessConfig:
     """The noise process and its schedules."""
 

@@ -21,6 +21,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
 from distillkac.runs.device import placed
 from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
+from distillkac.runs.understood import check_answers, check_meaning
 
 __all__ = [
     "Run",
@@ -65,7 +66,8 @@ def open_run(
 
     device: by default the GPU, if there is one. network: where the run was trained with an own network, a module of that
     class, into a copy of which the weights are loaded; else it is built from the config. Warns if it is of another class.
-    Raises ValueError saying what is missing or damaged, or that the network is needed.
+    Raises ValueError saying what is missing or damaged, that the network is needed, or that it is not what it was: a
+    VelocityFrom of another process, prediction or time, or an adopted network that answers otherwise.
     """
     folder = default_network(Path(folder).expanduser())
     device = chosen_device() if device is None else _usable(device)
@@ -136,6 +138,8 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
     weights, _ = checkpoints.load_weights(folder, expected=expected)
     network = build_network(config) if network is None else copied(network)
     network.load_state_dict(weights)
+    if isinstance(config.network, OwnNetwork):
+        check_answers(folder, config.network.answers, network.eval(), config.shape, len(config.class_names))
     return in_own_memory(network.eval().requires_grad_(False))
 
 
@@ -152,7 +156,7 @@ class _Unfilled(TorchFunctionMode):
 
 def _check_same(folder: Path, config: RunConfig, network: nn.Module) -> None:
     """Warns if the module that was given is of another class than the one that was trained. Raises ValueError if it predicts
-    something else, or of another process."""
+    something else, or of another process, or is told another time."""
     saved, own = config.network, OwnNetwork.of(network)
     assert isinstance(saved, OwnNetwork), "see load_network"
     if own.prediction != saved.prediction:
@@ -164,6 +168,7 @@ def _check_same(folder: Path, config: RunConfig, network: nn.Module) -> None:
         raise ValueError(
             f"{folder} has the process {process}, and this network another, {network.process}: give it that one"
         )
+    check_meaning(folder, saved.meaning, own.meaning)
     given = own.module
     # A script's own classes are in "__main__", and elsewhere when they are imported.
     same_name = given.rpartition(".")[2] == saved.module.rpartition(".")[2]

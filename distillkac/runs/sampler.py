@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.shaping import Shaping
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
-from distillkac.runs.times_config import check_shift
+from distillkac.runs.times_config import SHIFTS
 
 if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.methods import Method
@@ -19,6 +20,19 @@ SMALL = 16
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    steps="[1, 1e6]",
+    w="[0, 1e4]",
+    interval="[0, 1]",
+    max_speed="(0, 1e12]",
+    rho="(0, 100]",
+    shift=SHIFTS,
+    restart="[0, 1]",
+    gamma="[0, 1]",
+    launch="[0, 1]",
+    landing="[0, 1]",
+)
 class SamplerConfig:
     """How samples are drawn. An option that is None is chosen by the network: a student knows its grid and its weight w."""
 
@@ -53,22 +67,14 @@ class SamplerConfig:
     else the teacher; a warning says so where the run has students of as many steps or more."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
-        if self.rho is not None and not 0 < self.rho < math.inf:
-            raise ValueError(f"rho must be positive and finite, got {self.rho}")
-        if self.shift is not None:
-            check_shift(self.shift, "shift")
-        if self.restart is not None and not 0 <= self.restart <= 1:
-            raise ValueError(f"restart is the share of fresh noise, in [0, 1], got {self.restart}")
+        if not isinstance(self.steps, int):
+            raise ValueError(f"steps must be a whole number, got {self.steps}")
         if self.restart and self.integrator not in (None, "euler"):
             raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
         self._check_fresh()
 
     def _check_fresh(self) -> None:
         """Raises ValueError if gamma, launch and landing are out of range, or do not go with the rest."""
-        if self.gamma is not None and not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma is the share of fresh noise, in [0, 1], got {self.gamma}")
         if self.gamma is not None and self.restart is not None:
             raise ValueError("restart and gamma are two ways to draw a share of a step anew: give one of them")
         if self.gamma is not None and self.integrator not in (None, "euler"):
@@ -120,6 +126,16 @@ class Settled(NamedTuple):
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "trained",
+    label_drop="[0, 1)",
+    num_steps="[1, 1e6]",
+    rho="(0, 100]",
+    w="[0, 1e4]",
+    w_max="(0, 1e4]",
+    restart="[0, 1]",
+    shift=SHIFTS,
+)
 class Trained:
     """What a network was trained for, as far as sampling is concerned. Saved with every pipeline.
 

@@ -1,15 +1,24 @@
 """Which times a run of flow matching learns at, and how much each counts, as options."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from distillkac.base.ranges import in_ranges
+
 Weight = Literal["uniform", "min-snr", "learned"]
+SHIFTS = "[1/64, 64]"
+"""By how much times can be shifted; 1 for not at all."""
 REFERENCE_SIDE = 32
 """Of images whose times are not shifted by --times.shift auto: the size at which flow matching is usual with uniform times."""
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "times",
+    mean="[-10, 10]",
+    std="(0, 10]",
+    shift=SHIFTS,
+)
 class TimesConfig:
     """At which times the network learns. 0 is the data, 1 is noise."""
 
@@ -24,24 +33,14 @@ class TimesConfig:
     data: above 1 for large images, over which noise averages out. Auto: the longer side / 32."""
 
     def __post_init__(self):
-        if not math.isfinite(self.mean) or not 0 < self.std < math.inf:
-            raise ValueError(f"times: mean must be finite and std positive, got {self.mean} and {self.std}")
         if self.draw == "uniform" and (self.mean, self.std) != (TimesConfig.mean, TimesConfig.std):
             raise ValueError(
                 "times.mean and times.std are of logit-normal times: omit them, or give times.draw logit-normal"
             )
-        if self.shift != "auto":
-            check_shift(self.shift, "times.shift")
 
     def factor(self, shape: tuple[int, ...]) -> float:
         """The shift for images of this shape (C, H, W)."""
         return max(shape[1:]) / REFERENCE_SIDE if self.shift == "auto" else float(self.shift)
-
-
-def check_shift(shift: float, name: str) -> None:
-    """Raises ValueError if times cannot be shifted by this."""
-    if not 1 / 64 <= shift <= 64:
-        raise ValueError(f"{name} must lie in [1/64, 64], 1 for none, got {shift}")
 
 
 def check_times(config: Any) -> None:

@@ -25,7 +25,7 @@ from distillkac.runs.sampling import class_labels, generate
 from distillkac.training import averages, resume
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.loop import Fit, Trainer
-from distillkac.training.measuring import Figures, measuring_for
+from distillkac.training.measuring import Figures, Measuring, measuring_for
 from distillkac.training.objective import Objective
 
 
@@ -132,7 +132,7 @@ def fit_run(
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
-            begin(folder, config, before, trainer.step)
+            begin(folder, config, before, trainer.step, measuring)
         fit = trainer.fit()
     # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
     # stages; accelerate keeps a list of them besides.
@@ -153,7 +153,7 @@ def say_how_it_ended(folder: Path, fit: Fit, steps: int) -> None:
         print(f"stopped: saved at step {fit.step} of {steps} in {folder}; {rest}", flush=True)
 
 
-def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) -> None:
+def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int, measuring: Measuring | None) -> None:
     """Makes the folder that of `config`, of which `before` has made `step` steps; says what changes, if anything does."""
     kept.clean(folder)
     averages.drop_later(folder, step)
@@ -164,6 +164,8 @@ def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int) 
         kept.keep(folder, step, config.optim.keep)  # if it died before it could
         if sentence := new_schedule(before, config, step):
             print(f"{folder} {sentence}", flush=True)
+    if measuring is not None and step == config.steps:  # else as the training begins
+        measuring.take_up(folder, step)
 
 
 def draw(run: Run, step: int) -> None:

@@ -10,7 +10,7 @@ the start. Where they are not, it is put off to the next multiple of optim.measu
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
+from distillkac.training.plateau import WINDOW, plateau
 
 SHARE = 0.05
 """Of the time since the start that measuring may take."""
@@ -39,10 +40,6 @@ TEACHER_STEPS = 10
 """Of AB-2, half of what is usual: twice as many images for the same time tell more about the weights."""
 TRAINING_EVALUATIONS = 3
 """Of a training image: backwards costs about two."""
-WINDOW = 4
-"""Measurements that are compared with as many before them, for a plateau."""
-ERRORS = 2.0
-"""An improvement counts if it is larger than so many of its standard errors."""
 CHANCE = 1e-3
 """Copying: the probability of as many copies if samples were no more often copies than held-out images are."""
 PATIENCE = timedelta(days=1)
@@ -154,17 +151,13 @@ class Measuring:
         self.group: torch.distributed.ProcessGroup | None = None
 
     def begin(self, folder: Path, step: int, accelerator: Accelerator, bar: Bar) -> None:
-        """Reads what was measured up to `step`, makes the best checkpoint up for one that a crash prevented, and prepares. bar:
-        of the training, which shows the figures."""
+        """Takes up what was measured before, and prepares. bar: of the training, which shows the figures."""
         self.folder, self.accelerator, self.bar = folder, accelerator, bar
         if accelerator.num_processes > 1:
             # NCCL's own patience is ten minutes, and an evaluator of many images takes longer.
             self.group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         if accelerator.is_main_process:
-            found = checkpoints.MetricsLog.read(folder) if step else []
-            self.lines = [line for line in found if "measured" in line and line["step"] <= step]
-            if self.lines and self.lines[-1]["step"] == step and self.improved():
-                kept.keep_best(folder)
+            self.take_up(folder, step)
             if self.lines and (before := self.lines[-1]["measured"]["images"]) != self.count:
                 Bar.write(
                     f"{folder} was measured by {before} images, which does not compare with {self.count}: {kept.BEST} is "
@@ -176,6 +169,14 @@ class Measuring:
         self.spent, self.first_step = last["spent"], step
         self.started = time.perf_counter() - last["elapsed"]
         self.before = last["elapsed"]
+
+    def take_up(self, folder: Path, step: int) -> None:
+        """Reads what was measured up to `step`, of which the folder holds the checkpoint, and keeps that as the best one if it
+        is, and a crash prevented it. On the main process."""
+        found = checkpoints.MetricsLog.read(folder) if step else []
+        self.lines = [line for line in found if "measured" in line and line["step"] <= step]
+        if self.lines and self.lines[-1]["step"] == step and self.improved() and kept.best_step(folder) != step:
+            kept.keep_best(folder)
 
     def may_fall_on(self, step: int) -> bool:
         return step % self.optim.measure_every == 0
@@ -191,22 +192,24 @@ class Measuring:
         """Measures after `step`, unless that is put off, and keeps the checkpoint as RUN/best if it is the best.
 
         Returns why the training ends now, None if it goes on. All processes must call it: the main one measures, the others
-        wait. average: gives the averaged network; checkpoint: saves the run; agreed: whether any process says so.
+        wait. average: gives the averaged network; checkpoint: saves the run, which is also done before a measurement's own
+        error leaves; agreed: whether any process says so.
         """
         main = log is not None
         if not agreed(main and self.is_time(step)):
             return None
         start, network, reason, best = time.perf_counter(), average(), None, False
+        failure: Exception | None = None
         if log is not None:
             try:
-                figures = _numbers(self.measured(network))
-            except Exception:
-                if self.accelerator.num_processes == 1:  # of several all must save, and the others wait for a figure
-                    checkpoint()  # what was trained is not to be lost with it
-                raise
-            self.note(step, figures, time.perf_counter() - start, log)
-            best, reason = self.improved(), self.reason()
+                self.note(step, _numbers(self.measured(network)), start, log)
+                best, reason = self.improved(), self.reason()
+            except Exception as error:  # whatever an evaluator, a tracker or the disk raises
+                failure = error
         self.wait()
+        if agreed(failure is not None):
+            checkpoint()  # what was trained is not to be lost with it
+            raise failure or ValueError(f"the measurement after step {step} failed on the main process, which says why")
         if agreed(best):
             # Saved before it is copied: a run that is resumed is never behind its best checkpoint.
             checkpoint()
@@ -240,10 +243,11 @@ class Measuring:
             )
         return False
 
-    def note(self, step: int, figures: dict[str, float], seconds: float, log: checkpoints.MetricsLog) -> None:
-        """Writes the line of a measurement, to the trackers too."""
+    def note(self, step: int, figures: dict[str, float], start: float, log: checkpoints.MetricsLog) -> None:
+        """Writes the line of a measurement that began at `start`, to the trackers too."""
         self.accelerator.log(figures, step=step)
-        elapsed = time.perf_counter() - self.started
+        now = time.perf_counter()
+        seconds, elapsed = now - start, now - self.started
         clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}
         self.lines.append({"step": step, "measured": {"images": self.count, **figures, **clock}})
         log.append(self.lines[-1], durable=True)
@@ -279,19 +283,3 @@ class Measuring:
         """The last figures, for the progress bar."""
         last = self.lines[-1]["measured"] if self.lines else {}
         return {title: f"{last[name]:.3g}" for name, title in NAMES.items() if name in last}
-
-
-def plateau(values: Sequence[float]) -> bool:
-    """Whether figures that shall fall have stopped falling beyond their noise.
-
-    The mean of the last WINDOW is compared with that of the WINDOW before. Their noise is estimated from second differences,
-    which a steady fall does not move: of independent noise with variance v their mean square is 6 v. It has stopped if the
-    mean fell by at most ERRORS standard errors (2 v / WINDOW)^(1/2) of that difference. Never with fewer than 2 WINDOW values.
-    """
-    if len(values) < 2 * WINDOW:
-        return False
-    now = values[-2 * WINDOW :]
-    bends = [a - 2 * b + c for a, b, c in zip(now, now[1:], now[2:], strict=False)]
-    variance = sum(bend * bend for bend in bends) / (6 * len(bends))
-    fell = (sum(now[:WINDOW]) - sum(now[WINDOW:])) / WINDOW
-    return fell <= ERRORS * math.sqrt(2 * variance / WINDOW)

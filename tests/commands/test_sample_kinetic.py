@@ -80,7 +80,7 @@ def test_gamma_and_shaping_change_the_images(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--gamma", "2"], "gamma is the share of fresh noise"),
+        (["--gamma", "2"], "gamma must lie in [0, 1], got 2"),
         (["--gamma", "0.5", "--restart", "0.5"], "give one of them"),
         (["--gamma", "0.5", "--integrator", "heun"], "omit integrator 'heun'"),
         (["--gamma", "0.5", "--launch", "0.1"], "omit one or the other"),

@@ -167,7 +167,11 @@ def test_mistakes_are_explained(folder, run, tmp_path, capsys):
     images = ["--data.path", str(folder / "images.npz")]
     for command, options, message in (
         (encode, [*images, "--vae", network, "--out", latents], "holds latents already"),
-        (encode, [*images, "--vae", str(run), "--out", str(tmp_path / "x")], "no AutoencoderKL of diffusers"),
+        (
+            encode,
+            [*images, "--vae", str(run), "--out", str(tmp_path / "x")],
+            "no AutoencoderKL or VQModel of diffusers",
+        ),
         (encode, ["--data.path", latents, "--vae", network, "--out", str(tmp_path / "x")], "holds latents, not images"),
         (encode, ["--vae", network, "--out", str(tmp_path / "x")], "takes images of 3 channels, these have 1"),
         (

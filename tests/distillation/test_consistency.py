@@ -222,9 +222,9 @@ def test_what_it_does_not_use_is_refused(options, message):
         ({"steps": 0}, r"consistency\.steps must be at least 1"),
         ({"num_steps": 0}, r"consistency\.num_steps must be at least 1"),
         ({"teacher_steps": -1}, r"consistency\.teacher_steps must be at least 0"),
-        ({"phases": 0}, "phases be at least 1"),
+        ({"phases": 0}, "phases must be at least 1"),
         ({"gap": 0.0}, "gap must lie in"),
-        ({"at_one": 1.5}, r"consistency\.at_one is a share"),
+        ({"at_one": 1.5}, r"consistency\.at_one must lie in"),
     ],
 )
 def test_impossible_options_are_explained(options, message):

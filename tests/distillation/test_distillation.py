@@ -184,7 +184,7 @@ def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
     ("options", "message"),
     [
         ({"stages": (20,)}, "at least two step counts"),
-        ({"stages": (20, 0), "steps": (1,)}, "at least two step counts"),
+        ({"stages": (20, 0), "steps": (1,)}, "stages must be at least 1"),
         ({"stages": (20, 3), "steps": (1,)}, "must divide the one before it, got 20 then 3"),
         ({"stages": (4, 4), "steps": (1,)}, "got 4 then 4"),
         ({"steps": (1, 2)}, "one positive number for each of the 4 stages"),

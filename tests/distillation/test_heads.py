@@ -111,4 +111,4 @@ def test_a_distillation_with_heads_resumes_exactly(tmp_path):
 def test_heads_without_real_images_are_refused(tmp_path, capsys):
     options = ["--inverse.adversarial", "0.1", "--inverse.alpha", "1", "--inverse.beta", "1"]
     assert "adversarial needs real images" in refusal(distill, [str(tmp_path), *options], capsys)
-    assert "adversarial at least 0" in refusal(distill, [str(tmp_path), "--inverse.adversarial", "-1"], capsys)
+    assert "adversarial must be at least 0" in refusal(distill, [str(tmp_path), "--inverse.adversarial", "-1"], capsys)

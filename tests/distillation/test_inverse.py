@@ -99,12 +99,12 @@ def test_both_networks_of_inverse_distillation_resume_exactly(tmp_path):
     ("options", "message"),
     [
         ({"steps": -1}, "steps must be at least 0"),
-        ({"fake_updates": 0}, "fake_updates at least 1"),
-        ({"alpha": 1.0}, "beta be 1 where alpha is"),
+        ({"fake_updates": 0}, "fake_updates must be at least 1"),
+        ({"alpha": 1.0}, "beta must be 1 where alpha is"),
         ({"warmup": -1}, "warmup must be at least 0"),
-        ({"beta2": 1.0}, r"beta2 lie in \[0, 1\)"),
+        ({"beta2": 1.0}, r"beta2 must lie in \[0, 1\)"),
         ({"alpha": 0.0}, r"must lie in \(0, 1\]"),
-        ({"lr": 0.0}, "lr and fake_lr must be positive"),
+        ({"lr": 0.0}, "lr must be positive"),
     ],
 )
 def test_impossible_inverse_options_are_explained(options, message):

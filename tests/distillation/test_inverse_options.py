@@ -19,12 +19,12 @@ def test_without_real_images_its_states_are_its_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_steps": 0, "steps": 1}, "num_steps at least 1"),
+        ({"num_steps": 0, "steps": 1}, "num_steps must be at least 1"),
         ({"num_steps": 4}, "inverse.steps is 0: give inverse.steps"),
         ({"steps": 1, "backward": 1.0}, "is of what comes after a first step, and inverse.num_steps is 1"),
         ({"steps": 1, "restart": 1.0}, r"inverse.restart 1 is of what comes after a first step"),
-        ({"steps": 1, "num_steps": 4, "backward": 1.5}, "backward is a fraction"),
-        ({"steps": 1, "num_steps": 4, "restart": -0.5}, "restart is a share of each step"),
+        ({"steps": 1, "num_steps": 4, "backward": 1.5}, "backward must lie in"),
+        ({"steps": 1, "num_steps": 4, "restart": -0.5}, "restart must lie in"),
         ({"steps": 1, "fake": "start", "start": "teacher"}, "and inverse.start is teacher"),
         ({"fake": "start"}, "inverse.fake is of inverse distillation"),
     ],

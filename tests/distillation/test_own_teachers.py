@@ -1,5 +1,7 @@
 """Networks in Python that predict noise, v, data or velocity, taken in as teachers: sampled, distilled, opened again."""
 
+import re
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -8,7 +10,17 @@ from torch import nn
 from distillkac import report, sample
 from distillkac.data import from_tensors
 from distillkac.distillation import ConsistencyConfig, DistillConfig, InverseConfig, PairsConfig, distill
-from distillkac.flow import ExactFlow, Gaussian, GuidedVelocity, Planar, VelocityFrom, integrate, time_grid
+from distillkac.flow import (
+    ExactFlow,
+    Gaussian,
+    GuidedVelocity,
+    Planar,
+    VelocityFrom,
+    add_path,
+    integrate,
+    probability_paths,
+    time_grid,
+)
 from distillkac.runs import OptimConfig, SamplerConfig, adopt, class_labels, generate, load_config, open_run
 from tests.toys import ToyData, refused
 
@@ -157,6 +169,58 @@ def test_another_network_is_not_opened(taken):
         open_run(taken.folder, network=wrapped(process=Gaussian(path="sub-vp")))
 
 
+class Changed(Net):
+    factor = 1.0
+
+    def forward(self, x, number, y):
+        return self.factor * super().forward(x, number, y)
+
+
+class Noisy(Net):
+    def forward(self, x, number, y):
+        return super().forward(x, number, y) + torch.randn_like(x)
+
+
+def test_a_network_that_was_changed_is_not_opened(taken, tmp_path):
+    """Its weights fit, and its class has the name that it had."""
+    (student,) = distill(taken, DATA, config=PLANS["pairs"])
+    (inverse,) = distill(taken, DATA, config=PLANS["inverse"])
+    for folder in (taken.folder, student.folder, inverse.folder):
+        told = "the number that the model is told at t = 0.25 is 250, and of this one it is"
+        for time, words in ((lambda t: 999 * t, f"{told} 249.75"), (None, f"{told} 0.25")):
+            with pytest.raises(ValueError, match=re.escape(words)):
+                open_run(folder, network=wrapped(time=time))
+        open_run(folder, network=wrapped(time=lambda t: t * 1000.0))
+    run = adopt(wrapped(Changed()), tmp_path / "changed", DATA)
+    assert len(run.config.network.answers) == 8
+    other = Changed()
+    other.factor = 1.001
+    open_run(run.folder, network=wrapped(other))  # as near as other kernels are
+    other.factor = 1.1
+    with pytest.raises(
+        ValueError, match="answered otherwise with the same weights: its code or an attribute has changed"
+    ):
+        open_run(run.folder, network=wrapped(other))
+    other.forward = lambda x, number: x
+    with pytest.raises(ValueError, match="this VelocityFrom failed, TypeError"):
+        open_run(run.folder, network=wrapped(other))
+
+
+def test_a_path_by_the_same_name_that_is_another_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(probability_paths, "PATHS", dict(probability_paths.PATHS))
+    add_path("mine", lambda t: (torch.cos(1.5 * t), torch.sin(1.5 * t)))
+    run = adopt(wrapped(process=Gaussian(path="mine"), prediction="velocity"), tmp_path / "run", DATA)
+    add_path("mine", lambda t: (torch.cos(1.56 * t), torch.sin(1.56 * t)))
+    with pytest.raises(ValueError, match=r"of which alpha at t = 0\.25 is 0\.930508, and of this one it is 0\.924909"):
+        open_run(run.folder, network=wrapped(process=Gaussian(path="mine"), prediction="velocity"))
+
+
+def test_a_network_that_is_random_itself_is_not_compared(tmp_path):
+    run = adopt(wrapped(Noisy()), tmp_path / "run", DATA)
+    assert run.config.network.answers == ()
+    open_run(run.folder, network=wrapped(Noisy()))
+
+
 def test_mistakes_are_told_before_anything_is_written(tmp_path):
     for arguments, options, message in (
         (
@@ -164,7 +228,6 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
             {},
             r"Net says nothing of its noise .*VelocityFrom\(Net, process, prediction\)",
         ),
-        ((wrapped(), tmp_path / "run"), {}, "give dataset="),
         ((wrapped(), tmp_path / "run", DATA), {"null_class": True}, "null_class is of a model that diffusers saved"),
         ((wrapped(), tmp_path / "run", DATA), {"sigma": 2.0}, "sigma is of a model that diffusers saved"),
         ((wrapped(nn.Identity()), tmp_path / "run", DATA), {}, "failed for"),

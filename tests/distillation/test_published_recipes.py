@@ -1,13 +1,17 @@
 """Recipes of publications: what they say is what is done, in the config of every student, and each works from end to end."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from distillkac import distill, train
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.recipes import RECIPES
 from distillkac.distillation.stages import inverse_config, stages_of, student_config
+from distillkac.distillation.students import usual_beginning
 from distillkac.runs import checkpoints
-from distillkac.runs.config import load_config
+from distillkac.runs.config import StudentConfig, load_config, save_config
 from tests.toys import refusal, run_config
 from tests.training.resume_options import TINY
 
@@ -50,7 +54,7 @@ def test_defaults_of_inverse_distillation_are_those_of_before():
 
 def test_beta_may_be_1_where_alpha_is_not_and_not_the_other_way():
     assert InverseConfig(alpha=0.94, beta=1.0).beta == 1
-    with pytest.raises(ValueError, match="beta be 1 where alpha is"):
+    with pytest.raises(ValueError, match="beta must be 1 where alpha is"):
         InverseConfig(alpha=1.0, beta=0.94)
 
 
@@ -64,8 +68,36 @@ def test_both_phases_of_realuid(tmp_path, capsys):
     assert made.student.before == made.student.teacher == checkpoints.described(tmp_path / "run")[1]
     assert "--inverse.start teacher" in made.student.options
     begun = [run, "--recipe", "realuid-second", "--out", second, *SMALL]
-    assert "student-1" in refusal(distill, begun, capsys)  # that of the first phase is not in the new folder
+    shutil.copytree(first, tmp_path / "second" / "student-1")  # whatever it is, nobody named it
+    assert "goes on with the student that recipe realuid made: give --start" in refusal(distill, begun, capsys)
     assert distill.main([*begun, "--start", str(first)]) == 0
     again = load_config(tmp_path / "second" / "student-1-inverse").student
     assert again.before == checkpoints.described(first)[1]
     assert {"--inverse.alpha 0.94", "--inverse.beta 1.0"} <= {*again.options}
+
+
+def test_nothing_but_a_student_of_this_teacher_is_begun_with_unasked(tmp_path):
+    student = StudentConfig(2, 1, rho=1.0, w=0.0, teacher="mine")
+    place = tmp_path / "student-1"
+    with pytest.raises(ValueError, match=r"there is no student in .*student-1 to begin with: give --start"):
+        usual_beginning(tmp_path, "mine")
+    for found in (student, replace(student, teacher=None)):  # as of earlier versions
+        save_config(place, run_config(student=found))
+        assert usual_beginning(tmp_path, "mine") == place
+    for found in (None, replace(student, num_steps=2), replace(student, restart=0.5)):
+        save_config(place, run_config(student=found))
+        with pytest.raises(ValueError, match="student-1 is no student of one step to begin with: give --start"):
+            usual_beginning(tmp_path, "mine")
+    save_config(place, run_config(student=replace(student, teacher="another")))
+    with pytest.raises(ValueError, match=r"student-1 was distilled from other weights .*: give --start"):
+        usual_beginning(tmp_path, "mine")
+
+
+def test_a_student_of_a_teacher_that_was_trained_on_is_not_begun_with_unasked(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert train.main(["--run", run, "--steps", "2", *TINY]) == 0
+    assert distill.main([run, "--stages", "2,1", "--steps", "1", *SMALL[2:]]) == 0
+    assert train.main(["--run", run, "--steps", "3", "--resume"]) == 0
+    lone = [run, "--stages", "1", *SMALL]
+    assert "student-1 was distilled from other weights than those of this teacher now" in refusal(distill, lone, capsys)
+    assert distill.main([*lone, "--start", f"{run}/student-1"]) == 0

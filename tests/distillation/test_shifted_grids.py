@@ -56,7 +56,7 @@ def test_a_scheduler_has_the_shift_of_its_run(tmp_path):
     scheduler.save_pretrained(tmp_path / "saved")
     assert KacScheduler.from_pretrained(tmp_path / "saved").config.shift == 2.0
     assert KacScheduler().config.shift == 1.0
-    with pytest.raises(ValueError, match=r"shift must lie in \[1/64, 64\], 1 for none, got -1"):
+    with pytest.raises(ValueError, match=r"shift must lie in \[1/64, 64\], got -1"):
         KacScheduler(shift=-1.0)
     pipeline = KacPipeline.from_pretrained(tmp_path)
     y = torch.tensor([0, 1])

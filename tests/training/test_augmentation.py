@@ -194,7 +194,7 @@ def test_a_run_can_begin_with_its_weights(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--augment", "1.5"], "augment is a probability, in [0, 1], got 1.5"),
+        (["--augment", "1.5"], "augment must lie in [0, 1], got 1.5"),
         (["--augmentation.scale", "0.1"], "augmentation.* say what augment does, which is off: give augment"),
         (["--network.augment-embedding"], "network.augment_embedding is set by augment, which is off"),
         (
@@ -202,6 +202,8 @@ def test_a_run_can_begin_with_its_weights(run, tmp_path):
             "augment is of the objective flow-matching, got objective",
         ),
         (["--augment", "0.1", "--network.backbone", "dit"], "and the dit takes none: omit it"),
+        (["--augment", "0.1", "--preset", "lsun256"], "and those of preset lsun256 are latents: omit it"),
+        (["--augment", "0.1", "--preset", "lsun256", "--dry-run"], "and those of preset lsun256 are latents: omit it"),
         (["--augment", "0.1", "--augmentation.rotate", "200"], "augmentation.rotate must lie in [0, 180], got 200"),
     ],
 )

@@ -23,9 +23,9 @@ KEEPING = [*TINY, "--optim.averages", "0.05", "0.1", "--optim.decays", "0.9"]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"averages": (0.3,)}, r"optim.averages are relative lengths in \(0, 0.28\], got 0.3"),
+        ({"averages": (0.3,)}, r"optim.averages must lie in \(0, 0.28\], got 0.3"),
         ({"averages": (0.1, 0.1)}, "optim.averages names one of its averages twice"),
-        ({"decays": (1.0,)}, r"optim.decays are decays in \(0, 1\), got 1.0"),
+        ({"decays": (1.0,)}, r"optim.decays must lie in \(0, 1\), got 1.0"),
         ({"snapshot_every": 5}, "optim.snapshot_every is of power averages"),
         ({"snapshot_every": 0, "averages": (0.1,)}, "optim.snapshot_every must be at least 1"),
     ],

@@ -19,11 +19,15 @@ TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.lo
 DISTIL = ["--stages", "2,1", "--steps", "2", "--backward", "0.5", "--inverse.steps", "2", "--optim.log-every", "1"]
 
 
-def processes(count: int, module: str, *options: str) -> None:
+def launched(count: int, module: str, *options: str) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", "0"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "--", module, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(launch, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(launch, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def processes(count: int, module: str, *options: str) -> None:
+    done = launched(count, module, *options)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

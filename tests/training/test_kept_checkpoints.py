@@ -98,3 +98,75 @@ def test_a_kept_checkpoint_is_not_trained_on_where_it_is_removed(run, tmp_path, 
     assert weights(old) == before
     copy = shutil.copytree(old, tmp_path / "checkpoints" / "step-000006")  # of no run here
     assert train.main(["--run", str(copy), "--resume", "--steps", "12"]) == 0
+
+
+# ------------------------------------------------------------------------------------------------- the best checkpoint
+
+
+class Killed(BaseException):
+    pass
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def killed_before(number, monkeypatch):
+    """From now on the process ends before its `number`-th change of a name: nothing of what follows is done."""
+    left = [number]
+
+    def counted(change):
+        def wrapped(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return change(*arguments, **options)
+
+        return wrapped
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    for name in ("unlink", "rmdir", "replace"):
+        monkeypatch.setattr(kept.Path, name, counted(getattr(kept.Path, name)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_best_checkpoint_is_whole_wherever_the_process_is_killed(trained, tmp_path, first):
+    """At each change of the disk in turn: RUN/best is then that of before, or there is none; when the run goes on it is that of
+    before or this one, whole, with what was measured there, and nothing else is left."""
+    source = content(trained)
+    wanted = {place: source[place] for place in map(kept.Path, map(str, kept.FILES))}
+    ends = set()
+    for number in range(100):
+        run = shutil.copytree(trained, tmp_path / f"run-{number}")
+        best = run / "best"
+        if not first:
+            kept.keep_best(run)
+            (best / checkpoints.METRICS).write_text("mine")
+            (best / "samples").mkdir()
+            (best / "samples" / "a.png").write_text("picture")
+            for name in kept.FILES:  # another one than is to come
+                (best / name).write_bytes(b"before")
+        before = content(best)
+        mine = {place: value for place, value in before.items() if place not in wanted}
+        with pytest.MonkeyPatch.context() as patch:
+            killed_before(number, patch)
+            try:
+                kept.keep_best(run)
+                done = True
+            except Killed:
+                done = False
+        if (best / checkpoints.CONFIG).exists():
+            found = content(best)
+            assert {place: found[place] for place in wanted} in (wanted, {place: b"before" for place in wanted})
+        kept.clean(run)
+        found = content(best)
+        assert found in (before, wanted | mine)
+        assert {path.name for path in run.iterdir()} <= {path.name for path in trained.iterdir()} | {"best"}
+        ends.add(found == wanted | mine)
+        assert not done or found == wanted | mine
+        shutil.rmtree(run)
+        if done:
+            break
+    assert done
+    assert ends == {True, False}

@@ -15,7 +15,6 @@ from distillkac.training import loop, measuring
 from distillkac.training import train as train_in_python
 from tests.toys import TINY, TINY_OPTIONS, ToyData
 from tests.training.test_crashes import same
-from tests.training.test_distributed import on_a_cpu, processes
 
 OPTIONS = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "8"]
 MEASURED = [*OPTIONS, "--optim.measure-every", "2", "--optim.measure-images", "40"]
@@ -102,14 +101,16 @@ def test_the_best_is_a_run_folder(tmp_path, patient, capsys, monkeypatch):
     assert not list(best.rglob("*.tmp"))
 
 
-def test_a_best_checkpoint_that_was_not_copied_in_time_is_on_resume(tmp_path, patient):
+@pytest.mark.parametrize("steps", [6, 7])
+def test_a_best_checkpoint_that_was_not_copied_in_time_is_on_resume(tmp_path, patient, steps):
+    """Also where no step is left to make."""
     run = tmp_path / "run"
     assert train.main(["--run", str(run), "--steps", "6", *MEASURED]) == 0
     last, values = figures_of(run)[-1], [line["frechet"] for _, line in figures_of(run)]
     assert last[0] == 6
     assert values[-1] == min(values), "the toy run is to get better; choose another seed"
     (run / "best" / checkpoints.CONFIG).unlink()  # as a crash leaves it
-    assert train.main(["--run", str(run), "--resume", "--steps", "7"]) == 0
+    assert train.main(["--run", str(run), "--resume", "--steps", str(steps)]) == 0
     assert checkpoints.load_weights(run / "best")[1] == 6
     assert (run / "best" / checkpoints.CONFIG).exists()
 
@@ -124,22 +125,6 @@ def test_an_own_evaluator_is_made_and_kept(tmp_path, patient, monkeypatch, capsy
     assert "trained here" in capsys.readouterr().out
     assert (tmp_path / "run" / "classifier.safetensors").exists()
     assert set(figures_of(tmp_path / "run")[0][1]) >= {"frechet", "diversity"}
-
-
-@on_a_cpu
-def test_of_two_processes_the_first_measures(tmp_path):
-    """And both go on; with sharded weights, too. Without a test's patience nothing may be measured but by the clock."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    options = [*OPTIONS, "--optim.measure-every", "2", "--optim.measure-images", "2", "--steps", "4"]
-    script = "tests.training.measured_script"
-    processes(2, script, "--run", str(two), *options, "--optim.shard")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "SHARE", 1e9)
-        assert train.main(["--run", str(one), *options]) == 0
-    assert [step for step, _ in figures_of(one)] == [step for step, _ in figures_of(two)] == [2, 4]
-    for (_, mine), (_, theirs) in zip(figures_of(one), figures_of(two), strict=True):
-        assert theirs["frechet"] == pytest.approx(mine["frechet"], rel=1e-2)
-    assert (two / "best" / checkpoints.CONFIG).exists()
 
 
 # -------------------------------------------------------------------------------------------------------- in Python
@@ -242,6 +227,14 @@ def test_what_was_trained_is_saved_when_a_measurement_fails(tmp_path, patient):
     assert checkpoints.load_weights(run)[1] == 1
     train_in_python(run, ToyData(), config=config(2), measure=Scripted([1.0]), resume=True)
     assert [step for step, _ in figures_of(run)] == [2]
+
+
+def test_what_was_trained_is_saved_when_a_figure_cannot_be_written_down(tmp_path, patient, monkeypatch):
+    """By a tracker that lost its network, say."""
+    monkeypatch.setattr(measuring.Measuring, "note", lambda *_: {}["the tracker broke"])
+    with pytest.raises(KeyError, match="the tracker broke"):
+        train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=Scripted([1.0]))
+    assert checkpoints.load_weights(tmp_path / "run")[1] == 1
 
 
 @pytest.mark.parametrize("wrong", [lambda images, labels: {"frechet": 1.0}, Scripted, "fid"])

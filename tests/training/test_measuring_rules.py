@@ -7,7 +7,8 @@ from distillkac.runs import checkpoints
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.plots import save_curves
 from distillkac.training import measuring
-from distillkac.training.measuring import Measuring, count_of, plateau
+from distillkac.training.measuring import Measuring, count_of
+from distillkac.training.plateau import plateau
 
 
 def noisy(values, spread, seed):

@@ -53,7 +53,7 @@ def test_what_is_said_of_a_run_made_longer_after_it_fell():
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"optim\.decay is a share of the steps, in \(0, 1\], got 0"):
+    with pytest.raises(ValueError, match=r"optim\.decay must lie in \(0, 1\], got 0"):
         optim(schedule="wsd", decay=0.0)
     options = ["--run", str(tmp_path), *TINY_OPTIONS, "--optim.decay", "0.1"]
     assert "optim.decay 0.1 is of optim.schedule wsd, and this one is cosine: omit it" in refusal(

@@ -208,8 +208,8 @@ def test_what_exact_parts_learn_is_the_same_cut_in_two(tmp_path):
     ("options", "said"),
     [
         (["--times.mean", "1"], "times.mean and times.std are of logit-normal times: omit them, or give times.draw"),
-        (["--times.draw", "logit-normal", "--times.std", "0"], "mean must be finite and std positive, got 0.0 and 0.0"),
-        (["--times.shift", "0"], "times.shift must lie in [1/64, 64], 1 for none, got 0.0"),
+        (["--times.draw", "logit-normal", "--times.std", "0"], "times.std must be positive and finite, got 0.0"),
+        (["--times.shift", "0"], "times.shift must lie in [1/64, 64], got 0.0"),
         (
             ["--times.shift", "2", "--objective", "consistency"],
             "times.shift is of the objective flow-matching, got objective consistency: omit it",
