@@ -125,9 +125,7 @@ def whole(name: str, value: Any) -> int:
     return count
 
 
-def asked_of(
-    scheduler: Any, steps: int, w: float | None, gamma: float | None = None, **shaping: float
-) -> SamplerConfig:
+def asked_of(scheduler: Any, steps: int, w: float | None, gamma: float | None = None, **shaping: Any) -> SamplerConfig:
     """What a call of a pipeline asks for, as the options of a command. scheduler: a KacScheduler. shaping: launch, landing.
 
     With a gamma the steps are no longer those of the scheduler's integrator and restart. Raises ValueError out of ranges.

@@ -231,7 +231,7 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         steps = whole("num_inference_steps", steps)
-        kinetic = {"gamma": gamma, "launch": launch, "landing": landing}
+        kinetic: dict[str, Any] = {"gamma": gamma, "launch": launch, "landing": landing}
         w = self._settled(steps, guidance_scale, **kinetic)
         classes = find_all(class_labels, list(self.unet.config.class_names))
         channels = self.unet.config.shape[0] if self.vae is None else self.vae.config.out_channels

@@ -80,11 +80,11 @@ class Trained:
 
     num_steps: None for a teacher, else the steps of a student. rho: exponent of the student's grid, or of the teacher's
     usual one in many steps. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of
-    its teacher, above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
-    and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps from data
-    alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for the data
-    where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the times that
-    a teacher was trained at; rho of a teacher is for times that are not shifted.
+    its teacher, above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is
+    asked for, and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps
+    from data alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for
+    the data where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the
+    times that a teacher was trained at; rho of a teacher is for times that are not shifted.
     """
 
     label_drop: float
