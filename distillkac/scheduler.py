@@ -58,7 +58,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     """Steps of a velocity field from noise to data: Euler, or Adams-Bashforth 2 with one evaluation a step.
 
     process: telegraph, planar, quad or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
-    grid (1 - i/N)^rho; None for a teacher's usual one by the number of steps, 2, but in up to 4 steps 1 (and 1 where times are
+    grid (1 - i/N)^rho; None for a teacher's usual one by the number of steps, 2, but in up to 6 steps 1 (and 1 where times are
     shifted); a student's own for a student. integrator: "ab2" for teachers, "euler" for
     students. max_speed: bound of the velocity of a pixel (telegraph), pair (planar) or 2x2 patch (quad), or None. num_steps:
     the steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is

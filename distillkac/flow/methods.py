@@ -9,7 +9,7 @@ Method = Literal["euler", "heun", "ab2"]
 METHODS: tuple[Method, ...] = get_args(Method)
 USUAL_RHO = 2.0
 """Exponent of the grid of a teacher of small images that is sampled as it is, in many steps."""
-EVEN_UP_TO = 4
+EVEN_UP_TO = 6
 """Up to so many steps an even grid is better (docs/results.md has the table)."""
 
 

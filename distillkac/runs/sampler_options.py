@@ -24,7 +24,7 @@ class SamplerOptions:
     """Limit on the guided velocity of each pixel (telegraph), pair (planar) or 2x2 patch (quad)."""
     rho: float | None = None
     """Exponent of the time grid (1 - i/N)^rho. By default a student's own; of teachers of small images (up to 16 pixels a side)
-    2, but in up to 4 steps 1; of other teachers, and where times are shifted, 1."""
+    2, but in up to 6 steps 1; of other teachers, and where times are shifted, 1."""
     shift: float | None = None
     """Moves the times of the grid to where the noise is so many times as large beside the data; 1 for none. By default as in
     the training (--times.shift), and a student's own."""
