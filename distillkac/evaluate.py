@@ -166,7 +166,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
         rows.append(described(run, sampler, samples.nfe, args.num / samples.seconds))
-        rows[-1] |= evaluator(samples.images, samples.labels)
+        rows[-1] |= {"energy": float(samples.energy.mean())} | evaluator(samples.images, samples.labels)
         print(line(rows[-1], COLUMNS), flush=True)
         grid = _file(args, f"{run.name}-steps-{sampler.steps}")
         pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / grid)

@@ -187,7 +187,7 @@ def test_distance_from_the_exact_start(process):
 @pytest.mark.parametrize("process", ["telegraph", "planar", "quad"])
 @pytest.mark.parametrize("a", [1.0, 5.0, 40.0])
 def test_coordinate_laws_against_the_reference_sampler(process, a):
-    """Kolmogorov-Smirnov with n = 40000 (20000 pairs of planar and 10000 fours of quad count): 2.3 / sqrt(n) is the level 5e-5."""
+    """Kolmogorov-Smirnov with n = 40000 (20000 pairs of planar, 10000 fours of quad count): 2.3 / sqrt(n) is the level 5e-5."""
     c = math.sqrt(a)
     k = reference.kac_noise(torch.ones(1), (40_000,), process, a, c, seed=1).abs().flatten().sort().values
     x = torch.linspace(0, 1.1 * c, 700, dtype=torch.float64)
