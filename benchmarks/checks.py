@@ -11,6 +11,7 @@ from distillkac.ops import reference
 
 SAMPLE = 200_000
 Z = 5.5  # standard errors: one check in 2e7 fails by chance, and all seeds of ours are fixed
+TOGETHER = {"telegraph": 1, "planar": 2, "quad": 4}  # neighbours of a row
 KS_CRITICAL = 1.358  # sqrt(n) times the Kolmogorov-Smirnov distance that 5% of true samples exceed
 
 
@@ -20,10 +21,17 @@ def head(*tensors):
     return tuple(tensor[:rows].detach().cpu().double() for tensor in tensors)
 
 
+def lengths(k, process):
+    """|K| of what moves together: (..., D) -> (..., D / 1, 2 or 4)."""
+    return torch.linalg.vector_norm(k.unflatten(-1, (-1, TOGETHER[process])), dim=-1)
+
+
 def variance(lam, process):
     """Variance of a coordinate in units of (c/a)^2."""
     if process == "planar":
         return lam + torch.expm1(-lam)
+    if process == "quad":
+        return (lam + torch.expm1(-lam)) / 2
     return lam + torch.expm1(-2 * lam) / 2
 
 
@@ -34,11 +42,11 @@ def noise(k, t, process, a, c, slack=0.0, rounding=0.0):
     """
     k, t = head(k.reshape(len(t), -1), t)
     reach = c * t[:, None]
-    size = torch.linalg.vector_norm(k.unflatten(1, (-1, 2)), dim=-1) if process == "planar" else k.abs()
+    size = lengths(k, process)
     assert (size <= reach * (1 + 1e-6) + rounding).all(), "outside the light cone"
     unit = k / (c / a * torch.sqrt(variance(a * t, process)[:, None]))
     assert abs(unit.mean()) < Z / math.sqrt(k.numel()), "mean"
-    # A coordinate's fourth moment is at most 3 (telegraph, planar): the Gaussian limit has the widest tails.
+    # A coordinate's fourth moment is at most 3 (all of them): the Gaussian limit has the widest tails.
     assert abs(unit.square().mean() - 1) < Z * math.sqrt(2 / k.numel()) + slack, "variance"
     if process == "telegraph":
         atom = torch.exp(-a * t)
@@ -64,8 +72,8 @@ def pair(x_t, u, x0, t, process, a, c, slack=0.0):
     # Rounding of x_t is an error of K; it weighs most where the cone is near and t is small.
     inside = (k.abs() < 0.99 * reach) & (reach > 0.01)
     exact = reference.kac_velocity(k, t, process, a, c)
-    if process == "planar":
-        radius = torch.linalg.vector_norm(k.unflatten(-1, (-1, 2)), dim=-1).repeat_interleave(2, -1)
+    if process != "telegraph":
+        radius = lengths(k, process).repeat_interleave(TOGETHER[process], -1)
         inside &= radius < 0.99 * reach
     torch.testing.assert_close((u + x0)[inside], exact[inside], rtol=1e-3, atol=1e-3)
 
@@ -94,7 +102,7 @@ def close(got, exact, rtol=2e-6):
 def turned_cdf(process: str, lam: float, bins: int):
     """(edges, P(|K|/(c t) <= edge, the particle turned)): float64 (bins + 1,), equal steps over what has mass."""
     edges = torch.linspace(0, min(1.0, 8 / math.sqrt(lam)), bins + 1, dtype=torch.float64)
-    cdf = reference.telegraph_cdf_abs if process == "telegraph" else reference.planar_cdf_radius
+    cdf = getattr(reference, {"telegraph": "telegraph_cdf_abs"}.get(process, f"{process}_cdf_radius"))
     return edges, cdf(edges, lam)
 
 

@@ -108,7 +108,8 @@ def size_panel(axes, results, op, title, unit, factor) -> None:
     log_log(axes, title, "elements", unit)
     styles = {}
     for name in speeds:
-        colour = GREY if "pass" in name else PALE if "planar" in name else LINE if name.startswith(op) else ORANGE
+        kinds = {"pass": GREY, "planar": PALE, "quad": GREEN, op: LINE}
+        colour = next((kinds[word] for word in kinds if word in name), ORANGE)
         styles[name] = (name.removeprefix("kac_noise "), colour, "-")
     draw(axes, speeds, styles)
 
@@ -117,17 +118,17 @@ def lambda_panel(axes, results) -> None:
     """Time an element of what the cost of the Kac process could depend on."""
     own = [result for result in results if result["series"] == "lambda"]
     times = curves_of(own, lambda result: result["lam"], lambda result: 1e9 / elements(result))
-    log_log(axes, "Against λ = a t (dashed: public code, dotted: planar)", "λ", "ns an element")
+    log_log(axes, "Against λ = a t (dashed: public code, dotted: planar, dash-dotted: quad)", "λ", "ns an element")
     colours = {"kac_noise": LINE, "kac_velocity": ORANGE, "kac_pair": GREEN}
     public = {"table sampler": LINE, "float64 Bessel": ORANGE, "public pipeline": GREEN}
     styles = {}
     for name in times:
         op, _, process = name.partition(" ")
-        planar = process == "planar"
+        own = {"planar": ":", "quad": "-."}
         styles[name] = (
             (name, public[name], "--")
             if name in public
-            else ("" if planar else op, colours[op], ":" if planar else "-")
+            else ("" if process in own else op, colours[op], own.get(process, "-"))
         )
     draw(axes, times, styles)
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks import baselines, checks
 from distillkac import ops
 
-PROCESSES = ("telegraph", "planar")
+PROCESSES = ("telegraph", "planar", "quad")
 COLUMNS = ("out", "allocating")
 SMALL, MEDIUM, LARGE = (64, 3, 32, 32), (256, 3, 32, 32), (32, 3, 256, 256)
 SHAPES = (SMALL, MEDIUM, LARGE)

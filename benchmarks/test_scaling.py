@@ -45,7 +45,7 @@ def test_noise_against_size(race, device, elements):
     draw = {process: partial(ops.kac_noise, t, shape[1:], process, A, C, 1, out=out) for process in PROCESSES}
     for process in PROCESSES:
         checks.noise(draw[process](), t, process, A, C)
-    rivals = {"kac_noise planar": draw["planar"], "torch.randn": out.normal_}
+    rivals = {f"kac_noise {process}": draw[process] for process in PROCESSES[1:]} | {"torch.randn": out.normal_}
     race(draw["telegraph"], rivals, 4, op="kac_noise", process="telegraph", shape=shape, series="size")
 
 
@@ -88,7 +88,7 @@ def test_against_lambda(race, device, op, lam):
         "kac_velocity": lambda process: partial(ops.kac_velocity, k[process], t, process, lam, C, out=out[0]),
         "kac_pair": lambda process: partial(ops.kac_pair, x0, t, process, lam, C, seed=1, out=tuple(out)),
     }[op]
-    rivals = {f"{op} planar": ours("planar")} | {
+    rivals = {f"{op} {process}": ours(process) for process in PROCESSES[1:]} | {
         "kac_noise": {"table sampler": partial(table.sample, t, SMALL[1:])},
         "kac_velocity": {"float64 Bessel": partial(baselines.bessel_velocity, k["telegraph"], t, lam, C)},
         "kac_pair": {"public pipeline": partial(baselines.public_pair, table, x0, t)},

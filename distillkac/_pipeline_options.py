@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from distillkac.runs import shipped
+from distillkac.runs.sampler import SamplerConfig
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KNOWN = {  # by diffusers, for pipelines that lie in its own format
@@ -122,6 +123,18 @@ def whole(name: str, value: Any) -> int:
     if count < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return count
+
+
+def asked_of(scheduler: Any, steps: int, w: float | None, gamma: float | None = None, **shaping: Any) -> SamplerConfig:
+    """What a call of a pipeline asks for, as the options of a command. scheduler: a KacScheduler. shaping: launch, landing.
+
+    With a gamma the steps are no longer those of the scheduler's integrator and restart. Raises ValueError out of ranges.
+    """
+    settings = {"restart": 0.0, "shift": 1.0} | scheduler.config  # schedulers of earlier versions had neither
+    own = {} if gamma is not None else {name: settings[name] for name in ("integrator", "restart")}
+    return SamplerConfig(
+        steps, w=w, rho=scheduler.rho_in(steps), shift=settings["shift"], gamma=gamma, **own, **shaping
+    )
 
 
 def check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None:

@@ -41,6 +41,9 @@ class CompareArgs:
     """Folder of everything; a run folder for each process and seed."""
     quick: bool = False
     """A small version of a fraction of the time: one seed, short training. Its figures mean little."""
+    processes: tuple[str, ...] = ()
+    """Which kinds of noise, by name: telegraph, planar, gaussian-matched, gaussian, planar-few-turns, telegraph-few-turns, and
+    quad, which is not among them unless it is named."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; three are enough for the standard deviations of docs/results.md."""
     workers: int = 2
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.evaluation import comparison_report
     from distillkac.evaluation.metrics import Evaluator
 
-    plan = (quick_plan if args.quick else full_plan)(args.seeds)
+    plan = (quick_plan if args.quick else full_plan)(args.seeds, args.processes)
     check_folder(args.out, *comparison_report.FILES)
     for page in args.pages:
         check_file(page)
@@ -132,8 +135,7 @@ def report(args: CompareArgs, plan: Plan) -> str:
 
 def check_same_plan(out: Path, plan: Plan) -> None:
     """Raises ValueError if the folder holds results of another plan (quick and full, say): they must not be mixed."""
-    path, described = out / "plan.json", dataclasses.asdict(dataclasses.replace(plan, seeds=()))
-    described = files.as_json(described)
+    path, described = out / "plan.json", files.as_json(plan.described())
     if path.exists() and files.read_json(path) != described:
         raise ValueError(f"{out} holds the results of another plan; choose another --out, or delete it")
     out.mkdir(parents=True, exist_ok=True)

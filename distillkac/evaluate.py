@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
@@ -14,7 +14,7 @@ from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.runs import shipped
 from distillkac.runs.data_place import DataPlace
-from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampler import SamplerConfig, SamplerOptions
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,8 @@ class EvaluateArgs:
     and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same noise in every
     column) and trajectory.png. By those of the Inception network (fid, kid, precision-recall; needs the extra `eval`):
     prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares the latter
-    among GPUs.
+    among GPUs. Where options of the sampler are given, the names of these files have them, such as
+    RUN/evaluation-rho-1.json; each row says how it was sampled.
     """
 
     run: tyro.conf.Positional[Path]
@@ -46,9 +47,10 @@ class EvaluateArgs:
     num: int = 5000
     """Generated images per row of the table; published FIDs take 50000."""
     teacher_steps: tuple[int, ...] = (20, 1)
-    """Step counts at which the run itself is measured, AB-2; by default 4, 2 and 1 of one of few steps, a student's own."""
-    w: float | None = None
-    """Guidance weight of the teacher, and of students that take it as input; by default what they were made for."""
+    """Step counts at which the run itself is measured; by default 4, 2 and 1 of one of few steps, a student's own."""
+    model: Literal["all", "teacher", "student"] = "all"
+    """Which networks are measured: the run and its students, or only one of these."""
+    sampler: Annotated[SamplerOptions, tyro.conf.arg(name="")] = field(default_factory=SamplerOptions)
     seed: int = 0
     """Seed of the prior noise."""
     batch_size: int = 500
@@ -87,6 +89,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("ema_step and keep_best are of --ema: give it, such as --ema all, or omit them")
     if args.ema is not None and args.metrics != ("classifier",):
         raise ValueError("--ema measures by the classifier: omit --metrics")
+    if args.ema is not None and args.model != "all":
+        raise ValueError("--ema measures the run itself, no students: omit --model")
+    if args.ema is not None and (others := set(args.sampler.asked()) - {"w"}):
+        raise ValueError(f"--ema measures averages sampled as by default: omit --{min(others).replace('_', '-')}")
     shipped.refuse(args.run, "distillkac models NAME --measure measures it")
     from distillkac.runs.config import load_config  # torch only now, so that help and mistakes in options come at once
 
@@ -104,19 +110,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_outputs(args: EvaluateArgs) -> None:
     """Raises ValueError, before anything is trained or drawn, if a result could not be written or a row cannot be."""
+    from distillkac.evaluation import rows
     from distillkac.runs import pictures
     from distillkac.runs.config import load_config
 
     if set(args.metrics) - {"classifier"}:
-        check_file(args.run / "fidelity.json")
+        check_file(args.run / _file(args, "fidelity", ".json"))
     if "classifier" in args.metrics:
-        check_file(args.run / "evaluation.json")
-        check_folder(args.run / "samples", "overview.png", "trajectory.png")
-    for folder, sampler in _rows(args):
+        check_file(args.run / _file(args, "evaluation", ".json"))
+        check_folder(args.run / "samples", _file(args, "overview"), _file(args, "trajectory"))
+    measured = _rows(args)
+    rows.check(args.run, measured)
+    for folder in {folder for folder, _ in measured} if "classifier" in args.metrics else ():
         config = load_config(folder)
-        Trained.of(config).settle(sampler, str(folder))
-        if "classifier" in args.metrics:
-            pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
+        pictures.check_grid(1, config.shape if config.latent is None else config.latent.shape, 1)
+
+
+def _file(args: EvaluateArgs, name: str, ending: str = ".png") -> str:
+    """The name of a file of results, which says what was asked of the sampler."""
+    from distillkac.evaluation.rows import words_of
+
+    words = words_of(args.sampler.asked())
+    return f"{name}{words and f'-{words}'}{ending}"
 
 
 def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
@@ -131,6 +146,7 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
 
 def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
+    from distillkac.evaluation.rows import described, title_of
     from distillkac.evaluation.tables import header, line
     from distillkac.runs import pictures, plots
     from distillkac.runs.device import device
@@ -142,26 +158,29 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor(args.num)}]
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
+    if asked := args.sampler.asked():
+        print(f"sampled with {', '.join(f'{name} {value}' for name, value in asked.items())}")
     print(header(COLUMNS))
     print(line(rows[-1], COLUMNS), flush=True)
     todo, strips, titles = _networks(args, device()), [], []
     for run, sampler in todo:
         samples = generate(run, labels, sampler, args.seed, args.batch_size)
-        rows.append(_row(run, sampler, samples.nfe, args.num / samples.seconds))
-        rows[-1] |= evaluator(samples.images, samples.labels)
+        rows.append(described(run, sampler, samples.nfe, args.num / samples.seconds))
+        rows[-1] |= {"energy": float(samples.energy.mean())} | evaluator(samples.images, samples.labels)
         print(line(rows[-1], COLUMNS), flush=True)
-        pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / f"{run.name}-steps-{sampler.steps}.png")
+        grid = _file(args, f"{run.name}-steps-{sampler.steps}")
+        pictures.save_grid(samples.images[:GRID_IMAGES], args.run / "samples" / grid)
         strips.append(samples.images[:OVERVIEW_COLUMNS])
-        titles.append(_title(run, sampler))
-    pictures.save_strips(strips, titles, args.run / "samples" / "overview.png")
+        titles.append(title_of(run, sampler))
+    pictures.save_strips(strips, titles, args.run / "samples" / _file(args, "overview"))
     teacher, sampler = todo[0]
     finest = replace(sampler, steps=max(other.steps for run, other in todo if run is teacher))
     samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
     assert samples.path is not None  # it was asked for
-    plots.save_trajectory(samples.path, samples.times, args.run / "samples" / "trajectory.png")
+    plots.save_trajectory(samples.path, samples.times, args.run / "samples" / _file(args, "trajectory"))
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
-    files.write_json(args.run / "evaluation.json", report)
+    files.write_json(args.run / _file(args, "evaluation", ".json"), report)
 
 
 def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
@@ -212,7 +231,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
         if first:
             rows.append(row | fidelity.measures(args.metrics, features, real, args.seed, args.k, accelerator.device))
             print(line(rows[-1], FIDELITY_COLUMNS), flush=True)
-            files.write_json(args.run / "fidelity.json", {"protocol": protocol, "rows": rows})
+            files.write_json(args.run / _file(args, "fidelity", ".json"), {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
 
 
@@ -226,6 +245,7 @@ def _generated(
 ) -> "tuple[dict, torch.Tensor]":
     """(row of the table without its measures, (n, d) features). No more than a batch of images is held at a time."""
     from distillkac.evaluation import fidelity
+    from distillkac.evaluation.rows import described
     from distillkac.runs.sampling import generate
 
     seconds, nfe = 0.0, 0
@@ -238,23 +258,15 @@ def _generated(
 
     title = f"{run.name}, {sampler.steps} steps"
     features = fidelity.collect(extractor, images, len(labels), args.batch_size, accelerator, title)
-    return _row(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
+    return described(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
 
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the run at its step counts, then its students."""
-    from distillkac.runs.config import load_config
-    from distillkac.runs.run import students
+    from distillkac.evaluation.rows import rows_of
 
-    trained = Trained.of(load_config(args.run))
-    own = args.teacher_steps == EvaluateArgs.teacher_steps and (trained.few_steps or trained.num_steps is not None)
-    made = [(args.run, steps, trained) for steps in (trained.measured_steps() if own else args.teacher_steps)]
-    for path in students(args.run):
-        trained = Trained.of(load_config(path))
-        made += [(path, steps, trained) for steps in trained.measured_steps()]
-    folded = [trained.w for _, _, trained in made if trained.num_steps is not None]
-    w = args.w if args.w is not None or not folded else folded[0]
-    return [(folder, SamplerConfig(steps, w=w if trained.takes_w else None)) for folder, steps, trained in made]
+    steps = None if args.teacher_steps == EvaluateArgs.teacher_steps else args.teacher_steps
+    return rows_of(args.run, steps, args.sampler, args.model)
 
 
 def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":
@@ -266,18 +278,6 @@ def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, Sa
     for folder in opened:
         say_if_another_teacher(folder)
     return [(opened[folder], sampler) for folder, sampler in rows]
-
-
-def _row(run: "Run", sampler: SamplerConfig, nfe: int, rate: float) -> dict:
-    """What was sampled and how; nfe: network evaluations per image, two a step where guided."""
-    w = Trained.of(run.config).settle(sampler, str(run.folder)).guidance
-    return {"name": run.name, "steps": sampler.steps, "w": w, "nfe": nfe, "images_per_second": rate}
-
-
-def _title(run: "Run", sampler: SamplerConfig) -> str:
-    """student-1-inverse becomes "student (inverse), 1 step"."""
-    kind, *rest = run.name.split("-") if run.config.student else [run.name]
-    return kind + (f" ({rest[1]})" if len(rest) == 2 else "") + f", {sampler.steps} step{'s' * (sampler.steps > 1)}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, Mod
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
-from distillkac._pipeline_options import Options, check_kind, naming_the_place, number, whole
+from distillkac._pipeline_options import Options, asked_of, check_kind, naming_the_place, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow.adopted import AdoptedNetwork
@@ -212,6 +212,10 @@ class KacPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
+        *,
+        gamma: float | None = None,
+        launch: float = 0.0,
+        landing: float = 0.0,
     ) -> Any:
         """Images of the given classes, one each.
 
@@ -219,14 +223,16 @@ class KacPipeline(DiffusionPipeline):
         command line (class_names.py): 3 and "3" are the class called 3 if there is one. guidance_scale: 1 + w, as
         diffusers counts it; 1 is no guidance, None what the network was made for. generator: one, or one for each image.
         output_type: "pil", "np" (n, H, W, C) in [0, 1], or "pt" (n, C, H, W) in [-1, 1]; float32 whatever the weights.
+        gamma, launch, landing: as the options of `sample` (KacScheduler.set_timesteps), for this call.
 
-        Raises ValueError for what does not exist, and for steps and guidance that the network was not trained for.
+        Raises ValueError for what does not exist, and for what the network was not trained for.
         """
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         steps = whole("num_inference_steps", steps)
-        w = self._settled(steps, guidance_scale)
+        kinetic: dict[str, Any] = {"gamma": gamma, "launch": launch, "landing": landing}
+        w = self._settled(steps, guidance_scale, **kinetic)
         classes = find_all(class_labels, list(self.unet.config.class_names))
         channels = self.unet.config.shape[0] if self.vae is None else self.vae.config.out_channels
         if output_type == "pil" and channels not in (1, 3):
@@ -234,7 +240,8 @@ class KacPipeline(DiffusionPipeline):
         device = self._execution_device
         y = torch.tensor(classes, device=device)
         field = GuidedVelocity(self.unet, w)
-        self.scheduler.set_timesteps(steps, device=device)
+        known = self.config.trained and self.config.trained["num_steps"] is not None
+        self.scheduler.set_timesteps(steps, device=device, **kinetic, predicts_data=known)
         # The state and the scheduler's arithmetic are float32, whatever the weights are.
         x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
         for t in self.progress_bar(self.scheduler.timesteps):
@@ -248,7 +255,7 @@ class KacPipeline(DiffusionPipeline):
             images = [pictures.to_pil(image) for image in pictures.to_uint8(images)]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _settled(self, steps: int, guidance_scale: float | None) -> float:
+    def _settled(self, steps: int, guidance_scale: float | None, **kinetic: Any) -> float:
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
         check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
@@ -262,8 +269,7 @@ class KacPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")
         if self.config.trained is None:
             return w or 0.0
-        known = {"restart": 0.0, "shift": 1.0} | scheduler.config  # schedulers of earlier versions had neither
-        asked = SamplerConfig(steps, w=w, **{name: known[name] for name in ("integrator", "rho", "shift", "restart")})
+        asked = asked_of(scheduler, steps, w, **kinetic)
         try:
             trained = Trained(**self.config.trained)
         except TypeError as error:

@@ -25,10 +25,12 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
+from distillkac._scheduler_options import Kinetic
 from distillkac.base.ranges import check_number
 from distillkac.base.tensors import column
 from distillkac.flow import patches
 from distillkac.flow.integrators import restarted, time_grid
+from distillkac.flow.methods import USUAL_RHO, rho_in
 from distillkac.flow.processes import Process
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
@@ -46,8 +48,8 @@ Device = torch.device | str | None
 
 @dataclass
 class KacSchedulerOutput(BaseOutput):
-    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, one Euler step to t = 0; None
-    where u is an average velocity over another step than that to the data."""
+    """prev_sample: the state at the next time, like the sample. pred_original_sample: x - t u, one Euler step to t = 0, or
+    the data that a step by gamma predicts; None where u is an average velocity over another step than that to the data."""
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor | None
@@ -57,11 +59,14 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     """Steps of a velocity field from noise to data: Euler, or Adams-Bashforth 2 with one evaluation a step.
 
     process: telegraph, planar, quad or gaussian, with its a, c or sigma and its schedules f, g. rho: exponent of the time
-    grid (1 - i/N)^rho; 2 for a teacher, a student's own for a student. integrator: "ab2" for teachers, "euler" for
+    grid (1 - i/N)^rho; None for a teacher's usual one by the number of steps, 2, but in up to 6 steps 1 (and 1 where times are
+    shifted); a student's own for a student. integrator: "ab2" for teachers, "euler" for
     students. max_speed: bound of the velocity of a pixel (telegraph), pair (planar) or 2x2 patch (quad), or None. num_steps:
     the steps of a student, which takes no other number; None for what takes any. restart: the share of each Euler step that is
     drawn anew with fresh noise. average_velocity: the model answers with average velocities and is given `next_timestep`.
     shift: of the grid's times, by the process (flow.time_shift); 1 for none.
+    predicts_data: whether x - t u stands for the data (students), or u is the velocity of the process (teachers), which gamma
+    and shaping must know (set_timesteps); None where num_steps or integrator "ab2" say it.
     tau_max: where a gaussian flow ends, of adopted models; path: in place of its f and g (flow.processes.Gaussian).
     """
 
@@ -77,7 +82,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         sigma: float = 1.0,
         f: Literal["linear", "cosine"] = "linear",
         g: Literal["linear", "quadratic"] = "linear",
-        rho: float = 2.0,
+        rho: float | None = None,
         integrator: Literal["euler", "ab2"] = "ab2",
         max_speed: float | None = None,
         num_steps: int | None = None,
@@ -86,12 +91,15 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         tau_max: float = 1.0,
         path: str | None = None,
         shift: float = 1.0,
+        predicts_data: bool | None = None,
     ) -> None:
         if integrator not in INTEGRATORS:
             raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
         if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
             raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
         check_number("shift", shift, SHIFTS)
+        if num_steps is not None and rho is None:
+            raise ValueError(f"a student of {num_steps} steps has a grid of its own: give its rho")
         if average_velocity and (restart > 0 or integrator != "euler"):
             raise ValueError(
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
@@ -103,6 +111,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         self._grid: torch.Tensor | None = None
         self._step = 0
         self._previous: tuple[torch.Tensor, float] | None = None
+        self._kinetic = Kinetic()
 
     @classmethod
     def from_pretrained(
@@ -120,7 +129,9 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         settled = trained.settle(trained.sampler(), str(folder))
         steps = trained.num_steps if trained.restart is None else None
         grid = {"rho": settled.rho, "integrator": settled.integrator, "num_steps": steps, "restart": settled.restart}
-        grid["shift"] = settled.shift
+        grid |= {"shift": settled.shift, "predicts_data": trained.predicts_data}
+        if not trained.predicts_data and settled.rho == USUAL_RHO:
+            grid["rho"] = None  # by the number of steps
         grid["average_velocity"] = config.objective == "average-velocity"
         noise = {field.name: getattr(config.noise, field.name) for field in fields(ProcessConfig)}
         known = inspect.signature(cls.__init__).parameters
@@ -129,19 +140,39 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"a scheduler of a run folder does not take {told}; it takes {', '.join([*known][1:])}")
         return cls(**noise | grid | options)
 
-    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
+    def set_timesteps(
+        self,
+        num_inference_steps: int,
+        device: Device = None,
+        *,
+        gamma: float | None = None,
+        launch: float = 0.0,
+        landing: float = 0.0,
+        predicts_data: bool | None = None,
+    ) -> None:
         """N steps: `timesteps` are their N start times, float32, from 1 down; the last step ends at 0.
 
-        Raises ValueError for a number of steps that a student was not made for.
+        gamma, launch, landing: as the options of `sample`, until the next call. With a gamma the steps are those of
+        trajectory-consistency sampling (docs/method.md, section 6), in place of the scheduler's integrator and restart, and a
+        student takes any number; launch and landing shape a teacher's velocity. predicts_data: in place of the scheduler's.
+        Raises ValueError for a number of steps that a student was not made for, and for what does not go together.
         """
-        if self.config.num_steps not in (None, num_inference_steps):
+        if gamma is None and self.config.num_steps not in (None, num_inference_steps):
             raise ValueError(
                 f"this is the scheduler of a student of {self.config.num_steps} Euler steps on its own grid, got "
                 f"{num_inference_steps}; choose the teacher or another student"
             )
-        self._grid = time_grid(num_inference_steps, self.config.rho, self.config.shift, self.process)
+        kinetic = Kinetic.of(self.config, self.process, gamma, launch, landing, predicts_data)
+        self._grid = time_grid(num_inference_steps, self.rho_in(num_inference_steps), self.config.shift, self.process)
         self.timesteps = self._grid[:-1].float().to(device)
         self.num_inference_steps, self._step, self._previous = num_inference_steps, 0, None
+        self._kinetic = kinetic
+
+    def rho_in(self, num_inference_steps: int) -> float:
+        """The exponent of the grid in so many steps."""
+        if self.config.rho is not None:
+            return float(self.config.rho)
+        return rho_in(num_inference_steps) if self.config.shift == 1 else 1.0
 
     @property
     def next_timestep(self) -> torch.Tensor:
@@ -172,7 +203,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         generator: Generators = None,
     ) -> KacSchedulerOutput | tuple[torch.Tensor]:
         """From `timestep` to the next one. model_output: the (guided) velocity at (sample, timestep), like the sample.
-        generator: of the fresh noise where `restart` is above 0, as in `prior`.
+        generator: of the fresh noise where `restart` or gamma is above 0, as in `prior`.
 
         Raises ValueError before set_timesteps, and for a timestep that is not the next of `timesteps`.
         """
@@ -181,18 +212,27 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"steps go through `timesteps` in order: expected {t:.6g} next, got {float(timestep):.6g}")
         h = t - t_next
         u_prev, h_prev = self._previous or (None, None)
+        model_output = self._kinetic.shaped(model_output, t)
         x_next, u = patches.guided_step(
             sample, model_output, None, u_prev, 0.0, h, h_prev, self.config.max_speed, self.process.speed_norm
         )
         x_hat, share = sample - t * u, self.config.restart  # of average velocities the share is 0
+        by_gamma = self._kinetic.gamma
+        share = share if by_gamma is None else by_gamma
+
+        def some(rows: range, seed: int) -> torch.Tensor:
+            part = slice(rows.start, rows.stop)
+            if by_gamma is not None:
+                return self._kinetic.step(self.process, sample[part], u[part], t, t_next, seed, self._step)
+            return restarted(self.process, x_next[part], x_hat[part], t_next, share, seed, self._step)
+
         if share > 0 and t_next > 0:
-
-            def some(rows: range, seed: int) -> torch.Tensor:
-                part = slice(rows.start, rows.stop)
-                return restarted(self.process, x_next[part], x_hat[part], t_next, share, seed, self._step)
-
             x_next = _drawn(len(sample), generator, some)
-        self._previous = (u, h) if self.config.integrator == "ab2" else None
+        elif by_gamma is not None:  # nothing is drawn
+            x_next = some(range(len(sample)), 0)
+        if by_gamma is not None:
+            x_hat = self._kinetic.predicted(self.process, sample, u, t)
+        self._previous = (u, h) if self.config.integrator == "ab2" and by_gamma is None else None
         self._step += 1
         if not return_dict:
             return (x_next,)

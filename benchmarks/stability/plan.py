@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from distillkac.flow.methods import EVEN_UP_TO
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
 PROCESSES: dict[str, Process] = {"telegraph": Telegraph(), "planar": Planar(), "gaussian": Gaussian()}
@@ -68,7 +69,8 @@ class Plan:
     seed: int
 
     def described(self) -> dict[str, Any]:
-        return asdict(self)
+        """What must be the same, and up to how many steps the grid of a teacher is even."""
+        return asdict(self) | {"even_up_to": EVEN_UP_TO}
 
 
 STUDENT = ("--recipe", "consistency", "--w-max", f"{WEIGHTS[-1]:g}", "--optim.batch-size", "64")

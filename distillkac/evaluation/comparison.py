@@ -1,6 +1,7 @@
 """What `make compare` compares: processes, distillation methods and the networks to measure, as data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.inverse_options import InverseConfig
@@ -8,6 +9,7 @@ from distillkac.distillation.pairs_options import KEPT_RESTART
 from distillkac.distillation.recipes import RECIPES
 from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.flow.methods import Method as Integrator
+from distillkac.flow.methods import rho_in
 from distillkac.runs.objectives import RESTART
 from distillkac.runs.process_config import ProcessConfig
 
@@ -65,6 +67,11 @@ class Plan:
     teacher_samples: Samples
     num: int
 
+    def described(self) -> dict[str, Any]:
+        """What must be the same for results to stand in one table, whatever the seeds: also the grids of the teachers."""
+        grids = [rho_in(steps) for _, steps in self.teacher_samples]
+        return asdict(replace(self, seeds=())) | {"teacher_rho": grids}
+
     def methods(self, setting: Setting) -> tuple[Method, ...]:
         """The methods for a setting, each after the one it starts from."""
         return (*self.everywhere, *self.extra.get(setting.name, ()))
@@ -78,6 +85,21 @@ SETTINGS = (
     Setting("planar-few-turns", "planar (9, 3)", ProcessConfig("planar", 9.0, 3.0)),
     Setting("telegraph-few-turns", "telegraph (9, 3)", ProcessConfig("telegraph", 9.0, 3.0)),
 )
+
+
+FURTHER = {"quad": Setting("quad", "quad (25, 2√2)", ProcessConfig("quad", 25.0, 2 * 2**0.5))}
+"""What can be compared too, but is not unless it is asked for; of the spread that (25, 2) gives the others."""
+
+
+def settings_of(names: tuple[str, ...]) -> tuple[Setting, ...]:
+    """The settings of these names, SETTINGS where none is named. Raises ValueError for an unknown name, or one that is there
+    twice."""
+    known = {setting.name: setting for setting in SETTINGS} | FURTHER
+    if wrong := [name for name in names if name not in known or names.count(name) > 1]:
+        raise ValueError(
+            f"processes must be some of {', '.join(known)}, each once, got {wrong[0]!r}: omit it, or name another"
+        )
+    return tuple(known[name] for name in names) or SETTINGS
 
 
 def equal_compute(config: DistillConfig, teacher_steps: int) -> DistillConfig:
@@ -147,7 +169,8 @@ def further(chain: DistillConfig) -> tuple[Method, ...]:
     )
 
 
-def full_plan(seeds: tuple[int, ...]) -> Plan:
+def full_plan(seeds: tuple[int, ...], processes: tuple[str, ...] = ()) -> Plan:
+    """processes: names of settings; SETTINGS by default."""
     chain = RECIPES["paper"]
     longer = replace(chain, steps=(250, 400, 400, 600), inverse=INVERSE, optim=replace(chain.optim, batch_size=128))
     most = (
@@ -155,13 +178,13 @@ def full_plan(seeds: tuple[int, ...]) -> Plan:
         *by_pairs(RECIPES["pairs"]),
         *at_best(RECIPES["best"]),
     )
-    extra = {"telegraph": (*most, *further(chain)), "planar": most}
+    extra = {"telegraph": (*most, *further(chain)), "planar": most, **({"quad": most} if "quad" in processes else {})}
     samples: Samples = (("ab2", 20), ("ab2", 10), ("euler", 4), ("euler", 2), ("euler", 1))
-    return Plan(SETTINGS, everywhere(chain, INVERSE), extra, seeds, 3000, samples, 5000)
+    return Plan(settings_of(processes), everywhere(chain, INVERSE), extra, seeds, 3000, samples, 5000)
 
 
-def quick_plan(seeds: tuple[int, ...]) -> Plan:
-    """The same in small: shorter training, fewer images, three processes."""
+def quick_plan(seeds: tuple[int, ...], processes: tuple[str, ...] = ()) -> Plan:
+    """The same in small: shorter training, fewer images, three processes if none is named."""
     chain = DistillConfig(stages=(20, 4, 1), steps=(100, 150))
     inverse = replace(INVERSE, steps=30)
     best = RECIPES["best"]
@@ -174,4 +197,5 @@ def quick_plan(seeds: tuple[int, ...]) -> Plan:
     )
     samples: Samples = (("ab2", 20), ("euler", 4), ("euler", 1))
     extra = {"telegraph": at_best(short)}
-    return Plan(SETTINGS[:3], everywhere(chain, inverse), extra, seeds[:1], 800, samples, 1000)
+    settings = settings_of(processes) if processes else SETTINGS[:3]
+    return Plan(settings, everywhere(chain, inverse), extra, seeds[:1], 800, samples, 1000)

@@ -29,7 +29,7 @@ SHORT_ROWS = {  # what the short table calls them: method, integrator, steps, re
     "student, 1 step, after inverse distillation": ("inverse", "euler", 1, 0.0),
     "student, 1 step, of --recipe best": ("best", "euler", 1, 0.0),
 }
-COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b")
+COLORS = ("#1b6ca8", "#d97b29", "#4c9a5b", "#8e5ba6", "#7a4a2b", "#c2405b", "#5f6b73")
 
 
 def summary(rows: list[dict], key: str) -> tuple[float, float | None] | None:

@@ -11,7 +11,7 @@ from distillkac.base import files
 from distillkac.base.outputs import check_folder
 from distillkac.base.random import generator
 from distillkac.data import class_means
-from distillkac.evaluation import diagnostics, diagnostics_plots
+from distillkac.evaluation import diagnostics, diagnostics_plots, diffusion_limit
 from distillkac.evaluation.diagnosis_options import DiagnoseArgs
 from distillkac.evaluation.energy_ranks import energy_ranks
 from distillkac.evaluation.metrics import Evaluator, describe
@@ -132,7 +132,7 @@ def _start_sections(paths: _Paths, train, out: Path) -> dict:
     """The network at t = 1 against the exact velocity there, and the processes against Brownian motion."""
     start = diagnostics.start_error(paths.teacher, class_means(train), paths.labels, paths.seed)
     _print_start(start)
-    limit = diagnostics.diffusion_limit()
+    limit = diffusion_limit.diffusion_limit()
     _print_limit(limit)
     diagnostics_plots.save_limit(limit, out / "diffusion-limit.png")
     return {"start": start, "diffusion_limit": limit}
@@ -254,7 +254,7 @@ def _print_start(found):
 def _print_limit(found):
     chosen = [found["a"].index(a) for a in (1, 10, 100, 1000)]
     print(f"diffusion   {'W1 to N(0, 1), a =':22}" + "".join(f"{found['a'][i]:9d}" for i in chosen) + "  exponent")
-    for name in ("telegraph", "planar"):
+    for name in diffusion_limit.LIMITS:
         values = "".join(f"{found[name][i]:9.2g}" for i in chosen)
         print(f"{'':12}{name:22}{values}{found['exponents'][name]:10.2f}", flush=True)
 

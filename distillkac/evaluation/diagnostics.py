@@ -19,7 +19,6 @@ from distillkac.flow.fields import null_class
 from distillkac.flow.integrators import integrate
 from distillkac.flow.patches import lengths
 from distillkac.flow.processes import Gaussian
-from distillkac.ops import reference
 from distillkac.ops.schedules import f_schedule, g_schedule
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
@@ -31,7 +30,6 @@ SAMPLING_STEPS = 20  # the teacher as it is sampled by default
 NEAR_TIMES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 OUT_OF_RANGE, PERTURBATION = 1.05, 1e-3
-RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def rms(x: torch.Tensor, first: int = 1) -> torch.Tensor:
@@ -178,11 +176,14 @@ def fine_steps(num_steps: int) -> int:
 
 
 def step_errors(teacher: Run, labels: torch.Tensor, seed: int) -> dict:
-    """RMS endpoint error of Euler and AB-2 in M steps against AB-2 in 400, same network and noise; over all samples, and
-    its median over samples, which the few that end in another image do not move. labels: (n,)."""
+    """RMS endpoint error of Euler and AB-2 in M steps against AB-2 in 400, same network, noise and exponent of the grid; over
+    all samples, and its median over samples, which the few that end in another image do not move. labels: (n,)."""
+    many = SamplerConfig(steps=REFERENCE_STEPS, model="teacher")
+    rho = Trained.of(teacher.config).settle(many, teacher.name).rho
 
     def ends(steps, method):
-        return generate(teacher, labels, SamplerConfig(steps=steps, integrator=method, model="teacher"), seed).images
+        sampler = SamplerConfig(steps=steps, integrator=method, rho=rho, model="teacher")
+        return generate(teacher, labels, sampler, seed).images
 
     finest, report = ends(REFERENCE_STEPS, "ab2"), {"steps": list(STEP_COUNTS), "reference_steps": REFERENCE_STEPS}
     for method in ("euler", "ab2"):
@@ -245,41 +246,3 @@ def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: i
         truth = exact.exact(x, y)
         report[name] = float(rms(network_velocity(teacher, x, 1.0, y) - truth, 0) / rms(truth, 0))
     return report if teacher.config.label_drop > 0 else report | {"no_class": None}
-
-
-def coordinate_cdf(process: str, x: torch.Tensor, a: float, c: float) -> torch.Tensor:
-    """P(K_1 <= x) of one coordinate of the telegraph or planar law, atoms included. x: (N,) float64, x >= 0."""
-    xi, lam = (x / c).clamp(max=1), float(a)
-    if process == "telegraph":
-        inside = reference.telegraph_cdf_abs(xi, lam)
-    else:
-        # |K| = c sqrt(e (2 - e)), e exponential with rate lam and cut at 1; its projection follows the arcsine law.
-        first = xi.square() / (1 + torch.sqrt((1 - xi) * (1 + xi)))  # here the circle reaches x
-        nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(10))
-        v = ((torch.arange(40)[:, None] + (nodes + 1) / 2) / 40).flatten()
-        # e = first + top v^6: the integrand has a root at `first`, and for small x all its turns are near it.
-        top = (1 - first).clamp(max=40 / lam)[:, None]
-        e = first[:, None] + top * v**6
-        arc = 2 / math.pi * torch.asin((xi[:, None] / torch.sqrt(e * (2 - e))).clamp(max=1))
-        values = lam * torch.exp(-lam * e) * arc * 6 * top * v**5
-        inside = -torch.expm1(-lam * first) + values @ (weights.repeat(40) / 80)
-        inside = inside + math.exp(-lam) * 2 / math.pi * torch.asin(xi)
-    return torch.where(xi < 1, (1 + inside) / 2, 1.0)
-
-
-def diffusion_limit() -> dict:
-    """Wasserstein-1 distance of a coordinate of K_1 from N(0, 1) for c^2 = a = 1 ... 1000, by quadrature; for another
-    sigma^2 = c^2 / a it is sigma times as large. The exponent is fitted where a >= 10."""
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
-    report: dict[str, list] = {"a": list(RATES)}
-    for process in ("telegraph", "planar"):
-        distances = []
-        for a in RATES:
-            cone = min(math.sqrt(a), 9.0)
-            edges = torch.cat([torch.linspace(0, cone, 61), torch.linspace(cone, 10, 11)[1:]]).double()
-            x = (edges[:-1, None] + edges.diff()[:, None] * (nodes + 1) / 2).flatten()
-            gap = (coordinate_cdf(process, x, a, math.sqrt(a)) - torch.special.ndtr(x)).abs()
-            distances.append(float((gap.view(-1, 6) @ weights) @ edges.diff()))
-        report[process] = distances
-    first = sum(a < 10 for a in RATES)
-    return report | {"exponents": {p: exponent(RATES[first:], report[p][first:]) for p in ("telegraph", "planar")}}

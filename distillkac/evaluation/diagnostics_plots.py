@@ -102,10 +102,10 @@ def save_limit(found: dict, path: Path) -> None:
     """Distance of the Kac laws from their Gaussian limit against the rate of turns."""
     figure, (axes,) = _figure(1)
     a = np.array(found["a"], dtype=float)
-    for name, color in zip(("telegraph", "planar"), COLORS, strict=False):
+    for name, color in zip(found["exponents"], COLORS, strict=False):
         label = f"{name}, ~ $a^{{{found['exponents'][name]:.2f}}}$"
         axes.loglog(a, found[name], "o-", markersize=4, color=color, label=label)
-    _finish(axes, "the diffusion limit: $c^2/a$ = 1, $a$ → ∞", "rate of turns a", "Wasserstein-1 distance to N(0, 1)")
+    _finish(axes, "the diffusion limit: spread 1, $a$ → ∞", "rate of turns a", "Wasserstein-1 distance to N(0, 1)")
     save_figure(figure, path)
 
 

@@ -13,7 +13,7 @@ from distillkac.flow.methods import Method as Integrator
 from distillkac.runs.config import load_config
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import RunData
-from distillkac.runs.sampler import SamplerConfig
+from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
 from distillkac.training.cost import flops_per_image
 
@@ -48,7 +48,8 @@ class Measurements:
         labels = class_labels(run.config, self.plan.num)
         sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator)
         samples = generate(run, labels, sampler)
-        row = key | {"nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
+        settled = Trained.of(run.config).settle(sampler, run.name)
+        row = key | {"rho": settled.rho, "nfe": samples.nfe, "seconds_per_image": samples.seconds / self.plan.num}
         row |= {"flops_per_image": samples.nfe * flops_per_image(run.network, run.config.shape)} | self.evaluator(
             samples.images, labels
         )

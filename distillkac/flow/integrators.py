@@ -13,7 +13,7 @@ from distillkac.base.random import derive_seed, uniform_rows
 from distillkac.base.tensors import column, sent
 from distillkac.flow import patches
 from distillkac.flow.fields import Field
-from distillkac.flow.methods import METHODS, Method
+from distillkac.flow.methods import METHODS, Method, rho_in
 from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.processes import Process
 from distillkac.flow.time_shift import shifted
@@ -30,14 +30,19 @@ __all__ = [
 ]
 
 
-def time_grid(num_steps: int, rho: float = 1.5, shift: float = 1.0, process: Process | None = None) -> torch.Tensor:
+def time_grid(
+    num_steps: int, rho: float | None = None, shift: float = 1.0, process: Process | None = None
+) -> torch.Tensor:
     """t_i = (1 - i / N)^rho, i = 0 .. N: float64 (N + 1,), from exactly 1 down to exactly 0.
 
-    rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation, 2 for a plain teacher. shift: other than 1
-    the times are shifted (time_shift.py), which the process decides.
+    rho > 1 makes the steps shorter towards the data; 1.5 is best for distillation. None is the usual one of a plain teacher by
+    the number of steps (methods.rho_in), and 1 with a shift. shift: other than 1 the times are shifted (time_shift.py), which
+    the process decides.
     """
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps must be a whole number of at least 1, got {num_steps}")
+    if rho is None:
+        rho = rho_in(num_steps) if shift == 1 else 1.0
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho}")
     i = torch.arange(num_steps + 1, dtype=torch.float64)

@@ -21,7 +21,7 @@ from distillkac.flow.onward import back, cone_kept, known, onward
 from distillkac.flow.path_energy import PathEnergy
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
-__all__ = ["Means", "data_and_noise", "trajectory_chain"]
+__all__ = ["Means", "data_and_noise", "trajectory_chain", "trajectory_step"]
 
 Means = Literal["data", "velocity"]
 HALVINGS = 30  # of the light cone: to beyond the digits of float32
@@ -61,18 +61,33 @@ def trajectory_chain(
         u = answer(x, t, y, *((0.0,) if averages else ()))
         if energy is not None:
             energy.add(u, t - t_next)
-        x_hat, k = data_and_noise(process, x, u, t, means)
-        if gamma == 1 or t_next == 0:
-            x = restarted(process, x_hat, x_hat, t_next, 1.0, seed, step, offset)
-        else:
-            _, ages = process.scales(torch.tensor([t, (1 - gamma) * t_next, t_next], dtype=torch.float64))
-            age, back_to, to = ages.tolist()
-            before = back(process, k, age, back_to)
-            k = onward(process, before, back_to, to, derive_seed(seed, "trajectory", step), offset)
-            x = _scale_of_data(process, t_next) * x_hat + k
+        x = trajectory_step(process, x, u, t, t_next, gamma, seed, step, offset, means)
         if path:
             states.append(x)
     return torch.stack(states) if path else x
+
+
+def trajectory_step(
+    process: Process,
+    x: torch.Tensor,
+    u: torch.Tensor,
+    t: float,
+    t_next: float,
+    gamma: float,
+    seed: int,
+    step: int = 0,
+    offset: int = 0,
+    means: Means = "data",
+) -> torch.Tensor:
+    """The end of step number `step` of `trajectory_chain`, like x, from the field's answer u at (x, t). t_next: in [0, t)."""
+    x_hat, k = data_and_noise(process, x, u, t, means)
+    if gamma == 1 or t_next == 0:
+        return restarted(process, x_hat, x_hat, t_next, 1.0, seed, step, offset)
+    _, ages = process.scales(torch.tensor([t, (1 - gamma) * t_next, t_next], dtype=torch.float64))
+    age, back_to, to = ages.tolist()
+    before = back(process, k, age, back_to)
+    k = onward(process, before, back_to, to, derive_seed(seed, "trajectory", step), offset)
+    return _scale_of_data(process, t_next) * x_hat + k
 
 
 def data_and_noise(

@@ -5,102 +5,56 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distillkac.base.ranges import in_ranges
-from distillkac.flow.shaping import Shaping
+from distillkac.flow.methods import USUAL_RHO, rho_in
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
-from distillkac.runs.times_config import SHIFTS
+from distillkac.runs.sampler_options import SamplerOptions
 
 if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.methods import Method
     from distillkac.runs.config import RunConfig
 
-__all__ = ["SamplerConfig", "Settled", "Trained", "halves", "usual_rho"]
+__all__ = ["SamplerConfig", "SamplerOptions", "Settled", "Trained", "halves", "usual_rho"]
 
 SMALL = 16
 """Pixels of the longer side up to which images are small, see usual_rho."""
 
 
 @dataclass(frozen=True)
-@in_ranges(
-    "",
-    steps="[1, 1e6]",
-    w="[0, 1e4]",
-    interval="[0, 1]",
-    max_speed="(0, 1e12]",
-    rho="(0, 100]",
-    shift=SHIFTS,
-    restart="[0, 1]",
-    gamma="[0, 1]",
-    launch="[0, 1]",
-    landing="[0, 1]",
-)
-class SamplerConfig:
-    """How samples are drawn. An option that is None is chosen by the network: a student knows its grid and its weight w."""
+@in_ranges("", steps="[1, 1e6]")
+class _Steps:
+    """Before the options, so that it is the first of all."""
 
     steps: int = 20
     """Integration steps; a student of that many is used if the run has one, one of inverse distillation before others."""
-    integrator: Literal["euler", "heun", "ab2"] | None = None
-    """Euler for students, ab2 for the teacher, unless given."""
-    w: float | None = None
-    """Guidance weight, 0 = none (diffusers' guidance_scale is 1 + w)."""
-    interval: tuple[float, float] = (0.0, 1.0)
-    """Guidance acts at times in this interval; 0 = data, 1 = noise."""
-    max_speed: float | None = None
-    """Limit on the guided velocity of each pixel (telegraph), pair (planar) or 2x2 patch (quad)."""
-    rho: float | None = None
-    """Exponent of the time grid (1 - i/N)^rho. By default 2 for teachers of small images (up to 16 pixels a side), 1 for other
-    teachers, and a student's own; 1 where times are shifted."""
-    shift: float | None = None
-    """Moves the times of the grid to where the noise is so many times as large beside the data; 1 for none. By default as in
-    the training (--times.shift), and a student's own."""
-    restart: float | None = None
-    """Share of each step that is drawn anew with fresh noise: 0 follows the flow, 1 is consistency sampling. With it a
-    student (give its own folder) can take any number of steps. By default 0, and a consistency student's own."""
-    gamma: float | None = None
-    """Trajectory-consistency sampling, in place of --restart: from the data predicted in one step the noise goes back to (1 -
-    gamma) times the next time, and from there onward as the process moves. 0 draws nothing, 1 is all fresh noise."""
-    launch: float = 0.0
-    """Kinetic shaping of a teacher: the velocity is this share larger at first, and less so until 60% of the way; in [0, 1]."""
-    landing: float = 0.0
-    """And after that smaller: by up to 19.1 times this, in [0, 0.0523]. A --max-speed holds for what comes of both."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int):
+            raise ValueError(f"steps must be a whole number, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class SamplerConfig(SamplerOptions, _Steps):
+    """How samples are drawn. An option that is None is chosen by the network: a student knows its grid and its weight w."""
+
     model: Literal["auto", "teacher", "student"] = "auto"
     """Which network. Auto: a student of that many steps if there is one that can do all that is asked (w, integrator, rho),
     else the teacher; a warning says so where the run has students of as many steps or more."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int):
-            raise ValueError(f"steps must be a whole number, got {self.steps}")
-        if self.restart and self.integrator not in (None, "euler"):
-            raise ValueError(f"restarts take Euler steps; omit integrator {self.integrator!r}")
-        self._check_fresh()
-
-    def _check_fresh(self) -> None:
-        """Raises ValueError if gamma, launch and landing are out of range, or do not go with the rest."""
-        if self.gamma is not None and self.restart is not None:
-            raise ValueError("restart and gamma are two ways to draw a share of a step anew: give one of them")
-        if self.gamma is not None and self.integrator not in (None, "euler"):
-            raise ValueError(f"steps by gamma are no steps of an integrator; omit integrator {self.integrator!r}")
-        Shaping(self.launch, self.landing)  # its own ranges
-        if self.shaped and (self.restart or self.gamma is not None):
-            raise ValueError(
-                "launch and landing shape the velocity, from which restart and gamma predict the data: omit one or the other"
-            )
-
-    @property
-    def shaped(self) -> bool:
-        """Whether the velocity is to be shaped."""
-        return self.launch > 0 or self.landing > 0
+        _Steps.__post_init__(self)
+        SamplerOptions.__post_init__(self)
 
 
 def usual_rho(shape: tuple[int, ...], student: bool = False) -> float:
-    """The exponent of the time grid for images of this shape (C, H, W): of a teacher sampled as it is, or of distillation,
-    where times are not shifted; shifted ones are where they shall be already.
+    """The exponent of the time grid for images of this shape (C, H, W): of a teacher sampled as it is in many steps (in few it
+    is that of methods.rho_in), or of distillation, where times are not shifted; shifted ones are where they shall be already.
 
     Fine detail is decided near t = 0, where an exponent above 1 puts the steps of a grid. But independent noise averages out
     over the pixels of a larger image, whose composition is decided near t = 1 (docs/scaling.md). Such a grid takes that in one
     step, and the images are less diverse.
     """
     small = max(shape[1:]) <= SMALL
-    return (1.5 if student else 2.0) if small else 1.0
+    return (1.5 if student else USUAL_RHO) if small else 1.0
 
 
 def halves(most: int) -> tuple[int, ...]:
@@ -140,17 +94,17 @@ class Trained:
     """What a network was trained for, as far as sampling is concerned. Saved with every pipeline.
 
     num_steps: None for a teacher, else the steps of a student. rho: exponent of the student's grid, or of the teacher's
-    usual one. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of its teacher,
-    above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is asked for,
-    and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps from data
-    alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for the data
-    where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the times that
-    a teacher was trained at; rho of a teacher is for times that are not shifted.
+    usual one in many steps. w: guidance folded into it; w_max: if set, it takes any w up to that as an input. label_drop: of
+    its teacher, above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is
+    asked for, and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps
+    from data alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for
+    the data where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the
+    times that a teacher was trained at; rho of a teacher is for times that are not shifted.
     """
 
     label_drop: float
     num_steps: int | None = None
-    rho: float = 2.0
+    rho: float = USUAL_RHO
     w: float = 0.0
     w_max: float | None = None
     restart: float | None = None
@@ -249,8 +203,9 @@ class Trained:
         return self.shift if sampler.shift is None else sampler.shift
 
     def _rho(self, sampler: SamplerConfig) -> float:
-        """Of what is no student."""
-        return sampler.rho or (self.rho if self._shift(sampler) == 1 else 1.0)
+        """Of what is no student: of a teacher by the number of steps."""
+        usual = self.rho if self.few_steps else rho_in(sampler.steps, self.rho)
+        return sampler.rho or (usual if self._shift(sampler) == 1 else 1.0)
 
     def _student(self, sampler: SamplerConfig, name: str) -> Settled:
         other_rho = sampler.rho is not None and not math.isclose(sampler.rho, self.rho)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from distillkac.base import files
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.evaluation import comparison_report, measurements
-from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan
+from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan, quick_plan
 
 TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
 TINY = Plan(
@@ -164,3 +165,27 @@ def test_kept_samples_are_the_first_images(compared):
     out, _, _ = compared
     path = comparison_report.samples_path(out / "telegraph-seed-0", "endpoint", 1, "euler", 0.0)
     assert torch.load(path, weights_only=True).shape == (40, 1, 8, 8)
+
+
+def test_a_fourth_process_is_compared_on_request():
+    plan = full_plan((0,), ("telegraph", "quad"))
+    assert [setting.title for setting in plan.settings] == ["telegraph (25, 2)", "quad (25, 2√2)"]
+    assert plan.methods(plan.settings[1]) == full_plan((0,)).methods(SETTINGS[1])  # as many as of planar noise
+    words = compare.teacher_options(pathlib.Path("it"), plan, plan.settings[1], 0)
+    assert words[2:6] == ["--process", "quad", "--c", str(2 * 2**0.5)]
+    for wrong in (("quad", "quad"), ("brownian",)):
+        with pytest.raises(ValueError, match=f"each once, got '{wrong[0]}'"):
+            full_plan((0,), wrong)
+    assert full_plan((0,)).settings == SETTINGS
+    assert quick_plan((0,)).settings == SETTINGS[:3]
+    assert [setting.name for setting in quick_plan((0,), ("quad",)).settings] == ["quad"]
+
+
+def test_results_of_teachers_on_other_grids_do_not_mix(tmp_path):
+    """Those of before the grid went by the number of steps."""
+    compare.check_same_plan(tmp_path, TINY)
+    before = json.loads((tmp_path / "plan.json").read_text())
+    assert before.pop("teacher_rho") == [1.0, 1.0]
+    files.write_json(tmp_path / "plan.json", before)
+    with pytest.raises(ValueError, match="results of another plan"):
+        compare.check_same_plan(tmp_path, TINY)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from distillkac import diagnose, distill, train
 from distillkac.base.random import generator
-from distillkac.evaluation import diagnostics, evaluators
+from distillkac.evaluation import diagnostics, diffusion_limit, evaluators
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.integrators import time_grid
-from distillkac.flow.processes import Gaussian, Planar, Telegraph
+from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 from distillkac.ops import reference
 from distillkac.runs.run import Run
 from distillkac.runs.sampling import SamplerConfig, generate
@@ -24,7 +24,7 @@ from tests.toys import SHAPE, TINY_OPTIONS, ToyData, refusal, run_config
 TINY = [*TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--steps", "2"]
 FEW = ["--num", "12", "--reference-num", "8", "--guidance-num", "20", "--energy-num", "20"]
 LABELS = torch.arange(24) % 2
-PROCESSES = [Telegraph(), Planar(), Gaussian()]
+PROCESSES = [Telegraph(), Planar(), Gaussian(), Quad(c=2.0)]
 by_name = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
 
 
@@ -69,7 +69,7 @@ def test_speeds_of_targets_stay_below_the_bound_and_excess_is_counted(process):
     """A network that runs at twice the bound in the last tenth of its time."""
     x0 = ToyData().x
     limit = None if process.name == "gaussian" else process.max_target_speed(float(x0.abs().max()))
-    fast = 2 * (limit or 3.0) / (2**0.5 if process.name == "planar" else 1)
+    fast = 2 * (limit or 3.0) / {"planar": 2**0.5, "quad": 2.0}.get(process.name, 1.0)
     run, grid = run_of(lambda x, t, y: torch.where(t < 0.1, fast, 0.1).expand_as(x), process), time_grid(100, 1.0)
     path = generate(run, LABELS, SamplerConfig(steps=100, rho=1.0, integrator="ab2"), path=True).path
     found = diagnostics.speeds(run, path, grid, x0, 0)
@@ -184,16 +184,16 @@ def test_distance_from_the_exact_start(process):
     assert found == pytest.approx({"class": 0.1, "no_class": 0.3}, rel=1e-3)
 
 
-@pytest.mark.parametrize("process", ["telegraph", "planar"])
+@pytest.mark.parametrize("process", ["telegraph", "planar", "quad"])
 @pytest.mark.parametrize("a", [1.0, 5.0, 40.0])
 def test_coordinate_laws_against_the_reference_sampler(process, a):
-    """Kolmogorov-Smirnov with n = 40000 (planar: 20000 independent pairs count): 2.3 / sqrt(n) is the level 5e-5."""
+    """Kolmogorov-Smirnov with n = 40000 (20000 pairs of planar, 10000 fours of quad count): 2.3 / sqrt(n) is the level 5e-5."""
     c = math.sqrt(a)
     k = reference.kac_noise(torch.ones(1), (40_000,), process, a, c, seed=1).abs().flatten().sort().values
     x = torch.linspace(0, 1.1 * c, 700, dtype=torch.float64)
     empirical = torch.searchsorted(k, x * (1 + 1e-12), right=True).double() / len(k)
-    law = 2 * diagnostics.coordinate_cdf(process, x, a, c) - 1
-    assert (empirical - law).abs().max() < 2.3 / math.sqrt(20_000)
+    law = 2 * diffusion_limit.coordinate_cdf(process, x, a, c) - 1
+    assert (empirical - law).abs().max() < 2.3 / math.sqrt(10_000 if process == "quad" else 20_000)
     assert law[0] == pytest.approx(0, abs=1e-9)
     assert law[-1] == 1
     assert (law.diff() > -1e-9).all()
@@ -201,10 +201,11 @@ def test_coordinate_laws_against_the_reference_sampler(process, a):
 
 def test_diffusion_limit():
     """The rate, and the distance at a = 1 against that of a large sample (whose own error is below 0.005)."""
-    found = diagnostics.diffusion_limit()
-    for process in ("telegraph", "planar"):
+    found = diffusion_limit.diffusion_limit()
+    for process in ("telegraph", "planar", "quad"):
         assert found["exponents"][process] == pytest.approx(-1, abs=0.03)
-        k = reference.kac_noise(torch.ones(1), (100_000,), process, 1.0, 1.0, seed=2).flatten().sort().values
+        c = 2**0.5 if process == "quad" else 1.0
+        k = reference.kac_noise(torch.ones(1), (100_000,), process, 1.0, c, seed=2).flatten().sort().values
         normal = torch.special.ndtri((torch.arange(len(k), dtype=torch.float64) + 0.5) / len(k))
         assert found[process][0] == pytest.approx((k - normal).abs().mean().item(), abs=0.008)
 
@@ -227,7 +228,7 @@ def test_the_command_measures_draws_and_prints(runs, process, monkeypatch, capsy
     monkeypatch.setattr(diagnostics, "REFERENCE_STEPS", 12)
     monkeypatch.setattr(diagnostics, "STEP_COUNTS", (2, 4))
     monkeypatch.setattr(diagnostics, "SAMPLING_STEPS", 3)
-    monkeypatch.setattr(diagnostics, "RATES", (1, 10, 100, 1000))
+    monkeypatch.setattr(diffusion_limit, "RATES", (1, 10, 100, 1000))
     out = tmp_path / "out"
     assert diagnose.main([str(runs[process.name]), *FEW, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -264,7 +265,7 @@ def test_the_command_measures_draws_and_prints(runs, process, monkeypatch, capsy
 def test_by_default_it_writes_into_the_run(runs, monkeypatch, capsys):
     monkeypatch.setattr(diagnostics, "REFERENCE_STEPS", 4)
     monkeypatch.setattr(diagnostics, "STEP_COUNTS", (1, 2))
-    monkeypatch.setattr(diagnostics, "RATES", (1, 10, 100, 1000))
+    monkeypatch.setattr(diffusion_limit, "RATES", (1, 10, 100, 1000))
     run = runs["planar"]
     assert diagnose.main([str(run), *FEW[:4], "--guidance-num", "0", "--energy-num", "0"]) == 0
     report = json.loads((run / "diagnosis" / "diagnosis.json").read_text())

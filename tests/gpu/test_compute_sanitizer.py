@@ -21,9 +21,12 @@ pytestmark = [
 PROGRAM = """
 import torch
 from distillkac import ops
-for process in ("telegraph", "planar"):
+narrow = ((3, 2), (5, 34), (2, 3, 66), (2, 4102), (70, 6))
+for process, shapes in (
+    ("telegraph", (*narrow, (3, 33))), ("planar", narrow), ("quad", ((3, 4), (5, 36), (2, 3, 68), (2, 4100), (70, 12)))
+):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for shape in ((3, 2), (5, 34), (2, 3, 66), (2, 4102), (70, 6), *[(3, 33)] * (process == "telegraph")):
+        for shape in shapes:
             x, u, v, p = (torch.rand(shape, device="cuda").to(dtype) for _ in range(4))
             t = torch.linspace(0.5, 1, shape[0], device="cuda", dtype=torch.float64)
             k = ops.kac_noise(t, shape[1:], process, 9.0, 3.0, 5, dtype=dtype)

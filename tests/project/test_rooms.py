@@ -18,6 +18,7 @@ ORDER = (
     ("training",),
     ("distillation",),
     ("evaluation", "web"),
+    ("_scheduler_options",),
     ("scheduler", "_pipeline_options", "_pipeline_card"),
     ("pipeline",),
 )

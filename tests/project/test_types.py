@@ -15,7 +15,7 @@ SOURCES = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES}
 # What users import: everything in it has full annotations.
 STRICT = ("distillkac.base", "distillkac.ops", "distillkac.flow", "distillkac.pipeline", "distillkac.scheduler")
-STRICT += ("distillkac._pipeline_card", "distillkac._pipeline_options")
+STRICT += ("distillkac._pipeline_card", "distillkac._pipeline_options", "distillkac._scheduler_options")
 # What those need nevertheless; pyproject.toml says why.
 RELAXED = {
     "distillkac.pipeline": {"disallow_subclassing_any", "disallow_untyped_decorators"},

@@ -10,6 +10,7 @@ from torch import nn
 
 from distillkac import _pipeline_card, diagnose, distill, evaluate, sample
 from distillkac.evaluation import ship
+from distillkac.evaluation.rows import title_of
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Telegraph
@@ -19,7 +20,7 @@ from distillkac.runs.config import RunConfig, load_config, save_config
 from distillkac.runs.objectives import AverageVelocityConfig, ConsistencyTraining
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
-from distillkac.runs.sampler import SamplerConfig, Trained
+from distillkac.runs.sampler import SamplerConfig, SamplerOptions, Trained
 from distillkac.runs.sampling import class_labels, generate
 from distillkac.scheduler import KacScheduler
 from distillkac.training import resume
@@ -148,10 +149,10 @@ def test_it_takes_any_number_of_euler_steps_and_any_w(runs, objective):
 
 def test_evaluate_measures_it_in_few_steps_unless_others_are_asked_for(runs):
     for counts, asked in (((4, 2, 1), {}), ((8,), {"teacher_steps": (8,)})):
-        rows = evaluate._rows(evaluate.EvaluateArgs(runs["average-velocity"], w=1.0, **asked))
+        rows = evaluate._rows(evaluate.EvaluateArgs(runs["average-velocity"], sampler=SamplerOptions(w=1.0), **asked))
         assert [(sampler.steps, sampler.w) for _, sampler in rows] == [(count, 1.0) for count in counts]
     run = open_run(runs["average-velocity"], "cpu")
-    assert evaluate._title(run, SamplerConfig(2)) == "average-velocity, 2 steps"
+    assert title_of(run, SamplerConfig(2)) == "average-velocity, 2 steps"
 
 
 class Listening(nn.Module):

@@ -1,0 +1,76 @@
+"""What KacScheduler.set_timesteps may be asked for beside the number of steps: the options of `sample` by which a step draws
+noise, or a velocity is shaped."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from distillkac.flow.onward import known
+from distillkac.flow.processes import Process
+from distillkac.flow.shaping import Shaping
+from distillkac.flow.trajectory import Means, data_and_noise, trajectory_step
+from distillkac.runs.sampler import SamplerOptions
+
+__all__ = ["Kinetic"]
+
+
+class Kinetic(NamedTuple):
+    """gamma: the share of fresh noise, None for the scheduler's own steps. shaping: of the velocity, None for none. means: what
+    the model's answers are."""
+
+    gamma: float | None = None
+    shaping: Shaping | None = None
+    means: Means = "data"
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        process: Process,
+        gamma: float | None,
+        launch: float,
+        landing: float,
+        predicts_data: bool | None,
+    ) -> "Kinetic":
+        """config: of the scheduler. predicts_data: in place of its own. Raises ValueError where these do not go together."""
+        restart = None if gamma is not None else config["restart"]
+        asked = SamplerOptions(gamma=gamma, restart=restart, launch=launch, landing=landing)
+        if gamma is None and not asked.shaped:
+            return cls()
+        if config["average_velocity"]:
+            raise ValueError(
+                "gamma, launch and landing are not for average velocities in this loop: omit them, or draw by sample --gamma"
+            )
+        data = _predicts_data(config) if predicts_data is None else predicts_data
+        if asked.shaped and data:
+            raise ValueError(
+                "launch and landing shape the velocity of a teacher, and this is a student's scheduler: omit them"
+            )
+        if gamma is not None:
+            known(process)
+        return cls(gamma, Shaping(launch, landing) if asked.shaped else None, "data" if data else "velocity")
+
+    def shaped(self, u: torch.Tensor, t: float) -> torch.Tensor:
+        return u if self.shaping is None else self.shaping.factor(t) * u
+
+    def step(
+        self, process: Process, x: torch.Tensor, u: torch.Tensor, t: float, t_next: float, seed: int, step: int
+    ) -> torch.Tensor:
+        """The state at t_next of a step by gamma."""
+        return trajectory_step(process, x, u, t, t_next, self.gamma or 0.0, seed, step, means=self.means)
+
+    def predicted(self, process: Process, x: torch.Tensor, u: torch.Tensor, t: float) -> torch.Tensor:
+        """The data from which such a step begins."""
+        return data_and_noise(process, x, u, t, self.means)[0]
+
+
+def _predicts_data(config: Mapping[str, Any]) -> bool:
+    if config["predicts_data"] is not None:
+        return bool(config["predicts_data"])
+    if config["num_steps"] is None and config["integrator"] != "ab2":
+        raise ValueError(
+            "gamma, launch and landing must know what the model answers: give predicts_data, True where x - t u is a student's "
+            "picture of the data, False where u is the velocity of a teacher"
+        )
+    return config["num_steps"] is not None

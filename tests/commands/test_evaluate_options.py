@@ -1,0 +1,98 @@
+"""`evaluate` with the sampler's options: what is measured, what the rows say, which files they go to, and what is refused."""
+
+import json
+import re
+
+import pytest
+
+from distillkac import evaluate, train
+from distillkac.evaluation.metrics import Evaluator
+from distillkac.runs.config import load_config
+from distillkac.runs.run import open_run
+from distillkac.runs.run_data import RunData
+from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from tests.commands.tiny import TINY
+from tests.toys import refused
+
+NUM = 40
+
+
+def rows_of(path):
+    return json.loads(path.read_text())["rows"][1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "file", "settled"),
+    [
+        ({"rho": 1.5}, "evaluation-rho-1.5.json", {"rho": 1.5, "integrator": "ab2", "gamma": None}),
+        ({"integrator": "heun"}, "evaluation-integrator-heun.json", {"rho": 1.0, "integrator": "heun", "nfe": 4}),
+        (
+            {"gamma": 0.5, "max_speed": 3.0},
+            "evaluation-max-speed-3-gamma-0.5.json",
+            {"integrator": "gamma", "gamma": 0.5, "max_speed": 3.0, "restart": 0.0},
+        ),
+        ({"launch": 0.2}, "evaluation-launch-0.2.json", {"launch": 0.2, "landing": 0.0}),
+        ({"restart": 0.5}, "evaluation-restart-0.5.json", {"restart": 0.5, "integrator": "euler"}),
+    ],
+    ids=str,
+)
+def test_a_row_is_what_sample_would_draw_and_says_how(run, options, file, settled):
+    assert evaluate.main([str(run), "--num", str(NUM), "--teacher-steps", "2", "--model", "teacher"]) == 0
+    plain = (run / "evaluation.json").read_bytes()
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    asked = [str(run), "--num", str(NUM), "--teacher-steps", "2", "--model", "teacher", *words]
+    assert evaluate.main(asked) == 0
+    (row,) = rows_of(run / file)
+    assert {name: row[name] for name in settled} == settled
+    assert (row["name"], row["steps"]) == ("teacher", 2)
+    assert (run / "evaluation.json").read_bytes() == plain  # the table of the defaults is as it was
+    pictures = {path.name for path in (run / "samples").iterdir()}
+    assert {file.replace("evaluation", name)[:-5] + ".png" for name in ("overview", "teacher-steps-2")} <= pictures
+
+    opened, images = open_run(run, "cpu"), RunData(run, load_config(run))
+    evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), run)
+    labels = class_labels(opened.config, NUM)
+    expected = evaluator(generate(opened, labels, SamplerConfig(2, **options)).images, labels)
+    assert row["frechet"] == pytest.approx(expected["frechet"], rel=1e-9)  # the same images
+    (other,) = rows_of(run / "evaluation.json")
+    assert other["frechet"] != pytest.approx(row["frechet"], rel=1e-7)
+    assert (other["rho"], other["integrator"]) == (1.0, "ab2")
+
+
+def test_students_are_measured_with_what_they_can_do(run):
+    assert evaluate.main([str(run), "--num", str(NUM), "--model", "student", "--gamma", "0.25"]) == 0
+    found = [
+        (row["name"], row["steps"], row["gamma"], row["rho"]) for row in rows_of(run / "evaluation-gamma-0.25.json")
+    ]
+    assert found == [("student-2", 2, 0.25, 1.5), ("student-1", 1, 0.25, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rho", "1"], "got rho = 1; .*--model teacher measures .* without its students"),
+        (["--launch", "0.1"], "launch and landing are for a teacher .*--model teacher measures"),
+        (["--model", "student", "--integrator", "ab2"], "takes Euler steps: omit integrator 'ab2'"),
+        (["--gamma", "2"], "gamma is the share of fresh noise"),
+        (["--gamma", "0.5", "--restart", "0.5"], "give one of them"),
+        (["--max-speed", "-1"], "max_speed must be positive"),
+        (["--interval", "0.2", "0.8"], "there is none to act"),
+        (["--ema", "all", "--rho", "1"], "omit --rho"),
+        (["--ema", "all", "--model", "teacher"], "omit --model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_means_nothing_is_refused_before_anything_is_drawn(run, capsys, monkeypatch, options, said):
+    monkeypatch.setattr(evaluate, "measure_with_classifier", lambda *_: pytest.fail("went on"))
+    found = refused(evaluate, [run, "--num", NUM, *options], capsys)
+    assert re.search(said, found.replace("\n", " ")), found
+
+
+def test_a_run_that_has_no_such_network_says_so(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "measure_with_classifier", lambda *_: pytest.fail("went on"))
+    alone = tmp_path / "quad"
+    assert train.main(["--run", str(alone), "--steps", "2", *TINY, "--process", "quad"]) == 0
+    capsys.readouterr()
+    assert "has no students to measure" in refused(evaluate, [alone, "--model", "student"], capsys)
+    assert "draw a share of each step anew by restart" in refused(evaluate, [alone, "--gamma", "0.5"], capsys)
+    assert "is itself a student" in refused(evaluate, [run / "student-2", "--model", "teacher"], capsys)
