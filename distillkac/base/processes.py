@@ -129,7 +129,7 @@ def _run(command: list[str], count: int, port: int) -> int:
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     """Waits for all of them; returns which failed first for a reason of its own, 0 if none or the first of them did."""
     failed, since = 0, None
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:
         ended = [i for i, child in enumerate(children) if child.returncode is not None]
         if ended and since is None:
             since = time.monotonic()
