@@ -72,7 +72,9 @@ def command(main: Main) -> Main:
         except RuntimeError as error:
             if not processes.peer_is_gone(error):
                 raise
-            print("error: another process of this training has ended: see what it says; --resume goes on", file=sys.stderr)
+            print(
+                "error: another process of this training has ended: see what it says; --resume goes on", file=sys.stderr
+            )
             return processes.PEER_GONE
         finally:
             warnings.formatwarning = _source_and_all

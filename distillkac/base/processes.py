@@ -25,7 +25,9 @@ SECONDS = 10.0
 """How long a process that ends waits for its own part in the group, whose peers may have died in the middle of an exchange."""
 AUTO = 2
 """Processes that "auto" starts at most: more were not measured."""
-PEER_GONE = 76  # exit code of a process whose peer ended first: what is wrong is for the peer to say (EX_PROTOCOL of sysexits)
+PEER_GONE = (
+    76  # exit code of a process whose peer ended first: what is wrong is for the peer to say (EX_PROTOCOL of sysexits)
+)
 _GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's words
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -97,7 +99,12 @@ def _free_port() -> int:
 
 
 def _run(command: list[str], count: int, port: int) -> int:
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     usual = {"OMP_NUM_THREADS": str(max(1, cores() // count))}
     if any(name == "lo" for _, name in socket.if_nameindex()):
         usual["GLOO_SOCKET_IFNAME"] = "lo"  # by the name of the machine gloo may find an address that leads nowhere

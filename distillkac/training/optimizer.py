@@ -128,10 +128,7 @@ def _found_together(directions: list[Tensor]) -> list[Tensor]:
     updates = [torch.empty_like(each) for each in directions]
     exchanges = []
     for owner, mine in enumerate(shares([(each.shape[0], each.shape[1]) for each in directions], ranks)):
-        if owner == rank:
-            parts = [orthogonalized(directions[i]) for i in mine]
-        else:
-            parts = [updates[i] for i in mine]
+        parts = [orthogonalized(directions[i]) if owner == rank else updates[i] for i in mine]
         if not parts:
             continue
         together = torch.cat([part.flatten() for part in parts])
@@ -147,7 +144,7 @@ def shares(shapes: list[tuple[int, int]], ranks: int) -> list[list[int]]:
     """Which matrices, by their places in the list, each process makes orthogonal: about as many products each."""
     work = [0] * ranks
     made: list[list[int]] = [[] for _ in range(ranks)]
-    for place in sorted(range(len(shapes)), key=lambda i: (-min(shapes[i]) ** 2 * max(shapes[i]), i)):
+    for place in sorted(range(len(shapes)), key=lambda i: (-(min(shapes[i]) ** 2) * max(shapes[i]), i)):
         least = work.index(min(work))
         work[least] += min(shapes[place]) ** 2 * max(shapes[place])
         made[least].append(place)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -79,7 +78,7 @@ def test_without_a_port(alone, monkeypatch, machine, capsys):
     monkeypatch.setattr(processes, "_free_port", none)
     assert processes.together("m", [], "auto") is None
     assert "no port can be opened (Operation not permitted): one process goes on alone" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--processes 2: .* no port can be opened .*; omit it"):
+    with pytest.raises(ValueError, match=r"--processes 2: .* no port can be opened .*; omit it"):
         processes.together("m", [], "2")
 
 
@@ -96,7 +95,11 @@ def test_the_first_process_speaks(capfd):
 def test_what_each_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's choice
     names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"
-    code = f"import os; r = os.environ['RANK']; open({str(tmp_path)!r} + '/' + r, 'w').write(' '.join(os.environ[n] for n in {names}))"
+    code = f"""
+import os
+with open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w") as file:
+    file.write(" ".join(os.environ[name] for name in {names}))
+"""
     assert run(code) == 0
     assert [(tmp_path / rank).read_text() for rank in "01"] == [f"{r} {r} 2 2 127.0.0.1 1 7" for r in "01"]
 
@@ -106,7 +109,9 @@ def test_a_mistake_that_all_make_is_told_once(capfd):
     assert capfd.readouterr().err == "error: of all\n"
 
 
-@pytest.mark.parametrize(("end", "how"), [("sys.exit(3)", "with exit code 3"), ("os.kill(os.getpid(), 9)", "by SIGKILL")])
+@pytest.mark.parametrize(
+    ("end", "how"), [("sys.exit(3)", "with exit code 3"), ("os.kill(os.getpid(), 9)", "by SIGKILL")]
+)
 def test_the_mistake_of_another_is_told(capfd, end, how):
     code = f"""
 import os, sys, time
@@ -150,7 +155,11 @@ sys.exit(130)
 def test_signals_reach_every_process_once(tmp_path, sent):
     """As a terminal sends Ctrl-C, to the whole group; SIGKILL to the one that waits alone: the others save and end."""
     code = WAITING.format(folder=str(tmp_path))
-    program = f"import sys; from distillkac.base import processes; sys.exit(processes._run([sys.executable, '-c', {code!r}], 2, 1))"
+    program = f"""
+import sys
+from distillkac.base import processes
+sys.exit(processes._run([sys.executable, "-c", {code!r}], 2, 1))
+"""
     waiting = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
     until(lambda: all((tmp_path / rank).exists() for rank in "01"))
     os.killpg(waiting.pid, sent)
@@ -219,7 +228,17 @@ def test_a_training_of_two_processes_stops_and_goes_on(tmp_path):
     from tests.toys import TINY_OPTIONS
 
     folder = tmp_path / "a run"
-    options = ["--run", str(folder), *TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16", "--optim.optimizer", "muon"]
+    options = [
+        "--run",
+        str(folder),
+        *TINY_OPTIONS,
+        "--preview",
+        "0",
+        "--optim.batch-size",
+        "16",
+        "--optim.optimizer",
+        "muon",
+    ]
     command = [sys.executable, "-m", "distillkac.train", *options, "--processes", "2", "--optim.log-every", "1"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     training = subprocess.Popen(
