@@ -13,6 +13,7 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff, mypy and clang-format, without changing anything
+# PROCESSES=1 trains and distils the demo in one process; by default in two, where two cores are free for them.
 # PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
@@ -37,12 +38,18 @@ CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.
 
 # Two threads that spin while they wait for each other stall whenever something else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
+# pip is told to compile nothing (below), so where Python may keep no bytecode, as in many containers, each command would
+# compile torch and all else that it imports once more: more than half of the time that a command takes to start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo fashion patches test test-cpus compare stability bench bench-gpu gpu package docs sanitize sanitize-gpu lint clean venv
 # A grid of samples for each network is drawn by evaluate.
 # A short --recipe best: a consistency student of 4, 2 and 1 steps, then one that learns its two steps as one.
-# Its network is so small that a second thread costs more than it gives: 800 images a second by one, 670 by two.
+# Its network is so small that a second thread costs more than it gives (800 images a second by one, 670 by two); a second
+# process gives nearly as much again.
 demo: threads = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
+demo: PROCESSES ?= auto
+demo: processes = --processes $(call quoted,$(PROCESSES))
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
@@ -52,8 +59,8 @@ fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --in
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
-	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(call resume,config.json) $(precision) $(ARGS)
-	$(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(call resume,student-*/config.json) $(precision)
+	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(ARGS)
+	$(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(processes) $(call resume,student-*/config.json) $(precision)
 	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from distillkac.base import processes
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.distillation.grids import for_teacher
@@ -46,6 +47,8 @@ class DistillArgs:
     few steps, by Muon, for a few cores. As published for CIFAR-10, days on a GPU: one-shot, endpoint distillation from 100 to 4
     steps at once, then to 2 and 1; realuid, inverse distillation of the teacher itself into one step; realuid-second, its
     second phase, which begins with the student of the first (--start)."""
+    processes: int | Literal["auto"] = 1
+    """Processes of this machine that share each batch, as --processes of train has them."""
     dry_run: bool = False
     """Print the stages and what they cost, and stop."""
     config: Annotated[DistillConfig, tyro.conf.arg(name="")] = field(default_factory=DistillConfig)
@@ -54,6 +57,8 @@ class DistillArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if (code := processes.together("distillkac.distill", argv, peek(argv, processes="1").processes)) is not None:
+        return code
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
     shipped.refuse(args.run, "there is no teacher to distil; train one: python -m distillkac.train")
     # What trains only now, so that help and mistakes in options come at once.

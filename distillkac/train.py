@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from distillkac.base import paths
+from distillkac.base import paths, processes
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
@@ -45,6 +45,9 @@ class TrainArgs:
     """Where the other options start from."""
     track: tuple[Tracker, ...] = ()
     """Show losses in TensorBoard (from RUN/distillkac) or W&B too; metrics.jsonl is always written."""
+    processes: int | Literal["auto"] = 1
+    """Processes of this machine that share each batch, on a CPU each with threads of its own, for networks so small that a
+    second thread gains nothing. auto: two, where OMP_NUM_THREADS (by default 1) leaves cores for them and there is no GPU."""
     dry_run: bool = False
     """Print what the run would be and cost, and stop."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
@@ -53,6 +56,8 @@ class TrainArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if (code := processes.together("distillkac.train", argv, peek(argv, processes="1").processes)) is not None:
+        return code
     saved = _saved(argv)
     args = parse(TrainArgs, argv, prog("train"), _defaults(argv, saved))
     shipped.refuse(args.run, shipped.ELSEWHERE)

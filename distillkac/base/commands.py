@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Protocol
 
+from distillkac.base import processes
+
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
 PACKAGE = Path(__file__).parents[1]
 
@@ -67,6 +69,13 @@ def command(main: Main) -> Main:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
+        except RuntimeError as error:
+            if not processes.peer_is_gone(error):
+                raise
+            print(
+                "error: another process of this training has ended: see what it says; --resume goes on", file=sys.stderr
+            )
+            return processes.PEER_GONE
         finally:
             warnings.formatwarning = _source_and_all
 

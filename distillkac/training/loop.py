@@ -101,7 +101,8 @@ class Trainer:
         if sharded:
             sharding.shard(network, accelerator.num_processes, accelerator.device)
         self.ema, self.averages = EMA(self.followed, optim.ema), Averages(self.followed, optim, steps)
-        self.optimizer = optimizer.build(network, optim)
+        # All processes have the same gradients, but for sharded ones, which are gathered one at a time.
+        self.optimizer = optimizer.build(network, optim, shared=accelerator.num_processes > 1 and not sharded)
         self.step = 0
         if state is not None:
             self._take_up(state)

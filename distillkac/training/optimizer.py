@@ -35,11 +35,23 @@ class Muon(torch.optim.Optimizer):
     An update of a matrix W with gradient G, of dtype and device of W: M <- M + (1 - MOMENTUM) (G - M), U = G + MOMENTUM (M - G)
     (Nesterov), W <- (1 - lr weight_decay) W - lr UPDATE_RMS sqrt(larger side) orthogonalized(U). Convolution kernels (out, in,
     k, k) are matrices (out, in k k). Where weights are sharded, every process finds the updates of whole matrices.
+
+    shared: whether the processes of torch's group, all of which step together with the same gradients, find a part of the
+    updates each and give them to the others; the updates are the same.
     """
 
-    def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float], weight_decay: float, fused: bool):
+    def __init__(
+        self,
+        groups: list[dict],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        fused: bool,
+        shared: bool = False,
+    ):
         # The name "fused" is what tells torch where the number of steps of a loaded state belongs.
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
+        self.shared = shared
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -50,18 +62,21 @@ class Muon(torch.optim.Optimizer):
             if not group["muon"]:
                 self._adamw(found, group)
                 continue
-            for parameter in found:
-                self._muon(parameter, group["lr"], group["weight_decay"])
+            directions = (self._direction(parameter) for parameter in found)
+            updates = _found_together(list(directions)) if self.shared else map(orthogonalized, directions)
+            for parameter, update in zip(found, updates, strict=True):
+                update = update.mul_(UPDATE_RMS * max(update.shape) ** 0.5).view(parameter.shape)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(sharding.like(update, parameter), alpha=group["lr"])
 
-    def _muon(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
+    def _direction(self, parameter: Tensor) -> Tensor:
+        """What is made orthogonal, as a whole matrix; the momentum goes one step further."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        matrix = sharding.whole(gradient.lerp(momentum, MOMENTUM)).flatten(1)
-        update = orthogonalized(matrix).mul_(UPDATE_RMS * max(matrix.shape) ** 0.5).view(parameter.shape)
-        parameter.mul_(1 - lr * weight_decay).sub_(sharding.like(update, parameter), alpha=lr)
+        return sharding.whole(gradient.lerp(momentum, MOMENTUM)).flatten(1)
 
     def _adamw(self, found: list[Tensor], group: dict) -> None:
         """As torch.optim.AdamW does it, to the bit."""
@@ -105,16 +120,44 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     return (x.mT if tall else x).contiguous()
 
 
-def build(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that `optim` names, for all parameters of a network. Raises ValueError if Muon would have none."""
-    kind = {"adamw": torch.optim.AdamW, "muon": Muon}[optim.optimizer]
-    return kind(
-        parameter_groups(network, optim),
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        weight_decay=optim.weight_decay,
-        fused=True,
-    )
+def _found_together(directions: list[Tensor]) -> list[Tensor]:
+    """orthogonalized() of each matrix (rows, columns), of which every process of torch's group finds some."""
+    from torch import distributed
+
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    updates = [torch.empty_like(each) for each in directions]
+    exchanges = []
+    for owner, mine in enumerate(shares([(each.shape[0], each.shape[1]) for each in directions], ranks)):
+        parts = [orthogonalized(directions[i]) if owner == rank else updates[i] for i in mine]
+        if not parts:
+            continue
+        together = torch.cat([part.flatten() for part in parts])
+        exchanges.append((mine, together, distributed.broadcast(together, owner, async_op=True)))
+    for mine, together, exchange in exchanges:
+        exchange.wait()
+        for i, part in zip(mine, together.split([updates[i].numel() for i in mine]), strict=True):
+            updates[i] = part.view_as(updates[i])
+    return updates
+
+
+def shares(shapes: list[tuple[int, int]], ranks: int) -> list[list[int]]:
+    """Which matrices, by their places in the list, each process makes orthogonal: about as many products each."""
+    work = [0] * ranks
+    made: list[list[int]] = [[] for _ in range(ranks)]
+    for place in sorted(range(len(shapes)), key=lambda i: (-(min(shapes[i]) ** 2) * max(shapes[i]), i)):
+        least = work.index(min(work))
+        work[least] += min(shapes[place]) ** 2 * max(shapes[place])
+        made[least].append(place)
+    return made
+
+
+def build(network: nn.Module, optim: OptimConfig, shared: bool = False) -> torch.optim.Optimizer:
+    """The optimizer that `optim` names, for all parameters of a network. shared: see Muon. Raises ValueError if Muon would have
+    no parameter."""
+    groups, betas = parameter_groups(network, optim), (optim.beta1, optim.beta2)
+    if optim.optimizer == "muon":
+        return Muon(groups, optim.lr, betas, optim.weight_decay, True, shared)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay, fused=True)
 
 
 def parameter_groups(network: nn.Module, optim: OptimConfig) -> list[dict]:

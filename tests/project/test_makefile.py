@@ -14,6 +14,7 @@ from tests.places import ROOT, outside_make
 PYTHON = """#!/bin/sh
 here=$(dirname "$0")
 for word; do printf '%s\\n' "$word"; done >> "$LOG"; echo -- >> "$LOG"
+case "$*" in "-m distillkac"*) echo "may ${PYTHONDONTWRITEBYTECODE:+not }be kept" >> bytecode;; esac
 case "$*" in
 "-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/pip-works;;
 "-m ensurepip") [ -e "$here/can-ensurepip" ] && touch "$here/pip-works";;
@@ -124,7 +125,8 @@ def test_a_working_environment_is_kept(tree):
 def test_names_of_runs(tree, run):
     said = run.replace("$", "$$")  # make's own way to write a dollar
     commands = [call for call in tree.make("demo", f"RUN={said}") if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run]
+    together = ["--processes", "auto"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run, *together]
     chain = [
         "--recipe",
         "best",
@@ -135,7 +137,7 @@ def test_names_of_runs(tree, run):
         "--pairs.count",
         "8000",
     ]
-    chain += ["--steps", "250", "--inverse.steps", "0", "--inverse.pairs", "0", "--optim.batch-size", "64"]
+    chain += ["--steps", "250", "--inverse.steps", "0", "--inverse.pairs", "0", "--optim.batch-size", "64", *together]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain]
     assert commands[2] == ["-m", "distillkac.evaluate", run]
     film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
@@ -145,8 +147,27 @@ def test_names_of_runs(tree, run):
         (tree.root / folder).mkdir(parents=True)
         (tree.root / folder / "config.json").touch()
     commands = [call for call in tree.make("demo", f"RUN={said}", "ARGS=--steps 5") if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run, "--resume", "--steps", "5"]
+    again = [*together, "--resume", "--steps", "5"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", "demo", "--run", run, *again]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain, "--resume"]
+
+
+def test_the_number_of_processes_is_for_the_user_to_choose(tree, monkeypatch):
+    def chosen(*words):
+        commands = [call for call in tree.make("demo", *words) if "distillkac" in call[1]]
+        return [call[call.index("--processes") + 1] for call in commands if "--processes" in call]
+
+    assert chosen() == ["auto", "auto"]
+    assert chosen("PROCESSES=1") == ["1", "1"]
+    monkeypatch.setenv("PROCESSES", "1")
+    assert chosen() == ["1", "1"]
+
+
+def test_commands_may_keep_bytecode(tree, monkeypatch):
+    """pip compiles nothing here: else every command would compile all that it imports."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    tree.make("demo")
+    assert (tree.root / "bytecode").read_text() == "may be kept\n" * 4
 
 
 @pytest.mark.parametrize("name", ["fashion", "patches"])
