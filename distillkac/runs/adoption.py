@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -104,14 +104,14 @@ def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
         checkpoints.export(place, 0, weights, weights)
 
 
-def _refuse_options(options: dict[str, object], owner: str, other: str) -> None:
+def _refuse_options(options: Mapping[str, object], owner: str, other: str) -> None:
     """Raises ValueError if one is given that is of the owner, where the other says it itself."""
     for name, value in options.items():
         if value is not None:
             raise ValueError(f"{name} is of {owner}, and {other} says it itself: omit {name}")
 
 
-def _check_options(scheduler: object, numbers: dict[str, float | None]) -> None:
+def _check_options(scheduler: object, numbers: Mapping[str, float | None]) -> None:
     """Raises ValueError if an option of a model that diffusers saved is none."""
     if not isinstance(scheduler, str | os.PathLike | None):
         raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
