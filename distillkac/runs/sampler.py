@@ -8,6 +8,7 @@ from distillkac.base.ranges import in_ranges
 from distillkac.flow.methods import USUAL_RHO, rho_in
 from distillkac.runs.objectives import FEW_STEPS, RESTART, Objective
 from distillkac.runs.sampler_options import SamplerOptions
+from distillkac.runs.times_config import SHIFTS
 
 if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.methods import Method
