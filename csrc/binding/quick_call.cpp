@@ -19,23 +19,34 @@ struct Torch {
   PyObject *tensor, *any_requires_grad, *transforms, *below_autograd, *increment_version, *forward_mode, *level;
   PyObject *enter, *exit;
 
-  static const Torch& get() {
-    static const Torch torch = [] {
-      const py::module_ c = py::module_::import("torch._C"), forward = py::module_::import("torch.autograd.forward_ad");
-      const auto keep = [](py::object object) { return object.release().ptr(); };
-      return Torch{
-          .tensor = keep(py::module_::import("torch").attr("Tensor")),
-          .any_requires_grad = keep(c.attr("_any_requires_grad")),
-          .transforms = keep(c.attr("_functorch").attr("peek_interpreter_stack")),
-          .below_autograd = keep(c.attr("_AutoDispatchBelowAutograd")),
-          .increment_version = keep(c.attr("_increment_version")),
-          .forward_mode = keep(forward.attr("__dict__")),
-          .level = keep(py::str("_current_level")),
-          .enter = keep(c.attr("_AutoDispatchBelowAutograd").attr("__enter__")),
-          .exit = keep(c.attr("_AutoDispatchBelowAutograd").attr("__exit__")),
-      };
+  // Null where this torch has not all of it: then every call is left to the checks, which need none.
+  static const Torch* find() {
+    static const Torch* const found = []() -> const Torch* {
+      try {
+        return new Torch(look_up());
+      } catch (const py::error_already_set&) {
+        return nullptr;
+      }
     }();
-    return torch;
+    return found;
+  }
+  static const Torch& get() { return *find(); }
+
+ private:
+  static Torch look_up() {
+    const py::module_ c = py::module_::import("torch._C"), forward = py::module_::import("torch.autograd.forward_ad");
+    const auto keep = [](py::object object) { return object.release().ptr(); };
+    return Torch{
+        .tensor = keep(py::module_::import("torch").attr("Tensor")),
+        .any_requires_grad = keep(c.attr("_any_requires_grad")),
+        .transforms = keep(c.attr("_functorch").attr("peek_interpreter_stack")),
+        .below_autograd = keep(c.attr("_AutoDispatchBelowAutograd")),
+        .increment_version = keep(c.attr("_increment_version")),
+        .forward_mode = keep(forward.attr("__dict__")),
+        .level = keep(py::str("_current_level")),
+        .enter = keep(c.attr("_AutoDispatchBelowAutograd").attr("__enter__")),
+        .exit = keep(c.attr("_AutoDispatchBelowAutograd").attr("__exit__")),
+    };
   }
 };
 
@@ -102,6 +113,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* ke
     PyErr_SetString(PyExc_TypeError, "QuickCall: wants out, its tensors and the rest, by position");
     return nullptr;
   }
+  if (!Torch::find()) return ask();
   PyObject* all[kMost];  // tensors, those of out, the rest
   PyObject** const after = std::copy_n(args + 1, quick.tensors, all);
   for (Py_ssize_t i = 0; i < outs; ++i) after[i] = many ? PyTuple_GET_ITEM(out, i) : out;

@@ -1,5 +1,8 @@
 """Plain calls skip the Python checks and autograd's rule; whoever wants a gradient, traces or transforms still gets both."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -107,3 +110,15 @@ def test_no_gradient_is_lost(name):
         torch.func.grad(total)(X)
     with torch.no_grad():
         assert not any(part.requires_grad for part in flat(CALLS[name](leaf)))
+
+
+def test_a_torch_without_these_insides_is_served_by_the_checks():
+    """The C++ part looks up private names of torch; another version may lack one."""
+    program = (
+        "import torch; from distillkac import ops; x, t = torch.ones(3, 8), torch.ones(3)\n"
+        "del torch._C._increment_version\n"
+        "from distillkac.ops import _quick\n"
+        "assert _quick.velocity(None, x, t, 'planar', 25.0, 2.0) is NotImplemented\n"
+        "assert _quick.velocity(None, x, t, 'planar', 25.0, 2.0) is NotImplemented\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
