@@ -32,7 +32,14 @@ MADE = {
     OwnNetwork: OwnNetwork("nets.Net", 1),
     Trained: Trained(0.1),
 }
-MAY_BE_NEGATIVE = {"times.mean", "average_velocity.mean", "latent.shift_factor", "seed"}
+MAY_BE_NEGATIVE = {
+    "times.mean",
+    "average_velocity.mean",
+    "latent.shift_factor",
+    "seed",
+    "network.meaning",
+    "network.answers",
+}
 
 
 def inside(hint):
