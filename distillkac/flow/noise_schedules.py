@@ -26,11 +26,11 @@ CPU = torch.device("cpu")  # also where networks are made without memory, on the
 @dataclass(frozen=True)
 @in_ranges(
     "schedule",
-    timesteps="[3, 100000]",
+    timesteps="[1, 1e12]",
     beta_start="[0, 1]",
     beta_end="[0, 1]",
     betas="[0, 1]",
-    used="[3, 100000]",
+    used="[0, 1e12]",
     sigma_min="(0, 1e6]",
     sigma_max="(0, 1e6]",
     sigma_data="(0, 1e6]",

@@ -73,7 +73,7 @@ def test_students_are_measured_with_what_they_can_do(run):
         (["--rho", "1"], "got rho = 1; .*--model teacher measures .* without its students"),
         (["--launch", "0.1"], "launch and landing are for a teacher .*--model teacher measures"),
         (["--model", "student", "--integrator", "ab2"], "takes Euler steps: omit integrator 'ab2'"),
-        (["--gamma", "2"], "gamma is the share of fresh noise"),
+        (["--gamma", "2"], "gamma must lie in"),
         (["--gamma", "0.5", "--restart", "0.5"], "give one of them"),
         (["--max-speed", "-1"], "max_speed must be positive"),
         (["--interval", "0.2", "0.8"], "there is none to act"),

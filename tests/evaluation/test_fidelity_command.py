@@ -43,7 +43,7 @@ ALL = ["--metrics", "fid", "kid", "precision-recall"]
 def test_command_measures_what_was_generated(torchmetrics, run, stand_in, capsys):
     options = [str(run), *ALL, "--num", "70", "--teacher-steps", "3", "--w", "0", "--batch-size", "16", "--seed", "5"]
     assert evaluate.main(options) == 0
-    report = files.read_json(run / "fidelity.json")
+    report = files.read_json(run / "fidelity-w-0.json")
     teacher, student = report["rows"]
     assert (teacher["name"], teacher["steps"], teacher["nfe"], teacher["w"]) == ("teacher", 3, 3, 0)
     assert (student["name"], student["steps"], student["nfe"]) == ("student-2", 2, 2)
@@ -69,7 +69,7 @@ def test_command_measures_what_was_generated(torchmetrics, run, stand_in, capsys
 def test_guided_evaluations_count_twice_and_train_is_asked_for(torchmetrics, run, stand_in):
     options = [str(run), "--metrics", "fid", "--num", "20", "--teacher-steps", "4", "--w", "1.5"]
     assert evaluate.main([*options, "--reference", "train", "--reference-num", "64"]) == 0
-    report = files.read_json(run / "fidelity.json")
+    report = files.read_json(run / "fidelity-w-1.5.json")
     assert (report["rows"][0]["nfe"], report["rows"][0]["w"]) == (8, 1.5)
     assert "kid" not in report["rows"][0]
     assert not {"kid", "neighbours"} & set(report["protocol"])

@@ -93,7 +93,7 @@ def test_a_saved_pipeline_knows_what_its_network_answers(runs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kinetic", "said"),
     [
-        ("teacher", {"gamma": 2.0}, "gamma is the share of fresh noise"),
+        ("teacher", {"gamma": 2.0}, "gamma must lie in"),
         ("teacher", {"gamma": 0.5, "launch": 0.1}, "omit one or the other"),
         ("teacher", {"launch": 2.0}, "launch must lie in"),
         ("teacher", {"landing": 0.1}, "landing must lie in"),

@@ -184,7 +184,7 @@ def test_train_sample_and_resume(tmp_path, capsys):
     assert torch.equal(grid, time_grid(5, 1.0, 2.0, Telegraph()))  # shifted as in training, and by no exponent besides
     assert method == "ab2"
     _, plain, _ = field_of(opened, SamplerConfig(5, shift=1.0))
-    assert torch.equal(plain, time_grid(5, 2.0))
+    assert torch.equal(plain, time_grid(5, 1.0))
     assert (
         sample.main([str(run), "--num", "1", "--steps", "2", "--shift", "0.5", "--out", str(tmp_path / "image.png")])
         == 0
