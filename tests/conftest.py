@@ -20,6 +20,7 @@ from tests.places import without_fashion
 # every level of them. Files about data, files and options do not change with a CPU and are left out.
 TORCH_KERNELS = {
     "test_adopted",
+    "test_adopted_ldm",
     "test_adopted_teachers",
     "test_adoption",
     "test_alignment",
@@ -48,6 +49,7 @@ TORCH_KERNELS = {
     "test_distributed",
     "test_earlier_formats",
     "test_equal_files",
+    "test_evaluate_options",
     "test_evaluators",
     "test_exact_flow",
     "test_exact_transport",
@@ -91,6 +93,7 @@ TORCH_KERNELS = {
     "test_path_runs",
     "test_pipeline",
     "test_pipeline_checks",
+    "test_pipeline_kinetic",
     "test_pipeline_loading",
     "test_pipeline_precision",
     "test_power_averages",
@@ -124,6 +127,7 @@ LONGEST = (
     "test_sanitizers",
     "test_commands",
     "test_sample",
+    "test_evaluate_options",
     "test_evaluators",
     "test_instruction_counts",
     "test_compare",

@@ -62,7 +62,8 @@ def test_the_images_are_those_of_sample(runs, monkeypatch, name, steps, kinetic,
     monkeypatch.undo()
     own = pipe.config.num_inference_steps
     fresh = loaded(runs, name)[1]
-    assert torch.equal(*(p(LABELS, own, generator=seeded(), output_type="pt").images for p in (pipe, fresh)))
+    both = [p(LABELS, own, generator=seeded(), output_type="pt").images for p in (pipe, fresh)]
+    torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)  # convolutions may round by the place of their memory
 
 
 def test_a_plain_loop_by_gamma_has_its_own_noise_for_each_generator(runs):
@@ -87,7 +88,7 @@ def test_a_saved_pipeline_knows_what_its_network_answers(runs, tmp_path):
         assert again.scheduler.config.predicts_data == (name == "plain")
         assert again.scheduler.config.rho == (1.5 if name == "plain" else None)
         both = [p(LABELS, 2, generator=seeded(), output_type="pt", gamma=0.5).images for p in (pipe, again)]
-        assert torch.equal(*both)
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)  # as above
 
 
 @pytest.mark.parametrize(

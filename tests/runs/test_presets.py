@@ -152,6 +152,12 @@ def test_a_patch_that_does_not_fit_is_refused(tmp_path, capsys, options, sentenc
     assert sentence in refused(train, ["--run", tmp_path / "run", *options], capsys)
 
 
+def test_no_patch_is_refused_with_the_options(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--run", str(tmp_path / "run"), "--network.patch", "0"])
+    assert "network.patch must lie in [1, 65536], got 0" in capsys.readouterr().err
+
+
 def test_a_transformer_trains(tmp_path):
     dit = ["--network.backbone", "dit", "--network.channels", "32", "--network.layers", "2", "--network.head-dim", "16"]
     assert train.main(["--run", str(tmp_path), "--steps", "3", "--optim.batch-size", "16", *dit]) == 0
