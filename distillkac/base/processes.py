@@ -184,11 +184,16 @@ def _end_with_parent() -> None:
 
 @functools.cache
 def part_at_exit() -> None:
-    """Leaves torch's process group before Python ends, once for a program.
+    """Leaves torch's process group before Python ends, once for a program. To be called before the group is made.
 
     gloo's threads may still hold tensors of the last exchange, and would release them into an interpreter that is gone: the
     process aborts (SIGABRT) with everything written, and the launcher reports a failure.
     """
+    # The first import of this module makes the group the default argument of its functions, if there is one by then; the
+    # compiler imports it in the first step. Held there, the group would keep its threads when it is left.
+    with contextlib.suppress(ImportError, AttributeError):  # a torch without processes
+        import torch.distributed.nn.functional  # noqa: F401
+
     atexit.register(_part)
 
 

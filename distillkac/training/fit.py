@@ -70,6 +70,7 @@ def accelerator_for(
     for name in trackers:
         optional.load(name, f"--track {name}")
     launch_settings.check(optim, device())
+    processes.part_at_exit()
     # Trainings of one program, in a notebook say, may have different precisions, which accelerate keeps for all of them.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != optim.precision:
         AcceleratorState._reset_state()
@@ -85,8 +86,6 @@ def accelerator_for(
         project_dir=folder,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if alternating else None,
     )
-    if accelerator.num_processes > 1:
-        processes.part_at_exit()
     if len(accelerator.log_with) < len(trackers):
         raise ValueError(f"--track {' '.join(trackers)}: accelerate does not find all of them; pip install them anew")
     return accelerator
