@@ -53,7 +53,7 @@ def test_defaults_of_inverse_distillation_are_those_of_before():
 
 
 def test_beta_may_be_1_where_alpha_is_not_and_not_the_other_way():
-    assert InverseConfig(alpha=0.94, beta=1.0).beta == 1
+    assert InverseConfig(steps=1, alpha=0.94, beta=1.0).beta == 1
     with pytest.raises(ValueError, match="beta must be 1 where alpha is"):
         InverseConfig(alpha=1.0, beta=0.94)
 
