@@ -28,7 +28,10 @@ def test_without_real_images_its_states_are_its_own():
         ({"steps": 1, "num_steps": 4, "backward": 1.5}, "backward must lie in"),
         ({"steps": 1, "num_steps": 4, "restart": -0.5}, "restart must lie in"),
         ({"steps": 1, "fake": "start", "start": "teacher"}, "and inverse.start is teacher"),
-        ({"fake": "start"}, "inverse.fake start is of inverse distillation, and inverse.steps is 0: give inverse.steps, or omit"),
+        (
+            {"fake": "start"},
+            "inverse.fake start is of inverse distillation, and inverse.steps is 0: give inverse.steps, or omit",
+        ),
         ({"lr": 1e-3}, "inverse.lr 0.001 is of inverse distillation, and inverse.steps is 0"),
         ({"start": "random"}, "inverse.start random is of inverse distillation"),
     ],
@@ -62,8 +65,14 @@ ALONE = {"stages": (4,), "steps": (), "inverse": FOUR}
             "is of inverse distillation alone with inverse.pairs",
         ),
         ({"method": "pairs", "pairs": PairsConfig(teacher_steps=20)}, "elsewhere stages begin with that number"),
-        ({**ALONE, "backward": 0.5}, r"backward 0.5 is of stages, .* alone: omit it \(inverse.backward is the share here\)"),
-        ({**ALONE, "exact_start": True}, "exact_start True is of the teacher's steps, and inverse distillation alone makes none"),
+        (
+            {**ALONE, "backward": 0.5},
+            r"backward 0.5 is of stages, .* alone: omit it \(inverse.backward is the share here\)",
+        ),
+        (
+            {**ALONE, "exact_start": True},
+            "exact_start True is of the teacher's steps, and inverse distillation alone makes none",
+        ),
         ({**ALONE, "integrator": "heun"}, "integrator heun is of the teacher's steps"),
         ({"method": "reconstruction", "exact_start": True}, "never asks the teacher at pure noise: omit exact_start"),
         (
