@@ -34,7 +34,9 @@ def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
 
     shared: others may write the same file at the same time, each under a temporary name of its own; the last one stays, and
-    what a killed one had begun lies beside it until somebody removes it. Raises OSError saying that what was there is kept: no space, read-only, no permission.
+    what a killed one had begun lies beside it until somebody removes it.
+
+    Raises OSError saying that what was there is kept: no space, read-only, no permission.
     """
     written = temporary(path.with_name(f"{path.name}.{secrets.token_hex(4)}") if shared else path)
     try:

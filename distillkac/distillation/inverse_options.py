@@ -150,7 +150,7 @@ def check_options(config: Any) -> None:
 
 
 def _check_alone(config: Any) -> None:
-    """Raises ValueError if a plan of inverse distillation alone has options of stages, or of the teacher's steps without paths."""
+    """Raises ValueError if inverse distillation alone has options of stages, or of the teacher's steps without paths."""
     usual, inverse = type(config), config.inverse
     if config.backward:
         raise ValueError(
@@ -160,8 +160,8 @@ def _check_alone(config: Any) -> None:
     unasked = {"exact_start": config.exact_start, "integrator": config.integrator != usual.integrator}
     if not inverse.pairs and (used := [name for name, given in unasked.items() if given]):
         raise ValueError(
-            f"{used[0]} {getattr(config, used[0])} is of the teacher's steps, and inverse distillation alone makes none without "
-            f"inverse.pairs: omit {used[0]}"
+            f"{used[0]} {getattr(config, used[0])} is of the teacher's steps, and inverse distillation alone makes none "
+            f"without inverse.pairs: omit {used[0]}"
         )
 
 

@@ -1,6 +1,7 @@
 """The stored paths of a teacher: what they hold, who makes them, what becomes of files that are not theirs."""
 
 import dataclasses
+import errno
 import threading
 
 import numpy as np
@@ -174,6 +175,21 @@ def test_what_stops_the_maker_stops_whoever_waits(tmp_path):
     with pytest.raises(FloatingPointError, match="not finite"):
         stored(tmp_path, about(), network=lambda x, t, y: x * float("nan"))(torch.arange(3))
     assert not list(tmp_path.glob("*/states-*.npy"))
+
+
+def test_where_there_is_no_space_that_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(file, array):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"states-000000\.npy: cannot be written \(No space"),
+    ):
+        patch.setattr(module.np, "save", full)
+        stored(tmp_path, about())(torch.arange(3))
+    assert [path.name for path in tmp_path.glob("*/*")] == ["paths.json"]
+    assert torch.isfinite(stored(tmp_path, about())(torch.arange(3))[0]).all()
 
 
 def test_closing_ends_the_making_before_it_is_done(tmp_path):
