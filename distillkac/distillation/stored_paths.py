@@ -163,7 +163,7 @@ class Paths:
         last = len(whole) - CHECK
         known = (self.config.num_states, FILE_ROWS, *self.config.shape)
         size = 2 * int(np.prod(known))
-        if (version, shape, dtype) != ((1, 0), known, np.float16) or last - first not in (size, size - CHECK):
+        if (version, shape) != ((1, 0), known) or dtype != np.float16 or last - first not in (size, size - CHECK):
             return None
         # Those of earlier versions have no check.
         if last - first == size and self._check(path, whole[first:last]) != whole[last:].tobytes():
@@ -173,7 +173,7 @@ class Paths:
     def _check(self, path: Path, states: "np.ndarray[Any, Any]") -> bytes:
         """What follows the states in a file: of these bytes, in this file of this folder."""
         name = zlib.crc32(f"{self.folder.name}/{path.name}".encode())
-        return zlib.crc32(states, name).to_bytes(CHECK, "little")
+        return zlib.crc32(states.data, name).to_bytes(CHECK, "little")
 
     def _begin(self) -> None:
         if self._rank == 0:

@@ -182,12 +182,11 @@ def test_where_there_is_no_space_that_is_said_and_nothing_is_left(tmp_path, monk
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(OSError, match=r"states-000000\.npy: cannot be written \(No space"),
-    ):
+    paths = stored(tmp_path, about())
+    with monkeypatch.context() as patch:
         patch.setattr(module.np, "save", full)
-        stored(tmp_path, about())(torch.arange(3))
+        with pytest.raises(OSError, match=r"states-000000\.npy: cannot be written \(No space"):
+            paths(torch.arange(3))
     assert [path.name for path in tmp_path.glob("*/*")] == ["paths.json"]
     assert torch.isfinite(stored(tmp_path, about())(torch.arange(3))[0]).all()
 
