@@ -12,6 +12,7 @@ from distillkac.base import processes
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
 from distillkac.distillation.grids import for_teacher
+from distillkac.distillation.inverse_options import InverseConfig, refuse_unused
 from distillkac.distillation.recipes import RECIPES
 from distillkac.distillation.stages import DistillConfig
 from distillkac.runs import shipped
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if (code := processes.together("distillkac.distill", argv, peek(argv, processes="1").processes)) is not None:
         return code
     args = parse(DistillArgs, argv, prog("distill"), _with_recipe(argv))
+    refuse_unused(args.config, _recipe(argv))
     shipped.refuse(args.run, "there is no teacher to distil; train one: python -m distillkac.train")
     # What trains only now, so that help and mistakes in options come at once.
     from distillkac.data import class_means
@@ -94,7 +96,15 @@ def main(argv: list[str] | None = None) -> int:
 def _with_recipe(argv: list[str]) -> DistillArgs | None:
     """What options not given are: those of the recipe. None: the parser's own, which says what is wrong."""
     recipe = peek(argv, recipe=DistillArgs.recipe).recipe
-    return DistillArgs(run=tyro.MISSING, recipe=recipe, config=RECIPES[recipe]) if recipe in RECIPES else None
+    return DistillArgs(run=tyro.MISSING, recipe=recipe, config=_recipe(argv)) if recipe in RECIPES else None
+
+
+def _recipe(argv: list[str]) -> DistillConfig:
+    """The recipe that is asked for; its inverse distillation is left out as a whole by --inverse.steps 0."""
+    asked = vars(peek(argv, **{"recipe": DistillArgs.recipe, "inverse.steps": ""}))
+    recipe = RECIPES[asked["recipe"]]
+    without = asked["inverse.steps"] == "0" and len(recipe.stages) > 1
+    return dataclasses.replace(recipe, inverse=InverseConfig()) if without else recipe
 
 
 if __name__ == "__main__":

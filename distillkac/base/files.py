@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,9 +18,9 @@ NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _told_of_fsync: set[int] = set()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, shared: bool = False) -> None:
     """Replaces the file at `path` by `content`, see `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, shared) as file:
         file.write(content)
 
 
@@ -29,12 +30,15 @@ def temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
+
+    shared: others may write the same file at the same time, each under a temporary name of its own; the last one stays, and
+    what a killed one had begun lies beside it until somebody removes it.
 
     Raises OSError saying that what was there is kept: no space, read-only, no permission.
     """
-    written = temporary(path)
+    written = temporary(path.with_name(f"{path.name}.{secrets.token_hex(4)}") if shared else path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
@@ -124,8 +128,8 @@ def _marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
 
 
-def write_json(path: Path, value: object) -> None:
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+def write_json(path: Path, value: object, shared: bool = False) -> None:
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode(), shared)
 
 
 def as_json(value: object) -> Any:

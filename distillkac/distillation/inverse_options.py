@@ -1,6 +1,6 @@
 """Options of inverse distillation, and what they need of the plan that it ends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from distillkac.base.ranges import in_ranges
@@ -79,19 +79,18 @@ class InverseConfig:
             raise ValueError(
                 "inverse.adversarial needs real images, which inverse.alpha 1 does without: take a smaller one"
             )
-        if not self.steps and (self.pairs or self.adversarial):
-            raise ValueError(
-                "inverse.pairs and inverse.adversarial are losses of inverse distillation, and inverse.steps is 0: give "
-                "inverse.steps, or 0 for both"
-            )
-        if not self.steps and self.num_steps > 1:
-            raise ValueError(
-                f"inverse.num_steps {self.num_steps} is of inverse distillation, and inverse.steps is 0: give inverse.steps"
-            )
-        if not self.steps and self.fake == "start":
-            raise ValueError("inverse.fake is of inverse distillation, and inverse.steps is 0: give inverse.steps")
         if self.fake == "start" and self.start != "student":
             raise ValueError(f"inverse.fake start goes on with an inverse student, and inverse.start is {self.start}")
+        if not self.steps and (given := changed(self, InverseConfig)):
+            raise ValueError(
+                f"inverse.{given[0]} {getattr(self, given[0])} is of inverse distillation, and inverse.steps is 0: give "
+                f"inverse.steps, or omit inverse.{given[0]}"
+            )
+
+
+def changed(config: Any, usual: Any) -> list[str]:
+    """The names of the fields in which a dataclass differs from another of its kind, or from its class: from the defaults."""
+    return [f.name for f in fields(config) if getattr(config, f.name) != getattr(usual, f.name)]
 
 
 def deciding(inverse: InverseConfig) -> dict[str, float | str | bool]:
@@ -127,6 +126,7 @@ def check_options(config: Any) -> None:
                 "inverse.pairs learns the ends of the teacher's paths, and no stage says of how many steps: give "
                 "pairs.teacher_steps, such as 20"
             )
+        _check_alone(config)
         return
     if inverse.fake == "start":
         raise ValueError(
@@ -147,3 +147,52 @@ def check_options(config: Any) -> None:
             f"inverse.num_steps {inverse.num_steps} starts from a student of up to {config.consistency.num_steps} steps: give "
             "both the same number (consistency.num_steps)"
         )
+
+
+def _check_alone(config: Any) -> None:
+    """Raises ValueError if inverse distillation alone has options of stages, or of the teacher's steps without paths."""
+    usual, inverse = type(config), config.inverse
+    if config.backward:
+        raise ValueError(
+            f"backward {config.backward:g} is of stages, and stages {inverse.num_steps} is inverse distillation alone: omit it"
+            + " (inverse.backward is the share here)" * (inverse.num_steps > 1)
+        )
+    unasked = {"exact_start": config.exact_start, "integrator": config.integrator != usual.integrator}
+    if not inverse.pairs and (used := [name for name, given in unasked.items() if given]):
+        raise ValueError(
+            f"{used[0]} {getattr(config, used[0])} is of the teacher's steps, and inverse distillation alone makes none "
+            f"without inverse.pairs: omit {used[0]}"
+        )
+
+
+INSTEAD = {
+    "lr": "inverse.lr and inverse.fake_lr",
+    "warmup": "inverse.warmup",
+    "weight_decay": None,
+    "ema": "inverse.ema",
+    "beta1": None,
+    "beta2": "inverse.beta2",
+}
+"""Options of optim that inverse distillation does not look at, and its own; None: it has none."""
+
+
+def refuse_unused(config: Any, usual: Any) -> None:
+    """Raises ValueError if options were given to inverse distillation alone that it does not look at. config: a
+    stages.DistillConfig as the command line says. usual: what it would be without, as of its recipe."""
+    inverse = config.inverse
+    if not (inverse.steps and len(config.stages) == 1):
+        return
+    alone = f"stages {inverse.num_steps} is inverse distillation alone"
+    given = changed(config, usual)
+    if "steps" in given and config.steps:
+        raise ValueError(f"steps are of stages, and {alone}: omit them, and give inverse.steps")
+    for name in ("rho", "shift"):
+        if name in given and inverse.num_steps == 1 and not inverse.pairs:
+            raise ValueError(f"{name} is of a grid of times, and {alone}, whose one step has none: omit {name}")
+    for name in changed(config.optim, usual.optim):
+        if name in INSTEAD:
+            own = INSTEAD[name]
+            raise ValueError(
+                f"optim.{name} is of stages, and {alone}, "
+                + (f"which has {own}: give that instead" if own else f"which has a fixed one: omit optim.{name}")
+            )

@@ -24,6 +24,7 @@ _REALUID = InverseConfig(
     ema=0.9996,
     start="teacher",
 )
+_REALUID_OPTIM = replace(_PUBLISHED, batch_size=256, decays=(0.999, 0.9999))
 _FAST = replace(DistillConfig().optim, optimizer="muon", lr_end=0.0, beta2=0.99)
 RECIPES = {
     "paper": DistillConfig(),
@@ -70,16 +71,17 @@ RECIPES = {
     ),
     # RealUID's class-conditional CIFAR-10 (github.com/David-cripto/RealUID, run.sh and train_distil.py): 800 000 updates, of
     # which every sixth is the generator's, which starts as the teacher. Without classes it takes alpha .92, beta .94. Its
-    # advice is beta/alpha .98 or 1.02. Differences: it keeps three averages (.999, .9996, .9999) and takes the best, here is
-    # the middle one; its fake model begins at random, ours as the teacher; each of its networks warms up for 500 updates of
-    # its own, ours for 500 of the generator's; its noise is Gaussian, ours that of the teacher.
-    "realuid": DistillConfig(stages=(1,), inverse=_REALUID, optim=replace(_PUBLISHED, batch_size=256)),
+    # advice is beta/alpha .98 or 1.02. It keeps three averages (.999, .9996, .9999) and takes the best: here the middle one is
+    # the student, and the others are kept for evaluate --ema all --keep-best. Differences: its fake model begins at random,
+    # ours as the teacher; each of its networks warms up for 500 updates of its own, ours for 500 of the generator's; its noise
+    # is Gaussian, ours that of the teacher.
+    "realuid": DistillConfig(stages=(1,), inverse=_REALUID, optim=_REALUID_OPTIM),
     # Its second phase, which starts from the average of the first (--start) with a fake model that is the teacher anew. Without
     # classes alpha .92, beta .86; the advice is .94 or 1.06 here. It ends when its FID no longer falls: steps is the most.
     "realuid-second": DistillConfig(
         stages=(1,),
         inverse=replace(_REALUID, alpha=0.94, beta=1.0, lr=1e-5, fake_lr=1e-5, warmup=1, start="student"),
-        optim=replace(_PUBLISHED, batch_size=256),
+        optim=_REALUID_OPTIM,
     ),
 }
 SECOND_PHASES = {"realuid-second": "realuid"}

@@ -116,6 +116,12 @@ class DistillConfig:
             raise ValueError(f"w_max excludes a fixed w, got w_max {self.w_max}, w {self.w}")
         if self.method != "reconstruction" and self.reconstruction != ReconstructionConfig():
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
+        if self.method == "reconstruction" and self.exact_start and not self.inverse.pairs:
+            raise ValueError("method reconstruction never asks the teacher at pure noise: omit exact_start")
+        if self.method == "pairs" and self.backward and self.stages[1:] == (1,):
+            raise ValueError(
+                f"backward {self.backward:g} is of states after a first step, and the student of these paths makes one: omit it"
+            )
         if self.pairs.by != "teacher" and self.method != "pairs":
             raise ValueError(f"pairs.by {self.pairs.by} is of method pairs, got method {self.method}")
         if self.pairs.keep and (len(self.stages) != 2 or self.stages[-1] != 1):

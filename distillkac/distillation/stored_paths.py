@@ -9,6 +9,7 @@ resumed runs share them.
 import hashlib
 import threading
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from distillkac.runs.device import fast_products
 FILE_ROWS = 512
 ABOUT = "paths.json"
 CPU_PIXELS, GPU_PIXELS = 8192, 2**19  # of one network evaluation: more at once is no faster
+CHECK = 4  # bytes of a CRC-32 at the end of a file
 SECONDS = 0.02  # between two looks for a file that another thread or process makes
 
 
@@ -76,8 +78,9 @@ def rows_at_once(shape: tuple[int, int, int], device: torch.device) -> int:
 class Paths:
     """The first `count` paths of a folder.
 
-    velocity: the teacher's field, on `device`. rank, ranks: of this process; file j is made by process j mod ranks. A thread
-    begins to make what is not there as the first rows are asked for, in the order of their numbers; `close` ends it.
+    velocity: the teacher's field, on `device`. rank, ranks: of this process; file j is made by process j mod ranks, or by one
+    that has made its own. A thread begins to make what is not there as the first rows are asked for, in the order of their
+    numbers; `close` ends it.
     """
 
     def __init__(
@@ -136,26 +139,46 @@ class Paths:
         """The states in a file, (num_states, FILE_ROWS, C, H, W) float16. Raises ValueError if they are not that."""
         if number in self._maps:
             return self._maps[number]
-        path, shape = self._path_of(number), (self.config.num_states, FILE_ROWS, *self.config.shape)
+        path = self._path_of(number)
         while not path.exists():
             if self._maker is None:
                 self._begin()
             if self._problem is not None:
                 raise self._problem
             time.sleep(SECONDS)
-        try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError):
-            found = None
-        if found is None or found.shape != shape or found.dtype != np.float16:
+        if (found := self._read(path)) is None:
             raise ValueError(f"{path} is damaged: remove it, and it is made again")
         self._maps[number] = found
         return found
 
+    def _read(self, path: Path) -> "np.ndarray[Any, Any] | None":
+        """The states in a file, mapped; None if it is not one of these paths, as it was written."""
+        with path.open("rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                first, whole = file.tell(), np.memmap(file, np.uint8, mode="r")
+            except (ValueError, EOFError):
+                return None
+        last = len(whole) - CHECK
+        known = (self.config.num_states, FILE_ROWS, *self.config.shape)
+        size = 2 * int(np.prod(known))
+        if (version, shape) != ((1, 0), known) or dtype != np.float16 or last - first not in (size, size - CHECK):
+            return None
+        # Those of earlier versions have no check.
+        if last - first == size and self._check(path, whole[first:last]) != whole[last:].tobytes():
+            return None
+        return whole[first : first + size].view(np.float16).reshape(known)
+
+    def _check(self, path: Path, states: "np.ndarray[Any, Any]") -> bytes:
+        """What follows the states in a file: of these bytes, in this file of this folder."""
+        name = zlib.crc32(f"{self.folder.name}/{path.name}".encode())
+        return zlib.crc32(states.data, name).to_bytes(CHECK, "little")
+
     def _begin(self) -> None:
         if self._rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.folder / ABOUT, asdict(self.config))
+            files.write_json(self.folder / ABOUT, asdict(self.config), shared=True)
             there = sum(self._path_of(number).exists() for number in self._numbers)
             size = len(self._numbers) * FILE_ROWS * self.config.num_states * 2 * np.prod(self.config.shape)
             print(
@@ -170,7 +193,10 @@ class Paths:
         try:
             stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
             with torch.no_grad(), torch.cuda.stream(stream):
-                for number in self._numbers[self._rank :: self._ranks]:
+                mine = self._numbers[self._rank :: self._ranks]
+                # Then those of the others, from the end, where they come last: whoever waits for one that failed gets it, or
+                # fails as well, instead of waiting for ever.
+                for number in (*mine, *reversed([i for i in self._numbers if i not in mine])):
                     if not self._path_of(number).exists() and not self._make(number):
                         return
         except BaseException as error:  # whatever it is, the training that waits for paths must end too
@@ -196,6 +222,7 @@ class Paths:
             raise FloatingPointError("the teacher's paths from noise are not finite: distil one whose samples are")
         place = self._path_of(number)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(place) as file:
+        with files.replacing(place, shared=True) as file:  # another student's distillation may be making it too
             np.save(file, states.numpy())
+            file.write(self._check(place, states.numpy()))
         return True

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from distillkac import distill
 from distillkac.distillation import DistillConfig, InverseConfig, PairsConfig
 from distillkac.distillation.images import learns_from_images
+from tests.toys import refusal, refused
 
 
 def test_without_real_images_its_states_are_its_own():
@@ -26,7 +28,12 @@ def test_without_real_images_its_states_are_its_own():
         ({"steps": 1, "num_steps": 4, "backward": 1.5}, "backward must lie in"),
         ({"steps": 1, "num_steps": 4, "restart": -0.5}, "restart must lie in"),
         ({"steps": 1, "fake": "start", "start": "teacher"}, "and inverse.start is teacher"),
-        ({"fake": "start"}, "inverse.fake is of inverse distillation"),
+        (
+            {"fake": "start"},
+            "inverse.fake start is of inverse distillation, and inverse.steps is 0: give inverse.steps, or omit",
+        ),
+        ({"lr": 1e-3}, "inverse.lr 0.001 is of inverse distillation, and inverse.steps is 0"),
+        ({"start": "random"}, "inverse.start random is of inverse distillation"),
     ],
 )
 def test_impossible_options_are_explained(options, message):
@@ -35,6 +42,7 @@ def test_impossible_options_are_explained(options, message):
 
 
 FOUR = InverseConfig(steps=1, num_steps=4)
+ALONE = {"stages": (4,), "steps": (), "inverse": FOUR}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,20 @@ FOUR = InverseConfig(steps=1, num_steps=4)
         ),
         ({"method": "pairs", "pairs": PairsConfig(teacher_steps=20)}, "elsewhere stages begin with that number"),
         (
+            {**ALONE, "backward": 0.5},
+            r"backward 0.5 is of stages, .* alone: omit it \(inverse.backward is the share here\)",
+        ),
+        (
+            {**ALONE, "exact_start": True},
+            "exact_start True is of the teacher's steps, and inverse distillation alone makes none",
+        ),
+        ({**ALONE, "integrator": "heun"}, "integrator heun is of the teacher's steps"),
+        ({"method": "reconstruction", "exact_start": True}, "never asks the teacher at pure noise: omit exact_start"),
+        (
+            {"method": "pairs", "stages": (20, 1), "steps": (1,), "backward": 0.5},
+            "backward 0.5 is of states after a first step, and the student of these paths makes one",
+        ),
+        (
             {
                 "method": "pairs",
                 "stages": (2, 1),
@@ -72,3 +94,48 @@ FOUR = InverseConfig(steps=1, num_steps=4)
 def test_plans_that_make_no_sense_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         DistillConfig(**options)
+
+
+def test_with_stored_paths_the_teacher_makes_steps():
+    held = {"inverse": dataclasses.replace(FOUR, pairs=1.0), "pairs": PairsConfig(teacher_steps=20)}
+    assert DistillConfig(**ALONE | held, exact_start=True, integrator="heun").exact_start
+    ends = DistillConfig(method="reconstruction", exact_start=True, inverse=InverseConfig(steps=1, pairs=1.0))
+    assert ends.exact_start
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "5"], "steps are of stages, and stages 1 is inverse distillation alone: omit them"),
+        (["--rho", "2"], "whose one step has none: omit rho"),
+        (["--shift", "2"], "whose one step has none: omit shift"),
+        (["--optim.lr", "1e-4"], "alone, which has inverse.lr and inverse.fake_lr: give that instead"),
+        (["--optim.warmup", "9"], "alone, which has inverse.warmup: give that instead"),
+        (["--optim.ema", "0.9"], "alone, which has inverse.ema: give that instead"),
+        (["--optim.beta2", "0.9"], "alone, which has inverse.beta2: give that instead"),
+        (["--optim.beta1", "0.5"], "alone, which has a fixed one: omit optim.beta1"),
+        (["--optim.weight-decay", "1"], "alone, which has a fixed one: omit optim.weight_decay"),
+    ],
+)
+@pytest.mark.parametrize("recipe", [[], ["--recipe", "realuid"]], ids=["paper", "realuid"])
+def test_options_of_stages_are_refused_where_there_are_none(tmp_path, recipe, options, message, capsys):
+    alone = [] if recipe else ["--stages", "1", "--inverse.steps", "2"]
+    assert message in refused(distill, [tmp_path, *recipe, *alone, *options], capsys)
+
+
+def test_options_of_a_recipe_that_inverse_distillation_alone_does_not_look_at_are_left_alone(tmp_path, capsys):
+    """As of docs/results.md: the student of recipe consistency, then inverse distillation with all else as it had."""
+    four = ["--stages", "4", "--inverse.num-steps", "4", "--inverse.steps", "2", "--inverse.start", "teacher"]
+    grid = ["--rho", "2", "--shift", "2"]
+    said = refused(distill, [tmp_path, "--recipe", "consistency", "--method", "endpoint", *four, *grid], capsys)
+    assert "config.json" in said  # there is no run
+
+
+def test_a_recipe_without_its_inverse_distillation_needs_no_more_than_no_steps_of_it(tmp_path, capsys):
+    for recipe in ("best", "pairs"):
+        for further in ([], ["--inverse.pairs", "0"]):
+            options = [tmp_path, "--recipe", recipe, "--inverse.steps", "0", *further]
+            assert "config.json" in refused(distill, options, capsys)
+    assert "inverse.lr 0.5 is of inverse distillation" in refusal(
+        distill, ["run", "--recipe", "best", "--inverse.steps", "0", "--inverse.lr", "0.5"], capsys
+    )

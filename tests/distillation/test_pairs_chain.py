@@ -93,8 +93,8 @@ def test_other_paths_are_no_reason_to_go_on(run, capsys):
     [
         (["--pairs.count", "0"], "count must be at least 1"),
         (["--pairs.huber", "-1"], "huber must be at least 0"),
-        (["--inverse.pairs", "1"], "give inverse.steps, or 0 for both"),
-        (["--inverse.adversarial", "1"], "give inverse.steps, or 0 for both"),
+        (["--inverse.pairs", "1"], "give inverse.steps, or omit inverse.pairs"),
+        (["--inverse.adversarial", "1"], "give inverse.steps, or omit inverse.adversarial"),
         (["--reconstruction.steps", "3"], "are options of method reconstruction, got method endpoint"),
         (["--pairs.count", "50"], "pairs.* are options of method pairs and of inverse.pairs, got method endpoint"),
         (["--inverse.pairs", "-1", "--inverse.steps", "1"], "inverse.pairs must be at least 0"),

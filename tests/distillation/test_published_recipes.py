@@ -12,6 +12,7 @@ from distillkac.distillation.stages import inverse_config, stages_of, student_co
 from distillkac.distillation.students import usual_beginning
 from distillkac.runs import checkpoints
 from distillkac.runs.config import StudentConfig, load_config, save_config
+from distillkac.training.averages import Reconstruction
 from tests.toys import refusal, run_config
 from tests.training.resume_options import TINY
 
@@ -53,7 +54,7 @@ def test_defaults_of_inverse_distillation_are_those_of_before():
 
 
 def test_beta_may_be_1_where_alpha_is_not_and_not_the_other_way():
-    assert InverseConfig(alpha=0.94, beta=1.0).beta == 1
+    assert InverseConfig(steps=1, alpha=0.94, beta=1.0).beta == 1
     with pytest.raises(ValueError, match="beta must be 1 where alpha is"):
         InverseConfig(alpha=1.0, beta=0.94)
 
@@ -65,6 +66,10 @@ def test_both_phases_of_realuid(tmp_path, capsys):
     first = tmp_path / "run" / "student-1-inverse"
     made = load_config(first)
     assert (made.optim.warmup, made.optim.beta2, made.student.w) == (500, 0.999, 0.0)
+    kept = Reconstruction(first)
+    assert (made.optim.ema, kept.decays()) == (0.9996, ["decay-0.999", "decay-0.9999"])
+    for name in kept.decays():
+        assert kept.decayed(name).keys() == checkpoints.load_weights(first)[0].keys()
     assert made.student.before == made.student.teacher == checkpoints.described(tmp_path / "run")[1]
     assert "--inverse.start teacher" in made.student.options
     begun = [run, "--recipe", "realuid-second", "--out", second, *SMALL]

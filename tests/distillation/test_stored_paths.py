@@ -1,6 +1,7 @@
 """The stored paths of a teacher: what they hold, who makes them, what becomes of files that are not theirs."""
 
 import dataclasses
+import errno
 import threading
 
 import numpy as np
@@ -97,6 +98,53 @@ def test_processes_share_the_work_and_the_files(tmp_path):
     alone.close()
 
 
+def test_two_distillations_may_make_the_same_file_at_the_same_time(tmp_path, monkeypatch):
+    """The first is halfway through writing when the second writes the same file from its beginning to its end."""
+    writing, written, save = threading.Event(), threading.Event(), np.save
+    answers = {}
+
+    def slowly(file, array):
+        if threading.current_thread() is first._maker:
+            file.write(b"half")
+            writing.set()
+            assert written.wait(60)
+            file.seek(0)
+        save(file, array)
+
+    monkeypatch.setattr(module.np, "save", slowly)
+    first, second = stored(tmp_path, about()), stored(tmp_path, about())
+    waiting = threading.Thread(target=lambda: answers.update({1: first(torch.arange(20))[0]}))
+    first._begin()
+    assert writing.wait(60)
+    waiting.start()
+    answers[2] = second(torch.arange(20))[0]
+    second.close()
+    written.set()
+    first._maker.join(60)
+    assert first._problem is None
+    waiting.join(60)
+    first.close()
+    assert torch.equal(answers[1], answers[2])
+    again = stored(tmp_path, about())
+    assert torch.equal(again(torch.arange(20))[0], answers[2])
+    again.close()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["paths.json", "states-000000.npy"]
+
+
+def test_files_of_a_process_that_failed_are_made_by_another(tmp_path):
+    """Its own problem may reach it only where the others' gradients are waited for, and they wait for its files."""
+
+    def broken(x, t, y):
+        raise MemoryError("too large")
+
+    failed = stored(tmp_path, about(), 3 * FILE_ROWS, network=broken, rank=1, ranks=2)
+    failed._begin()
+    failed._maker.join(60)
+    paths = stored(tmp_path, about(), 3 * FILE_ROWS, rank=0, ranks=2)
+    assert torch.isfinite(paths(torch.tensor([FILE_ROWS]))[0]).all()  # file 1 is of the other
+    paths.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -127,6 +175,20 @@ def test_what_stops_the_maker_stops_whoever_waits(tmp_path):
     with pytest.raises(FloatingPointError, match="not finite"):
         stored(tmp_path, about(), network=lambda x, t, y: x * float("nan"))(torch.arange(3))
     assert not list(tmp_path.glob("*/states-*.npy"))
+
+
+def test_where_there_is_no_space_that_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(file, array):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths = stored(tmp_path, about())
+    with monkeypatch.context() as patch:
+        patch.setattr(module.np, "save", full)
+        with pytest.raises(OSError, match=r"states-000000\.npy: cannot be written \(No space"):
+            paths(torch.arange(3))
+    assert [path.name for path in tmp_path.glob("*/*")] == ["paths.json"]
+    assert torch.isfinite(stored(tmp_path, about())(torch.arange(3))[0]).all()
 
 
 def test_closing_ends_the_making_before_it_is_done(tmp_path):
@@ -162,6 +224,40 @@ def test_a_damaged_file_is_named(tmp_path, content):
             np.save(file, content)
     with pytest.raises(ValueError, match=r"states-000000\.npy is damaged: remove it"):
         paths(torch.arange(3))
+
+
+@pytest.mark.parametrize("damage", ["bit", "zeros", "another file", "another teacher", "cut", "longer"])
+def test_states_that_are_not_those_that_were_written_are_named(tmp_path, damage):
+    index, others = torch.arange(FILE_ROWS, 2 * FILE_ROWS, 100), about(teacher="another")
+    paths, another = stored(tmp_path, about(), 2 * FILE_ROWS), stored(tmp_path, others, 2 * FILE_ROWS, Affine())
+    for each in (paths, another):
+        each(index)
+        each.close()
+    place = paths._path_of(1)
+    content = bytearray(place.read_bytes())
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+    elif damage == "zeros":
+        content[128:] = bytes(len(content) - 128)
+    elif damage == "cut":
+        content = content[:-2]
+    elif damage == "longer":
+        content += b"0"
+    else:
+        content = (paths if damage == "another file" else another)._path_of(damage == "another teacher").read_bytes()
+    place.write_bytes(content)
+    with pytest.raises(ValueError, match=r"states-000001\.npy is damaged: remove it"):
+        stored(tmp_path, about(), 2 * FILE_ROWS)(index)
+
+
+def test_files_of_earlier_versions_have_no_check_and_are_read(tmp_path):
+    paths = stored(tmp_path, about())
+    found = paths(torch.arange(20))[0]
+    paths.close()
+    place = paths._path_of(0)
+    place.write_bytes(place.read_bytes()[:-4])
+    assert torch.equal(stored(tmp_path, about())(torch.arange(20))[0], found)
+    assert torch.equal(torch.from_numpy(np.load(place)[:, :20]).float(), found[1:])  # what any program can read
 
 
 def test_small_images_are_made_together_and_large_ones_in_parts(tmp_path, monkeypatch):
