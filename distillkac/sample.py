@@ -39,6 +39,8 @@ class SampleArgs:
     """Seed of the prior noise."""
     batch_size: int = 500
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
+    graph: bool = False
+    """On a GPU: the network's evaluations as CUDA graphs, recorded once and replayed. The images are the same."""
     out: Path | None = None
     """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
     C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png, and of a shipped
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or default_out(folder, sampler.steps)
     kind = kind_of(out, (".png", ".gif", ".npz"), "single PNGs")
     run = open_run(choose(folder, sampler), device())
-    drawing = Drawing(run, sampler, args.seed, args.batch_size)
+    drawing = Drawing(run, sampler, args.seed, args.batch_size, args.graph)
     cycle = Cycle(run.config.class_names, args.classes)
     energies = open_energies(args.energy, drawing, cycle)
     files = open_files(out, kind, drawing, cycle, args.num, args.columns)

@@ -100,6 +100,7 @@ TORCH_KERNELS = {
     "test_processes",
     "test_processes_table",
     "test_published_recipes",
+    "test_recorded",
     "test_resume_meaning",
     "test_sample",
     "test_sample_files",
