@@ -13,6 +13,7 @@ from distillkac.base.commands import command, prog
 from distillkac.base.options import parse, peek
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.base.progress import Bar
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.runs import shipped
 from distillkac.runs.sampler import SamplerConfig
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@in_ranges("", num="[1, 1e9]", seed=SEEDS, batch_size="[1, 1e9]", columns="[1, 1e6]")
 class SampleArgs:
     """Draws images from a trained run. The same seed makes the same images whatever the batch size."""
 
@@ -62,9 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.run import open_run
     from distillkac.runs.sampling import Drawing, choose, usual_steps
 
-    for name in ("num", "columns"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
     folder, sampler = shipped.folder_of(args.run), args.sampler
     if not peek(argv, steps="").steps:
         sampler = replace(sampler, steps=usual_steps(folder))

@@ -15,6 +15,7 @@ from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
 from distillkac.base.paths import PATH_OR_NAME
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import shipped
 from distillkac.runs.config import RunConfig, load_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@in_ranges("", processes=processes.SEVERAL)
 class TrainArgs:
     """Trains a finite-speed flow on images and saves it in a run folder.
 

@@ -21,8 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from distillkac.base.ranges import check_number
+
 SECONDS = 10.0
 """How long a process that ends waits for its own part in the group, whose peers may have died in the middle of an exchange."""
+SEVERAL = "[1, 1024]"
+"""How many processes there may be."""
 AUTO = 2
 """Processes that "auto" starts at most: more were not measured."""
 PEER_GONE = (
@@ -50,8 +54,7 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
             )
         return None
     count = automatic() if asked == "auto" else int(asked)
-    if count < 1:
-        raise ValueError("processes must be at least 1, got 0")
+    check_number("processes", count, SEVERAL)
     if count == 1:
         return None
     try:

@@ -59,8 +59,9 @@ def alone(monkeypatch):
 def test_one_process_is_this_one(alone):
     assert processes.together("m", [], "1") is None
     assert processes.together("m", [], "many") is None  # the parser says what is wrong
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        processes.together("m", [], "0")
+    for count in ("0", "1000000"):
+        with pytest.raises(ValueError, match=rf"^processes must lie in \[1, 1024\], got {count}$"):
+            processes.together("m", [], count)
 
 
 def test_a_launcher_has_decided(alone, monkeypatch):
