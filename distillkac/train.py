@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.run import build_network
     from distillkac.runs.run_data import check_place, located
     from distillkac.runs.start import check_source, started
+    from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
     from distillkac.training.teacher import fit_teacher, with_data
@@ -100,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     fit, accelerator = fit_teacher(
         args.run, config, network, dataset, args.track, args.resume, _figures(args.run, config)
     )
+    trackers.finish(accelerator)
     accelerator.end_training()
     return 0 if (fit.finished or fit.ended) and not fit.interrupted else INTERRUPTED
 

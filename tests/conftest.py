@@ -114,6 +114,7 @@ TORCH_KERNELS = {
     "test_teachers_without_images",
     "test_times",
     "test_torchcfm_teacher",
+    "test_trackers",
     "test_training",
     "test_training_determinism",
     "test_transformer",
