@@ -9,10 +9,13 @@ import tyro
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.paths import PATH_OR_NAME
+from distillkac.base.ranges import in_ranges
 from distillkac.data.config import DataConfig
+from distillkac.runs.process_config import ADOPTED
 
 
 @dataclass(frozen=True)
+@in_ranges("", **ADOPTED)
 class AdoptArgs:
     """Makes a run folder of a trained model of diffusers, to be sampled, measured and distilled as a teacher of ours.
 

@@ -19,6 +19,7 @@ from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.progress import Bar
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.distillation.stages import DistillConfig
 from distillkac.evaluation.comparison import RESULTS, Method, Plan, Setting, full_plan, quick_plan
 from distillkac.runs.process_config import ProcessConfig
@@ -30,6 +31,7 @@ EVERY_SECONDS = 5
 
 
 @dataclass(frozen=True)
+@in_ranges("", seeds=SEEDS, workers="[1, 1024]")
 class CompareArgs:
     """Trains and distils Gaussian, telegraph and planar flows on the digits with several seeds, and measures them all.
 
@@ -56,8 +58,8 @@ class CompareArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(CompareArgs, argv, prog("compare"))
-    if args.workers < 1 or not args.seeds:
-        raise ValueError(f"workers and the number of seeds must be at least 1, got {args.workers} and {args.seeds}")
+    if not args.seeds:
+        raise ValueError("seeds must name at least one")
     # Torch only now, so that help and mistakes in options come at once; here and below.
     from distillkac.evaluation import comparison_report
     from distillkac.evaluation.metrics import Evaluator

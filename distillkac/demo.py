@@ -9,10 +9,12 @@ import tyro
 
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
+from distillkac.base.ranges import in_ranges
 from distillkac.runs import shipped
 
 
 @dataclass(frozen=True)
+@in_ranges("", port="[1, 65535]")
 class DemoArgs:
     """Serves a page on which runs are sampled: steps side by side, guidance, classes, and the way from noise to image."""
 
@@ -28,8 +30,6 @@ class DemoArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(DemoArgs, argv, prog("demo"))
-    if args.port is not None and not 1 <= args.port <= 65535:
-        raise ValueError(f"--port must lie in 1 .. 65535, got {args.port}")
     from distillkac.runs.device import device  # torch only now, so that help and mistakes in options come at once
     from distillkac.web.engine import Demo
 

@@ -11,6 +11,7 @@ import tyro
 from distillkac.base import processes
 from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.options import parse, peek
+from distillkac.base.ranges import in_ranges
 from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig, refuse_unused
 from distillkac.distillation.recipes import RECIPES
@@ -21,6 +22,7 @@ from distillkac.runs.data_place import DataPlace
 
 
 @dataclass(frozen=True)
+@in_ranges("", processes=processes.SEVERAL)
 class DistillArgs:
     """Distils a run into students of few steps, each the teacher of the next, in RUN/student-20, -4, -2 and -1. (Of another
     method than endpoint they are RUN/student-4-METHOD.)

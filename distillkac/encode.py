@@ -14,6 +14,7 @@ from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.base.progress import Bar
+from distillkac.base.ranges import in_ranges
 from distillkac.data.config import DataConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ ARRAYS = tuple(f"{split}{end}.npy" for split in ("train", "test") for end in (""
 
 
 @dataclass(frozen=True)
+@in_ranges("", batch_size="[1, 1e9]")
 class EncodeArgs:
     """Encodes both splits of a data set with an autoencoder, to be trained on with --data.path OUT.
 
@@ -51,8 +53,6 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.device import device
     from distillkac.runs.lock import take
 
-    if args.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {args.batch_size}")
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
     if args.data.streaming:

@@ -12,6 +12,7 @@ from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.runs import shipped
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.sampler import SamplerConfig, SamplerOptions
@@ -30,6 +31,16 @@ Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    num="[2, 1e9]",
+    teacher_steps="[1, 1e6]",
+    seed=SEEDS,
+    batch_size="[1, 1e9]",
+    reference_num="[2, 1e9]",
+    k="[1, 1e6]",
+    ema_step="[1, 1e12]",
+)
 class EvaluateArgs:
     """Measures the teacher and every student of a run against real images, and draws their samples.
 
@@ -78,9 +89,6 @@ class EvaluateArgs:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(EvaluateArgs, argv, prog("evaluate"))
-    for name in ("num", "reference_num"):
-        if getattr(args, name) < 2:
-            raise ValueError(f"{name} must be at least 2, got {getattr(args, name)}")
     if not args.metrics:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
     if "classifier" in args.metrics and not args.teacher_steps:

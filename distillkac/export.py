@@ -10,6 +10,7 @@ import tyro
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_file, check_folder, kind_of
+from distillkac.base.ranges import in_ranges
 from distillkac.runs.sampler import SamplerConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@in_ranges("", steps="[1, 1e6]")
 class ExportArgs:
     """Exports the Euler chain of a student (or teacher) as one graph.
 

@@ -13,6 +13,7 @@ from distillkac.base.commands import command, prog
 from distillkac.base.options import parse, peek
 from distillkac.base.outputs import check_file, check_folder, kind_of
 from distillkac.base.progress import Bar
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.runs import shipped
 from distillkac.runs.sampler import SamplerConfig
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@in_ranges("", num="[1, 1e9]", seed=SEEDS, batch_size="[1, 1e9]", columns="[1, 1e6]")
 class SampleArgs:
     """Draws images from a trained run. The same seed makes the same images whatever the batch size."""
 
@@ -39,6 +41,8 @@ class SampleArgs:
     """Seed of the prior noise."""
     batch_size: int = 500
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
+    graph: bool = False
+    """On a GPU: the network's evaluations as CUDA graphs, recorded once and replayed. The images are the same."""
     out: Path | None = None
     """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
     C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png, and of a shipped
@@ -60,16 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.run import open_run
     from distillkac.runs.sampling import Drawing, choose, usual_steps
 
-    for name in ("num", "columns"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
     folder, sampler = shipped.folder_of(args.run), args.sampler
     if not peek(argv, steps="").steps:
         sampler = replace(sampler, steps=usual_steps(folder))
     out = args.out or default_out(folder, sampler.steps)
     kind = kind_of(out, (".png", ".gif", ".npz"), "single PNGs")
     run = open_run(choose(folder, sampler), device())
-    drawing = Drawing(run, sampler, args.seed, args.batch_size)
+    drawing = Drawing(run, sampler, args.seed, args.batch_size, args.graph)
     cycle = Cycle(run.config.class_names, args.classes)
     energies = open_energies(args.energy, drawing, cycle)
     files = open_files(out, kind, drawing, cycle, args.num, args.columns)

@@ -15,6 +15,7 @@ from distillkac.base.commands import INTERRUPTED, command, prog
 from distillkac.base.optional import Tracker
 from distillkac.base.options import parse, peek, with_paths
 from distillkac.base.paths import PATH_OR_NAME
+from distillkac.base.ranges import in_ranges
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import shipped
 from distillkac.runs.config import RunConfig, load_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@in_ranges("", processes=processes.SEVERAL)
 class TrainArgs:
     """Trains a finite-speed flow on images and saves it in a run folder.
 
@@ -67,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.run import build_network
     from distillkac.runs.run_data import check_place, located
     from distillkac.runs.start import check_source, started
+    from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
     from distillkac.training.teacher import fit_teacher, with_data
@@ -98,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     fit, accelerator = fit_teacher(
         args.run, config, network, dataset, args.track, args.resume, _figures(args.run, config)
     )
+    trackers.finish(accelerator)
     accelerator.end_training()
     return 0 if (fit.finished or fit.ended) and not fit.interrupted else INTERRUPTED
 

@@ -19,6 +19,7 @@ SAMPLED = "bf16 compiled"  # of which variant samples are timed
 SAMPLING_STEPS = (1, 4, 20, 100)
 STEPS, LOG = 30, 10  # the last ten steps are timed: by then all is compiled and warm
 IMAGES = 128  # sampled at once
+RECORDED = 20  # batches of so many by a CUDA graph, the recording among them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,11 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def table(rows: list[dict], device: str) -> dict:
-    columns = ["training", "images/s", "memory, GB", *(f"{steps} steps, images/s" for steps in SAMPLING_STEPS)]
-    cells = [
-        [row["variant"], *(str(row.get(name, "")) for name in ("rate", "memory", *map(str, SAMPLING_STEPS)))]
-        for row in rows
-    ]
+    ways = [way for steps in SAMPLING_STEPS for way in (f"{steps}", f"{steps} by CUDA graph")]
+    columns = ["training", "images/s", "memory, GB", *(f"steps {way}, images/s" for way in ways)]
+    cells = [[row["variant"], *(str(row.get(name, "")) for name in ("rate", "memory", *ways))] for row in rows]
     network = (
         "preset cifar10, batch 128" if device == "cuda" else "a narrow network in place of preset cifar10, batch 8"
     )
@@ -57,7 +56,7 @@ def table(rows: list[dict], device: str) -> dict:
 
 
 def measured(variant: str, device: str) -> dict:
-    """{variant, rate, memory, and for each number of sampling steps images per second}."""
+    """{variant, rate, memory, and for each number of sampling steps images per second, without and with a CUDA graph}."""
     import torch
 
     from distillkac.data import from_tensors
@@ -80,6 +79,10 @@ def measured(variant: str, device: str) -> dict:
                 sampler = SamplerConfig(steps=steps, model="teacher")
                 generate(run, chosen, sampler)  # warm
                 row[str(steps)] = round(number / generate(run, chosen, sampler).seconds, 1)
+                if device == "cuda":  # many batches, as each drawing records anew
+                    many = chosen.repeat(RECORDED)
+                    seconds = generate(run, many, sampler, batch_size=number, graph=True).seconds
+                    row[f"{steps} by CUDA graph"] = round(len(many) / seconds, 1)
     return row
 
 

@@ -21,10 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from distillkac.base.ranges import check_number
+
 SECONDS = 10.0
 """How long a process that ends waits for its own part in the group, whose peers may have died in the middle of an exchange."""
+SEVERAL = "[1, 1024]"
+"""How many processes there may be."""
 AUTO = 2
 """Processes that "auto" starts at most: more were not measured."""
+NO_GROUP = 69  # exit code of a process whose torch cannot join others (EX_UNAVAILABLE)
 PEER_GONE = (
     76  # exit code of a process whose peer ended first: what is wrong is for the peer to say (EX_PROTOCOL of sysexits)
 )
@@ -37,7 +42,8 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
     """Runs `python -m MODULE ARGV` in several processes that train together; the exit code, None if there is one process.
 
     asked: the value of --processes, a number or "auto"; one that is neither is left to the parser. Raises ValueError if a
-    launcher has started another number, or if the processes could not reach each other.
+    launcher has started another number, or if the processes could not reach each other; SystemExit in a process that was
+    started with others and cannot join them.
     """
     launched = os.environ.get("WORLD_SIZE")
     if asked != "auto" and not asked.isdecimal():
@@ -48,10 +54,11 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
                 f"--processes {asked}, but a launcher has started {launched} already (WORLD_SIZE in the environment): omit "
                 "--processes, or start the command without a launcher"
             )
+        if launched.isdecimal() and int(launched) > 1:
+            _check_group(asked)
         return None
     count = automatic() if asked == "auto" else int(asked)
-    if count < 1:
-        raise ValueError("processes must be at least 1, got 0")
+    check_number("processes", count, SEVERAL)
     if count == 1:
         return None
     try:
@@ -64,7 +71,37 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
         return None
     if asked == "auto":
         print(f"{count} processes share each batch (--processes 1: one)", flush=True)
-    return _run([sys.executable, "-m", module, *argv], count, port)
+    code = _run([sys.executable, "-m", module, *argv], count, port)
+    if code != NO_GROUP:
+        return code
+    if asked != "auto":  # the first of them has said why
+        return 1
+    print("one process goes on alone", flush=True)
+    return None
+
+
+def _check_group(asked: str) -> None:
+    """Ends this process if its torch has nothing by which processes exchange what they computed. Asked here, where torch is
+    wanted in any case, and not by the process that waits."""
+    import torch
+    from torch import distributed
+
+    if not distributed.is_available():
+        missing = "torch.distributed"
+    elif (
+        distributed.is_gloo_available()
+        or distributed.is_mpi_available()
+        or (torch.cuda.is_available() and distributed.is_nccl_available())
+    ):
+        return
+    else:
+        missing = "gloo"
+    problem = f"processes cannot train together, as this torch was built without {missing}"
+    if asked == "auto":
+        print(problem, flush=True)
+    else:
+        print(f"error: {problem}: omit --processes, and start the command without a launcher", file=sys.stderr)
+    raise SystemExit(NO_GROUP)
 
 
 def automatic() -> int:

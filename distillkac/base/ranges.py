@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 Kind = TypeVar("Kind")
 SENSIBLE = 1e5
 """Ranges that end above it end where numbers become absurd, not where they stop to work."""
+SEEDS = "[-2e19, 2e19]"
+"""Of 64 bits, with or without a sign, and a little more."""
 
 
 class Range(NamedTuple):

@@ -27,6 +27,7 @@ from distillkac.distillation.students import (
     check_start_folder,
     go_on_with_fake,
     maker,
+    say_if_of_another_teacher,
     usual_beginning,
     weights_of,
 )
@@ -227,7 +228,9 @@ class Chain:
         network, start = self.make(config), self.config.inverse.start
         folder = {"random": None, "teacher": self.run, "student": latest}[start]
         if start == "student" and len(self.config.stages) == 1:  # no stage made one just now
-            folder = self.start or usual_beginning(self.out, digest_of(self.run))
+            teacher = digest_of(self.run)
+            folder = self.start or usual_beginning(self.out, teacher)
+            say_if_of_another_teacher(folder, self.run, teacher)
             network.load_state_dict(weights_of(folder, config, self.make, self.config.inverse))
         elif start != "random":
             source = before if start == "student" else self.network

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from distillkac.base.ranges import in_ranges
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.distillation import consistency_options, inverse_options
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.grids import rho_of, shift_of
@@ -53,7 +53,7 @@ StageMethod = Literal["endpoint", "reconstruction", "pairs", "consistency"]
     shift=SHIFTS,
     w="[0, 1e4]",
     w_max="(0, 1e4]",
-    seed="[-2e19, 2e19]",
+    seed=SEEDS,
 )
 class DistillConfig:
     """How a teacher is distilled."""

@@ -1,6 +1,7 @@
 """The networks of students: copies of the teacher's, or made by a function of the user's."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def usual_beginning(out: Path, teacher: str) -> Path:
             "of it, or that one if it is meant"
         )
     return folder
+
+
+def say_if_of_another_teacher(folder: Path, run: Path, teacher: str) -> None:
+    """Warns if the student that was named to begin with learned from other weights than those of the run that is distilled.
+    teacher: digest of the latter."""
+    student = load_config(folder).student
+    if student is not None and student.teacher not in (None, teacher):  # students of earlier versions do not know
+        warnings.warn(
+            f"--start {folder} was distilled from other weights than those that {run} has now: what is made begins with what "
+            "another teacher taught; name a student of this one if that is not meant",
+            stacklevel=2,
+        )
 
 
 def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:

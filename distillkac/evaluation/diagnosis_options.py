@@ -5,10 +5,21 @@ from pathlib import Path
 
 import tyro
 
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.runs.data_place import DataPlace
 
 
 @dataclass(frozen=True)
+@in_ranges(
+    "",
+    num="[8, 1e9]",
+    reference_num="[8, 1e9]",
+    guidance_num="[0, 1e9]",
+    energy_num="[0, 1e9]",
+    max_speed="(0, 1e12]",
+    seed=SEEDS,
+    batch_size="[1, 1e9]",
+)
 class DiagnoseArgs:
     """Measures on a run what the theory of finite-speed flows claims: speeds and their bound, velocities near the data,
     errors of the students on the way, error against steps, guidance, sensitivity, the start, the diffusion limit.
@@ -37,11 +48,7 @@ class DiagnoseArgs:
     data: DataPlace = field(default_factory=DataPlace)
 
     def __post_init__(self):
-        if min(self.num, self.reference_num) < 8:
-            raise ValueError(f"num and reference_num must be at least 8, got {self.num} and {self.reference_num}")
-        if self.guidance_num < 0 or self.guidance_num == 1:
+        if self.guidance_num == 1:
             raise ValueError(f"guidance_num must be 0 or at least 2, got {self.guidance_num}")
-        if self.energy_num < 0 or 0 < self.energy_num < 8:
+        if 0 < self.energy_num < 8:
             raise ValueError(f"energy_num must be 0 or at least 8, got {self.energy_num}")
-        if self.max_speed is not None and not self.max_speed > 0:
-            raise ValueError(f"max_speed must be positive, got {self.max_speed}")

@@ -19,6 +19,7 @@ from distillkac import __version__, _sources
 from distillkac.base import files
 from distillkac.base.commands import command
 from distillkac.base.options import parse
+from distillkac.base.ranges import in_ranges
 from distillkac.data import DataConfig
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.model_card import card, table
@@ -39,6 +40,7 @@ LESS = 0.02
 
 
 @dataclass(frozen=True)
+@in_ranges("", steps="[1, 1e6]", grain="(0, 1]")
 class ShipArgs:
     """Packs the students of a run into the package, with a model card, for distillkac to carry."""
 

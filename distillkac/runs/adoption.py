@@ -13,7 +13,7 @@ from distillkac import data
 from distillkac.base.files import as_json
 from distillkac.base.options import with_paths
 from distillkac.base.random import generator
-from distillkac.base.ranges import is_number
+from distillkac.base.ranges import check_number
 from distillkac.data import DataConfig, Dataset, ImageDataset
 from distillkac.data.config import LatentSpace
 from distillkac.data.given import checked
@@ -25,7 +25,7 @@ from distillkac.runs import checkpoints, foreign, lock, shipped
 from distillkac.runs.config import RunConfig, save_config
 from distillkac.runs.config import checked as checked_config
 from distillkac.runs.own_network import OwnNetwork, check_network, copied
-from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.process_config import ADOPTED, ProcessConfig
 from distillkac.runs.run import Run, build_network, open_run
 from distillkac.runs.run_data import NO_IMAGES, check_place
 from distillkac.runs.understood import answers
@@ -116,8 +116,8 @@ def _check_options(scheduler: object, numbers: Mapping[str, float | None]) -> No
     if not isinstance(scheduler, str | os.PathLike | None):
         raise ValueError(f"scheduler must be a path, the folder of a scheduler, got {scheduler!r:.80}")
     for name, value in numbers.items():
-        if value is not None and not (is_number(value) and 0 < value < float("inf")):
-            raise ValueError(f"{name} must be a positive and finite number, got {value!r:.80}")
+        if value is not None:
+            check_number(name, value, ADOPTED[name])
 
 
 def _adopt_network(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 
 from distillkac.base import files
-from distillkac.base.ranges import in_ranges
+from distillkac.base.ranges import SEEDS, in_ranges
 from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
 from distillkac.flow import network_config
 from distillkac.flow.network_config import NetworkConfig
@@ -77,7 +77,7 @@ class StudentConfig:
     steps="[1, 1e12]",
     augment="[0, 1]",
     label_drop="[0, 1)",
-    seed="[-2e19, 2e19]",
+    seed=SEEDS,
     preview="[0, 1e6]",
     shape="[0, 65536]",
 )

@@ -10,6 +10,9 @@ from distillkac.base.ranges import in_ranges
 if TYPE_CHECKING:
     from distillkac.flow import processes
 
+ADOPTED = {"sigma": "(0, 1e6]", "max_ratio": "(0, 1e12]"}
+"""Ranges of what a model of diffusers is adopted with."""
+
 
 @dataclass(frozen=True)
 @in_ranges(

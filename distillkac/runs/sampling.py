@@ -24,6 +24,7 @@ from distillkac.flow.trajectory import Means, trajectory_chain
 from distillkac.runs import checkpoints, class_names, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import fast_products
+from distillkac.runs.recorded import Recorded
 from distillkac.runs.run import Run, default_network, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
@@ -133,12 +134,18 @@ class Drawing:
     same to the bit if its block begins at a multiple of `rows`. On a GPU it is the same up to rounding.
     """
 
-    def __init__(self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500) -> None:
+    def __init__(
+        self, run: Run, sampler: SamplerConfig, seed: int = 0, batch_size: int = 500, graph: bool = False
+    ) -> None:
         """Raises ValueError where the run cannot do what is asked."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.run, self.sampler, self.seed = run, sampler, seed
         self.velocity, self.grid, self.method = field_of(run, sampler)
+        if graph:
+            if run.device.type != "cuda":
+                raise ValueError(f"graph: CUDA graphs are of GPUs, and this draws on {run.device.type}: omit it")
+            self.velocity.network = Recorded(run.network)
         trained = Trained.of(run.config)
         settled = trained.settle(sampler, run.name)
         self.restart, self.gamma = settled.restart, settled.gamma
@@ -198,16 +205,18 @@ def generate(
     batch_size: int = 500,
     path: bool = False,
     offset: int = 0,
+    graph: bool = False,
 ) -> Samples:
     """Images of the given classes from the network of `run`. labels: (n,) int64. With `path` also every state on the way.
 
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. On a CPU
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
-    a GPU, or another CPU, they are the same up to rounding. On a terminal a bar shows progress, rate and time left.
+    a GPU, or another CPU, they are the same up to rounding. graph: the network is recorded as a CUDA graph (recorded.py); the
+    images are the same. On a terminal a bar shows progress, rate and time left.
     """
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
         raise ValueError(f"labels must be (n,) int64, n >= 1, as class_labels makes them, got {labels!r:.80}")
-    drawing = Drawing(run, sampler, seed, batch_size)
+    drawing = Drawing(run, sampler, seed, batch_size, graph)
     start, parts, energies = time.perf_counter(), [], []
     with Bar(title=drawing.title, unit="image", total=len(labels)) as bar:
         for first in range(0, len(labels), drawing.rows):

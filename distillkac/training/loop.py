@@ -23,7 +23,7 @@ from distillkac.data import Dataset
 from distillkac.runs import checkpoints
 from distillkac.runs.device import placed
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.training import averages, exact_sums, failure, optimizer, resume, sharding
+from distillkac.training import averages, exact_sums, failure, optimizer, resume, sharding, trackers
 from distillkac.training.averages import Averages
 from distillkac.training.batches import Batch, read_batches
 from distillkac.training.compiled import compile_calls
@@ -269,7 +269,7 @@ class Trainer:
                 "samples_per_second": round(rate, 1),
             }
             log.append({"step": self.step, **line}, durable)
-            self.accelerator.log(line, step=self.step)  # to the trackers, if there are any
+            trackers.show(self.accelerator, line, self.step)
             bar.note(f"{rate:.0f} samples/s", loss=f"{loss:.4f}", **(self.measuring.shown() if self.measuring else {}))
 
     def _take_up(self, state: dict) -> None:

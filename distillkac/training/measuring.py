@@ -27,6 +27,7 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import class_labels, generate
+from distillkac.training import trackers
 from distillkac.training.plateau import WINDOW, plateau
 
 SHARE = 0.05
@@ -204,7 +205,7 @@ class Measuring:
             try:
                 self.note(step, _numbers(self.measured(network)), start, log)
                 best, reason = self.improved(), self.reason()
-            except Exception as error:  # whatever an evaluator, a tracker or the disk raises
+            except Exception as error:  # whatever an evaluator or the disk raises
                 failure = error
         self.wait()
         if agreed(failure is not None):
@@ -245,7 +246,7 @@ class Measuring:
 
     def note(self, step: int, figures: dict[str, float], start: float, log: checkpoints.MetricsLog) -> None:
         """Writes the line of a measurement that began at `start`, to the trackers too."""
-        self.accelerator.log(figures, step=step)
+        trackers.show(self.accelerator, figures, step)
         now = time.perf_counter()
         seconds, elapsed = now - start, now - self.started
         clock = {"seconds": round(seconds, 3), "spent": round(self.spent + seconds, 3), "elapsed": round(elapsed, 3)}

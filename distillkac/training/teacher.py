@@ -22,6 +22,7 @@ from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
 from distillkac.runs.start import started
+from distillkac.training import trackers
 from distillkac.training.fit import (
     accelerator_for,
     fit_run,
@@ -82,8 +83,7 @@ def train(
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume, measure)
         device = accelerator.device
-        for tracker in accelerator.trackers:  # not the processes, which may have more to do
-            tracker.finish()
+        trackers.finish(accelerator)  # not the processes, which may have more to do
     if fit.interrupted or not (fit.finished or fit.ended):
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder.absolute(), config, config.noise.build(), fit.network, device)

@@ -59,8 +59,9 @@ def alone(monkeypatch):
 def test_one_process_is_this_one(alone):
     assert processes.together("m", [], "1") is None
     assert processes.together("m", [], "many") is None  # the parser says what is wrong
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        processes.together("m", [], "0")
+    for count in ("0", "1000000"):
+        with pytest.raises(ValueError, match=rf"^processes must lie in \[1, 1024\], got {count}$"):
+            processes.together("m", [], count)
 
 
 def test_a_launcher_has_decided(alone, monkeypatch):
@@ -80,6 +81,39 @@ def test_without_a_port(alone, monkeypatch, machine, capsys):
     assert "no port can be opened (Operation not permitted): one process goes on alone" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"--processes 2: .* no port can be opened .*; omit it"):
         processes.together("m", [], "2")
+
+
+def test_without_what_processes_exchange_by(monkeypatch, machine, capfd):
+    """They say so, all of them, and the command goes on alone or fails."""
+    machine(2)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = "from torch import distributed as d; d.is_gloo_available = lambda: False; from distillkac.base import processes; "
+    started = processes._run
+
+    def run_code(command, count, port):
+        return started([sys.executable, "-c", code + f"processes.together('m', [], {command[-1]!r})"], count, port)
+
+    monkeypatch.setattr(processes, "_run", run_code)
+    said = "processes cannot train together, as this torch was built without gloo"
+    assert processes.together("m", ["auto"], "auto") is None
+    seen = capfd.readouterr()
+    assert seen.out.endswith(f"\n{said}\none process goes on alone\n")
+    assert seen.err == ""
+    assert processes.together("m", ["2"], "2") == 1
+    seen = capfd.readouterr()
+    assert seen == ("", f"error: {said}: omit --processes, and start the command without a launcher\n")
+
+
+def test_a_torch_without_processes(monkeypatch, capfd):
+    from torch import distributed
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        processes.together("m", [], "1")
+    assert stop.value.code == processes.NO_GROUP
+    assert "was built without torch.distributed: omit --processes, and start" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------- what is seen of them, and the end

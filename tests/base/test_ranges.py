@@ -2,28 +2,59 @@
 field of every config that there is."""
 
 import dataclasses
+import importlib
 import math
+import re
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from distillkac.__main__ import VERBS
+from distillkac.adopt import AdoptArgs
+from distillkac.base.options import parse
 from distillkac.base.ranges import check_number, in_ranges
 from distillkac.data.config import Fingerprint, LatentSpace
+from distillkac.distill import DistillArgs
 from distillkac.distillation import DistillConfig
+from distillkac.encode import EncodeArgs
+from distillkac.evaluate import EvaluateArgs
+from distillkac.evaluation.diagnosis_options import DiagnoseArgs
+from distillkac.evaluation.ship import ShipArgs
+from distillkac.export import ExportArgs
 from distillkac.flow import Gaussian, Planar, Quad, Telegraph
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.noise_schedules import NoiseSchedule
+from distillkac.report import ReportArgs
 from distillkac.runs import OptimConfig, RunConfig, SamplerConfig
 from distillkac.runs.built import Others
 from distillkac.runs.config import StudentConfig
 from distillkac.runs.own_network import OwnNetwork
 from distillkac.runs.sampler import Trained
+from distillkac.sample import SampleArgs
 from distillkac.scheduler import KacScheduler
 
-ROOTS = (RunConfig, DistillConfig, SamplerConfig, Trained)
+COMMANDS = [
+    kind
+    for module in (*(f"distillkac.{verb}" for verb in VERBS), "distillkac.evaluation.ship")
+    for name, kind in vars(importlib.import_module(module)).items()
+    if name.endswith("Args")
+]
+"""The options of every command."""
+ROOTS = (RunConfig, DistillConfig, SamplerConfig, Trained, *COMMANDS)
+RUN = Path("run")
 MADE = {
+    AdoptArgs: AdoptArgs("model", RUN),
+    DiagnoseArgs: DiagnoseArgs(RUN),
+    DistillArgs: DistillArgs(RUN),
+    EncodeArgs: EncodeArgs("vae", RUN),
+    EvaluateArgs: EvaluateArgs(RUN),
+    ExportArgs: ExportArgs(RUN, RUN),
+    SampleArgs: SampleArgs(RUN),
+    ReportArgs: ReportArgs(RUN),
+    ShipArgs: ShipArgs(RUN, "digits", "make demo", "digits", "here"),
     Fingerprint: Fingerprint((1,), (1,), "a", "b"),
     LatentSpace: LatentSpace("vae", 0.2, 0.0, "c", (3, 8, 8)),
     StudentConfig: StudentConfig(4, 2, 1.5, 0.0),
@@ -37,9 +68,23 @@ MAY_BE_NEGATIVE = {
     "average_velocity.mean",
     "latent.shift_factor",
     "seed",
+    "seeds",
     "network.meaning",
     "network.answers",
 }
+FROM_ONE = (
+    "num",
+    "batch_size",
+    "columns",
+    "reference_num",
+    "k",
+    "workers",
+    "port",
+    "steps",
+    "processes",
+    "sigma",
+    "max_ratio",
+)
 
 
 def inside(hint):
@@ -89,6 +134,21 @@ def test_every_number_has_a_range_and_a_name(kind, name, several):
     if label not in MAY_BE_NEGATIVE:
         with pytest.raises(ValueError, match=name):
             dataclasses.replace(good, **{name: (-1.0,) if several else -1.0})
+
+
+OPTIONS = [pytest.param(kind, name, id=f"{kind.__name__}.{name}") for kind, name, _ in numbers() if kind in COMMANDS]
+assert len(OPTIONS) > 25, "the commands are no longer found"
+
+
+@pytest.mark.parametrize(("kind", "name"), OPTIONS)
+def test_a_command_says_so_in_one_sentence(kind, name, capsys):
+    """Of its own numbers; those inside of configs come the same way."""
+    wrong = [str(10**40), *(["-1"] if name not in MAY_BE_NEGATIVE else []), *(["0"] if name in FROM_ONE else [])]
+    for text in wrong:
+        with pytest.raises(SystemExit):
+            parse(kind, [f"--{name.replace('_', '-')}", text], "command", MADE.get(kind) or kind())
+        said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert re.search(rf"Error parsing {kind.__name__}: {name} must .*, got {text[:1]}", said), said
 
 
 @pytest.mark.parametrize("kind", configs(*ROOTS))

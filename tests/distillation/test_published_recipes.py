@@ -76,6 +76,7 @@ def test_both_phases_of_realuid(tmp_path, capsys):
     shutil.copytree(first, tmp_path / "second" / "student-1")  # whatever it is, nobody named it
     assert "goes on with the student that recipe realuid made: give --start" in refusal(distill, begun, capsys)
     assert distill.main([*begun, "--start", str(first)]) == 0
+    assert "was distilled from other weights" not in capsys.readouterr().err
     again = load_config(tmp_path / "second" / "student-1-inverse").student
     assert again.before == checkpoints.described(first)[1]
     assert {"--inverse.alpha 0.94", "--inverse.beta 1.0"} <= {*again.options}
@@ -105,4 +106,7 @@ def test_a_student_of_a_teacher_that_was_trained_on_is_not_begun_with_unasked(tm
     assert train.main(["--run", run, "--steps", "3", "--resume"]) == 0
     lone = [run, "--stages", "1", *SMALL]
     assert "student-1 was distilled from other weights than those of this teacher now" in refusal(distill, lone, capsys)
-    assert distill.main([*lone, "--start", f"{run}/student-1"]) == 0
+    with pytest.warns(
+        UserWarning, match=rf"^--start {run}/student-1 was distilled from other weights than .* {run} has"
+    ):
+        assert distill.main([*lone, "--start", f"{run}/student-1"]) == 0

@@ -288,9 +288,9 @@ def test_help_explains_every_option(capsys):
     [
         (["TMP"], "is no run folder"),
         (["RUN/student-1"], "is itself a student; diagnose the run of its teacher"),
-        (["RUN", "--num", "3"], "num and reference_num must be at least 8, got 3 and 64"),
+        (["RUN", "--num", "3"], "num must be at least 8, got 3"),
         (["RUN", "--guidance-num", "1"], "guidance_num must be 0 or at least 2, got 1"),
-        (["RUN", *FEW, "--max-speed", "-1"], "max_speed must be positive, got -1"),
+        (["RUN", *FEW, "--max-speed", "-1"], "max_speed must be positive and finite, got -1"),
     ],
 )
 def test_mistakes_get_one_sentence(runs, tmp_path, capsys, argv, sentence):

@@ -11,7 +11,10 @@ from distillkac.flow.integrators import integrate, time_grid
 from distillkac.ops import interop, reference
 from distillkac.runs.device import fast_products, placed
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.runs.run import build_network
+from distillkac.runs.recorded import Recorded, _shape
+from distillkac.runs.run import Run, build_network
+from distillkac.runs.sampler import SamplerConfig
+from distillkac.runs.sampling import generate
 from distillkac.training import optimizer
 from distillkac.training.batches import Batch
 from distillkac.training.objective import FlowMatching
@@ -212,3 +215,37 @@ def test_a_step_and_sampling_do_not_wait_for_the_gpu():
             integrate(GuidedVelocity(network, 1.0), x, rows[1], time_grid(4), "ab2")
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 4}, {"steps": 4, "w": 2.0, "interval": (0.2, 0.8)}, {"steps": 3, "restart": 1.0}]
+)
+def test_recorded_evaluations_have_the_images_of_the_network_itself(tmp_path, options):
+    """Three batches and a smaller last one, with noise and classes of their own, to the rounding of kernels that torch may
+    choose otherwise in a recording."""
+    config, device = run_config(), torch.device("cuda")
+    network, source = build_network(config), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=source)
+    run = Run(tmp_path, config, config.noise.build(), placed(network, device).eval(), device)
+    labels = torch.arange(14) // 3 % 2
+    plain, recorded = (
+        generate(run, labels, SamplerConfig(**options), 5, batch_size=4, graph=graph).images for graph in (False, True)
+    )
+    torch.testing.assert_close(recorded, plain, rtol=2e-2, atol=2e-2)
+    assert not torch.equal(plain[:4], plain[4:8])
+
+
+def test_a_network_that_waits_is_evaluated_without_a_recording():
+    def network(x, t, y):
+        return x if float(x.sum()) > 0 else -x
+
+    recorded, inputs = Recorded(network), (torch.ones(2, 3, device="cuda"), *torch.ones(2, 2, device="cuda"))
+    with torch.no_grad(), pytest.warns(UserWarning, match="asks for values"):
+        assert torch.equal(recorded(*inputs), inputs[0])
+    failing = Recorded(network)
+    failing._seen[(), False, *map(_shape, inputs)] = None  # as if nobody had watched: the recording itself fails
+    with torch.no_grad(), pytest.warns(UserWarning, match="is evaluated without"):
+        assert torch.equal(failing(*inputs), inputs[0])
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.ones(2, device="cuda").sum().item()

@@ -199,8 +199,8 @@ def test_a_prediction_of_noise_is_used_as_far_as_it_says_something(tmp_path, cap
     bars = 1 / (1 + run.config.network.schedule.ratios().square())
     assert torch.allclose(scheduler.alphas_cumprod.double(), bars, rtol=1e-5)
     for wrong, sentence in (
-        (-1.0, "max_ratio must be a positive"),
-        ("160", "max_ratio must be a positive"),
+        (-1.0, "max_ratio must be positive and finite"),
+        ("160", "max_ratio must be a number"),
         (1e-3, "leaves nothing of a schedule"),
         *(() if zero else ((1e6, "leaves out nothing"),)),
     ):
@@ -289,7 +289,7 @@ def test_places_without_a_model_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="somebody/something is no folder here, and cannot be had from the Hub"):
         adopt("somebody/something", tmp_path / "run")
     saved(tmp_path / "wrong")
-    refused(tmp_path, "sigma must be a positive", "wrong", sigma=0.0)
+    refused(tmp_path, "sigma must be positive and finite", "wrong", sigma=0.0)
 
 
 def test_what_needs_images_says_so(tmp_path):

@@ -230,9 +230,9 @@ def test_what_was_trained_is_saved_when_a_measurement_fails(tmp_path, patient):
 
 
 def test_what_was_trained_is_saved_when_a_figure_cannot_be_written_down(tmp_path, patient, monkeypatch):
-    """By a tracker that lost its network, say."""
-    monkeypatch.setattr(measuring.Measuring, "note", lambda *_: {}["the tracker broke"])
-    with pytest.raises(KeyError, match="the tracker broke"):
+    """By a disk that is full, say."""
+    monkeypatch.setattr(measuring.Measuring, "note", lambda *_: {}["the disk broke"])
+    with pytest.raises(KeyError, match="the disk broke"):
         train_in_python(tmp_path / "run", ToyData(), config=config(2), measure=Scripted([1.0]))
     assert checkpoints.load_weights(tmp_path / "run")[1] == 1
 

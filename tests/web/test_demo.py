@@ -121,7 +121,7 @@ def test_a_page_of_runs_waits_for_a_click(runs):
     [
         (["TMP"], "is no run folder"),
         (["RUN", "TMP"], "is no run folder"),
-        (["RUN", "--port", "0"], "--port must lie in 1 .. 65535, got 0"),
+        (["RUN", "--port", "0"], "port must lie in [1, 65535], got 0"),
         (["RUN", "--share"], "--share"),
     ],
 )
