@@ -1,5 +1,5 @@
-"""Other people's training loops on the digits, flow matching by torchcfm and v-prediction: taken in through Python, and distilled
-to one step that is nearer to the digits than the teacher's own."""
+"""Other people's training loops on the digits, flow matching by torchcfm and v-prediction: taken in through Python, and
+distilled to one step that is nearer to the digits than the teacher's own."""
 
 import pytest
 import torch
