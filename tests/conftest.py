@@ -111,6 +111,7 @@ TORCH_KERNELS = {
     "test_ship",
     "test_stability",
     "test_stored_paths",
+    "test_teachers_of_digits",
     "test_teachers_without_images",
     "test_times",
     "test_torchcfm_teacher",

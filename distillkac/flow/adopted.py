@@ -6,7 +6,8 @@ s tau / (1 - tau), both hold the same, x' = x / n with n = (1 - tau) / alpha, an
     dx / dtau = s eps - x_0 = a x + b F(x / n, number of the timestep).
 
 The flow ends where the model's schedule does, at tau_max, and its time t = tau / tau_max runs from 0 to 1 as everywhere. A clip
-of the sampler's, x_0 to [-clip, clip] with eps as it was, makes it s eps - clip(x_0), as DDIM has it.
+of the sampler's, x_0 to [-clip, clip], makes it (x - clip(x_0)) / tau, the noise being what is left of x then: so DDPM has it,
+and DDIM with use_clipped_model_output. (Without that DDIM's state jumps by what was clipped, however short its step.)
 """
 
 from dataclasses import dataclass
@@ -122,8 +123,9 @@ class AdoptedNet(nn.Module):
         if self.config.clip is None:
             return u
         data = x - column(t.to(x.dtype), x) * u
+        beyond = data - data.clamp(-self.config.clip, self.config.clip)
         # The gradient goes past the bound: a student whose answer lies beyond it must be able to come back.
-        return u + self.tau_max * (data - data.clamp(-self.config.clip, self.config.clip)).detach()
+        return u + (beyond / column(t.clamp(min=self._tau_min / self.tau_max).to(x.dtype), x)).detach()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(a, b, 1 / n, number of the timestep), each (B,) float64: dx / dt = a x + b F(x / n, number). t: (B,).

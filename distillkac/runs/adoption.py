@@ -222,16 +222,16 @@ def _space(found: foreign.Foreign, network: AdoptedNetwork, images: Dataset | No
     given = images.space if isinstance(images, LatentDataset) else None
     if found.vae is None:
         return given
+    foreign.check_autoencoder(found.vae)
     vae = load_vae(str(found.vae), torch.device("cpu"))
-    side = network.settings.get("sample_size") or 0
-    size = tuple(side) if isinstance(side, list) else (side, side)
+    height, width = _size(found, network) or (0, 0)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    if (channels := network.settings.get("in_channels", 3)) != channels_of(vae):
+    if (channels := network.settings["in_channels"]) != channels_of(vae):
         raise ValueError(
             f"{found.vae} makes latents of {channels_of(vae)} channels, and {found.model} takes {channels}: they do not belong "
             "together"
         )
-    space = space_of(str(found.vae), vae, (vae.config.in_channels, size[0] * factor, size[1] * factor))
+    space = space_of(str(found.vae), vae, (vae.config.in_channels, height * factor, width * factor))
     if given is not None and given.weights != space.weights:
         raise ValueError(
             f"the latents were made by {given.vae}, another autoencoder than that of {found.source}: encode anew"
@@ -244,25 +244,33 @@ def _space(found: foreign.Foreign, network: AdoptedNetwork, images: Dataset | No
     return space if given is None else given
 
 
+def _size(found: foreign.Foreign, network: AdoptedNetwork) -> tuple[int, int] | None:
+    """(height, width) of the model's samples, None where it does not say it. Raises ValueError if it is no size."""
+    said = network.settings["sample_size"]
+    sides = said if isinstance(said, list) else [said, said]
+    if not said:
+        return None
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{found.model}: sample_size must be a whole number of at least 1, or two, got {said!r:.80}")
+    return sides[0], sides[1]
+
+
 def _with_shape(config: RunConfig, network: AdoptedNetwork, found: foreign.Foreign) -> RunConfig:
     """Shape and classes as the model itself tells them."""
-    side = network.settings.get("sample_size")
-    if not side:
+    if (size := _size(found, network)) is None:
         raise ValueError(f"{found.model} says no sample_size: give the images that it was trained on, --data.path")
-    height, width = side if isinstance(side, list) else (side, side)
     count = network.classes
     names = ("all",) if count is None else tuple(map(str, range(count)))
     if len(found.class_names) == len(set(found.class_names)) == count:
         names = found.class_names
-    return dataclasses.replace(config, shape=(network.settings.get("in_channels", 3), height, width), class_names=names)
+    return dataclasses.replace(config, shape=(network.settings["in_channels"], *size), class_names=names)
 
 
 def _fitting(config: RunConfig, network: AdoptedNetwork, images: Dataset, found: foreign.Foreign) -> RunConfig:
     """Shape and classes of the images. Raises ValueError if they are not the model's."""
     (channels, height, width), names = images.shape, tuple(images.class_names)
-    side = network.settings.get("sample_size")
-    wanted = tuple(side) if isinstance(side, list) else (side, side)
-    if side and wanted != (height, width):
+    wanted = _size(found, network)
+    if wanted is not None and wanted != (height, width):
         raise ValueError(
             f"{found.source} is for images of {wanted[0]}x{wanted[1]}, and these are {height}x{width}: set --data.image-size"
         )

@@ -12,20 +12,18 @@ from typing import Any
 
 from torch import nn
 
-from distillkac.base import files, paths, progress
+from distillkac.base import files, paths
 from distillkac.data.vae import AUTOENCODERS
 from distillkac.flow.adopted import MODELS, AdoptedNetwork
 from distillkac.flow.noise_schedules import SCHEDULES, NoiseSchedule
-from distillkac.runs import checkpoints
+from distillkac.runs import checkpoints, foreign_weights
 
-INDEX, MODEL, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-OF_BETAS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
-SCHEDULERS = (*OF_BETAS, "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler")
+INDEX, MODEL, SCHEDULER = "model_index.json", foreign_weights.CONFIG, "scheduler_config.json"
+DPM, FLOW = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", DPM, "EulerDiscreteScheduler", "EDMEulerScheduler", FLOW)
 EDM = (("sigma_min", 0.002), ("sigma_max", 80.0), ("sigma_data", 0.5))
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CLIPPING = ("DDPMScheduler", "DDIMScheduler")
-"""Whose samplers clip the data by default."""
+"""Whose samplers clip the data, by default."""
 EPSILON_RATIO = 160.0
 """An error in a prediction of the noise is R times as large in the data: the usual betas end at R = 157, cosine ones at 20 000,
 where three digits of the answer say nothing."""
@@ -59,6 +57,12 @@ def find(source: str, scheduler: Path | None = None) -> Foreign:
         raise ValueError(
             f"{found.scheduler} does not exist, and without its scheduler nobody knows the noise of {found.source}: say with "
             f"--scheduler where its {SCHEDULER} is"
+        )
+    other = found.source.parent / "scheduler" / SCHEDULER
+    alone = found.source == found.model and not (found.source / INDEX).exists()
+    if alone and other.exists() and _schedule(other) != _schedule(found.scheduler):
+        raise ValueError(
+            f"{found.scheduler} and {other} say different things of the noise: say with --scheduler which is the model's"
         )
     return found
 
@@ -97,8 +101,11 @@ def network_of(found: Foreign, null_class: bool, sigma: float, max_ratio: float 
         )
     if max_ratio is None:
         max_ratio = EPSILON_RATIO if prediction == "epsilon" and schedule.has_table else math.inf
-    if kind == "UNet2DModel" and null_class and settings.get("num_class_embeds") is None:
-        raise ValueError(f"{found.model} knows no classes, so none of them means no class: omit null_class")
+    if kind == "UNet2DModel" and null_class and settings["num_class_embeds"] in (None, 1):
+        known = (
+            "no classes, so none of them means no class" if settings["num_class_embeds"] is None else "one class alone"
+        )
+        raise ValueError(f"{found.model} knows {known}: omit null_class")
     none = null_class or kind == "DiTTransformer2DModel"  # which has always one more
     try:
         schedule = schedule.up_to(max_ratio)
@@ -122,44 +129,15 @@ def not_used(found: Foreign, network: AdoptedNetwork) -> list[str]:
 
 def load_model(found: Foreign) -> nn.Module:
     """The model itself, float32. Raises ValueError if its weights are a pickle, or do not fit."""
-    kind = _model_kind(found.model / MODEL, _read(found.model / MODEL))
-    weights = sorted(path.name for path in found.model.iterdir() if path.is_file())
-    if not {WEIGHTS, f"{WEIGHTS}.index.json"} & set(weights):
-        if others := [name for name in weights if name.endswith(".safetensors")]:
-            raise ValueError(
-                f"{found.model} holds no {WEIGHTS}, but {others[0]}: if that is one file with all of its weights, of a variant "
-                f"perhaps, call it {WEIGHTS}"
-            )
-        if pickles := [name for name in weights if name.endswith(PICKLES)]:
-            raise ValueError(
-                f"{found.model / pickles[0]} is a pickle, which can run any code as it is opened, and is not read; if you "
-                f'trust it, convert it: python -c "from diffusers import {kind} as M; M.from_pretrained({str(found.model)!r}, '
-                f'use_safetensors=False).save_pretrained({str(found.model)!r})"'
-            )
-        raise ValueError(f"{found.model} holds no weights: {WEIGHTS} is looked for")
-    import torch
+    return foreign_weights.load(found.model, _model_kind(found.model / MODEL, _read(found.model / MODEL)))
 
-    try:
-        with progress.quiet("diffusers"):
-            model, problems = MODELS[kind]().from_pretrained(
-                str(found.model),
-                use_safetensors=True,
-                torch_dtype=torch.float32,
-                low_cpu_mem_usage=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # whatever diffusers and the library of the files raise
-        raise ValueError(f"{found.model}: its weights are no {kind} of its {MODEL} ({_reason(error)})") from None
-    for name, word in (("missing_keys", "lack"), ("unexpected_keys", "have besides")):
-        if problems[name]:
-            raise ValueError(
-                f"{found.model}: its weights do not fit its {MODEL}: they {word} {sorted(problems[name])[0]}"
-            )
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{found.model}: {name} holds values that are not finite")
-    return model
+
+def check_autoencoder(folder: Path) -> None:
+    """Raises ValueError unless the autoencoder of a pipeline is there, with weights that are read."""
+    kind = _read(folder / MODEL).get("_class_name", AUTOENCODERS[0])
+    if kind not in AUTOENCODERS:
+        raise ValueError(f"{folder / MODEL}: is of the class {kind}; {' or '.join(AUTOENCODERS)} would be understood")
+    foreign_weights.check(folder, kind)
 
 
 def _downloaded(name: str) -> Path:
@@ -171,8 +149,8 @@ def _downloaded(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=list(patterns)))
         except Exception as error:  # of the network, of the Hub, of the cache
             raise ValueError(
-                f"{name} is no folder here, and cannot be had from the Hub ({_reason(error)}): download it where "
-                "there is a network, hf download NAME --local-dir DIR, and name that folder"
+                f"{name} is no folder here, and cannot be had from the Hub ({foreign_weights.reason(error)}): download it "
+                "where there is a network, hf download NAME --local-dir DIR, and name that folder"
             ) from None
 
     folder = fetch("*.json")
@@ -203,7 +181,14 @@ def _pipeline(folder: Path) -> Foreign:
     if isinstance(labels, dict):
         names = tuple(str(labels[key]).split(",")[0].strip() for key in sorted(labels, key=int))
     vae = folder / vaes[0] if vaes else None
-    return Foreign(folder, folder / models[0], folder / "scheduler" / SCHEDULER, vae, names)
+    model, scheduler = _place(folder, models[0], MODEL), _place(folder, "scheduler", SCHEDULER) / SCHEDULER
+    return Foreign(folder, model, scheduler, vae, names)
+
+
+def _place(folder: Path, part: str, file: str) -> Path:
+    """The folder of a part: its own, or that of the pipeline, where the first pipelines kept them all."""
+    own = folder / part
+    return folder if (folder / file).exists() and not own.is_dir() else own
 
 
 def _refuse_own(folder: Path) -> None:
@@ -241,7 +226,8 @@ def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: time_embedding_type {times} is not understood (learned knows whole timesteps alone, fourier takes "
                 "the logarithm of their numbers); positional would be"
             )
-    return {name: mine[name] for name in known if name in mine}
+    usual = {name: mine.get(name, parameter.default) for name, parameter in known.items()}
+    return {name: value for name, value in usual.items() if value is not inspect.Parameter.empty}
 
 
 def _schedule(path: Path) -> tuple[NoiseSchedule, str, float | None]:
@@ -260,12 +246,14 @@ def _schedule(path: Path) -> tuple[NoiseSchedule, str, float | None]:
         if config.get(name, understood) != understood:
             raise ValueError(f"{path}: {name} {config[name]} is not understood; {understood} would be")
     try:
-        if kind == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
-            return NoiseSchedule("flow", steps), "flow" if kind == SCHEDULERS[-1] else prediction, None
+        # A scheduler made of the config of another keeps words that only the other understood.
+        if kind == FLOW or (kind == DPM and config.get("use_flow_sigmas")):
+            return NoiseSchedule("flow", steps), "flow" if kind == FLOW else prediction, None
         if kind == "EDMEulerScheduler":
             least, most, spread = (config.get(name, usual) for name, usual in EDM)
             return NoiseSchedule("edm", steps, sigma_min=least, sigma_max=most, sigma_data=spread), prediction, None
-        clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind in CLIPPING) else None
+        clips = kind in CLIPPING and config.get("clip_sample", True)
+        clip = float(config.get("clip_sample_range", 1.0)) if clips else None
         return _of_betas(config, steps), prediction, clip
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -285,12 +273,6 @@ def _of_betas(config: dict[str, Any], steps: int) -> NoiseSchedule:
         betas,
         bool(config.get("rescale_betas_zero_snr", False)),
     )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library says that is no heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().endswith(":")]
-    return lines[0] if lines else type(error).__name__
 
 
 def _read(path: Path) -> dict[str, Any]:

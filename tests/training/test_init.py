@@ -7,7 +7,7 @@ import torch
 
 from distillkac import train as command
 from distillkac.flow.networks import NetworkConfig
-from distillkac.runs import checkpoints, load_config
+from distillkac.runs import adopt, checkpoints, load_config
 from distillkac.runs.run import build_network
 from distillkac.runs.start import begin_from, started
 from tests.adopted import saved
@@ -80,6 +80,17 @@ def test_a_model_of_diffusers(tmp_path):
         if not name.startswith("class_embedding"):
             assert torch.equal(mine[f"unet.{name}"], value)
     assert start.fresh == ("classes.weight of 2 of 2 classes",)
+    # As a run it knows its classes by name: 0 and 1, and the last, which means none.
+    adopted = adopt(tmp_path / "model", tmp_path / "adopted", null_class=True).folder
+    named = run_config(network=config.network, shape=(1, 8, 8), class_names=("0", "other"))
+    network = build_network(named)
+    start = begin_from(network, named, adopted)
+    for name, value in theirs.items():
+        if not name.startswith("class_embedding"):
+            assert torch.equal(network.state_dict()[f"unet.{name}"], value)
+    rows = network.state_dict()["classes.weight"]
+    assert torch.equal(rows[[0, 2]], theirs["class_embedding.weight"][[0, 2]])
+    assert start.fresh == ("classes.weight of 1 of 2 classes",)
 
 
 def test_the_command(toy_run, tmp_path, capsys):
@@ -94,6 +105,10 @@ def test_the_command(toy_run, tmp_path, capsys):
     assert command.main([*options, "--resume"]) == 0
     assert load_config(tmp_path / "run").began_with == config.began_with
     capsys.readouterr()
+    back = ["--run", str(tmp_path / "back"), *options[2:], "--init", str(tmp_path / "run"), "--process", "telegraph"]
+    assert command.main(back) == 0
+    assert "(100% of its own)\n" in capsys.readouterr().out
+    assert load_config(tmp_path / "back").noise.process == "telegraph"
     assert command.main([*options, "--resume", "--init", str(saved(tmp_path / "model"))]) == 1
     assert "is another network" in capsys.readouterr().err
     assert command.main([*options[:1], str(tmp_path / "other"), *options[2:], "--init", str(tmp_path / "gone")]) == 1
