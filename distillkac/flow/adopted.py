@@ -10,8 +10,9 @@ of the sampler's, x_0 to [-clip, clip], makes it (x - clip(x_0)) / tau, the nois
 and DDIM with use_clipped_model_output. (Without that DDIM's state jumps by what was clipped, however short its step.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -109,10 +110,22 @@ class AdoptedNet(nn.Module):
                 block.norm1.emb.class_embedder.dropout_prob = 0.0  # objectives drop classes, by their own seed
         # No buffers: they stay float64, and come from the config, whatever becomes of the weights.
         self._tau_min, self.tau_max = (_tau(ratio, config.sigma) for ratio in config.schedule.ends)
-        if config.schedule.has_table:
-            ratios = config.schedule.ratios().tolist()
-            self._taus = torch.tensor([_tau(r, config.sigma) for r in ratios], dtype=torch.float64, device="cpu")
-            self._times, self._knots = (self._taus / self.tau_max).float(), config.schedule.knots()
+        self._tables = self._tables_on("cpu")
+
+    def _tables_on(self, device: torch.device | str) -> tuple[Tensor, ...]:
+        """(tau, time, knot) of each timestep, (N,) each; none where the schedule has no table."""
+        schedule = self.config.schedule
+        if not schedule.has_table:
+            return ()
+        ratios = schedule.ratios().tolist()
+        taus = torch.tensor([_tau(r, self.config.sigma) for r in ratios], dtype=torch.float64, device="cpu")
+        return tuple(table.to(device) for table in (taus, (taus / self.tau_max).float(), schedule.knots()))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Where the weights go the tables go too, so that no evaluation copies them. Made anew: their types stay."""
+        super()._apply(fn, recurse)
+        self._tables = self._tables_on(next(self.parameters()).device)
+        return self
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x: (B, C, H, W). t: (B,) in [0, 1], 1 = noise. y: (B,) int64 classes, of no meaning to a model that knows none.
@@ -159,7 +172,7 @@ class AdoptedNet(nn.Module):
     def _at_timesteps(self, t: Tensor, tau: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """(tau, fractional timestep), linear in log R between timesteps. A time that is a timestep's, but for its rounding to
         float32, is that timestep."""
-        taus, times, knots = (sent(table, t.device) for table in (self._taus, self._times, self._knots))
+        taus, times, knots = (sent(table, t.device) for table in self._tables)  # sent where t is elsewhere
         below = (log_ratio[:, None] >= knots[None, 1:-1]).sum(1)
         low, high = knots[below], knots[below + 1]
         number = (below + (log_ratio - low) / (high - low)).clamp(0, len(knots) - 1)

@@ -12,6 +12,7 @@ from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.noise_schedules import NoiseSchedule
 from distillkac.flow.processes import Gaussian, from_dict
+from distillkac.runs.recorded import _Watch
 
 SHAPE = (1, 8, 8)
 SETTINGS = {
@@ -259,3 +260,18 @@ def test_the_process_reaches_as_far_as_the_model():
     for wrong in ({"tau_max": 1.1}, {"tau_max": 0.0}, {"tau_max": 0.5, "f": "cosine"}):
         with pytest.raises(ValueError, match="tau_max"):
             Gaussian(**wrong)
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_no_evaluation_copies_a_table_to_the_device_of_the_weights(name):
+    """On a device meta, which has no values to wait for: a copy would keep an adopted teacher from being recorded as a graph.
+    Back from there the answers are what they were."""
+    made, (x, y), t = net(TABLES[name], "v_prediction"), states(3), torch.tensor([0.1, 0.5, 1.0])
+    before, weights = made(x, t, y), made.state_dict()
+    inputs = [value.to("meta") for value in (x, t, y)]
+    made.to("meta")
+    with _Watch(torch.device("meta")) as watch:
+        made(*inputs)
+    assert not watch.found
+    made.to_empty(device="cpu").load_state_dict(weights)
+    assert torch.equal(made(x, t, y), before)
