@@ -11,7 +11,7 @@ from distillkac.runs import SamplerConfig, class_labels, generate, load_config, 
 from distillkac.scheduler import KacScheduler
 from tests.toys import TINY_OPTIONS, refused
 
-FAST = ("--optim.batch-size", "8", "--optim.warmup", "1")
+FAST = ("--optim.batch-size", "8")
 METHODS = {
     "endpoint": ("--stages", "4,2,1", "--steps", "1", "1", "--w", "0.5", "--backward", "0.5", "--exact-start"),
     "reconstruction": ("--stages", "4,2", "--steps", "1", "--method", "reconstruction"),
