@@ -123,7 +123,7 @@ class AdoptedNet(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Where the weights go the tables go too, so that no evaluation copies them. Made anew: their types stay."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch says no types of it
         self._tables = self._tables_on(next(self.parameters()).device)
         return self
 
