@@ -42,7 +42,8 @@ class SampleArgs:
     batch_size: int = 500
     """Images at a time on a GPU; a matter of memory only. A CPU takes blocks of fixed size."""
     graph: bool = False
-    """On a GPU: the network's evaluations as CUDA graphs, recorded once and replayed. The images are the same."""
+    """On a GPU: the network's evaluations as CUDA graphs, recorded once and replayed. The images are the same up to
+    rounding."""
     out: Path | None = None
     """FILE.png: one grid. FILE.gif: the grid on its way from noise to data. FILE.npz: arrays `images` (uint8, n x H x W x
     C), `labels` and `class_names`. Else a folder of single PNGs. By default RUN/samples/steps-N.png, and of a shipped

@@ -46,7 +46,8 @@ def cuda_graph(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tenso
 
 
 class Recorded:
-    """A network (fields.Network) that answers as `network` does, to the bit, by recordings.
+    """A network (fields.Network) that answers as `network` does, by recordings: to the rounding of kernels that torch may
+    choose otherwise while it records.
 
     network: in eval mode, whose weights stay where they are while this is used. record: what makes a recording. The first
     evaluation of a shape is the network's own, the second is recorded. Where that fails, or the network does what no graph can

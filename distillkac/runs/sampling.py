@@ -212,7 +212,7 @@ def generate(
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. On a CPU
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
     a GPU, or another CPU, they are the same up to rounding. graph: the network is recorded as a CUDA graph (recorded.py); the
-    images are the same. On a terminal a bar shows progress, rate and time left.
+    images are the same up to rounding. On a terminal a bar shows progress, rate and time left.
     """
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
         raise ValueError(f"labels must be (n,) int64, n >= 1, as class_labels makes them, got {labels!r:.80}")

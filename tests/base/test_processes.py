@@ -243,7 +243,7 @@ alone, together = trained(False), trained(True)
 same = all(torch.allclose(a, b, 1e-5, 1e-5) for a, b in zip(alone, together))  # rounding of products, by their alignment
 processes._part()
 tasks = [open(f"/proc/self/task/{each}/comm").read() for each in os.listdir("/proc/self/task")]
-assert not any("gloo" in task for task in tasks), tasks  # such a thread would abort a program that ends
+assert not any("gloo" in task for task in tasks), tasks  # such a thread may abort a program that ends
 sys.exit(0 if same else 1)
 """
 

@@ -274,4 +274,4 @@ def test_no_evaluation_copies_a_table_to_the_device_of_the_weights(name):
         made(*inputs)
     assert not watch.found
     made.to_empty(device="cpu").load_state_dict(weights)
-    assert torch.equal(made(x, t, y), before)
+    torch.testing.assert_close(made(x, t, y), before, rtol=1e-5, atol=1e-5)  # the weights lie elsewhere now

@@ -39,6 +39,12 @@ class Traced:
         return replay, answer
 
 
+def same(one: torch.Tensor, two: torch.Tensor) -> None:
+    """To the rounding of torch's products, which may depend on where their inputs lie. Wrong times, classes, weights or noise
+    change images by tenths."""
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 def opened(config: RunConfig, tmp_path) -> Run:
     network, source = build_network(config).eval(), torch.Generator().manual_seed(0)
     for parameter in network.parameters():  # the last layer begins with zeros
@@ -79,8 +85,8 @@ def test_every_batch_has_the_images_of_the_network_itself(tmp_path, options, sha
     for (images, energy, nfe), (other, its_energy, its_nfe) in zip(
         plain, drawn(run, SamplerConfig(**options), traced), strict=True
     ):
-        assert torch.equal(images, other)
-        assert torch.equal(energy, its_energy)
+        same(images, other)
+        same(energy, its_energy)
         assert nfe == its_nfe
     assert not torch.equal(plain[0][0], plain[1][0])
     assert (traced.recorded, traced.replayed) == (twice, len(calls) - shapes)
@@ -101,7 +107,7 @@ def test_weights_and_ends_of_steps_are_inputs(tmp_path, kind):
             further = ((4 * s,), {}) if kind == "guidance_embedding" else ((), {"r": s * t})
             answer = recorded(x, t, y, *further[0], **further[1])
             kept = answer.clone()
-            assert torch.equal(answer, net(x, t, y, *further[0], **further[1]))
+            same(answer, net(x, t, y, *further[0], **further[1]))
             recorded(x + 1, t, y, *further[0], **further[1])
             assert torch.equal(answer, kept)  # memory of its own
 
@@ -190,7 +196,8 @@ def test_a_recording_that_fails_is_said_and_loses_nothing(tmp_path):
     with pytest.warns(UserWarning, match="and is evaluated without: CUDA out of memory.$") as said:
         recorded = list(drawn(run, SamplerConfig(steps=2), failing))
     assert len(said) == 1
-    assert all(torch.equal(one[0], two[0]) for one, two in zip(plain, recorded, strict=True))
+    for one, two in zip(plain, recorded, strict=True):
+        same(one[0], two[0])
 
 
 def test_few_shapes_are_held(tmp_path):
