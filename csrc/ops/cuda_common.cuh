@@ -13,6 +13,16 @@ constexpr int64_t kCudaChunk = 2048;   // elements of one unit: 16 a thread
 constexpr int64_t kMaxBlocks = 8192;   // the rest by grid stride
 constexpr int kStride = 4 * kThreads;  // from a thread's group to its next
 
+constexpr int64_t kMostDrawn = 4 * kCudaChunk;  // elements of a unit of the draws at most
+constexpr int64_t kManyUnits = 2048;            // enough that every multiprocessor has several, whatever the GPU
+
+// Elements of a unit of the draws, whose set-up is dear: as long as enough units are left, larger ones.
+inline int64_t draw_chunk(const Rows& rows) {
+  int64_t chunk = kCudaChunk;
+  while (chunk < kMostDrawn && units_in(rows, 2 * chunk) >= kManyUnits) chunk *= 2;
+  return chunk;
+}
+
 inline unsigned blocks_for(int64_t units) { return unsigned(units < kMaxBlocks ? units : kMaxBlocks); }
 
 template <class T>
@@ -79,6 +89,34 @@ struct Part {
     for (int i = 0; i < 4; ++i)
       if (i < count) p[i] = from_float<T>(x[i]);
   }
+};
+
+// What a thread reads of memory for its four groups of a draw, asked for before it draws them and used after: memory
+// answers after hundreds of clocks, and a read into registers the compiler moves towards its use. A copy into shared
+// memory it does not, and that takes no registers. Each thread uses its own places alone, so no barrier is needed.
+template <class T>
+struct Ahead {
+  Group<T> groups[4][kThreads];
+  __device__ void ask(Whole<1>, int j, const T* p) {
+#if defined(__CUDA_ARCH__)
+    const unsigned to = unsigned(__cvta_generic_to_shared(&groups[j][threadIdx.x]));
+    const size_t from = __cvta_generic_to_global(p);
+    if constexpr (sizeof(Group<T>) == 16)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
+#else
+    groups[j][threadIdx.x] = *reinterpret_cast<const Group<T>*>(p);
+#endif
+  }
+  __device__ void ask(Part, int, const T*) {}
+  __device__ void get(Whole<1> access, int j, const T*, float x[4]) const {
+#if defined(__CUDA_ARCH__)
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    access.load(groups[j][threadIdx.x].values, x);
+  }
+  __device__ void get(Part access, int, const T* p, float x[4]) const { access.load(p, x); }
 };
 
 __device__ inline int length_of(const Chunk& chunk) { return int(chunk.end - chunk.begin); }

@@ -14,7 +14,9 @@ struct alignas(16) Coefficients {
 };
 
 struct TelegraphShared {
-  static constexpr int kResident = 3;  // blocks of kac_pair that fit on a multiprocessor: at 4 some architecture spills
+  static constexpr int kResident = 5,
+                       kResidentPair = 4;  // blocks on a multiprocessor, with a second row: registers for these
+  static constexpr bool kHasRare = true;   // words that take another way
   TelegraphRow<Scalar> row;
   TelegraphVelocityRow velocity;
   alignas(16) RowStream stream;
@@ -26,14 +28,16 @@ struct TelegraphShared {
 };
 
 struct PlanarShared {
-  static constexpr int kResident = 6;
+  static constexpr int kResident = 6, kResidentPair = 6;
+  static constexpr bool kHasRare = false;
   PlanarRow<Scalar> row;
   alignas(16) RowStream stream;
   int64_t block;
 };
 
 struct QuadShared {
-  static constexpr int kResident = 4;
+  static constexpr int kResident = 4, kResidentPair = 4;
+  static constexpr bool kHasRare = false;
   QuadRow<Scalar> row;
   alignas(16) RowStream stream;
   int64_t block;
@@ -98,25 +102,6 @@ __device__ inline void prepare(Shared& shared, double t, const Kac& kac, const S
 struct Four {
   float of[4];
 };
-struct FourWords {
-  uint32_t of[4];
-};
-
-// Four magnitudes, those of the rare words drawn anew; -1: an atom. Out of line, so that double arithmetic takes no
-// registers from the others. words.of[i] is word j of the thread's call i.
-static __device__ __noinline__ Four redo_rare(const TelegraphShared* shared, unsigned quad, int j, FourWords words,
-                                              Four magnitude) {
-  DK_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    bool atom, rare;
-    telegraph_survival<Scalar>(shared->row, words.of[i], atom, rare);
-    if (!rare) continue;
-    const float redone = telegraph_rare(shared->row, shared->table, shared->stream, shared->block + quad / 4,
-                                        4 * int(quad % 4) + i, j, words.of[i], atom);
-    magnitude.of[i] = atom ? -1.f : redone;
-  }
-  return magnitude;
-}
 
 // telegraph_magnitude with the shared table, which also gives c t to the atoms: their w' is below 0.
 __device__ inline float magnitude_at(const TelegraphShared& shared, float w, float radius) {
@@ -140,87 +125,128 @@ __device__ inline void draw_words(const RowStream& stream, int64_t block, unsign
                    words + i);
 }
 
-// The displacements of group j of a thread, from word j of each of its calls, and which of them never turned.
-__device__ inline void displacements(const TelegraphShared& shared, const TelegraphRow<Scalar>& row, unsigned quad,
-                                     int j, const uint32_t words[4][4], Four& k, bool atom[4]) {
+// The displacements of group j of a thread, from word j of each of its calls, and which of them never turned. Returns
+// whether a word is rare: rare_displacements has that group then.
+__device__ inline bool displacements(const TelegraphShared& shared, const TelegraphRow<Scalar>& row, int j,
+                                     const uint32_t words[4][4], Four& k, bool atom[4]) {
   bool any_rare = false;
   DK_UNROLL
   for (int call = 0; call < 4; ++call) {
     bool rare;
     const float w = telegraph_survival<Scalar>(row, words[call][j], atom[call], rare);
-    k.of[call] = magnitude_at(shared, fminf(w, 0x1.fffffep-1f), row.radius);
+    const float magnitude = magnitude_at(shared, fminf(w, 0x1.fffffep-1f), row.radius);
+    k.of[call] = with_sign<Scalar>(magnitude, words[call][j]);
     any_rare |= rare;
   }
-  if (any_rare) {
-    k = redo_rare(&shared, quad, j, {{words[0][j], words[1][j], words[2][j], words[3][j]}}, k);
-    DK_UNROLL
-    for (int call = 0; call < 4; ++call) {
-      atom[call] = atom[call] || k.of[call] < 0;
-      if (k.of[call] < 0) k.of[call] = row.radius;
-    }
-  }
-  DK_UNROLL
-  for (int call = 0; call < 4; ++call) k.of[call] = with_sign<Scalar>(k.of[call], words[call][j]);
+  return any_rare;
 }
 
-// f(j, k, v) for the four groups of a thread, which lie at place_of: k, v are four displacements and velocities. quad:
-// which four calls of the chunk are the thread's. With a second row (the same at another time): f(j, k, v, k_to).
+// The same of a group with rare words, drawn anew; an atom is infinite. Out of line, as double arithmetic takes
+// registers.
+static __device__ __noinline__ Four rare_displacements(const TelegraphShared* shared, unsigned quad, int j) {
+  const RowStream stream = shared->stream;
+  const int64_t block = shared->block + quad / 4;
+  Four k{};
+#pragma unroll 1
+  for (int lane = 4 * int(quad % 4); lane < 4 * int(quad % 4) + 4; ++lane) {
+    uint32_t words[4];
+    stream.words<Scalar>(uint64_t(block), lane, kMainWords, words);
+    const uint32_t word = word_at(words, j);
+    bool atom, rare;
+    const float w = telegraph_survival<Scalar>(shared->row, word, atom, rare);
+    float magnitude = magnitude_at(*shared, fminf(w, 0x1.fffffep-1f), shared->row.radius);
+    if (rare) magnitude = telegraph_rare(shared->row, shared->table, stream, block, lane, j, word, atom);
+    k = {{k.of[1], k.of[2], k.of[3], with_sign<Scalar>(atom ? INFINITY : magnitude, word)}};
+  }
+  return k;
+}
+
+// Which displacements are atoms, that now have c t.
+__device__ inline void take_atoms(float radius, Four& k, bool atom[4]) {
+  DK_UNROLL
+  for (int call = 0; call < 4; ++call) {
+    atom[call] = Scalar::abs(k.of[call]) == INFINITY;
+    if (atom[call]) k.of[call] = with_sign<Scalar>(radius, bit_cast<uint32_t>(k.of[call]));
+  }
+}
+
+template <bool kVelocity>
+__device__ inline Four velocities(const Four& k, const bool atom[4], const TelegraphVelocityRow& row) {
+  Four v{};
+  DK_UNROLL
+  for (int call = 0; kVelocity && call < 4; ++call)
+    v.of[call] = telegraph_velocity<Scalar>(k.of[call], atom[call], row);
+  return v;
+}
+
+// f(j, k, v, k_to) for the four groups of a thread, which lie at place_of: four displacements and velocities, and with a
+// second row (the same at another time) its displacements. quad: which four calls of the chunk are the thread's. Returns
+// the groups that are left to draw_later, a bit for each.
 template <bool kVelocity, class F, class... To>
-__device__ inline void draw_groups(unsigned quad, F&& f, const TelegraphShared& shared, const To&... to) {
+__device__ inline unsigned draw_groups(unsigned quad, F&& f, const TelegraphShared& shared, const To&... to) {
   const TelegraphRow<Scalar> row = shared.row;  // copies: for all that the compiler knows, f writes over what is shared
   const TelegraphVelocityRow velocity = shared.velocity;
   uint32_t words[4][4];
   draw_words(shared.stream, shared.block, quad, words);
+  unsigned later = 0;
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {
-    Four k;
-    float v[4];
-    bool atom[4];
-    displacements(shared, row, quad, j, words, k, atom);
-    DK_UNROLL
-    for (int call = 0; call < 4; ++call)
-      v[call] = kVelocity ? telegraph_velocity<Scalar>(k.of[call], atom[call], velocity) : 0.f;
-    const auto later = [&](const TelegraphShared& other) {
-      Four k_to;
-      bool never[4];
-      displacements(other, other.row, quad, j, words, k_to, never);
-      return k_to;
-    };
-    f(j, k.of, v, later(to).of...);
+    Four k, k_to;
+    bool atom[4], atom_to[4];
+    bool rare = displacements(shared, row, j, words, k, atom);
+    ((rare |= displacements(to, to.row, j, words, k_to, atom_to)), ...);
+    if (rare)
+      later |= 1u << j;
+    else
+      f(j, k, velocities<kVelocity>(k, atom, velocity), k_to);
+  }
+  return later;
+}
+
+static_assert(4 * kMostDrawn / kCudaChunk < 32);
+// Those groups of a thread's quads, four bits for each: f(quad, j, k, v, k_to).
+template <bool kVelocity, class F, class... To>
+__device__ inline void draw_later(unsigned later, F&& f, const TelegraphShared& shared, const To&... to) {
+#pragma unroll 1
+  for (int group = 0; later >> group; ++group) {
+    if ((later >> group & 1) == 0) continue;
+    const int j = group % 4;
+    const unsigned quad = threadIdx.x + unsigned(group / 4) * kThreads;
+    Four k = rare_displacements(&shared, quad, j), k_to;
+    bool atom[4], atom_to[4];
+    take_atoms(shared.row.radius, k, atom);
+    ((k_to = rare_displacements(&to, quad, j), take_atoms(to.row.radius, k_to, atom_to)), ...);
+    f(quad, j, k, velocities<kVelocity>(k, atom, shared.velocity), k_to);
   }
 }
 
 template <bool kVelocity, class F, class... To>
-__device__ inline void draw_groups(unsigned quad, F&& f, const PlanarShared& shared, const To&... to) {
+__device__ inline unsigned draw_groups(unsigned quad, F&& f, const PlanarShared& shared, const To&... to) {
   const PlanarRow<Scalar> row = shared.row;
   uint32_t words[4][4];
   draw_words(shared.stream, shared.block, quad, words);
   DK_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    DK_UNROLL
-    for (int two = 0; two < 4; two += 2) {  // two calls, two pairs, four elements
-      const auto draw = [&](const PlanarRow<Scalar>& at, float k[4], float v[4]) {
-        DK_UNROLL
-        for (int i = 0; i < 2; ++i)
-          planar_draw<Scalar>(at, planar_words<Scalar>(words[two + i][2 * half], words[two + i][2 * half + 1]),
-                              k[2 * i], k[2 * i + 1], v[2 * i], v[2 * i + 1]);
-      };
-      float k[4], v[4];
-      draw(row, k, v);
-      const auto later = [&](const PlanarShared& other) {
-        Four k_to, v_to;
-        draw(other.row, k_to.of, v_to.of);
-        return k_to;
-      };
-      f(2 * half + two / 2, k, v, later(to).of...);
-    }
+  for (int j = 0; j < 4; ++j) {  // two words of two calls, two pairs, four elements
+    const auto draw = [&](const PlanarRow<Scalar>& at, Four& k, Four& v) {
+      DK_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t* call = words[2 * (j % 2) + i];
+        planar_draw<Scalar>(at, planar_words<Scalar>(call[j / 2 * 2], call[j / 2 * 2 + 1]), k.of[2 * i],
+                            k.of[2 * i + 1], v.of[2 * i], v.of[2 * i + 1]);
+      }
+    };
+    Four k, v, k_to, v_to;
+    draw(row, k, v);
+    (draw(to.row, k_to, v_to), ...);
+    f(j, k, v, k_to);
   }
+  return 0;
 }
 
 // A group of four elements a call. The thread's calls are four apart, so that neighbouring threads write neighbouring
 // groups.
 template <bool kVelocity, class F, class... To>
-__device__ inline void draw_groups(unsigned quad, F&& f, const QuadShared& shared, const To&... to) {
+__device__ inline unsigned draw_groups(unsigned quad, F&& f, const QuadShared& shared, const To&... to) {
   const QuadRow<Scalar> row = shared.row;
   const RowStream stream = shared.stream;
   const uint64_t first = uint64_t(shared.block) * kCallsPerBlock;
@@ -230,15 +256,12 @@ __device__ inline void draw_groups(unsigned quad, F&& f, const QuadShared& share
     uint32_t words[1][4];
     philox<Scalar>(call + 4 * uint32_t(j), c1, stream.row_low, stream.row_high, stream.key, words);
     const QuadWords<Scalar> drawn = quad_words<Scalar>(words[0]);
-    float k[4], v[4];
-    quad_draw<Scalar>(row, drawn, k, v);
-    const auto later = [&](const QuadShared& other) {
-      Four k_to, v_to;
-      quad_draw<Scalar>(other.row, drawn, k_to.of, v_to.of);
-      return k_to;
-    };
-    f(j, k, v, later(to).of...);
+    Four k, v, k_to, v_to;
+    quad_draw<Scalar>(row, drawn, k.of, v.of);
+    (quad_draw<Scalar>(to.row, drawn, k_to.of, v_to.of), ...);
+    f(j, k, v, k_to);
   }
+  return 0;
 }
 
 // Where a thread's first group lies in its block, and the others.
@@ -248,24 +271,40 @@ __device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
   return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
 }
 
-// f(access, i, k, v), or with a second row f(access, i, k, v, k_to), for every group of four elements of a chunk, i the
-// first one's place in it. A row whose time is out of range gives NaN.
-template <bool kVelocity, class F, class Shared, class... To>
-__device__ inline void for_each_draw(const Chunk& chunk, bool whole, F&& f, const Shared& shared, const To&... to) {
+// f(access, j, i, k, v, k_to) as draw_groups has it, for every group of four elements of a chunk, i the first one's
+// place in it. Before a thread's groups are drawn ask(access, j, i) is called for each. A row whose time is out of
+// range gives NaN.
+template <bool kVelocity, class Ask, class F, class Shared, class... To>
+__device__ inline void for_each_draw(const Chunk& chunk, bool whole, Ask&& ask, F&& f, const Shared& shared,
+                                     const To&... to) {
   const int length = length_of(chunk);
   const unsigned quads = unsigned(length + int(kBlock) - 1) / unsigned(kBlock) * 4;
   const auto each = [&](auto access_to) {
-    for (unsigned quad = threadIdx.x; quad < quads; quad += kThreads) {
-      const int64_t begin = quad / 4 * kBlock + place_of(shared, quad, 0);
-      const int left = length - int(begin);
-      draw_groups<kVelocity>(
-          quad,
-          [&](int j, const auto*... drawn) {
-            const int further = place_of(shared, 0, j);
-            if (further < left) f(access_to(left - further), begin + further, drawn...);
-          },
-          shared, to...);
+    // act(access, j, i) for group j of a quad, if there is one.
+    const auto at = [&](unsigned quad, int j, auto&& act) {
+      const int place = int(quad / 4 * kBlock) + place_of(shared, quad, 0), further = place_of(shared, 0, j);
+      if (further < length - place) act(access_to(length - place - further), j, int64_t(place) + further);
+    };
+    const auto use = [&](unsigned quad, int j, const Four& k, const Four& v, const Four& k_to) {
+      at(quad, j, [&](auto access, int, int64_t i) { f(access, j, i, k, v, k_to); });
+    };
+    unsigned later = 0;  // four bits for each quad of the thread
+    int round = 0;
+    for (unsigned quad = threadIdx.x; quad < quads; quad += kThreads, round += 4) {
+      DK_UNROLL
+      for (int j = 0; j < 4; ++j) at(quad, j, ask);
+      const auto draw = [&](int j, const Four& k, const Four& v, const Four& k_to) { use(quad, j, k, v, k_to); };
+      later |= draw_groups<kVelocity>(quad, draw, shared, to...) << round;
     }
+    if constexpr (Shared::kHasRare)
+      if (later)  // after the loop, where few registers are taken: it calls
+        draw_later<kVelocity>(
+            later,
+            [&](unsigned quad, int j, const Four& k, const Four& v, const Four& k_to) {
+              at(quad, j, ask);
+              use(quad, j, k, v, k_to);
+            },
+            shared, to...);
   };
   if (whole)
     each([](int) { return Whole<1>{}; });

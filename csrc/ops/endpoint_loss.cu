@@ -5,7 +5,7 @@
 
 DK_NAMESPACE_BEGIN
 
-constexpr int kSumThreads = 256;
+constexpr int kSumThreads = 1024;
 
 // The sum over the block, in thread 0; blockDim.x is a multiple of 32.
 __device__ inline double block_sum(double value) {
@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kThreads) endpoint_loss_kernel(EndpointLossArg
 __global__ void __launch_bounds__(kSumThreads)
     sum_in_order_kernel(const double* partial_sums, int64_t count, float* loss) {
   double sum = 0;
+#pragma unroll 8  // so many reads under way, whose additions keep their order
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partial_sums[i];
   sum = block_sum(sum);
   if (threadIdx.x == 0) *loss = float(sum);

@@ -6,11 +6,13 @@
 DK_NAMESPACE_BEGIN
 
 template <class T, class Shared>
-__global__ void __launch_bounds__(kThreads, Shared::kResident) kac_pair_kernel(KacPairArgs args, QuantileTable table) {
+__global__ void __launch_bounds__(kThreads, Shared::kResidentPair)
+    kac_pair_kernel(KacPairArgs args, QuantileTable table, int64_t chunk_size) {
   __shared__ Shared shared;
-  const int64_t units = units_in(args.rows, kCudaChunk);
+  __shared__ Ahead<T> ahead;
+  const int64_t units = units_in(args.rows, chunk_size);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const Chunk chunk = chunk_of(args.rows, chunk_size, index);
     const double t = row_scalar(args.t, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
@@ -20,26 +22,30 @@ __global__ void __launch_bounds__(kThreads, Shared::kResident) kac_pair_kernel(K
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
     const bool whole = in_whole_groups(length_of(chunk), x0, x_t, u);
     for_each_draw<true>(
-        chunk, whole,
-        [&](auto access, int64_t i, const float k[4], const float v[4]) {
-          float data[4], noised[4], target[4];
-          access.load(x0 + i, data);
+        chunk, whole, [&](auto access, int j, int64_t i) { ahead.ask(access, j, x0 + i); },
+        [&](auto access, int j, int64_t i, const Four& k, const Four& v, const Four&) {
+          Four data, noised, target;
+          ahead.get(access, j, x0 + i, data.of);
           DK_UNROLL
-          for (int n = 0; n < 4; ++n) noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
-          access.store(x_t + i, noised);
-          access.store(u + i, target);
+          for (int n = 0; n < 4; ++n) {
+            noised.of[n] = bridge.x_t(data.of[n], k.of[n]);
+            target.of[n] = bridge.u(data.of[n], v.of[n]);
+          }
+          access.store(x_t + i, noised.of);
+          access.store(u + i, target.of);
         },
         shared);
   }
 }
 
 template <class T, class Shared>
-__global__ void __launch_bounds__(kThreads, Shared::kResident)
-    kac_pair_to_kernel(KacPairArgs args, QuantileTable table) {
+__global__ void __launch_bounds__(kThreads, Shared::kResidentPair)
+    kac_pair_to_kernel(KacPairArgs args, QuantileTable table, int64_t chunk_size) {
   __shared__ Shared shared, shared_to;
-  const int64_t units = units_in(args.rows, kCudaChunk);
+  __shared__ Ahead<T> ahead;
+  const int64_t units = units_in(args.rows, chunk_size);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
-    const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
+    const Chunk chunk = chunk_of(args.rows, chunk_size, index);
     const double t = row_scalar(args.t, chunk.row), t_to = row_scalar(args.t_to, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const BridgeRow row_to = bridge_row(t_to, args.f, args.g, args.kappa);
@@ -52,18 +58,19 @@ __global__ void __launch_bounds__(kThreads, Shared::kResident)
     T* x_to = static_cast<T*>(args.x_to) + start;
     const bool whole = in_whole_groups(length_of(chunk), x0, x_t, u, x_to);
     for_each_draw<true>(
-        chunk, whole,
-        [&](auto access, int64_t i, const float k[4], const float v[4], const float k_to[4]) {
-          float data[4], noised[4], target[4], noised_to[4];
-          access.load(x0 + i, data);
+        chunk, whole, [&](auto access, int j, int64_t i) { ahead.ask(access, j, x0 + i); },
+        [&](auto access, int j, int64_t i, const Four& k, const Four& v, const Four& k_to) {
+          Four data, noised, target, noised_to;
+          ahead.get(access, j, x0 + i, data.of);
           DK_UNROLL
           for (int n = 0; n < 4; ++n) {
-            noised[n] = bridge.x_t(data[n], k[n]), target[n] = bridge.u(data[n], v[n]);
-            noised_to[n] = bridge_to.x_t(data[n], k_to[n]);
+            noised.of[n] = bridge.x_t(data.of[n], k.of[n]);
+            target.of[n] = bridge.u(data.of[n], v.of[n]);
+            noised_to.of[n] = bridge_to.x_t(data.of[n], k_to.of[n]);
           }
-          access.store(x_t + i, noised);
-          access.store(u + i, target);
-          access.store(x_to + i, noised_to);
+          access.store(x_t + i, noised.of);
+          access.store(u + i, target.of);
+          access.store(x_to + i, noised_to.of);
         },
         shared, shared_to);
   }
@@ -71,11 +78,12 @@ __global__ void __launch_bounds__(kThreads, Shared::kResident)
 
 template <class T, class Shared>
 static int launch_of(const KacPairArgs& args, const QuantileTable& table, cudaStream_t stream) {
-  const unsigned blocks = blocks_for(units_in(args.rows, kCudaChunk));
+  const int64_t chunk_size = draw_chunk(args.rows);
+  const unsigned blocks = blocks_for(units_in(args.rows, chunk_size));
   if (args.x_to)
-    kac_pair_to_kernel<T, Shared><<<blocks, kThreads, 0, stream>>>(args, table);
+    kac_pair_to_kernel<T, Shared><<<blocks, kThreads, 0, stream>>>(args, table, chunk_size);
   else
-    kac_pair_kernel<T, Shared><<<blocks, kThreads, 0, stream>>>(args, table);
+    kac_pair_kernel<T, Shared><<<blocks, kThreads, 0, stream>>>(args, table, chunk_size);
   return cudaGetLastError();
 }
 

@@ -71,7 +71,7 @@ def blocks_of(body: list[str | Instruction]) -> list[Block]:
     return blocks
 
 
-def access_bytes(instruction: Instruction, names: str = "LDG STG LD ST") -> int:
+def access_bytes(instruction: Instruction, names: str = "LDG STG LD ST LDGSTS") -> int:
     """Bytes of a memory access of these names, 0 of another instruction."""
     if instruction.name not in names.split():
         return 0

@@ -47,10 +47,10 @@ CLASSES = {
     "P2R R2P IABS FMNMX3 VIMNMX3 CS2R FCHK LEPC BMSK SGXT",
     "special": "MUFU F2F F2I I2F FRND POPC FLO DADD DMUL DFMA DSETP",
     "shared": "LDS STS",
-    "global": "LDG STG LD ST",
+    "global": "LDG STG LD ST LDGSTS",
     "control": "BRA BSSY BSYNC BREAK BAR EXIT RET CALL NOP WARPSYNC ENDCOLLECTIVE SHFL VOTE S2R S2UR R2UR LDC LDCU "
     "ULDC UMOV UIADD3 UIMAD USHF ULOP3 ULEA USEL UISETP UPLOP3 UP2UR UFADD UFMUL UFFMA UF2FP UI2FP UI2F UFSETP UPRMT UFSEL "
-    "DEPBAR YIELD CCTL ELECT MEMBAR ERRBAR USGXT UVIADD UFMNMX",
+    "DEPBAR LDGDEPBAR YIELD CCTL ELECT MEMBAR ERRBAR USGXT UVIADD UFMNMX",
 }
 CLASS_OF = {name: kind for kind, names in CLASSES.items() for name in names.split()}
 
@@ -157,7 +157,7 @@ def counts(op: str, text: str, log: str) -> dict[str, dict[str, float]]:
         warps = (1, 3) if op in DRAWS else (4, 0)
         unit = (warps[0] * len(path.unit_most) + warps[1] * len(path.unit_least)) / 4
         kinds = Counter(CLASS_OF[x.name] for x in path.most)
-        words = sum(access_bytes(x, "LDS STS LDG STG") for x in path.most) / 4
+        words = sum(access_bytes(x, "LDS STS LDG STG LDGSTS") for x in path.most) / 4
         numbers = {
             "least": len(path.least) / path.elements,
             "most": len(path.most) / path.elements,

@@ -56,6 +56,19 @@ def test_noise_draws_the_rare_words_too(cuda):
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_large_arrays_have_longer_units(cuda, process):
+    """2048 units or more of 4096 elements: a thread has a second round, in which it finds rare words of its own. Where hardly
+    any particle turned every word that did is rare, one in a thousand here."""
+    t = torch.full((2048,), 1e-4, dtype=torch.float64)
+    t[::64] = 0.3
+    got, expected = (f(t, (2116,), process, A, C, 11) for f in (cuda.kac_noise, ops.kac_noise))
+    assert torch.equal(got, expected)
+    if process == "telegraph":
+        turned = expected[t < 0.1, 2048:].abs() < C * 1e-4 * (1 - 1e-6)
+        assert turned.any()
+
+
 def test_more_units_than_blocks(cuda):
     """8,192 blocks at most; the rest by grid stride."""
     t = torch.rand(8300, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
