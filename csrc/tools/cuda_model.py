@@ -19,6 +19,7 @@ BUDGET = TOOLS / "sass_budget.json"
 PAGE = TOOLS.parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- predicted:begin -->", "<!-- predicted:end -->"
 THREADS, UNIT, MOST_BLOCKS = 128, 2048, 8192  # of csrc/ops/cuda_common.cuh
+LONGEST, MANY_UNITS = 4, 2048  # units of the draws are up to so many times as long, while so many are left
 SHAPES = ((64, 3, 32, 32), (256, 3, 32, 32), (32, 3, 256, 256), (128, 3, 256, 256))  # of benchmarks/
 
 # Lanes of one multiprocessor a clock (CUDA C++ Programming Guide, arithmetic instructions; 128 bytes of L1 a clock).
@@ -59,17 +60,27 @@ def bytes_of(kernel: str) -> int:
     return size * (arrays[kernel.split()[0]] + ("to t_to" in kernel)) + (4 if kernel.startswith("endpoint_loss") else 0)
 
 
-def clocks(counts: dict[str, float], architecture: str) -> dict[str, float]:
-    """{lanes: clocks of a multiprocessor for an element}: how long each kind of lane is taken up."""
+def unit_of(kernel: str, shape: tuple[int, ...]) -> int:
+    """Elements of a unit of an array (B, ...)."""
+    unit, width = UNIT, math.prod(shape[1:])
+    draws = kernel.startswith(("kac_noise", "kac_pair"))
+    while draws and unit < LONGEST * UNIT and shape[0] * math.ceil(width / (2 * unit)) >= MANY_UNITS:
+        unit *= 2
+    return unit
+
+
+def clocks(kernel: str, counts: dict[str, float], architecture: str) -> dict[str, float]:
+    """{lanes: clocks of a multiprocessor for an element of a large array}: how long each kind of lane is taken up."""
     lanes = LANES[architecture]
     taken = {kind: counts[kind] / lanes[kind] for kind in ("multiply", "integer", "special", "words")}
     taken["floating"] = (counts["floating"] + counts["multiply"]) / lanes["floating"]  # products run on these too
-    return taken | {"all": (counts["most"] + counts["unit"]) / lanes["all"]}
+    setup = counts["unit"] * UNIT / unit_of(kernel, SHAPES[-1])
+    return taken | {"all": (counts["most"] + setup) / lanes["all"]}
 
 
 def share(kernel: str, counts: dict[str, float], machine: Machine) -> float:
     """The share of a copy's bandwidth that the kernel can have at most, 0 to 1."""
-    issue = max(clocks(counts, machine.architecture).values()) / (machine.multiprocessors * machine.clock)
+    issue = max(clocks(kernel, counts, machine.architecture).values()) / (machine.multiprocessors * machine.clock)
     memory = bytes_of(kernel) / machine.copy
     return memory / max(issue, memory)
 
@@ -81,13 +92,13 @@ def resident(registers: int, shared: int) -> int:
     return min(64 // warps, of_registers, 164 * 1024 // (shared + 1024))
 
 
-def launch(shape: tuple[int, ...], counts: dict[str, float], machine: Machine) -> Launch:
+def launch(kernel: str, shape: tuple[int, ...], counts: dict[str, float], machine: Machine) -> Launch:
     """How the units of a shape (B, ...) fall on a machine."""
-    width = math.prod(shape[1:])
-    units = shape[0] * math.ceil(width / UNIT)
+    width, unit = math.prod(shape[1:]), unit_of(kernel, shape)
+    units = shape[0] * math.ceil(width / unit)
     blocks, held = min(units, MOST_BLOCKS), resident(int(counts["registers"]), int(counts["shared bytes"]))
     rounds = math.ceil(units / machine.multiprocessors)  # of units, on the multiprocessor that has most
-    busy = shape[0] * width / (rounds * UNIT * machine.multiprocessors)
+    busy = shape[0] * width / (rounds * unit * machine.multiprocessors)
     return Launch(blocks, held, blocks / (held * machine.multiprocessors), busy)
 
 
@@ -100,7 +111,7 @@ def tables(budget: dict) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, n in sorted(kernels.items(), key=lambda item: item[0].split()[-1] != "float32"):
-        taken = clocks(n, "sm_90")
+        taken = clocks(name, n, "sm_90")
         dearest = max(taken, key=lambda kind: taken[kind])
         words = {"all": "issue", "words": "shared memory", "floating": "floating lanes", "multiply": "products"}
         shares = [share(name, n, machine) for machine in MACHINES.values()]
@@ -116,7 +127,7 @@ def tables(budget: dict) -> str:
     ]
     for name in ("kac_noise telegraph float32", "kac_pair telegraph float32", "guided_step of coordinates float32"):
         for shape in SHAPES:
-            at = launch(shape, kernels[name], MACHINES["H100"])
+            at = launch(name, shape, kernels[name], MACHINES["H100"])
             of = "×".join(map(str, shape))
             lines.append(f"| {name}, {of} | {at.blocks} | {at.resident} | {at.waves:.2f} | {at.busy:.0%} |")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""No CUDA kernel spills a register or needs local memory, for any of the architectures that are built."""
+"""No CUDA kernel keeps more than a few registers in local memory, for any of the architectures that are built: around the
+calls before and after its loop. In the loop it has none: test_sass.py, whose counts know no access to it."""
 
 import sys
 
@@ -21,23 +22,26 @@ KERNELS = {
 }
 
 
+FEW = 64  # bytes
+
+
 def problems(log):
     """What spills or takes local memory."""
     return [
         (function, architecture, what, number)
         for function, architecture, _, numbers in resources(log)
         for what, number in numbers.items()
-        if what not in ("registers", "smem") and number
+        if what not in ("registers", "smem") and number > FEW
     ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("op", KERNELS)
-def test_no_spills_and_no_local_memory(compiled, op, architecture):
+def test_hardly_any_spills_and_local_memory(compiled, op, architecture):
     _, log = compiled[op, architecture]
     assert sum(is_kernel for _, _, is_kernel, _ in resources(log)) == KERNELS[op]
     assert problems(log) == []
-    assert all(numbers["registers"] <= 168 for _, _, is_kernel, numbers in resources(log) if is_kernel)
+    assert all(numbers["registers"] <= 128 for _, _, is_kernel, numbers in resources(log) if is_kernel)
 
 
 def test_every_cuda_op_is_looked_at():
@@ -48,14 +52,14 @@ def test_spills_are_noticed():
     log = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_Zkernel' for 'sm_100'
 ptxas info    : Function properties for _Zkernel
-    16 bytes stack frame, 24 bytes spill stores, 0 bytes spill loads
+    72 bytes stack frame, 96 bytes spill stores, 64 bytes spill loads
 ptxas info    : Used 168 registers, used 1 barriers, 592 bytes smem
 ptxas info    : Function properties for _Zhelper
-    0 bytes stack frame, 0 bytes spill stores, 8 bytes spill loads
+    0 bytes stack frame, 0 bytes spill stores, 80 bytes spill loads
 """
     assert problems(log) == [
-        ("_Zkernel", "sm_100", "stack frame", 16),
-        ("_Zkernel", "sm_100", "spill stores", 24),
-        ("_Zhelper", "sm_100", "spill loads", 8),
+        ("_Zkernel", "sm_100", "stack frame", 72),
+        ("_Zkernel", "sm_100", "spill stores", 96),
+        ("_Zhelper", "sm_100", "spill loads", 80),
     ]
     assert [is_kernel for _, _, is_kernel, _ in resources(log)] == [True, False]

@@ -179,9 +179,12 @@ def test_launches_by_hand():
     assert cuda_model.resident(32, 0) == 16
     assert cuda_model.resident(16, 40 * 1024) == 4
     counts = {"registers": 128, "shared bytes": 1264}
-    small = cuda_model.launch((64, 3, 32, 32), counts, cuda_model.MACHINES["H100"])
-    assert small == (128, 4, pytest.approx(128 / 528), pytest.approx(96 / 132))
-    assert cuda_model.launch((128, 3, 256, 256), counts, cuda_model.MACHINES["H100"]).blocks == 8192
+    small, large, at = (64, 3, 32, 32), (128, 3, 256, 256), cuda_model.MACHINES["H100"]
+    assert cuda_model.launch("kac_pair", small, counts, at) == (128, 4, pytest.approx(128 / 528), pytest.approx(96 / 132))
+    assert cuda_model.launch("guided_step", large, counts, at).blocks == 8192
+    # 196,608 elements a row are 24 units of 8,192: of the draws, whose set-up is dear.
+    assert cuda_model.launch("kac_pair", large, counts, at).blocks == 128 * 24
+    assert [cuda_model.unit_of("kac_noise", (rows, 3, 32, 32)) for rows in (2047, 2048)] == [2048, 8192]
 
 
 def test_the_model_has_the_constants_of_the_kernels():
@@ -190,8 +193,10 @@ def test_the_model_has_the_constants_of_the_kernels():
         ("kThreads", cuda_model.THREADS),
         ("kCudaChunk", cuda_model.UNIT),
         ("kMaxBlocks", cuda_model.MOST_BLOCKS),
+        ("kManyUnits", cuda_model.MANY_UNITS),
     ):
         assert re.search(rf"{name} = (\d+);", text)[1] == str(value)
+    assert f"kMostDrawn = {cuda_model.LONGEST} * kCudaChunk;" in text
     assert cuda_model.UNIT == cuda_model.THREADS * sass.PER_THREAD
     flags = (ROOT / "CMakeLists.txt").read_text()
     assert all(flag in flags for flag in ("--fmad=false", "DISTILLKAC_ARCH=cuda", "CUDA_STANDARD 17"))
