@@ -15,6 +15,7 @@ NAMES = (
     *(
         "machine",
         "agreement",
+        "kernels",
         "tests",
         "throughput",
         "ops",
@@ -22,21 +23,20 @@ NAMES = (
         "sanitizer",
         "resume",
         "two-processes",
-        "methods",
     ),
-    *("samplers", "fashion"),
+    *("methods", "samplers", "fashion"),
 )
 METHODS = {
     "best": ("--recipe", "best"),
-    "paper": ("--recipe", "paper", "--stages", "20,4,2,1"),
-    "reconstruction": ("--method", "reconstruction", "--stages", "20,4"),
+    "paper": ("--recipe", "paper"),
+    "reconstruction": ("--method", "reconstruction", "--stages", "20,4", "--steps", "200"),
     "pairs": ("--recipe", "pairs"),
 }
 # Each in a few steps, for a CPU.
 FEW = ("--optim.batch-size", "32", "--pairs.count", "64")
 SMALL = {
     "best": (*FEW, "--consistency.steps", "2", "--steps", "2", "--inverse.steps", "1"),
-    "paper": (*FEW[:2], "--steps", "1", "1", "1"),
+    "paper": (*FEW[:2], "--steps", "1", "1", "1", "1"),
     "reconstruction": (*FEW[:2], "--steps", "1"),
     "pairs": (*FEW, "--steps", "1", "1", "1", "--inverse.steps", "1"),
 }
@@ -126,6 +126,17 @@ def _kernels(device: str, out: Path) -> list[Part]:
             "agreement",
             "every op beside the CPU, in units of the last place",
             (_module("benchmarks.gpu.agreement", "--device", device, "--out", str(out / "agreement-figures.json")),),
+            device=device,
+        ),
+        Part(
+            "kernels",
+            "the time of every kernel beside a copy of as many bytes and torch.randn",
+            (
+                _module(
+                    *("benchmarks.gpu.kernels", "--device", device, "--out", str(out / "kernels-figures.json")),
+                    *("--results", str(out / "kernels")),
+                ),
+            ),
             device=device,
         ),
         Part(
