@@ -53,6 +53,20 @@ def test_each_kernel_is_called_as_it_is_named(monkeypatch):
             assert sum(x.element_size() for x in arrays.values()) == kernels.bytes_of(kernel, dtype), kernel
 
 
+def test_the_copy_moves_as_many_bytes(monkeypatch):
+    """By a clock that says how many bytes a copy between two new arrays reads and writes."""
+
+    def moved(call):
+        arrays = call.__defaults__ or ()
+        copied = len(arrays) == 2 and all(isinstance(x, torch.Tensor) and x.dim() == 1 for x in arrays)
+        return sum(x.nbytes for x in arrays) if copied else 1
+
+    monkeypatch.setattr(kernels, "SHAPES", {"cpu": ((2, 1, 8, 8),)})
+    monkeypatch.setattr(kernels, "of_cpu", moved)
+    for row in kernels.measured("cpu"):
+        assert row["copy_us"] == 128 * kernels.bytes_of(row["kernel"], row["dtype"]), row
+
+
 def flat(value):
     return value if isinstance(value, tuple) else (value,)
 
