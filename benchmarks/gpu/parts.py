@@ -109,17 +109,13 @@ def device_problem(device: str) -> str | None:
 def all_parts(device: str, out: Path) -> list[Part]:
     """The parts in the order of NAMES. out: where they write."""
     out = out.absolute()
-    found = {part.name: part for part in (*_kernels(device, out), *_trainings(device, out), *_from_digits(device, out))}
+    made = (*_first(device, out), *_kernels(device, out), *_trainings(device, out), *_from_digits(device, out))
+    found = {part.name: part for part in made}
     return [found[name] for name in NAMES]
 
 
-def _kernels(device: str, out: Path) -> list[Part]:
-    gpu = device == "cuda"
-    no_gpu = None if gpu else "needs a GPU"
-    bench, results = str(out / "benchmark.json"), str(out / "results")
-    contests = () if gpu else ("-k", "test_guided_step and 64x3x32x32")
-    # On a GPU the pages of the project: what is measured there is meant to be committed.
-    pages = ("--results", results, "--images", str(out), "--pages", str(out / "speed.md"), str(out / "README.md"))
+def _first(device: str, out: Path) -> list[Part]:
+    """What tells most in seconds, and needs nothing else."""
     return [
         Part("machine", "what is here", (_module("distillkac.doctor"),), ("tyro",), device=device),
         Part(
@@ -139,6 +135,17 @@ def _kernels(device: str, out: Path) -> list[Part]:
             ),
             device=device,
         ),
+    ]
+
+
+def _kernels(device: str, out: Path) -> list[Part]:
+    gpu = device == "cuda"
+    no_gpu = None if gpu else "needs a GPU"
+    bench, results = str(out / "benchmark.json"), str(out / "results")
+    contests = () if gpu else ("-k", "test_guided_step and 64x3x32x32")
+    # On a GPU the pages of the project: what is measured there is meant to be committed.
+    pages = ("--results", results, "--images", str(out), "--pages", str(out / "speed.md"), str(out / "README.md"))
+    return [
         Part(
             "tests",
             "the tests of the CUDA kernels: values, streams, graphs, gradients",
