@@ -1,9 +1,9 @@
 """What a GPU gives, in one command: `make gpu`, or `python -m benchmarks.gpu --out runs/gpu`.
 
-Tests, agreement with the CPU, compute-sanitizer, op benchmarks, and the product: training, resuming, two processes, every
-method of distillation, every sampler, the paper's network. Each part is timed and keeps its output in OUT/NAME.txt;
-OUT/summary.md is written anew after each. The same command goes on where it was stopped: parts that passed are not run again.
-With `--device cpu` the same script runs in small, to show that it works.
+Agreement with the CPU, the time of every kernel, tests, compute-sanitizer, op benchmarks, and the product: training, resuming,
+two processes, every method of distillation, every sampler, the paper's network. Each part is timed and keeps its output in
+OUT/NAME.txt; OUT/summary.md is written anew after each. The same command goes on where it was stopped: parts that passed are
+not run again. With `--device cpu` the same script runs in small, to show that it works.
 
 Needs torch, numpy and pytest; what else a part needs is named where it is missing, and the others run all the same.
 """

@@ -15,6 +15,7 @@ NAMES = (
     *(
         "machine",
         "agreement",
+        "kernels",
         "tests",
         "throughput",
         "ops",
@@ -22,21 +23,20 @@ NAMES = (
         "sanitizer",
         "resume",
         "two-processes",
-        "methods",
     ),
-    *("samplers", "fashion"),
+    *("methods", "samplers", "fashion"),
 )
 METHODS = {
     "best": ("--recipe", "best"),
-    "paper": ("--recipe", "paper", "--stages", "20,4,2,1"),
-    "reconstruction": ("--method", "reconstruction", "--stages", "20,4"),
+    "paper": ("--recipe", "paper"),
+    "reconstruction": ("--method", "reconstruction", "--stages", "20,4", "--steps", "200"),
     "pairs": ("--recipe", "pairs"),
 }
 # Each in a few steps, for a CPU.
 FEW = ("--optim.batch-size", "32", "--pairs.count", "64")
 SMALL = {
     "best": (*FEW, "--consistency.steps", "2", "--steps", "2", "--inverse.steps", "1"),
-    "paper": (*FEW[:2], "--steps", "1", "1", "1"),
+    "paper": (*FEW[:2], "--steps", "1", "1", "1", "1"),
     "reconstruction": (*FEW[:2], "--steps", "1"),
     "pairs": (*FEW, "--steps", "1", "1", "1", "--inverse.steps", "1"),
 }
@@ -109,8 +109,33 @@ def device_problem(device: str) -> str | None:
 def all_parts(device: str, out: Path) -> list[Part]:
     """The parts in the order of NAMES. out: where they write."""
     out = out.absolute()
-    found = {part.name: part for part in (*_kernels(device, out), *_trainings(device, out), *_from_digits(device, out))}
+    made = (*_first(device, out), *_kernels(device, out), *_trainings(device, out), *_from_digits(device, out))
+    found = {part.name: part for part in made}
     return [found[name] for name in NAMES]
+
+
+def _first(device: str, out: Path) -> list[Part]:
+    """What tells most in seconds, and needs nothing else."""
+    return [
+        Part("machine", "what is here", (_module("distillkac.doctor"),), ("tyro",), device=device),
+        Part(
+            "agreement",
+            "every op beside the CPU, in units of the last place",
+            (_module("benchmarks.gpu.agreement", "--device", device, "--out", str(out / "agreement-figures.json")),),
+            device=device,
+        ),
+        Part(
+            "kernels",
+            "the time of every kernel beside a copy of as many bytes and torch.randn",
+            (
+                _module(
+                    *("benchmarks.gpu.kernels", "--device", device, "--out", str(out / "kernels-figures.json")),
+                    *("--results", str(out / "kernels")),
+                ),
+            ),
+            device=device,
+        ),
+    ]
 
 
 def _kernels(device: str, out: Path) -> list[Part]:
@@ -121,13 +146,6 @@ def _kernels(device: str, out: Path) -> list[Part]:
     # On a GPU the pages of the project: what is measured there is meant to be committed.
     pages = ("--results", results, "--images", str(out), "--pages", str(out / "speed.md"), str(out / "README.md"))
     return [
-        Part("machine", "what is here", (_module("distillkac.doctor"),), ("tyro",), device=device),
-        Part(
-            "agreement",
-            "every op beside the CPU, in units of the last place",
-            (_module("benchmarks.gpu.agreement", "--device", device, "--out", str(out / "agreement-figures.json")),),
-            device=device,
-        ),
         Part(
             "tests",
             "the tests of the CUDA kernels: values, streams, graphs, gradients",

@@ -1,13 +1,18 @@
 """`make gpu`, as far as a CPU goes: parts run, fail, are skipped and are continued, and the summary says so."""
 
+import argparse
 import json
 import sys
+from itertools import chain
 
 import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import agreement, parts
+from benchmarks.gpu import agreement, parts, resume, throughput, two_processes
+from distillkac import distill
+from tests.places import ROOT
+from tests.project.documented import Read, check_python
 
 
 def part(name, code, **options):
@@ -56,7 +61,45 @@ def test_the_parts_are_those_of_the_help_and_fit_their_commands(tmp_path):
     assert gpu["tests"] == gpu["sanitizer"] == "needs a GPU"
     assert gpu["methods"] == f"needs {tmp_path / 'digits' / 'ema.safetensors'}"
     with pytest.raises(SystemExit):
-        command.main(["--only", "kernels"])
+        command.main(["--only", "nothing"])
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_every_command_of_a_part_is_taken_by_its_parser(device, tmp_path, monkeypatch):
+    """In full size too, of which a CPU runs nothing: options that do not fit together are refused where they are read."""
+    read = argparse.ArgumentParser.parse_args
+
+    def only_read(*args, **kwargs):
+        read(*args, **kwargs)
+        raise Read
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_read)
+    commands = list(chain.from_iterable(part.commands for part in parts.all_parts(device, tmp_path)))
+    commands += [module.command(tmp_path / "run", module.STEPS[device]) for module in (resume, two_processes)]
+    for python, _, module, *words in commands:
+        assert python == sys.executable
+        if module == "pytest":
+            assert all((ROOT / word).exists() for word in words if word.startswith(("tests", "benchmarks")))
+        elif module != "benchmarks.gpu.pages":  # which takes a folder, whatever its name
+            check_python(["-m", module, *words])
+
+
+def test_a_command_that_is_not_taken_is_found(tmp_path):
+    """As `make gpu` once was: stages that are not those of the recipe, in a part that no CPU ran in full size."""
+    with pytest.raises(pytest.fail.Exception, match="does not take runs/digits --recipe paper --stages 20,4,2,1"):
+        check_python(["-m", "distillkac.distill", "runs/digits", "--recipe", "paper", "--stages", "20,4,2,1"])
+
+
+@pytest.mark.slow
+def test_every_distillation_in_full_size_goes_with_the_digits(run, tmp_path, capsys):
+    for name, words in parts.METHODS.items():
+        assert distill.main([str(run), "--out", str(tmp_path / name), "--dry-run", *words]) == 0, name
+    assert capsys.readouterr().out.count("student") >= len(parts.METHODS)
+
+
+def test_every_variant_of_the_throughput_is_a_training():
+    for variant in throughput.VARIANTS:
+        assert throughput.config(variant, "cuda").steps == throughput.STEPS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
