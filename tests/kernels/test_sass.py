@@ -180,7 +180,12 @@ def test_launches_by_hand():
     assert cuda_model.resident(16, 40 * 1024) == 4
     counts = {"registers": 128, "shared bytes": 1264}
     small, large, at = (64, 3, 32, 32), (128, 3, 256, 256), cuda_model.MACHINES["H100"]
-    assert cuda_model.launch("kac_pair", small, counts, at) == (128, 4, pytest.approx(128 / 528), pytest.approx(96 / 132))
+    assert cuda_model.launch("kac_pair", small, counts, at) == (
+        128,
+        4,
+        pytest.approx(128 / 528),
+        pytest.approx(96 / 132),
+    )
     assert cuda_model.launch("guided_step", large, counts, at).blocks == 8192
     # 196,608 elements a row are 24 units of 8,192: of the draws, whose set-up is dear.
     assert cuda_model.launch("kac_pair", large, counts, at).blocks == 128 * 24
