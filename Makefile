@@ -13,8 +13,9 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff, mypy and clang-format, without changing anything
-# PROCESSES=1 trains and distils the demo in one process; by default in two, where two cores are free for them.
+# PROCESSES=1 trains, distils and measures the demo in one process; by default in two, where two cores are free for them.
 # PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
+# The demo does so by itself on such a CPU (PRECISION=auto), unless there is a GPU; PRECISION=no: in float32.
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
@@ -32,7 +33,13 @@ VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
 quoted = '$(subst ','\'',$1)'
 # --resume if the run has such a file; make's own wildcard would take a name with a space for two.
 resume = $(if $(shell ls -d $(call quoted,$(RUN))/$1 2>/dev/null),--resume)
-precision = $(if $(PRECISION),--optim.precision $(PRECISION))
+# Where torch could use a GPU it trains there, and what is faster there was not measured.
+CPUINFO = /proc/cpuinfo
+GPUS = $(wildcard /dev/nvidia[0-9]*)
+bf16_cpu = $(if $(GPUS),,$(shell grep -s -m 1 -o -w -E 'avx512_bf16|amx_bf16' $(call quoted,$(CPUINFO))))
+chosen = $(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),bf16),$(PRECISION))
+told = trained in bfloat16, for which this processor has instructions (PRECISION=no: in float32)
+precision = $(if $(chosen),--optim.precision $(chosen))
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.bin' 2>/dev/null)
 CXX_FILES = $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \))
 
@@ -49,6 +56,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # process gives nearly as much again.
 demo: threads = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 demo: PROCESSES ?= auto
+demo: PRECISION ?= auto
 demo: processes = --processes $(call quoted,$(PROCESSES))
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
@@ -59,9 +67,10 @@ fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --in
 fashion: NUM = --num 10000
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
+	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))
 	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(ARGS)
 	$(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(processes) $(call resume,student-*/config.json) $(precision)
-	$(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM)
+	$(threads) $(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM) $(processes)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 
 compare: .venv/built

@@ -49,7 +49,9 @@ class CMakeBuild(build_ext):
         os.replace(fresh, target)
 
     def _run_cmake(self, folder):
-        """With an nvcc that cannot build what is asked for, the CPU kernels alone, unless DISTILLKAC_CUDA=ON."""
+        """With an nvcc that cannot build what is asked for, or a torch that could not run it, the CPU kernels alone, unless
+        DISTILLKAC_CUDA=ON."""
+        import torch
         from torch.utils import cpp_extension
 
         arguments = [
@@ -62,7 +64,10 @@ class CMakeBuild(build_ext):
         if ninja := build_backend.find_tool("ninja"):  # named each time: the cache may hold one of an isolated build
             arguments += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         cuda = os.environ.get("DISTILLKAC_CUDA") or "AUTO"
-        problem = build(folder, [*arguments, f"-DDISTILLKAC_CUDA={cuda}"])
+        useless = torch.version.cuda is None and cuda.upper() == "AUTO"
+        told = f"torch {torch.__version__}, beside which this was built, is without CUDA" if useless else ""
+        chosen = [f"-DDISTILLKAC_CUDA={'OFF' if useless else cuda}", f"-DDISTILLKAC_CUDA_PROBLEM={told}"]
+        problem = build(folder, [*arguments, *chosen])
         if problem is None:
             return
         failed = f"{nvcc} cannot build the CUDA kernels ({problem})" if (nvcc := nvcc_of(folder)) else None

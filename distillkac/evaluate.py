@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
-from distillkac.base import files
+from distillkac.base import files, processes
 from distillkac.base.commands import command, prog
-from distillkac.base.options import parse
+from distillkac.base.options import parse, peek
 from distillkac.base.outputs import check_file, check_folder
 from distillkac.base.paths import PATH_OR_NAME
 from distillkac.base.ranges import SEEDS, in_ranges
@@ -19,7 +19,6 @@ from distillkac.runs.sampler import SamplerConfig, SamplerOptions
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
 
     from distillkac.runs.config import RunConfig
     from distillkac.runs.run import Run
@@ -40,6 +39,7 @@ Metric = Literal["classifier", "fid", "kid", "precision-recall"]
     reference_num="[2, 1e9]",
     k="[1, 1e6]",
     ema_step="[1, 1e12]",
+    processes=processes.SEVERAL,
 )
 class EvaluateArgs:
     """Measures the teacher and every student of a run against real images, and draws their samples.
@@ -48,7 +48,7 @@ class EvaluateArgs:
     other digests do not compare): prints a table, and writes RUN/evaluation.json
     and in RUN/samples a grid for each row of the table, overview.png (a strip for each row, the same noise in every
     column) and trajectory.png. By those of the Inception network (fid, kid, precision-recall; needs the extra `eval`):
-    prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares the latter
+    prints protocol and table, and writes RUN/fidelity.json. `accelerate launch -m distillkac.evaluate` shares either
     among GPUs. Where options of the sampler are given, the names of these files have them, such as
     RUN/evaluation-rho-1.json; each row says how it was sampled.
     """
@@ -83,11 +83,16 @@ class EvaluateArgs:
     """After which step the averages are; by default the last."""
     keep_best: bool = False
     """With --ema: make the best (by the Fréchet distance to held-out images) the run's model; the moving average is kept."""
+    processes: int | Literal["auto"] = 1
+    """Processes of this machine that share the images, as --processes of train has them."""
     data: DataPlace = field(default_factory=DataPlace)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if (code := processes.together("distillkac.evaluate", argv, peek(argv, processes="1").processes)) is not None:
+        return code
     args = parse(EvaluateArgs, argv, prog("evaluate"))
     if not args.metrics:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
@@ -99,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--ema measures by the classifier: omit --metrics")
     if args.ema is not None and args.model != "all":
         raise ValueError("--ema measures the run itself, no students: omit --model")
+    if args.ema is not None and args.processes != 1:
+        raise ValueError("--ema measures in one process: omit --processes")
     if args.ema is not None and (others := set(args.sampler.asked()) - {"w"}):
         raise ValueError(f"--ema measures averages sampled as by default: omit --{min(others).replace('_', '-')}")
     shipped.refuse(args.run, "distillkac models NAME --measure measures it")
@@ -153,26 +160,34 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
 
 
 def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
+    """Every process generates its share of the images; the first one measures and writes."""
+    from distillkac.evaluation import shares
     from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
     from distillkac.evaluation.rows import described, title_of
     from distillkac.evaluation.tables import header, line
     from distillkac.runs import pictures, plots
-    from distillkac.runs.device import device
     from distillkac.runs.run_data import RunData
     from distillkac.runs.sampling import class_labels, generate
+    from distillkac.training.fit import accelerator_for
 
+    accelerator, how = accelerator_for(config.optim), (args.seed, args.batch_size)
+    labels, strips, titles = class_labels(config, args.num), [], []
+    todo = _networks(args, accelerator.device)
+    drawn = (shares.images_of(run, labels, sampler, *how, accelerator) for run, sampler in todo)
+    if not accelerator.is_main_process:
+        for _ in drawn:
+            pass
+        return
     images = RunData(args.run, config, args.data)
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), args.run)
-    labels = class_labels(config, args.num)
     rows = [{"name": "real train images", **evaluator.floor(args.num)}]
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     if asked := args.sampler.asked():
         print(f"sampled with {', '.join(f'{name} {value}' for name, value in asked.items())}")
     print(header(COLUMNS))
     print(line(rows[-1], COLUMNS), flush=True)
-    todo, strips, titles = _networks(args, device()), [], []
-    for run, sampler in todo:
-        samples = generate(run, labels, sampler, args.seed, args.batch_size)
+    for (run, sampler), samples in zip(todo, drawn, strict=True):
+        assert samples is not None  # this is the first process
         rows.append(described(run, sampler, samples.nfe, args.num / samples.seconds))
         rows[-1] |= {"energy": float(samples.energy.mean())} | evaluator(samples.images, samples.labels)
         print(line(rows[-1], COLUMNS), flush=True)
@@ -183,9 +198,9 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     pictures.save_strips(strips, titles, args.run / "samples" / _file(args, "overview"))
     teacher, sampler = todo[0]
     finest = replace(sampler, steps=max(other.steps for run, other in todo if run is teacher))
-    samples = generate(teacher, labels[:PATH_IMAGES], finest, args.seed, args.batch_size, path=True)
-    assert samples.path is not None  # it was asked for
-    plots.save_trajectory(samples.path, samples.times, args.run / "samples" / _file(args, "trajectory"))
+    walked = generate(teacher, labels[:PATH_IMAGES], finest, *how, path=True)
+    assert walked.path is not None  # it was asked for
+    plots.save_trajectory(walked.path, walked.times, args.run / "samples" / _file(args, "trajectory"))
     report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / _file(args, "evaluation", ".json"), report)
@@ -193,7 +208,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
 
 def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     """Every process generates and measures its share of the images; the first one compares and writes."""
-    from distillkac.evaluation import fidelity, inception
+    from distillkac.evaluation import fidelity, inception, shares
     from distillkac.evaluation.tables import FIDELITY_COLUMNS, header, line
     from distillkac.runs import checkpoints
     from distillkac.runs.run_data import RunData
@@ -202,8 +217,6 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
 
     fidelity.check_extra()
     accelerator = accelerator_for(config.optim)
-    if "classifier" in args.metrics and accelerator.num_processes > 1:
-        raise ValueError("--metrics classifier runs in one process: start it without accelerate launch")
     with accelerator.local_main_process_first():  # it downloads the weights for all of its machine
         extractor = inception.load_inception(inception.find_weights(args.inception)).to(accelerator.device)
     dataset = RunData(args.run, config, args.data).load_pixels(args.reference)
@@ -235,38 +248,13 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     real = reference.features(args.run, args.batch_size, accelerator)
     labels, rows = class_labels(config, args.num), []
     for run, sampler in _networks(args, accelerator.device):
-        row, features = _generated(run, sampler, labels, args, extractor, accelerator)
+        how = (args.seed, args.batch_size)
+        row, features = shares.features_of(run, labels, sampler, *how, extractor, accelerator)
         if first:
             rows.append(row | fidelity.measures(args.metrics, features, real, args.seed, args.k, accelerator.device))
             print(line(rows[-1], FIDELITY_COLUMNS), flush=True)
             files.write_json(args.run / _file(args, "fidelity", ".json"), {"protocol": protocol, "rows": rows})
         accelerator.wait_for_everyone()
-
-
-def _generated(
-    run: "Run",
-    sampler: SamplerConfig,
-    labels: "torch.Tensor",
-    args: EvaluateArgs,
-    extractor,
-    accelerator: "Accelerator",
-) -> "tuple[dict, torch.Tensor]":
-    """(row of the table without its measures, (n, d) features). No more than a batch of images is held at a time."""
-    from distillkac.evaluation import fidelity
-    from distillkac.evaluation.rows import described
-    from distillkac.runs.sampling import generate
-
-    seconds, nfe = 0.0, 0
-
-    def images(first: int, last: int) -> "torch.Tensor":
-        nonlocal seconds, nfe
-        samples = generate(run, labels[first:last], sampler, args.seed, args.batch_size, offset=first)
-        seconds, nfe = seconds + samples.seconds, samples.nfe
-        return samples.images
-
-    title = f"{run.name}, {sampler.steps} steps"
-    features = fidelity.collect(extractor, images, len(labels), args.batch_size, accelerator, title)
-    return described(run, sampler, nfe, len(labels) / seconds if seconds else 0.0), features
 
 
 def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:

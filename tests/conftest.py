@@ -107,6 +107,7 @@ TORCH_KERNELS = {
     "test_sample_kinetic",
     "test_schedule",
     "test_sharding",
+    "test_shares",
     "test_shifted_grids",
     "test_ship",
     "test_stability",

@@ -1,4 +1,4 @@
-"""The processes of one training: how they are started on one machine, and how they part at the end.
+"""The processes of one training or evaluation: how they are started on one machine, and how they part at the end.
 
 `--processes 2` starts what `torchrun --nproc-per-node 2` would, by as many programs as there are processes and this one, which
 only waits for them: it hands on Ctrl-C and SIGTERM once each, and shows what the first process prints.
@@ -39,7 +39,7 @@ _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def together(module: str, argv: list[str], asked: str) -> int | None:
-    """Runs `python -m MODULE ARGV` in several processes that train together; the exit code, None if there is one process.
+    """Runs `python -m MODULE ARGV` in several processes that work together; the exit code, None if there is one process.
 
     asked: the value of --processes, a number or "auto"; one that is neither is left to the parser. Raises ValueError if a
     launcher has started another number, or if the processes could not reach each other; SystemExit in a process that was
@@ -70,7 +70,7 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
         print(f"{problem}: one process goes on alone", flush=True)
         return None
     if asked == "auto":
-        print(f"{count} processes share each batch (--processes 1: one)", flush=True)
+        print(f"{count} processes share the work (--processes 1: one)", flush=True)
     code = _run([sys.executable, "-m", module, *argv], count, port)
     if code != NO_GROUP:
         return code
@@ -96,7 +96,7 @@ def _check_group(asked: str) -> None:
         return
     else:
         missing = "gloo"
-    problem = f"processes cannot train together, as this torch was built without {missing}"
+    problem = f"processes cannot work together, as this torch was built without {missing}"
     if asked == "auto":
         print(problem, flush=True)
     else:

@@ -95,7 +95,7 @@ def test_without_what_processes_exchange_by(monkeypatch, machine, capfd):
         return started([sys.executable, "-c", code + f"processes.together('m', [], {command[-1]!r})"], count, port)
 
     monkeypatch.setattr(processes, "_run", run_code)
-    said = "processes cannot train together, as this torch was built without gloo"
+    said = "processes cannot work together, as this torch was built without gloo"
     assert processes.together("m", ["auto"], "auto") is None
     seen = capfd.readouterr()
     assert seen.out.endswith(f"\n{said}\none process goes on alone\n")

@@ -10,8 +10,7 @@ import torch
 
 from distillkac import data, evaluate
 from distillkac.base import files
-from distillkac.evaluation import fidelity, inception
-from distillkac.runs import sampling
+from distillkac.evaluation import fidelity, inception, shares
 from distillkac.runs.run import open_run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
 from tests.evaluation.stand_in import Stand
@@ -20,7 +19,7 @@ from tests.toys import refusal
 
 
 def test_the_command_warns_before_it_generates(torchmetrics, run, stand_in, monkeypatch):
-    monkeypatch.setattr(sampling, "generate", lambda *a, **k: (_ for _ in ()).throw(ValueError("generated")))
+    monkeypatch.setattr(shares, "generate", lambda *a, **k: (_ for _ in ()).throw(ValueError("generated")))
     with pytest.warns(UserWarning, match="FID of 5 generated and 500 real images: fewer than 6"):
         assert evaluate.main([str(run), "--metrics", "fid", "--num", "5", "--teacher-steps", "1"]) == 1
 

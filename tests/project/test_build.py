@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import distillkac
 from distillkac import _sources
@@ -98,7 +99,8 @@ def test_a_cuda_build_holds_every_kernel_and_needs_no_driver():
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """setup.py as a module, with folders of its own and nothing asked for in the environment."""
+    """setup.py as a module, with folders of its own, nothing asked for in the environment, and a torch with CUDA."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     for name in ("DISTILLKAC_CUDA", "CUDAARCHS", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "MAX_JOBS"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("setup_of_distillkac", ROOT / "setup.py")
@@ -173,6 +175,20 @@ def test_cuda_that_was_asked_for_is_built_or_an_error(pretended, tmp_path, monke
     monkeypatch.setenv("DISTILLKAC_CUDA", "ON")
     with pytest.raises(pretended.CompileError, match=r"nvcc fatal : old, with DISTILLKAC_CUDA=ON; CUDAARCHS chooses"):
         run_cmake(pretended, tmp_path / "build")
+
+
+@pytest.mark.parametrize(("asked", "built"), [("", "OFF"), ("auto", "OFF"), ("ON", "ON"), ("OFF", "OFF")])
+def test_no_cuda_kernels_for_a_torch_that_cannot_run_them(pretended, tmp_path, monkeypatch, asked, built):
+    """Unless they are asked for; doctor repeats the reason, but where the user has turned CUDA off."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("NVCC", "/opt/cuda/bin/nvcc")
+    monkeypatch.setenv("DISTILLKAC_CUDA", asked)
+    run_cmake(pretended, tmp_path / "build")
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert f"-DDISTILLKAC_CUDA={built}" in arguments
+    reason = f"torch {torch.__version__}, beside which this was built, is without CUDA"
+    told = reason if asked in ("", "auto") else ""
+    assert f"-DDISTILLKAC_CUDA_PROBLEM={told}" in arguments
 
 
 @pytest.mark.parametrize("nvcc", ["", "/opt/cuda/bin/nvcc"])

@@ -35,7 +35,7 @@ class Tree:
         (self.root / "tests").mkdir()
         for name in ("Makefile", "constraints.txt", "pyproject.toml", "setup.py", "build_backend.py", "CMakeLists.txt"):
             shutil.copy(ROOT / name, self.root)
-        self.python = root / "my python" / "python3"
+        self.python, self.cpuinfo, self.said = root / "my python" / "python3", root / "a processor", ""
         self.put(self.python)
 
     def put(self, path: Path) -> None:
@@ -47,11 +47,12 @@ class Tree:
         """The arguments of every call of Python, but for the questions whether there is a pip."""
         self.log.write_text("")
         environment = outside_make()
-        command = ["make", f"PYTHON={self.python}", *words]
+        command = ["make", f"PYTHON={self.python}", f"CPUINFO={self.cpuinfo}", "GPUS=", *words]
         result = subprocess.run(
             command, cwd=self.root, env=environment | {"LOG": str(self.log)}, capture_output=True, text=True
         )
         assert (result.returncode != 0) == (code != 0), result.stdout + result.stderr
+        self.said = result.stdout
         calls = [call.splitlines() for call in self.log.read_text().split("--\n")[:-1]]
         return [call for call in calls if call != ["-m", "pip", "--version"]]
 
@@ -139,7 +140,7 @@ def test_names_of_runs(tree, run):
     ]
     chain += ["--steps", "250", "--inverse.steps", "0", "--inverse.pairs", "0", "--optim.batch-size", "64", *together]
     assert commands[1] == ["-m", "distillkac.distill", run, *chain]
-    assert commands[2] == ["-m", "distillkac.evaluate", run]
+    assert commands[2] == ["-m", "distillkac.evaluate", run, *together]
     film = ["--steps", "20", "--model", "teacher", "--out", f"{run}/samples/film.gif"]
     assert commands[3:] == [["-m", "distillkac.sample", run, *film]]
     # A second time both go on.
@@ -157,10 +158,33 @@ def test_the_number_of_processes_is_for_the_user_to_choose(tree, monkeypatch):
         commands = [call for call in tree.make("demo", *words) if "distillkac" in call[1]]
         return [call[call.index("--processes") + 1] for call in commands if "--processes" in call]
 
-    assert chosen() == ["auto", "auto"]
-    assert chosen("PROCESSES=1") == ["1", "1"]
+    assert chosen() == ["auto"] * 3
+    assert chosen("PROCESSES=1") == ["1"] * 3
     monkeypatch.setenv("PROCESSES", "1")
-    assert chosen() == ["1", "1"]
+    assert chosen() == ["1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "precision"),
+    [
+        ("avx512f avx512_bf16", [], "bf16"),
+        ("amx_bf16 amx_tile", [], "bf16"),
+        ("avx512f avx512_bf16x", [], None),
+        ("avx512_bf16", ["PRECISION=no"], "no"),
+        ("avx512_bf16", ["PRECISION="], None),
+        ("avx512_bf16", ["GPUS=/dev/nvidia0"], None),
+        ("avx512f", ["PRECISION=bf16"], "bf16"),
+        (None, [], None),
+    ],
+)
+def test_the_demo_is_trained_in_bfloat16_where_the_processor_has_it(tree, flags, words, precision):
+    """And says so, where nobody asked for it."""
+    if flags is not None:
+        tree.cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
+    commands = [call for call in tree.make("demo", *words) if "distillkac" in call[1]]
+    chosen = [call[call.index("--optim.precision") + 1] if "--optim.precision" in call else None for call in commands]
+    assert chosen == [precision, precision, None, None]
+    assert ("trained in bfloat16, for which" in tree.said) == (precision == "bf16" and not words)
 
 
 def test_commands_may_keep_bytecode(tree, monkeypatch):
