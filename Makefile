@@ -97,12 +97,12 @@ test-cpus: .venv/built .venv/extras
 		env "$$@" $(BIN)/python -m pytest $$option -n 2 --dist loadfile --no-loadscope-reorder -m "torch_kernels and not slow" $(ARGS) || exit 1; \
 	done
 
-# Threads wait as OpenMP lets them wait by default: nothing else should be running.
+# Threads wait as OpenMP lets them wait by default: nothing else should be running. A contest that fails costs the others nothing.
 bench bench-gpu: DEVICE = $(if $(findstring gpu,$@),cuda,cpu)
 bench bench-gpu: .venv/built
 	run=$$(mktemp) && trap 'rm -f "$$run"' EXIT && \
-	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json "$$run" $(ARGS) && \
-	$(BIN)/python -m benchmarks.report "$$run"
+	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json "$$run" $(ARGS); failed=$$?; \
+	$(BIN)/python -m benchmarks.report "$$run" && exit $$failed
 
 gpu: .venv/built
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

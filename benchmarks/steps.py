@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import baselines
 from benchmarks.problems import RATES, W, public_table
 from distillkac import ops
-from distillkac.distillation import stages
+from distillkac.distillation import objectives, stages
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, time_grid
 from distillkac.flow.networks import NetworkConfig, VelocityNet
@@ -118,7 +118,7 @@ class Steps:
 
     def distillation(self) -> Objective:
         config = stages.DistillConfig(stages=(TEACHER_STEPS, 20), steps=(1,), rho=1.5)
-        return stages.objective(self.average, self.average, Telegraph(A, C), stages.stages_of(config)[0], config)
+        return objectives.objective(self.average, self.average, Telegraph(A, C), stages.stages_of(config)[0], config)
 
     @torch.no_grad()
     def images(self, num_steps: int) -> torch.Tensor:
