@@ -102,7 +102,7 @@ bench bench-gpu: DEVICE = $(if $(findstring gpu,$@),cuda,cpu)
 bench bench-gpu: .venv/built
 	run=$$(mktemp) && trap 'rm -f "$$run"' EXIT && \
 	env -u OMP_WAIT_POLICY $(BIN)/python -m pytest benchmarks --benchmark-only --device $(DEVICE) --benchmark-json "$$run" $(ARGS); failed=$$?; \
-	$(BIN)/python -m benchmarks.report "$$run" && exit $$failed
+	if [ -s "$$run" ]; then $(BIN)/python -m benchmarks.report "$$run" || exit; fi; exit $$failed
 
 gpu: .venv/built
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
