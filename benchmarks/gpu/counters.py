@@ -70,12 +70,14 @@ def counted(lines: Iterable[str]) -> list[dict]:
 
 def row_of(kernel: str, values: dict[str, float]) -> dict:
     """Instructions for an element, counted (the longest hot path and a unit's share) and executed; shares in percent."""
-    expected = kernels.budget()["sm_90"][f"{kernel} float32"]
+    model, name = kernels.cuda_model, f"{kernel} float32"
+    expected = kernels.budget()["sm_90"][name]
+    setup = expected["unit"] * model.UNIT / model.unit_of(name, kernels.ONCE)
     waits = {name: values.get(STALL.format(name), 0.0) for name in WAITS}
     longest = max(waits, key=lambda name: waits[name])
     return {
         "kernel": kernel,
-        "counted": round(expected["most"] + expected["unit"], 1),
+        "counted": round(expected["most"] + setup, 1),
         "executed": round(values[EXECUTED] * 32 / math.prod(kernels.ONCE), 1),  # 32 threads of a warp
         "registers": int(values[REGISTERS]),
         **{name: round(values[metric], 1) for name, metric in SHARES.items()},

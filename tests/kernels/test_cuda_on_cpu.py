@@ -69,6 +69,19 @@ def test_large_arrays_have_longer_units(cuda, process):
         assert turned.any()
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("second", [False, True])
+def test_pairs_of_large_arrays_read_what_is_theirs(cuda, process, second):
+    """In units of two rounds a thread's places for x0 are used again, at last for the groups of rare words."""
+    t = torch.full((2048,), 1e-4, dtype=torch.float64)
+    t[::64] = 0.3
+    x0 = torch.randn(len(t), 2116, generator=torch.Generator().manual_seed(2))
+    arguments = (x0, t, process, A, C, "linear", "linear", 11)
+    to = {"t_to": t.flip(0)} if second else {}
+    for got, expected in zip(cuda.kac_pair(*arguments, **to), ops.kac_pair(*arguments, **to), strict=True):
+        assert torch.equal(got, expected)
+
+
 def test_more_units_than_blocks(cuda):
     """8,192 blocks at most; the rest by grid stride."""
     t = torch.rand(8300, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
