@@ -1,6 +1,6 @@
 // CUDA: the random words of a row, and what a thread makes of four of them.
 #pragma once
-#include "../random/blocks.h"
+#include "../random/philox.h"
 #include "cuda_common.cuh"
 
 DK_NAMESPACE_BEGIN

@@ -53,7 +53,8 @@ def build(folder: Path, sanitize: bool = False, mutate=lambda name, text: text) 
 
     def compile_one(source: Path) -> str:
         target = folder / (source.name + ".o")
-        language = ["-x", "c++", "-DDISTILLKAC_ARCH=cuda"]
+        # As nvcc does, this header before any other: what the sources ask of __CUDACC__ is then the same everywhere.
+        language = ["-x", "c++", "-DDISTILLKAC_ARCH=cuda", "-include", "cuda_runtime.h"]
         subprocess.run(["g++", *flags, *language, "-c", str(source), "-o", str(target)], check=True)
         return str(target)
 
