@@ -27,10 +27,12 @@ struct Avx2 {
   static DK_INLINE void store(BFloat16* p, F x) {
     const U b = bits(x), nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     const U odd = _mm256_and_si256(_mm256_srli_epi32(b, 16), splat_bits(1));
-    U rounded = _mm256_srli_epi32(_mm256_add_epi32(b, _mm256_add_epi32(odd, splat_bits(0x7fffu))), 16);
-    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(_mm256_srli_epi32(b, 16), splat_bits(0x40u)), nan);
-    const __m128i low = _mm256_castsi256_si128(rounded), high = _mm256_extracti128_si256(rounded, 1);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+    U rounded = _mm256_add_epi32(b, _mm256_add_epi32(odd, splat_bits(0x7fffu)));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(b, splat_bits(0x400000u)), nan);
+    // The upper halves, first within each half of the vector, then those together.
+    const U upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, 0, 0, 0, 0, 0, 0, 0, 0));
+    const U packed = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(rounded, upper), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
   }
   static DK_INLINE void store(Float16* p, F x) {
     // A quiet NaN without payload, as the portable conversion writes it.

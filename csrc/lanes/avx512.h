@@ -25,12 +25,16 @@ struct Avx512 {
   }
   static DK_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
   static DK_INLINE void store(BFloat16* p, F x) {
+    // To nearest, a tie to even: half a unit less one bit is added, and that bit where the last bit kept is odd.
     const U b = bits(x);
-    const U odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), splat_bits(1));
-    U rounded = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_add_epi32(odd, splat_bits(0x7fffu))), 16);
-    rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_srli_epi32(b, 16),
-                                   splat_bits(0x40u));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+    U rounded = _mm512_add_epi32(b, splat_bits(0x7fffu));
+    rounded = _mm512_mask_add_epi32(rounded, _mm512_test_epi32_mask(b, splat_bits(0x10000u)), rounded, splat_bits(1));
+    rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, splat_bits(0x400000u));
+    // The upper halves by one permutation: narrowing takes two operations, after a shift.
+    const U upper = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x1f001d, 0x1b0019, 0x170015, 0x130011, 0xf000d, 0xb0009,
+                                     0x70005, 0x30001);
+    const U packed = _mm512_permutexvar_epi16(upper, rounded);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(packed));
   }
   static DK_INLINE void store(Float16* p, F x) {
     const M nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);

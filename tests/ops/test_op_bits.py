@@ -37,6 +37,21 @@ def test_simd_levels_give_the_same_bits(process, dtype, width, simd_level):
         assert_same_bits(first, all_results(process, dtype, width))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_results_of_every_size_are_rounded_as_torch_rounds_them(dtype, level, simd_level):
+    """Every 16-bit number, NaN, infinite and subnormal ones too, with steps that end between two of them, or midway."""
+    simd_level(level)
+    x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    for shift, h in ((0, 0.0), (1, 0.5), (12_345, 0.25), (777, 1 / 3)):
+        inputs = [x[None], x.roll(shift)[None]]
+        rounded = ops.guided_step(*inputs, None, None, None, h, None)[0]
+        whole = ops.guided_step(*[v.float() for v in inputs], None, None, None, h, None)[0].to(dtype)
+        nan = whole.isnan()
+        assert torch.equal(rounded.isnan(), nan)
+        assert torch.equal(rounded.view(torch.int16)[~nan], whole.view(torch.int16)[~nan])
+
+
 @every_process
 def test_simd_levels_draw_the_same_at_every_lambda(process, simd_level):
     """Rows where hardly any particle turned have a way of their own: enough draws that some did."""
