@@ -13,9 +13,9 @@
 # make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers, all levels (many minutes)
 # make sanitize-gpu  the CUDA kernels under compute-sanitizer, on a GPU
 # make lint    ruff, mypy and clang-format, without changing anything
-# PROCESSES=1 trains, distils and measures the demo in one process; by default in two, where two cores are free for them.
+# PROCESSES=1 trains, distils and measures in one process; by default in two, where two cores are free for them.
 # PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
-# The demo does so by itself on such a CPU (PRECISION=auto), unless there is a GPU; PRECISION=no: in float32.
+# On such a CPU it is the default (PRECISION=auto), unless there is a GPU; PRECISION=no: in float32.
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
 # /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
@@ -53,11 +53,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A grid of samples for each network is drawn by evaluate.
 # A short --recipe best: a consistency student of 4, 2 and 1 steps, then one that learns its two steps as one.
 # Its network is so small that a second thread costs more than it gives (800 images a second by one, 670 by two); a second
-# process gives nearly as much again.
+# process gives nearly as much again. For the larger ones two processes make 1.4 times as many images a second as two threads.
 demo: threads = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
-demo: PROCESSES ?= auto
-demo: PRECISION ?= auto
-demo: processes = --processes $(call quoted,$(PROCESSES))
+demo fashion patches: PROCESSES ?= auto
+demo fashion patches: PRECISION ?= auto
+demo fashion patches: processes = --processes $(call quoted,$(PROCESSES))
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64

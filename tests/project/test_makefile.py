@@ -196,16 +196,19 @@ def test_commands_may_keep_bytecode(tree, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fashion", "patches"])
 def test_other_images_have_their_preset_and_their_folder(tree, name):
+    together = ["--processes", "auto"]
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}", *together]
     longer = ["pairs", "--steps", "250", "400", "1500", "--inverse.steps", "200"]
     recipe = longer if name == "fashion" else ["short"]
     assert commands[1][: 4 + len(recipe)] == ["-m", "distillkac.distill", f"runs/{name}", "--recipe", *recipe]
-    assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *["--num", "10000"][: 2 * (name == "fashion")]]
+    num = ["--num", "10000"][: 2 * (name == "fashion")]
+    assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *num, *together]
     commands = [call for call in tree.make(name, "PRECISION=bf16") if "distillkac" in call[1]]
     assert [call[-2:] == ["--optim.precision", "bf16"] for call in commands] == [True, True, False, False]
     commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
-    assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", "runs/other", "--process", "planar"]
+    other = ["--run", "runs/other", *together, "--process", "planar"]
+    assert commands[0] == ["-m", "distillkac.train", "--preset", name, *other]
 
 
 def test_a_demo_stops_where_it_fails(tree):
