@@ -167,6 +167,15 @@ def test_who_waits_for_a_process_that_is_gone_is_ended(tmp_path, monkeypatch, ca
     assert "process 2 ended with exit code 3" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_has_more_to_do_than_the_others_is_left_to_it(tmp_path, monkeypatch, rank):
+    """As the first process of evaluate has, which measures what all have drawn, for longer than one is waited for."""
+    monkeypatch.setattr(processes, "SECONDS", 0.1)
+    late = f"time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')"
+    assert run(f"import os, sys, time\nif os.environ['RANK'] != '{rank}': sys.exit(0)\n{late}") == 0
+    assert (tmp_path / "done").exists()
+
+
 WAITING = """
 import os, signal, sys, time
 from pathlib import Path
