@@ -187,7 +187,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     accelerator, how = accelerator_for(config.optim), (args.seed, args.batch_size)
     labels, strips, titles = class_labels(config, args.num), [], []
     todo = _networks(args, accelerator.device)
-    drawn = (shares.images_of(run, labels, sampler, *how, accelerator) for run, sampler in todo)
+    drawn = shares.all_images_of(todo, labels, *how, accelerator)
     if not accelerator.is_main_process:
         for _ in drawn:
             pass
