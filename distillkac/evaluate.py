@@ -27,6 +27,9 @@ GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 10
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
+INCEPTION = ("fid", "kid", "precision-recall")
+OF_METRICS = {"inception": INCEPTION, "reference": INCEPTION, "reference_num": INCEPTION, "k": INCEPTION[2:]}
+"""Options that say nothing of other metrics."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if (code := processes.together("distillkac.evaluate", argv, peek(argv, processes="1").processes)) is not None:
         return code
     args = parse(EvaluateArgs, argv, prog("evaluate"))
-    if not args.metrics:
-        raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
-    if "classifier" in args.metrics and not args.teacher_steps:
-        raise ValueError("teacher_steps must name at least one number of steps")
-    if args.ema is None and (args.ema_step is not None or args.keep_best):
-        raise ValueError("ema_step and keep_best are of --ema: give it, such as --ema all, or omit them")
-    if args.ema is not None and args.metrics != ("classifier",):
-        raise ValueError("--ema measures by the classifier: omit --metrics")
-    if args.ema is not None and args.model != "all":
-        raise ValueError("--ema measures the run itself, no students: omit --model")
-    if args.ema is not None and args.processes != 1:
-        raise ValueError("--ema measures in one process: omit --processes")
-    if args.ema is not None and (others := set(args.sampler.asked()) - {"w"}):
-        raise ValueError(f"--ema measures averages sampled as by default: omit --{min(others).replace('_', '-')}")
+    check_options(args)
     shipped.refuse(args.run, "distillkac models NAME --measure measures it")
     from distillkac.runs.config import load_config  # torch only now, so that help and mistakes in options come at once
 
@@ -121,6 +111,30 @@ def main(argv: list[str] | None = None) -> int:
     if set(args.metrics) - {"classifier"}:
         measure_with_inception(args, config)
     return 0
+
+
+def check_options(args: EvaluateArgs) -> None:
+    """Raises ValueError for options that are missing, or would mean nothing beside the others."""
+    if not args.metrics:
+        raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
+    if "classifier" in args.metrics and not args.teacher_steps:
+        raise ValueError("teacher_steps must name at least one number of steps")
+    if args.ema is None and (args.ema_step is not None or args.keep_best):
+        raise ValueError("ema_step and keep_best are of --ema: give it, such as --ema all, or omit them")
+    if args.ema is not None and args.teacher_steps != EvaluateArgs.teacher_steps and len(args.teacher_steps) > 1:
+        raise ValueError("--ema measures at one number of steps: give --teacher-steps one, or omit it")
+    if args.ema is not None and args.metrics != ("classifier",):
+        raise ValueError("--ema measures by the classifier: omit --metrics")
+    if args.ema is not None and args.model != "all":
+        raise ValueError("--ema measures the run itself, no students: omit --model")
+    if args.ema is not None and args.processes != 1:
+        raise ValueError("--ema measures in one process: omit --processes")
+    if args.ema is not None and (others := set(args.sampler.asked()) - {"w"}):
+        raise ValueError(f"--ema measures averages sampled as by default: omit --{min(others).replace('_', '-')}")
+    for name, metrics in OF_METRICS.items():
+        if getattr(args, name) != getattr(EvaluateArgs, name) and not set(metrics) & set(args.metrics):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is of --metrics {', '.join(metrics)}: name one of these, or omit {option}")
 
 
 def check_outputs(args: EvaluateArgs) -> None:
@@ -173,7 +187,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     accelerator, how = accelerator_for(config.optim), (args.seed, args.batch_size)
     labels, strips, titles = class_labels(config, args.num), [], []
     todo = _networks(args, accelerator.device)
-    drawn = (shares.images_of(run, labels, sampler, *how, accelerator) for run, sampler in todo)
+    drawn = shares.all_images_of(todo, labels, *how, accelerator)
     if not accelerator.is_main_process:
         for _ in drawn:
             pass

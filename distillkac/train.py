@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training.teacher import fit_teacher, with_data
 
     process = args.config.noise.build()
+    if saved is None:
+        args.config.noise.refuse_unused()
     check_steps(args.config)
     _refuse_augmented_latents(args)
     if args.init is not None:

@@ -73,7 +73,8 @@ def command(main: Main) -> Main:
             if not processes.peer_is_gone(error):
                 raise
             print(
-                "error: another process of this training has ended: see what it says; --resume goes on", file=sys.stderr
+                "error: another process that shares this work has ended: see what it says; a training goes on by --resume",
+                file=sys.stderr,
             )
             return processes.PEER_GONE
         finally:

@@ -174,10 +174,11 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     """Waits for all of them; returns which failed first for a reason of its own, 0 if none or the first of them did."""
     failed, since = 0, None
     while None in [child.poll() for child in children]:
-        ended = [i for i, child in enumerate(children) if child.returncode is not None]
+        # One that ended well is missed by nobody: in evaluate the first measures alone what all have drawn.
+        ended = [i for i, child in enumerate(children) if child.returncode]
         if ended and since is None:
             since = time.monotonic()
-        own = [i for i in ended if children[i].returncode not in (0, PEER_GONE)]
+        own = [i for i in ended if children[i].returncode != PEER_GONE]
         failed = failed or (own[0] if own else 0)
         if since is not None and (late := time.monotonic() - since) > 2 * SECONDS:
             for child in children:  # it waits for a peer that is gone, and does not know

@@ -204,6 +204,7 @@ def paths_config(
         digest_of_means(means),
         config.seed,
         shift_of(config, teacher),
+        config.optim.precision,
     )
 
 

@@ -39,7 +39,8 @@ class PathsConfig:
     teacher: digest of the weights of the network that makes them. process: its `to_dict`. shape: (C, H, W). classes: path i
     is of class i mod classes. num_steps, rho, shift, integrator: of the grid from t = 1 to 0. num_states: how many states are
     kept after the noise, num_steps / num_states steps apart. w: guidance folded in; w_max: if set, every path has a weight of
-    its own in [0, w_max]. means: digest of the class means that an exact start takes, None without one.
+    its own in [0, w_max]. means: digest of the class means that an exact start takes, None without one. precision: in which the
+    network was evaluated (optim.precision).
     """
 
     teacher: str
@@ -55,13 +56,15 @@ class PathsConfig:
     means: str | None
     seed: int
     shift: float = 1.0
+    precision: str = "no"
 
     @property
     def name(self) -> str:
         """Of its folder: other paths have another name."""
         facts = asdict(self)
-        if self.shift == 1:  # not told, as before there were others: stored paths are found again
-            del facts["shift"]
+        for name in ("shift", "precision"):  # the usual is not told, as before there were others: paths are found again
+            if facts[name] == getattr(PathsConfig, name):
+                del facts[name]
         return f"paths-{self.num_steps}-{derive_seed(0, str(files.as_json(facts))):016x}"
 
 

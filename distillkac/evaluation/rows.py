@@ -27,6 +27,8 @@ def rows_of(run: Path, steps: tuple[int, ...] | None, options: SamplerOptions, n
     if networks == "teacher" and trained.num_steps is not None and not trained.few_steps:
         raise ValueError(f"{run} is itself a student: omit --model teacher, or name the run of its teacher")
     few = trained.num_steps is not None
+    if steps is not None and networks == "student" and not few:
+        raise ValueError(f"--teacher-steps is of {run} itself, which --model student leaves out: omit one of them")
     counts = steps or (trained.measured_steps() if few else (20, 1))
     made = [(run, count, trained) for count in counts] if networks != "student" or few else []
     for path in students(run) if networks != "teacher" else ():

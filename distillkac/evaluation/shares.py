@@ -1,6 +1,8 @@
 """What several processes draw together, each its share: images, or their features."""
 
 import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +15,33 @@ from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig
 from distillkac.runs.sampling import Drawing, Samples, generate
 
+PATIENCE = timedelta(days=1)
+"""Of the processes that wait for the first, which trains an evaluator and measures meanwhile. torch's own is half an hour."""
+
+
+def all_images_of(
+    todo: Sequence[tuple[Run, SamplerConfig]],
+    labels: torch.Tensor,
+    seed: int,
+    batch_size: int,
+    accelerator: Accelerator,
+) -> Iterator[Samples | None]:
+    """What `images_of` gives of each, drawn as it is asked for. To be called in every process, before one has more to do."""
+    group = None if accelerator.num_processes == 1 else distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return (images_of(run, labels, sampler, seed, batch_size, accelerator, group) for run, sampler in todo)
+
 
 def images_of(
-    run: Run, labels: torch.Tensor, sampler: SamplerConfig, seed: int, batch_size: int, accelerator: Accelerator
+    run: Run,
+    labels: torch.Tensor,
+    sampler: SamplerConfig,
+    seed: int,
+    batch_size: int,
+    accelerator: Accelerator,
+    group: distributed.ProcessGroup | None = None,
 ) -> Samples | None:
-    """What `generate` gives, in the first process; None in the others. To be called in every process.
+    """What `generate` gives, in the first process; None in the others. To be called in every process. group: by which they
+    exchange; None for the one of all that torch has.
 
     Shares are whole blocks of a Drawing, so on CPUs the images are those of one process to the bit, where each has as many
     threads. `seconds` are those until the first process has them all.
@@ -31,7 +55,7 @@ def images_of(
     mine = labels[first : first + share]
     part = generate(run, mine, sampler, seed, batch_size, offset=first) if len(mine) else None
     parts: list[Samples | None] | None = [None] * count if accelerator.is_main_process else None
-    distributed.gather_object(part, parts)
+    distributed.gather_object(part, parts, group=group)
     if parts is None:
         return None
     some = [each for each in parts if each is not None]

@@ -43,6 +43,7 @@ def check_shape(norm: SpeedNorm, size: tuple[int, ...]) -> None:
 
 def gathered(x: torch.Tensor) -> torch.Tensor:
     """(B, ..., H, W) -> (B, ..., H / 2, 2 W): each 2x2 patch becomes four neighbours of the last axis. (B, D): as it is."""
+    check_shape("quad", tuple(x.shape[1:]))
     if x.dim() < 3:
         return x
     *first, height, width = x.shape

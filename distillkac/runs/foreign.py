@@ -179,6 +179,8 @@ def _pipeline(folder: Path) -> Foreign:
     labels = index.get("id2label")
     names: tuple[str, ...] = ()
     if isinstance(labels, dict):
+        if other := [key for key in labels if not key.isdecimal()]:
+            raise ValueError(f"{folder / INDEX}: id2label must name classes by their numbers, got {other[0]!r:.80}")
         names = tuple(str(labels[key]).split(",")[0].strip() for key in sorted(labels, key=int))
     vae = folder / vaes[0] if vaes else None
     model, scheduler = _place(folder, models[0], MODEL), _place(folder, "scheduler", SCHEDULER) / SCHEDULER

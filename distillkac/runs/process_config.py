@@ -57,6 +57,17 @@ class ProcessConfig:
         known = {name: values[name] for name in values.keys() & cls.__annotations__.keys()}
         return cls(process.name, **known)  # type: ignore[arg-type]  # one of the four names
 
+    def refuse_unused(self) -> None:
+        """Raises ValueError for a number of another process, which would say nothing. For new runs: those of earlier versions
+        may have one."""
+        kac = ("telegraph", "planar", "quad")
+        for name, owners in (("a", kac), ("c", kac), ("sigma", ("gaussian",))):
+            if self.process not in owners and (value := getattr(self, name)) != getattr(ProcessConfig, name):
+                raise ValueError(
+                    f"{name} {value:g} is of process {' or '.join(owners)}, got {self.process}: omit {name}, or choose another "
+                    "process"
+                )
+
     def build(self) -> "processes.Process":
         """Raises ValueError on an unknown process or a parameter out of range."""
         from distillkac.flow import processes  # torch only now: these are options of commands

@@ -75,7 +75,7 @@ def train(
     else:
         images = dataset
         config = _with_given(config, images)
-    config.noise.build().check_shape(config.shape)
+    _check_noise(config, new=not (resume and checkpoints.begun(folder)))
     config, network = _with_network(config, network, images)
     if init is not None:
         config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
@@ -87,6 +87,13 @@ def train(
     if fit.interrupted or not (fit.finished or fit.ended):
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder.absolute(), config, config.noise.build(), fit.network, device)
+
+
+def _check_noise(config: RunConfig, new: bool) -> None:
+    """Raises ValueError for images that the process cannot move, and of a new run for numbers of another process."""
+    if new:
+        config.noise.refuse_unused()
+    config.noise.build().check_shape(config.shape)
 
 
 def config_for(dataset: Dataset, network: nn.Module, config: RunConfig | None = None) -> RunConfig:

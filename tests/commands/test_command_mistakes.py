@@ -34,6 +34,7 @@ def test_help_reads_well(module, capsys):
         ),
         (train, ["--run", "RUN", "--resume", "--process", "planar"], "was trained with --process telegraph"),
         (train, ["--run", "TMP", "--a", "-1"], "a must be positive"),
+        (train, ["--run", "TMP", "--sigma", "0.4"], "sigma 0.4 is of process gaussian, got telegraph: omit sigma"),
         (train, ["--run", "TMP", "--steps", "0"], "steps must be at least 1"),
         (train, ["--run", "TMP", "--label-drop", "1.5"], "label_drop must lie in"),
         (train, ["--run", "TMP", "--network.channels", "12"], "multiples of 8"),

@@ -79,6 +79,12 @@ def test_students_are_measured_with_what_they_can_do(run):
         (["--interval", "0.2", "0.8"], "there is none to act"),
         (["--ema", "all", "--rho", "1"], "omit --rho"),
         (["--ema", "all", "--model", "teacher"], "omit --model"),
+        (["--ema", "all", "--teacher-steps", "4", "2"], "at one number of steps"),
+        (["--model", "student", "--teacher-steps", "4"], "which --model student leaves out"),
+        (["--reference", "train"], "--reference is of --metrics fid, kid, precision-recall: name one"),
+        (["--reference-num", "100"], "omit --reference-num"),
+        (["--inception", "download"], "omit --inception"),
+        (["--metrics", "classifier", "fid", "--k", "5"], "--k is of --metrics precision-recall"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -121,3 +121,14 @@ def test_a_student_of_pairs_that_takes_w_learns_paths_of_every_weight(run, tmp_p
     assert (
         sample.main([str(out / "student-2-pairs"), "--num", "2", "--w", "1.5", "--out", str(tmp_path / "w.png")]) == 0
     )
+
+
+def test_paths_of_another_precision_are_not_taken(run, tmp_path):
+    """Of the same weights, in the same place: bfloat16 answers otherwise."""
+    chain = ["--method", "pairs", "--stages", "4,2", "--pairs.count", "40", "--optim.batch-size", "16"]
+    for precision, steps in (("bf16", "2"), ("no", "3")):
+        options = ["--steps", steps, "--out", str(tmp_path), "--optim.precision", precision, "--resume"]
+        assert distill.main([str(run), *chain, *options]) == 0
+    made = {json.loads(path.read_text())["precision"]: path.parent for path in tmp_path.glob("paths-4-*/paths.json")}
+    half, single = ((made[precision] / "states-000000.npy").read_bytes() for precision in ("bf16", "no"))
+    assert half[128:-4] != single[128:-4]  # without the header and the check, which knows the name

@@ -159,6 +159,8 @@ def test_files_of_a_process_that_failed_are_made_by_another(tmp_path):
         {"means": "m"},
         {"seed": 5},
         {"classes": 3},
+        {"shift": 2.0},
+        {"precision": "bf16"},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -1,15 +1,18 @@
 """Images that several processes draw together: those of one process, and the table of `evaluate` that they give."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from distillkac import evaluate
+from distillkac.base import processes
 from distillkac.evaluation import shares
 from distillkac.runs.run import open_run
 from distillkac.runs.sampling import Drawing, SamplerConfig, class_labels, generate
+from tests.places import ROOT
 from tests.toys import refused
 
 
@@ -19,7 +22,7 @@ def test_shares_are_the_images_of_one_process(digits_run, monkeypatch, num):
     run, sampler = open_run(digits_run, "cpu"), SamplerConfig(2)
     labels, sent = class_labels(run.config, num), {}
 
-    def gather(part, parts):
+    def gather(part, parts, group):
         sent[rank] = part
         if parts is not None:
             parts[:] = [sent[other] for other in range(len(parts))]
@@ -37,6 +40,34 @@ def test_shares_are_the_images_of_one_process(digits_run, monkeypatch, num):
     assert [None if part is None else len(part.images) for _, part in sorted(sent.items())] == (
         [3, None, None] if num < rows else [rows, rows, num - 2 * rows]
     )
+
+
+PATIENT = """
+import sys, time, torch
+from datetime import timedelta
+from types import SimpleNamespace
+from torch import distributed
+from distillkac.base import processes
+from distillkac.evaluation import shares
+
+processes.part_at_exit()
+distributed.init_process_group("gloo", timeout=timedelta(seconds=1))
+rank = distributed.get_rank()
+one = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=rank == 0)
+shares.Drawing = lambda *_: SimpleNamespace(rows=1)
+shares.generate = lambda *_, offset: SimpleNamespace(
+    images=torch.tensor([offset]), energy=torch.ones(1), nfe=1, times=torch.ones(1)
+)
+drawn = shares.all_images_of([(None, None)], torch.zeros(2), 0, 1, one)
+time.sleep(3 * (rank == 0))  # as one that trains an evaluator
+found = next(drawn)
+sys.exit(0 if (found is None if rank else found.images.tolist() == [0, 1]) else 1)
+"""
+
+
+def test_the_others_wait_for_the_first_longer_than_torch_does(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert processes._run([sys.executable, "-c", PATIENT], 2, processes._free_port()) == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on a CPU")

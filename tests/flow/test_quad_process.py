@@ -84,6 +84,8 @@ def test_sizes_that_do_not_fall_into_patches_are_refused(size, sentence):
         lambda: process.velocity(x, t),
         lambda: process.pair(x, t, 0),
         lambda: ExactFlow(process, x),
+        lambda: patches.lengths(x, "quad"),
+        lambda: patches.guided_step(x, x, None, None, 0.0, 0.1, None, 3.0, "quad"),
     ):
         with pytest.raises(ValueError, match=sentence):
             call()

@@ -164,3 +164,11 @@ def test_autoencoders_that_cannot_be_read_are_refused(tmp_path, save, part):
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=f"{part}/config.json does not exist"):
         adopt(tmp_path / "model", tmp_path / "run")
+
+
+def test_names_of_classes_the_other_way_round_are_refused(tmp_path):
+    change(saved_dit(tmp_path / "dit") / "model_index.json", id2label={"tench": 0, "goldfish": 1, "shark": 2})
+    with pytest.raises(
+        ValueError, match=r"model_index\.json: id2label must name classes by their numbers, got 'tench'"
+    ):
+        adopt(tmp_path / "dit", tmp_path / "run")

@@ -9,6 +9,7 @@ from distillkac.data import DataConfig
 from distillkac.distillation import DistillConfig, distill
 from distillkac.flow import Telegraph
 from distillkac.runs import OptimConfig, ProcessConfig, RunConfig, load_config
+from distillkac.runs.config import save_config
 from distillkac.training import config_for, train
 from tests.toys import ToyData
 from tests.training.test_own_networks import Net
@@ -47,6 +48,27 @@ def test_values_that_no_file_may_hold_are_refused(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         config_for(ToyData(), Net(2), config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        (ProcessConfig("gaussian", a=9.0), "a 9 is of process telegraph or planar or quad, got gaussian: omit a"),
+        (ProcessConfig("gaussian", c=3.0), "c 3 is of process telegraph or planar or quad"),
+        (ProcessConfig("quad", sigma=0.4), "sigma 0.4 is of process gaussian, got quad"),
+    ],
+    ids=str,
+)
+def test_numbers_of_another_process_are_refused(tmp_path, noise, words):
+    """But where a run has them already, as of earlier versions, which is opened and goes on."""
+    config = dataclasses.replace(CONFIG, noise=noise)
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", ToyData(), Net(2), config)
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", ToyData(), Net(2), dataclasses.replace(CONFIG, noise=ProcessConfig(noise.process)))
+    saved = dataclasses.replace(load_config(tmp_path / "run"), noise=noise)
+    save_config(tmp_path / "run", saved)
+    assert train(tmp_path / "run", ToyData(), Net(2), config, resume=True).config.noise == noise
 
 
 @pytest.mark.parametrize(
