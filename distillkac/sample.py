@@ -50,7 +50,7 @@ class SampleArgs:
     model NAME-steps-N.png in this folder. Many images are written batch by batch: after Ctrl-C or a crash the same command
     goes on."""
     columns: int = 10
-    """Columns of the grid."""
+    """Columns of the grid, of FILE.png and FILE.gif."""
     energy: Path | None = None
     """FILE.csv: the kinetic energy of each image's path, half the mean square velocity of a pixel on its way; it takes no
     evaluation of the network more."""
@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         sampler = replace(sampler, steps=usual_steps(folder))
     out = args.out or default_out(folder, sampler.steps)
     kind = kind_of(out, (".png", ".gif", ".npz"), "single PNGs")
+    if args.columns != SampleArgs.columns and kind not in (".png", ".gif"):
+        raise ValueError(f"--columns is of a grid, FILE.png or FILE.gif, got {out}: omit it, or name such a file")
     run = open_run(choose(folder, sampler), device())
     drawing = Drawing(run, sampler, args.seed, args.batch_size, args.graph)
     cycle = Cycle(run.config.class_names, args.classes)

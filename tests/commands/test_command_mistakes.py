@@ -78,6 +78,8 @@ def test_help_reads_well(module, capsys):
         (sample, ["RUN", "--num", "0"], "num must be at least 1"),
         (sample, ["RUN", "--batch-size", "0"], "batch_size must be at least 1"),
         (sample, ["RUN", "--out", "TMP/x.jpg"], "must end in .png, .gif or .npz"),
+        (sample, ["RUN", "--out", "TMP/x.npz", "--columns", "4"], "--columns is of a grid"),
+        (sample, ["RUN", "--out", "TMP/folder", "--columns", "4"], "--columns is of a grid"),
         (sample, ["RUN", "--steps", "3", "--model", "student"], "has no student for 3 steps"),
         (sample, ["RUN", "--steps", "1", "--w", "2", "--model", "student"], "was distilled with w = 0.0 folded in"),
         (sample, ["RUN/student-1", "--steps", "7"], "is a student of 1 Euler steps"),
