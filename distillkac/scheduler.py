@@ -15,6 +15,7 @@ average velocities (its `interval_embedding` is True) is told where the step lea
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -105,7 +106,10 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
                 f"integrator euler, got {restart}, {integrator}"
             )
-        self.process: Process = ProcessConfig(process, a, c, sigma, f, g, tau_max, path).build()
+        noise = ProcessConfig(process, a, c, sigma, f, g, tau_max, path)
+        if said := noise.unused():  # a warning: pipelines saved by earlier versions may have one
+            warnings.warn(f"{said}: it means nothing here", stacklevel=2)
+        self.process: Process = noise.build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None
         self._grid: torch.Tensor | None = None

@@ -57,16 +57,18 @@ class ProcessConfig:
         known = {name: values[name] for name in values.keys() & cls.__annotations__.keys()}
         return cls(process.name, **known)  # type: ignore[arg-type]  # one of the four names
 
-    def refuse_unused(self) -> None:
-        """Raises ValueError for a number of another process, which would say nothing. For new runs: those of earlier versions
-        may have one."""
+    def unused(self) -> str | None:
+        """What a sentence says of a number of another process, which means nothing here; None if there is none."""
         kac = ("telegraph", "planar", "quad")
-        for name, owners in (("a", kac), ("c", kac), ("sigma", ("gaussian",))):
+        for name, owners in (("a", kac), ("c", kac), ("sigma", ("gaussian",)), ("tau_max", ("gaussian",))):
             if self.process not in owners and (value := getattr(self, name)) != getattr(ProcessConfig, name):
-                raise ValueError(
-                    f"{name} {value:g} is of process {' or '.join(owners)}, got {self.process}: omit {name}, or choose another "
-                    "process"
-                )
+                return f"{name} {value:g} is of process {' or '.join(owners)}, got {self.process}"
+        return None
+
+    def refuse_unused(self) -> None:
+        """Raises ValueError for a number of another process. For new runs: those of earlier versions may have one."""
+        if said := self.unused():
+            raise ValueError(f"{said}: omit {said.split()[0]}, or choose another process")
 
     def build(self) -> "processes.Process":
         """Raises ValueError on an unknown process or a parameter out of range."""

@@ -186,3 +186,20 @@ def test_pictures_need_one_or_three_channels():
         pipe("a")
     assert pipe("a", output_type="np").images.shape == (1, 4, 4, 2)
     assert pipeline.OUTPUTS == ("pil", "np", "pt")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"process": "telegraph", "sigma": 0.4},
+            "sigma 0.4 is of process gaussian, got telegraph: it means nothing here",
+        ),
+        ({"process": "gaussian", "a": 9.0}, "a 9 is of process telegraph or planar or quad, got gaussian"),
+        ({"process": "planar", "tau_max": 0.9}, "tau_max 0.9 is of process gaussian, got planar"),
+    ],
+    ids=str,
+)
+def test_a_scheduler_names_numbers_of_another_process(asked, said):
+    with pytest.warns(UserWarning, match=said):
+        KacScheduler(**asked)

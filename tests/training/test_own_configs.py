@@ -56,6 +56,7 @@ def test_values_that_no_file_may_hold_are_refused(tmp_path, changes, words):
         (ProcessConfig("gaussian", a=9.0), "a 9 is of process telegraph or planar or quad, got gaussian: omit a"),
         (ProcessConfig("gaussian", c=3.0), "c 3 is of process telegraph or planar or quad"),
         (ProcessConfig("quad", sigma=0.4), "sigma 0.4 is of process gaussian, got quad"),
+        (ProcessConfig("planar", tau_max=0.9), "tau_max 0.9 is of process gaussian, got planar: omit tau_max"),
     ],
     ids=str,
 )
