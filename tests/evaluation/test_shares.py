@@ -51,7 +51,8 @@ from distillkac.base import processes
 from distillkac.evaluation import shares
 
 processes.part_at_exit()
-distributed.init_process_group("gloo", timeout=timedelta(seconds=1))
+distributed.init_process_group("gloo")  # with its own patience: on a busy machine one may start seconds after the other
+distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1), distributed.group.WORLD)
 rank = distributed.get_rank()
 one = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=rank == 0)
 shares.Drawing = lambda *_: SimpleNamespace(rows=1)
