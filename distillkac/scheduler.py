@@ -108,7 +108,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
             )
         noise = ProcessConfig(process, a, c, sigma, f, g, tau_max, path)
         if said := noise.unused():  # a warning: pipelines saved by earlier versions may have one
-            warnings.warn(f"{said}: it means nothing here", stacklevel=2)
+            warnings.warn(f"{said}: it means nothing here, omit it", stacklevel=2)
         self.process: Process = noise.build()
         self.timesteps = torch.empty(0)
         self.num_inference_steps: int | None = None

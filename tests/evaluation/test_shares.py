@@ -16,6 +16,7 @@ from tests.places import ROOT
 from tests.toys import refused
 
 
+@pytest.mark.one_alignment
 @pytest.mark.parametrize("num", [3, 300])
 def test_shares_are_the_images_of_one_process(digits_run, monkeypatch, num):
     """In order, with their energies; also where there are fewer blocks than processes."""

@@ -193,7 +193,7 @@ def test_pictures_need_one_or_three_channels():
     [
         (
             {"process": "telegraph", "sigma": 0.4},
-            "sigma 0.4 is of process gaussian, got telegraph: it means nothing here",
+            "sigma 0.4 is of process gaussian, got telegraph: it means nothing here, omit it",
         ),
         ({"process": "gaussian", "a": 9.0}, "a 9 is of process telegraph or planar or quad, got gaussian"),
         ({"process": "planar", "tau_max": 0.9}, "tau_max 0.9 is of process gaussian, got planar"),

@@ -209,6 +209,9 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
     other = ["--run", "runs/other", *together, "--process", "planar"]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, *other]
+    tree.cpuinfo.write_text("flags\t\t: fpu avx512_bf16 sse\n")
+    commands = [call for call in tree.make(name) if "distillkac" in call[1]]
+    assert ["bf16" in call for call in commands] == [True, True, False, False]
 
 
 def test_a_demo_stops_where_it_fails(tree):
