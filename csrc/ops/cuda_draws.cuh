@@ -1,5 +1,6 @@
 // CUDA: displacements and velocities of one row, of any process. The block shares the row's parameters; a thread makes
-// four Philox calls, whose 16 words belong to four groups of four neighbouring elements of a 64-block.
+// four Philox calls, whose 16 words belong to four groups of four neighbouring elements of a 64-block. Group j of
+// neighbouring threads is side by side, so that together they read and write whole pieces of memory.
 #pragma once
 #include "../planar/flight.h"
 #include "../quad/flight.h"
@@ -40,11 +41,15 @@ __device__ inline void prepare(Shared& shared, double t, const Kac& kac, const S
   __syncthreads();
 }
 
+// Two neighbouring calls, and the two that are eight further: each pair of them has the words of a group of four,
+// twice. With four neighbouring calls a thread would have groups side by side, and each of its accesses half of 32
+// bytes, which memory moves at a time.
 template <bool kVelocity, class F, class... To>
 __device__ inline unsigned draw_groups(unsigned quad, F&& f, const PlanarShared& shared, const To&... to) {
   const PlanarRow<Scalar> row = shared.row;
   uint32_t words[4][4];
-  draw_words(shared.stream, shared.block, quad, words);
+  const unsigned call = kCallsPerBlock * (quad / 4) + 2 * (quad % 4);
+  draw_words(shared.stream, shared.block, [&](int i) { return call + unsigned(8 * (i / 2) + i % 2); }, words);
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {  // two words of two calls, two pairs, four elements
     const auto draw = [&](const PlanarRow<Scalar>& at, Four& k, Four& v) {
@@ -87,7 +92,7 @@ __device__ inline unsigned draw_groups(unsigned quad, F&& f, const QuadShared& s
 // Where a thread's first group lies in its block, and the others.
 __device__ inline int place_of(const QuadShared&, unsigned quad, int j) { return 4 * int(quad % 4) + 16 * j; }
 __device__ inline int place_of(const PlanarShared&, unsigned quad, int j) {
-  return 8 * int(quad % 4) + 32 * (j / 2) + 4 * (j % 2);
+  return 4 * int(quad % 4) + 32 * (j / 2) + 16 * (j % 2);
 }
 
 // f(access, j, i, k, v, k_to) as draw_groups has it, for every group of four elements of a chunk, i the first one's

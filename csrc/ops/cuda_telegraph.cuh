@@ -134,7 +134,7 @@ __device__ inline unsigned draw_groups(unsigned quad, F&& f, const TelegraphShar
   const TelegraphRow<Scalar> row = shared.row;  // copies: for all that the compiler knows, f writes over what is shared
   const TelegraphVelocityRow velocity = shared.velocity;
   uint32_t words[4][4];
-  draw_words(shared.stream, shared.block, quad, words);
+  draw_words(shared.stream, shared.block, [&](int i) { return 4 * quad + unsigned(i); }, words);
   unsigned later = 0;
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {
