@@ -8,7 +8,7 @@ steps of the integrator lie between the evaluations and are computed as ever, by
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,12 +25,15 @@ SHAPES = 4
 ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
 """Operations that wait for values of a GPU."""
 
+Answer = TypeVar("Answer")
+
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """Of a computation that reads and writes the same memory every time: (what computes it again, the tensor that is filled)."""
 
 
-def cuda_graph(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """A Recorder. The computation runs once on a stream of its own before, as torch asks for, and is recorded there."""
+def cuda_graph(compute: Callable[[], Answer]) -> tuple[Callable[[], None], Answer]:
+    """A Recorder, also of what answers by several tensors. The computation runs once on a stream of its own before, as torch
+    asks for, and is recorded there."""
     stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -40,8 +43,12 @@ def cuda_graph(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tenso
     # Where a recording fails, torch leaves its own stream the current one. Other threads, such as those that make paths, may go
     # on allocating memory meanwhile.
     recording = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+    # Products write to workspaces that torch keeps for a stream until somebody frees them all, as its compiler does: a graph
+    # that had one would write on. Asked for while it is recorded, they are the graph's own.
+    torch._C._cuda_clearCublasWorkspaces()
     with torch.cuda.stream(current), recording:
         answer = compute()
+    torch._C._cuda_clearCublasWorkspaces()
     return graph.replay, answer
 
 

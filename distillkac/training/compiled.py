@@ -24,11 +24,14 @@ from distillkac.runs.optim_config import OptimConfig
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
-def compile_calls(network: nn.Module, accelerator: Accelerator, optim: OptimConfig) -> nn.Module:
+def compile_calls(
+    network: nn.Module, accelerator: Accelerator, optim: OptimConfig, one_call: bool = False
+) -> nn.Module:
     """Where `optim.compile` is set, has the calls of a network compiled, in place; returns the network.
 
-    Of one with `compiled_parts()` those of the networks that it lists. Prints one sentence, once in a program, where nothing
-    can be compiled here.
+    Of one with `compiled_parts()` those of the networks that it lists. one_call: whether each update of the optimizer has one
+    call of the network, and its gradient; on one GPU both are CUDA graphs then, which are started at once where their hundreds
+    of kernels would be one by one. Prints one sentence, once in a program, where nothing can be compiled here.
     """
     if not optim.compile:
         return network
@@ -37,9 +40,11 @@ def compile_calls(network: nn.Module, accelerator: Accelerator, optim: OptimConf
         say(f"--optim.compile: torch's compiler does not work here, the networks are not compiled: {reason}")
         return network
     network = getattr(network, "module", network)  # inside what wraps it for several processes
+    # A graph answers in memory that its next call writes: all that hangs on an answer must be over by then.
+    graphs = one_call and accelerator.device.type == "cuda" and accelerator.num_processes == 1
     named = getattr(network, "compiled_parts", None)
     for part in named() if callable(named) else [network]:
-        part._compiled_call_impl = _Call(part, say)
+        part._compiled_call_impl = _Call(part, say, graphs)
     return network
 
 
@@ -57,13 +62,13 @@ def plain_calls() -> Iterator[None]:
 class _Call:
     """The compiled call of a network, in the thread that trains: others may ask for any number of rows."""
 
-    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
+    def __init__(self, network: nn.Module, say: Callable[[str], None], graphs: bool) -> None:
         self.name, self.say, self.thread = type(network).__name__, say, threading.get_ident()
         self.plain: Callable[..., Any] = network._call_impl
         # One program a shape: batches have one, the last one too. Dropout draws what it draws without the compiler, which the
         # two sides of a consistency loss rely on.
         self.compiled: Callable[..., Any] | None = torch.compile(
-            self.plain, dynamic=False, options={"fallback_random": True}
+            self.plain, dynamic=False, options={"fallback_random": True, "triton.cudagraphs": graphs}
         )
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:

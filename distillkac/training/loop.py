@@ -30,7 +30,7 @@ from distillkac.training.compiled import compile_calls
 from distillkac.training.ema import EMA
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.measuring import Measuring
-from distillkac.training.objective import Objective, updates_of
+from distillkac.training.objective import Objective, one_call, updates_of
 from distillkac.training.stop_signal import StopSignal
 
 
@@ -111,7 +111,7 @@ class Trainer:
         self.optimizer = accelerator.prepare(self.optimizer)
         # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
         self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
-        compile_calls(network, accelerator, optim)
+        compile_calls(network, accelerator, optim, one_call=one_call(objective) and self.parts == 1)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.

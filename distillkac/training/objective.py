@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class Objective(Protocol):
     on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
     `lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py), one with
     `compiled_parts()` lists the networks inside that are compiled (compiled.py), one with `outer_layers()` says which layers
-    Muon leaves to AdamW (optimizer.py).
+    Muon leaves to AdamW (optimizer.py). An objective whose `one_call` is True calls the network once each time.
     """
 
     def __call__(self, network: nn.Module, batch: Batch, /) -> torch.Tensor: ...
@@ -34,6 +34,11 @@ def updates_of(objective: Objective) -> int:
 def evaluations_of(objective: Objective) -> int:
     """Evaluations of the network in a step besides the one that learns: none, unless the objective has `evaluations`."""
     return getattr(objective, "evaluations", 0)
+
+
+def one_call(objective: Objective) -> bool:
+    """Whether it says that it calls the network once."""
+    return getattr(objective, "one_call", False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class FlowMatching(FromData):
     weight: Callable[[torch.Tensor], torch.Tensor] | None = None
     learned: bool = False
     augment: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None
+    one_call: ClassVar[bool] = True
 
     def __call__(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         t, x0, told = batch.stratified(self.seed, "time", law=self.law), batch.x0, {}

@@ -5,13 +5,14 @@ singular values near 1. torch.optim.Muon does not serve here: it takes no convol
 slow at, and leaves the other parameters to a second optimizer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from distillkac.runs.optim_config import OptimConfig
+from distillkac.runs.recorded import cuda_graph
 from distillkac.training import sharding
 
 MOMENTUM = 0.95
@@ -22,6 +23,10 @@ ADAMW_EPS = 1e-8  # torch's default, which AdamW has here without Muon
 # Of a random matrix's orthogonal part, sqrt(larger side) * this has the root mean square that AdamW's updates have, so that
 # the learning rates of AdamW serve (J. Liu et al. 2025, arXiv 2502.16982; torch calls it match_rms_adamw).
 UPDATE_RMS = 0.2
+TOGETHER = 2**22  # numbers of the matrices that a GPU makes orthogonal at once, which it has copies of meanwhile
+RECORDED = (
+    2**24
+)  # numbers of all the matrices whose updates a GPU records at most: of larger networks it computes long enough
 STATE = {True: {"momentum_buffer"}, False: {"step", "exp_avg", "exp_avg_sq"}}  # of a parameter, by whether Muon has it
 
 # What they call weight is a table or a list of factors, no map from one layer to the next.
@@ -52,6 +57,7 @@ class Muon(torch.optim.Optimizer):
         # The name "fused" is what tells torch where the number of steps of a loaded state belongs.
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
         self.shared = shared
+        self._recorded: dict[tuple, Recording] = {}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -62,12 +68,37 @@ class Muon(torch.optim.Optimizer):
             if not group["muon"]:
                 self._adamw(found, group)
                 continue
-            directions = (self._direction(parameter) for parameter in found)
-            updates = _found_together(list(directions)) if self.shared else map(orthogonalized, directions)
-            for parameter, update in zip(found, updates, strict=True):
-                update = update.mul_(UPDATE_RMS * max(update.shape) ** 0.5).view(parameter.shape)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(sharding.like(update, parameter), alpha=group["lr"])
+            for together in self._together(found):
+                updates = self._updates([self._direction(parameter) for parameter in together])
+                torch._foreach_mul_(updates, [UPDATE_RMS * max(update.shape) ** 0.5 for update in updates])
+                mine = [
+                    sharding.local(sharding.like(update.view(parameter.shape), parameter))
+                    for parameter, update in zip(together, updates, strict=True)
+                ]
+                weights = [sharding.local(parameter) for parameter in together]
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(weights, mine, alpha=group["lr"])
+
+    def _together(self, found: list[Tensor]) -> list[list[Tensor]]:
+        """What is updated at once, whose updates all lie in memory meanwhile."""
+        if self.shared or self._may_be_recorded(found):
+            return [found]
+        return [[found[i] for i in places] for places in alike(found)]
+
+    def _may_be_recorded(self, found: list[Tensor]) -> bool:
+        numbers = sum(parameter.numel() for parameter in found)
+        return not self.shared and numbers <= RECORDED and all(each.device.type == "cuda" for each in found)
+
+    def _updates(self, directions: list[Tensor]) -> list[Tensor]:
+        """The directions made orthogonal; on a GPU, of a small network, by a CUDA graph of all the products."""
+        if self.shared:
+            return _found_together(directions)
+        if not self._may_be_recorded(directions):
+            return orthogonal_parts(directions)
+        key = tuple(direction.shape for direction in directions), directions[0].device
+        if key not in self._recorded:
+            self._recorded[key] = Recording(directions)
+        return self._recorded[key](directions)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """What is made orthogonal, as a whole matrix; the momentum goes one step further."""
@@ -105,19 +136,64 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """U f(S) V^T of a matrix U S V^T (rows, columns), f(S) near 1: five Newton-Schulz steps, in the dtype of the matrix.
+    """U f(S) V^T of a matrix U S V^T (rows, columns), f(S) near 1: five Newton-Schulz steps, in the dtype of the matrix; of a
+    batch (B, rows, columns) that of each.
 
     Singular values of at least 0.002 of the Frobenius norm come to 0.68 to 1.21; smaller ones grow, to less. Zero stays zero.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix  # the products below are smallest with fewer rows than columns
-    x = x / (x.norm() + EPS)
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + EPS)
     a, b, c = NEWTON_SCHULZ
-    # One matrix after the other: batches of equal shapes were slower on a CPU.
+    product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).contiguous()
+
+
+def orthogonal_parts(matrices: list[Tensor]) -> list[Tensor]:
+    """orthogonalized() of each matrix (rows, columns)."""
+    parts = list(matrices)
+    for places in alike(matrices):
+        if len(places) == 1:
+            parts[places[0]] = orthogonalized(matrices[places[0]])
+            continue
+        for i, part in zip(places, orthogonalized(torch.stack([matrices[i] for i in places])), strict=True):
+            parts[i] = part
+    return parts
+
+
+class Recording:
+    """orthogonal_parts() of matrices of these shapes, recorded: hundreds of products, each of which takes longer to be started
+    than to be computed, are started at once. The answer is overwritten by the next one.
+
+    record: see runs.recorded.Recorder.
+    """
+
+    def __init__(self, matrices: list[Tensor], record: Callable = cuda_graph):
+        self.matrices = [matrix.clone() for matrix in matrices]
+        self.replay, self.parts = record(lambda: orthogonal_parts(self.matrices))
+
+    def __call__(self, matrices: list[Tensor]) -> list[Tensor]:
+        torch._foreach_copy_(self.matrices, matrices)
+        self.replay()
+        return self.parts
+
+
+def alike(tensors: list[Tensor]) -> list[list[int]]:
+    """The places of those that are made orthogonal at once: on a GPU, where starting a product of small matrices takes longer
+    than the product, those of one shape, up to TOGETHER numbers; on a CPU each alone, which is faster there."""
+    found: list[list[int]] = []
+    open_for: dict[torch.Size, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        batch = open_for.get(tensor.shape, [])
+        if tensor.device.type != "cpu" and batch and (len(batch) + 1) * tensor.numel() <= TOGETHER:
+            batch.append(i)
+        else:
+            open_for[tensor.shape] = [i]
+            found.append(open_for[tensor.shape])
+    return found
 
 
 def _found_together(directions: list[Tensor]) -> list[Tensor]:
@@ -128,7 +204,7 @@ def _found_together(directions: list[Tensor]) -> list[Tensor]:
     updates = [torch.empty_like(each) for each in directions]
     exchanges = []
     for owner, mine in enumerate(shares([(each.shape[0], each.shape[1]) for each in directions], ranks)):
-        parts = [orthogonalized(directions[i]) if owner == rank else updates[i] for i in mine]
+        parts = orthogonal_parts([directions[i] for i in mine]) if owner == rank else [updates[i] for i in mine]
         if not parts:
             continue
         together = torch.cat([part.flatten() for part in parts])

@@ -99,6 +99,41 @@ def test_the_orthogonal_part_has_the_same_directions_and_singular_values_near_on
     torch.testing.assert_close(optimizer.orthogonalized(matrix.T), optimizer.orthogonalized(matrix).T)
 
 
+@pytest.mark.parametrize("shape", [(16, 144), (64, 16), (8, 8)])
+def test_matrices_of_one_shape_are_made_orthogonal_at_once_as_each_is(shape):
+    matrices = [10.0**seed * noise(*shape, seed=seed) for seed in range(3)]
+    together = optimizer.orthogonalized(torch.stack(matrices))
+    for matrix, found in zip(matrices, together, strict=True):
+        # Products of a batch may add in another order; five steps make of that some thousand units of the last place.
+        torch.testing.assert_close(found, optimizer.orthogonalized(matrix), rtol=1e-3, atol=1e-4)
+
+
+def test_a_gpu_makes_matrices_of_one_shape_orthogonal_at_once_and_a_cpu_each_alone(monkeypatch):
+    shapes = [(2, 3), (4, 4), (2, 3), (3, 2), (2, 3), (4, 4)]
+    assert optimizer.alike([torch.empty(shape) for shape in shapes]) == [[i] for i in range(6)]
+    elsewhere = [torch.empty(shape, device="meta") for shape in shapes]
+    assert optimizer.alike(elsewhere) == [[0, 2, 4], [1, 5], [3]]
+    monkeypatch.setattr(optimizer, "TOGETHER", 12)
+    assert optimizer.alike(elsewhere) == [[0, 2], [1], [3], [4], [5]]
+
+
+def test_what_is_made_orthogonal_at_once_updates_the_weights_as_each_alone(monkeypatch):
+    """The batches of a GPU, on a CPU: the places that a GPU would have, given by tensors that are nowhere."""
+    alike, weights = optimizer.alike, []
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr(optimizer, "alike", lambda tensors: alike([tensor.to("meta") for tensor in tensors]))
+        parameters = [nn.Parameter(noise(*shape)) for shape in [(4, 6), (4, 2, 3, 1), (6, 4), (4, 6)]]
+        muon = optimizer.Muon([{"params": parameters, "muon": True}], 0.1, (0.9, 0.999), 0.5, True)
+        for step in range(3):
+            for number, parameter in enumerate(parameters):
+                parameter.grad = noise(*parameter.shape, seed=10 * step + number)
+            muon.step()
+        weights.append(parameters)
+    for one, two in zip(*weights, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
 def test_no_gradient_is_no_update_and_a_zero_one_decays_alone():
     still, decayed = (nn.Parameter(noise(4, 3)) for _ in range(2))
     decayed.grad = torch.zeros(4, 3)
