@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
 
     def _together(self, found: list[Tensor]) -> list[list[Tensor]]:
         """What is updated at once, whose updates all lie in memory meanwhile."""
-        if self.shared or self._may_be_recorded(found):
+        if found and (self.shared or self._may_be_recorded(found)):
             return [found]
         return [[found[i] for i in places] for places in alike(found)]
 

@@ -134,6 +134,15 @@ def test_what_is_made_orthogonal_at_once_updates_the_weights_as_each_alone(monke
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_two_networks_that_learn_in_turn_only_one_has_gradients(shared):
+    """As of inverse distillation, each in groups of its own."""
+    still = [nn.Parameter(noise(4, 3)) for _ in range(2)]
+    groups = [{"params": [each], "muon": muon} for each, muon in zip(still, (True, False), strict=True)]
+    optimizer.Muon(groups, 0.1, (0.9, 0.999), 0.5, True, shared).step()
+    assert all(torch.equal(each, noise(4, 3)) for each in still)
+
+
 def test_no_gradient_is_no_update_and_a_zero_one_decays_alone():
     still, decayed = (nn.Parameter(noise(4, 3)) for _ in range(2))
     decayed.grad = torch.zeros(4, 3)
