@@ -82,6 +82,7 @@ TORCH_KERNELS = {
     "test_networks",
     "test_no_waits",
     "test_opened_runs",
+    "test_orthogonal",
     "test_outputs",
     "test_own_networks",
     "test_own_runs",

@@ -53,12 +53,12 @@ def optim(**changes) -> OptimConfig:
     return OptimConfig(**{"batch_size": 12, "lr": 5e-3, "warmup": 2, "log_every": 4, "save_every": 100} | changes)
 
 
-def trainer(folder: Path, config: RunConfig, objective=None, data=None) -> Trainer:
+def trainer(folder: Path, config: RunConfig, objective=None, data=None, cpu=True) -> Trainer:
     """A Trainer for the teacher's objective, unless another is given."""
     network = build_network(config)
     objective = objective or FlowMatching(config.noise.build(), network.null_class, config.label_drop, config.seed)
     accelerator = Accelerator(
-        mixed_precision=config.optim.precision, gradient_accumulation_steps=config.optim.accumulate, cpu=True
+        mixed_precision=config.optim.precision, gradient_accumulation_steps=config.optim.accumulate, cpu=cpu
     )
     return Trainer(network, objective, data or ToyData(), folder, config.steps, config.optim, config.seed, accelerator)
 

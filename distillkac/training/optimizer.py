@@ -5,20 +5,16 @@ singular values near 1. torch.optim.Muon does not serve here: it takes no convol
 slow at, and leaves the other parameters to a second optimizer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.runs.recorded import cuda_graph
-from distillkac.training import sharding
+from distillkac.training import orthogonal, sharding
 
 MOMENTUM = 0.95
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of s, s^3, s^5: steep at 0, and near 1 after five steps
-NEWTON_SCHULZ_STEPS = 5
-EPS = 1e-7  # added to the norm of a matrix, so that no gradient is no update
 ADAMW_EPS = 1e-8  # torch's default, which AdamW has here without Muon
 # Of a random matrix's orthogonal part, sqrt(larger side) * this has the root mean square that AdamW's updates have, so that
 # the learning rates of AdamW serve (J. Liu et al. 2025, arXiv 2502.16982; torch calls it match_rms_adamw).
@@ -57,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         # The name "fused" is what tells torch where the number of steps of a loaded state belongs.
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
         self.shared = shared
-        self._recorded: dict[tuple, Recording] = {}
+        self._recorded: dict[tuple, orthogonal.Recording] = {}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -83,7 +79,7 @@ class Muon(torch.optim.Optimizer):
         """What is updated at once, whose updates all lie in memory meanwhile."""
         if found and (self.shared or self._may_be_recorded(found)):
             return [found]
-        return [[found[i] for i in places] for places in alike(found)]
+        return [[found[i] for i in places] for places in orthogonal.alike(found)]
 
     def _may_be_recorded(self, found: list[Tensor]) -> bool:
         numbers = sum(parameter.numel() for parameter in found)
@@ -92,12 +88,12 @@ class Muon(torch.optim.Optimizer):
     def _updates(self, directions: list[Tensor]) -> list[Tensor]:
         """The directions made orthogonal; on a GPU, of a small network, by a CUDA graph of all the products."""
         if self.shared:
-            return _found_together(directions)
+            return orthogonal.found_together(directions)
         if not self._may_be_recorded(directions):
-            return orthogonal_parts(directions)
+            return orthogonal.all_orthogonalized(directions)
         key = tuple(direction.shape for direction in directions), directions[0].device
         if key not in self._recorded:
-            self._recorded[key] = Recording(directions)
+            self._recorded[key] = orthogonal.Recording(directions)
         return self._recorded[key](directions)
 
     def _direction(self, parameter: Tensor) -> Tensor:
@@ -133,98 +129,6 @@ class Muon(torch.optim.Optimizer):
             eps=ADAMW_EPS,
             maximize=False,
         )
-
-
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """U f(S) V^T of a matrix U S V^T (rows, columns), f(S) near 1: five Newton-Schulz steps, in the dtype of the matrix; of a
-    batch (B, rows, columns) that of each.
-
-    Singular values of at least 0.002 of the Frobenius norm come to 0.68 to 1.21; smaller ones grow, to less. Zero stays zero.
-    """
-    tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.mT if tall else matrix  # the products below are smallest with fewer rows than columns
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + EPS)
-    a, b, c = NEWTON_SCHULZ
-    product = torch.addmm if x.ndim == 2 else torch.baddbmm
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
-        x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).contiguous()
-
-
-def orthogonal_parts(matrices: list[Tensor]) -> list[Tensor]:
-    """orthogonalized() of each matrix (rows, columns)."""
-    parts = list(matrices)
-    for places in alike(matrices):
-        if len(places) == 1:
-            parts[places[0]] = orthogonalized(matrices[places[0]])
-            continue
-        for i, part in zip(places, orthogonalized(torch.stack([matrices[i] for i in places])), strict=True):
-            parts[i] = part
-    return parts
-
-
-class Recording:
-    """orthogonal_parts() of matrices of these shapes, recorded: hundreds of products, each of which takes longer to be started
-    than to be computed, are started at once. The answer is overwritten by the next one.
-
-    record: see runs.recorded.Recorder.
-    """
-
-    def __init__(self, matrices: list[Tensor], record: Callable = cuda_graph):
-        self.matrices = [matrix.clone() for matrix in matrices]
-        self.replay, self.parts = record(lambda: orthogonal_parts(self.matrices))
-
-    def __call__(self, matrices: list[Tensor]) -> list[Tensor]:
-        torch._foreach_copy_(self.matrices, matrices)
-        self.replay()
-        return self.parts
-
-
-def alike(tensors: list[Tensor]) -> list[list[int]]:
-    """The places of those that are made orthogonal at once: on a GPU, where starting a product of small matrices takes longer
-    than the product, those of one shape, up to TOGETHER numbers; on a CPU each alone, which is faster there."""
-    found: list[list[int]] = []
-    open_for: dict[torch.Size, list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        batch = open_for.get(tensor.shape, [])
-        if tensor.device.type != "cpu" and batch and (len(batch) + 1) * tensor.numel() <= TOGETHER:
-            batch.append(i)
-        else:
-            open_for[tensor.shape] = [i]
-            found.append(open_for[tensor.shape])
-    return found
-
-
-def _found_together(directions: list[Tensor]) -> list[Tensor]:
-    """orthogonalized() of each matrix (rows, columns), of which every process of torch's group finds some."""
-    from torch import distributed
-
-    rank, ranks = distributed.get_rank(), distributed.get_world_size()
-    updates = [torch.empty_like(each) for each in directions]
-    exchanges = []
-    for owner, mine in enumerate(shares([(each.shape[0], each.shape[1]) for each in directions], ranks)):
-        parts = orthogonal_parts([directions[i] for i in mine]) if owner == rank else [updates[i] for i in mine]
-        if not parts:
-            continue
-        together = torch.cat([part.flatten() for part in parts])
-        exchanges.append((mine, together, distributed.broadcast(together, owner, async_op=True)))
-    for mine, together, exchange in exchanges:
-        exchange.wait()
-        for i, part in zip(mine, together.split([updates[i].numel() for i in mine]), strict=True):
-            updates[i] = part.view_as(updates[i])
-    return updates
-
-
-def shares(shapes: list[tuple[int, int]], ranks: int) -> list[list[int]]:
-    """Which matrices, by their places in the list, each process makes orthogonal: about as many products each."""
-    work = [0] * ranks
-    made: list[list[int]] = [[] for _ in range(ranks)]
-    for place in sorted(range(len(shapes)), key=lambda i: (-(min(shapes[i]) ** 2) * max(shapes[i]), i)):
-        least = work.index(min(work))
-        work[least] += min(shapes[place]) ** 2 * max(shapes[place])
-        made[least].append(place)
-    return made
 
 
 def build(network: nn.Module, optim: OptimConfig, shared: bool = False) -> torch.optim.Optimizer:

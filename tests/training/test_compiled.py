@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from distillkac.flow.processes import Telegraph
 from distillkac.runs import checkpoints
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.training import compiled
+from distillkac.training import compiled, loop
 from distillkac.training.average_velocity import AverageVelocity
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
@@ -182,6 +183,29 @@ def test_average_velocities_by_forward_mode_take_their_derivative_from_the_plain
 @pytest.mark.usefixtures("compiler")
 def test_our_networks_are_compiled_as_one_program(tmp_path):
     check_training(tmp_path, lambda folder, **options: trainer(folder, run_config(optim=optim(**options))))
+
+
+@pytest.mark.parametrize(
+    ("one_call", "device", "processes", "graphs"),
+    [(True, "cuda", 1, True), (False, "cuda", 1, False), (True, "cpu", 1, False), (True, "cuda", 2, False)],
+)
+def test_passes_are_recorded_where_nothing_needs_an_answer_once_the_next_call_was_made(
+    monkeypatch, one_call, device, processes, graphs
+):
+    asked = []
+    monkeypatch.setattr(compiled, "problem", lambda kind: None)
+    monkeypatch.setattr(compiled.torch, "compile", lambda call, **given: asked.append(given["options"]) or call)
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, is_local_main_process=True)
+    compiled.compile_calls(Small(), accelerator, OptimConfig(compile=True), one_call)
+    assert [options["triton.cudagraphs"] for options in asked] == [graphs]
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}])
+def test_a_teacher_calls_its_network_once_an_update_unless_it_has_several_parts(monkeypatch, tmp_path, options):
+    found = []
+    monkeypatch.setattr(loop, "compile_calls", lambda *given, one_call: found.append(one_call))
+    small(tmp_path, **options)
+    assert found == [not options]
 
 
 def test_without_a_compiler_it_says_so_once_and_trains(tmp_path):

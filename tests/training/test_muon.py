@@ -13,7 +13,7 @@ from distillkac.distillation.inverse import GeneratorAndFake
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import build_network
-from distillkac.training import optimizer
+from distillkac.training import optimizer, orthogonal
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.loop import Trainer
 from tests.toys import ToyData, optim, run_config
@@ -70,59 +70,27 @@ def test_updates_are_those_of_the_formula(shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("where", "name", "wrong"),
     [
-        ("UPDATE_RMS", 1.0),
-        ("MOMENTUM", 0.9),
-        ("NEWTON_SCHULZ_STEPS", 4),
-        ("NEWTON_SCHULZ", (3.4445, -4.7750, 2.0)),
-        ("orthogonalized", lambda matrix: matrix / matrix.norm()),
+        (optimizer, "UPDATE_RMS", 1.0),
+        (optimizer, "MOMENTUM", 0.9),
+        (orthogonal, "NEWTON_SCHULZ_STEPS", 4),
+        (orthogonal, "NEWTON_SCHULZ", (3.4445, -4.7750, 2.0)),
+        (orthogonal, "orthogonalized", lambda matrix: matrix / matrix.norm()),
     ],
 )
-def test_a_wrong_update_is_noticed(monkeypatch, name, wrong):
-    monkeypatch.setattr(optimizer, name, wrong)
+def test_a_wrong_update_is_noticed(monkeypatch, where, name, wrong):
+    monkeypatch.setattr(where, name, wrong)
     with pytest.raises(AssertionError, match="not close"):
         check_formula((4, 6))
 
 
-@pytest.mark.parametrize("shape", [(16, 144), (64, 16), (16, 16), (8, 3)])
-@pytest.mark.parametrize("scale", [1e-4, 1e3])
-def test_the_orthogonal_part_has_the_same_directions_and_singular_values_near_one(shape, scale):
-    matrix = scale * noise(*shape)
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    inside = u.T @ optimizer.orthogonalized(matrix).double() @ vh.T
-    values, large = inside.diagonal(), s > 0.002 * s.square().sum().sqrt()
-    torch.testing.assert_close(inside, values.diag(), rtol=0, atol=2e-4)
-    assert values[large].min() > 0.68
-    assert values.max() < 1.21
-    assert large.sum() >= min(shape) - 1
-    torch.testing.assert_close(optimizer.orthogonalized(matrix.T), optimizer.orthogonalized(matrix).T)
-
-
-@pytest.mark.parametrize("shape", [(16, 144), (64, 16), (8, 8)])
-def test_matrices_of_one_shape_are_made_orthogonal_at_once_as_each_is(shape):
-    matrices = [10.0**seed * noise(*shape, seed=seed) for seed in range(3)]
-    together = optimizer.orthogonalized(torch.stack(matrices))
-    for matrix, found in zip(matrices, together, strict=True):
-        # Products of a batch may add in another order; five steps make of that some thousand units of the last place.
-        torch.testing.assert_close(found, optimizer.orthogonalized(matrix), rtol=1e-3, atol=1e-4)
-
-
-def test_a_gpu_makes_matrices_of_one_shape_orthogonal_at_once_and_a_cpu_each_alone(monkeypatch):
-    shapes = [(2, 3), (4, 4), (2, 3), (3, 2), (2, 3), (4, 4)]
-    assert optimizer.alike([torch.empty(shape) for shape in shapes]) == [[i] for i in range(6)]
-    elsewhere = [torch.empty(shape, device="meta") for shape in shapes]
-    assert optimizer.alike(elsewhere) == [[0, 2, 4], [1, 5], [3]]
-    monkeypatch.setattr(optimizer, "TOGETHER", 12)
-    assert optimizer.alike(elsewhere) == [[0, 2], [1], [3], [4], [5]]
-
-
 def test_what_is_made_orthogonal_at_once_updates_the_weights_as_each_alone(monkeypatch):
     """The batches of a GPU, on a CPU: the places that a GPU would have, given by tensors that are nowhere."""
-    alike, weights = optimizer.alike, []
+    alike, weights = orthogonal.alike, []
     for together in (False, True):
         if together:
-            monkeypatch.setattr(optimizer, "alike", lambda tensors: alike([tensor.to("meta") for tensor in tensors]))
+            monkeypatch.setattr(orthogonal, "alike", lambda tensors: alike([tensor.to("meta") for tensor in tensors]))
         parameters = [nn.Parameter(noise(*shape)) for shape in [(4, 6), (4, 2, 3, 1), (6, 4), (4, 6)]]
         muon = optimizer.Muon([{"params": parameters, "muon": True}], 0.1, (0.9, 0.999), 0.5, True)
         for step in range(3):
