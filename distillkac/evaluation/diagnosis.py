@@ -111,7 +111,8 @@ def _error_sections(
     _print_students(students)
     if errors:
         diagnostics_plots.save_students(errors, out / "students.png")
-    steps = diagnostics.step_errors(paths.teacher, paths.labels[: args.reference_num], args.seed)
+    few = paths.labels[: 64 if args.reference_num is None else args.reference_num]
+    steps = diagnostics.step_errors(paths.teacher, few, args.seed)
     _print_steps(steps)
     known = [(run.name, run.config.student) for run in made if run.config.student is not None]
     chain = {s.num_steps: float(errors[name].endpoint.median()) for name, s in known if s.method == "endpoint"}

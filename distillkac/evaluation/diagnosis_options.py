@@ -33,8 +33,8 @@ class DiagnoseArgs:
     """Where the results go; by default RUN/diagnosis."""
     num: int = 256
     """Images per measure; their paths are held in memory, 800 bytes a pixel."""
-    reference_num: int = 64
-    """Images of the error against steps, which takes 400 steps as the truth."""
+    reference_num: int | None = None
+    """Images of the error against steps, which takes 400 steps as the truth; by default 64, or --num where that is less."""
     guidance_num: int = 1000
     """Images per guidance weight; 0 does not measure guidance."""
     energy_num: int = 1000
@@ -52,3 +52,7 @@ class DiagnoseArgs:
             raise ValueError(f"guidance_num must be 0 or at least 2, got {self.guidance_num}")
         if 0 < self.energy_num < 8:
             raise ValueError(f"energy_num must be 0 or at least 8, got {self.energy_num}")
+        if self.reference_num is not None and self.reference_num > self.num:
+            raise ValueError(
+                f"reference_num {self.reference_num} is more than num {self.num}, the images that there are: raise num"
+            )

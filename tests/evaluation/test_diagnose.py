@@ -290,6 +290,7 @@ def test_help_explains_every_option(capsys):
         (["RUN/student-1"], "is itself a student; diagnose the run of its teacher"),
         (["RUN", "--num", "3"], "num must be at least 8, got 3"),
         (["RUN", "--guidance-num", "1"], "guidance_num must be 0 or at least 2, got 1"),
+        (["RUN", "--num", "8", "--reference-num", "9"], "reference_num 9 is more than num 8"),
         (["RUN", *FEW, "--max-speed", "-1"], "max_speed must be positive and finite, got -1"),
     ],
 )
