@@ -33,7 +33,7 @@ VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
 quoted = '$(subst ','\'',$1)'
 # --resume if the run has such a file; make's own wildcard would take a name with a space for two.
 resume = $(if $(shell ls -d $(call quoted,$(RUN))/$1 2>/dev/null),--resume)
-# Where torch could use a GPU it trains there, and what is faster there was not measured.
+# Where torch could use a GPU it trains there, and which precision is best there was not measured.
 CPUINFO = /proc/cpuinfo
 GPUS = $(wildcard /dev/nvidia[0-9]*)
 bf16_cpu = $(if $(GPUS),,$(shell grep -s -m 1 -o -w -E 'avx512_bf16|amx_bf16' $(call quoted,$(CPUINFO))))
@@ -65,10 +65,12 @@ patches: RECIPE = short
 fashion: RECIPE = pairs
 fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
 fashion: NUM = --num 10000
+# Compiled, a small network keeps a GPU four times as busy; of the demo's few steps compiling would take longer than it spares.
+fashion patches: compiled = $(if $(GPUS),--optim.compile)
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
 	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))
-	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(ARGS)
+	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(compiled) $(ARGS)
 	$(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(processes) $(call resume,student-*/config.json) $(precision)
 	$(threads) $(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM) $(processes)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif

@@ -214,6 +214,14 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     assert ["bf16" in call for call in commands] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("demo", ["GPUS=/dev/nvidia0"]), ("fashion", []), ("fashion", ["GPUS=/dev/nvidia0"])]
+)
+def test_longer_trainings_are_compiled_on_a_gpu(tree, name, words):
+    commands = [call for call in tree.make(name, *words) if "distillkac" in call[1]]
+    assert ["--optim.compile" in call for call in commands] == [name == "fashion" and bool(words), False, False, False]
+
+
 def test_a_demo_stops_where_it_fails(tree):
     (tree.root / "fail").touch()
     calls = tree.make("demo", code=2)
