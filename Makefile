@@ -65,8 +65,10 @@ patches: RECIPE = short
 fashion: RECIPE = pairs
 fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
 fashion: NUM = --num 10000
-# Compiled, a small network keeps a GPU four times as busy; of the demo's few steps compiling would take longer than it spares.
-fashion patches: compiled = $(if $(GPUS),--optim.compile)
+# A GPU waits for a small network, whose compiled passes are started at once; of the demo's few steps compiling would take longer than
+# it spares. These options cannot have it.
+uncompiled = $(findstring --optim.shard,$(ARGS))$(findstring --optim.exact-parts,$(ARGS))
+fashion patches: compiled = $(if $(GPUS),$(if $(uncompiled),,--optim.compile))
 fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
 	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))

@@ -48,8 +48,8 @@ template <bool kVelocity, class F, class... To>
 __device__ inline unsigned draw_groups(unsigned quad, F&& f, const PlanarShared& shared, const To&... to) {
   const PlanarRow<Scalar> row = shared.row;
   uint32_t words[4][4];
-  const unsigned call = kCallsPerBlock * (quad / 4) + 2 * (quad % 4);
-  draw_words(shared.stream, shared.block, [&](int i) { return call + unsigned(8 * (i / 2) + i % 2); }, words);
+  const unsigned first = kCallsPerBlock * (quad / 4) + 2 * (quad % 4);
+  draw_words(shared.stream, shared.block, [&](int i) { return first + unsigned(8 * (i / 2) + i % 2); }, words);
   DK_UNROLL
   for (int j = 0; j < 4; ++j) {  // two words of two calls, two pairs, four elements
     const auto draw = [&](const PlanarRow<Scalar>& at, Four& k, Four& v) {

@@ -46,9 +46,11 @@ def cuda_graph(compute: Callable[[], Answer]) -> tuple[Callable[[], None], Answe
     # Products write to workspaces that torch keeps for a stream until somebody frees them all, as its compiler does: a graph
     # that had one would write on. Asked for while it is recorded, they are the graph's own.
     torch._C._cuda_clearCublasWorkspaces()
-    with torch.cuda.stream(current), recording:
-        answer = compute()
-    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        with torch.cuda.stream(current), recording:
+            answer = compute()
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
     return graph.replay, answer
 
 

@@ -234,7 +234,7 @@ class Trainer:
             loss = sum(losses[1:], start=losses[0])
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.raw.zero_grad()  # of all parameters, also those that the network gives no optimizer
         return loss, norm
 
     def indices(self, update: int) -> list[int]:

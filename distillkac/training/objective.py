@@ -20,7 +20,8 @@ class Objective(Protocol):
     on a batch of its own; batch.step counts updates. A network with `param_groups()` has groups whose learning rates are
     `lr_scale` times the schedule's, one with `averaged` a part that the moving average follows (see inverse.py), one with
     `compiled_parts()` lists the networks inside that are compiled (compiled.py), one with `outer_layers()` says which layers
-    Muon leaves to AdamW (optimizer.py). An objective whose `one_call` is True calls the network once each time.
+    Muon leaves to AdamW (optimizer.py). An objective whose class has `one_call = True` calls the network once each time, and
+    keeps nothing of its answer; of one that is derived from it the class must say so again.
     """
 
     def __call__(self, network: nn.Module, batch: Batch, /) -> torch.Tensor: ...
@@ -37,8 +38,8 @@ def evaluations_of(objective: Objective) -> int:
 
 
 def one_call(objective: Objective) -> bool:
-    """Whether it says that it calls the network once."""
-    return getattr(objective, "one_call", False)
+    """Whether it says that it calls the network once. What is derived from it may do more, so that its own class counts."""
+    return bool(vars(type(objective)).get("one_call", False))
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ ADAMW_EPS = 1e-8  # torch's default, which AdamW has here without Muon
 # Of a random matrix's orthogonal part, sqrt(larger side) * this has the root mean square that AdamW's updates have, so that
 # the learning rates of AdamW serve (J. Liu et al. 2025, arXiv 2502.16982; torch calls it match_rms_adamw).
 UPDATE_RMS = 0.2
-TOGETHER = 2**22  # numbers of the matrices that a GPU makes orthogonal at once, which it has copies of meanwhile
-RECORDED = (
-    2**24
-)  # numbers of all the matrices whose updates a GPU records at most: of larger networks it computes long enough
+# Larger networks, by the numbers in Muon's matrices, are not recorded as CUDA graphs, which keep some copies of them: a GPU
+# computes the products of those for longer than it takes to start them.
+RECORDED = 2**24
+RECORDINGS = 4  # of different matrices at most: own networks may use other layers in each step
 STATE = {True: {"momentum_buffer"}, False: {"step", "exp_avg", "exp_avg_sq"}}  # of a parameter, by whether Muon has it
 
 # What they call weight is a table or a list of factors, no map from one layer to the next.
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         # The name "fused" is what tells torch where the number of steps of a loaded state belongs.
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
         self.shared = shared
-        self._recorded: dict[tuple, orthogonal.Recording] = {}
+        self._recordings: dict[tuple, orthogonal.Recording] = {}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -64,8 +64,9 @@ class Muon(torch.optim.Optimizer):
             if not group["muon"]:
                 self._adamw(found, group)
                 continue
-            for together in self._together(found):
-                updates = self._updates([self._direction(parameter) for parameter in together])
+            recorded = self._are_recorded(found)
+            for together in self._together(found, recorded):
+                updates = self._updates([self._direction(parameter) for parameter in together], recorded)
                 torch._foreach_mul_(updates, [UPDATE_RMS * max(update.shape) ** 0.5 for update in updates])
                 mine = [
                     sharding.local(sharding.like(update.view(parameter.shape), parameter))
@@ -75,26 +76,31 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_sub_(weights, mine, alpha=group["lr"])
 
-    def _together(self, found: list[Tensor]) -> list[list[Tensor]]:
-        """What is updated at once, whose updates all lie in memory meanwhile."""
-        if found and (self.shared or self._may_be_recorded(found)):
+    def _are_recorded(self, found: list[Tensor]) -> bool:
+        """Whether a CUDA graph makes them orthogonal, all at once: on the GPU that torch uses now, if no process has a part."""
+        if self.shared or not found or any(each.device.type != "cuda" or _is_sharded(each) for each in found):
+            return False
+        here = {torch.device("cuda", torch.cuda.current_device())}
+        return sum(each.numel() for each in found) <= RECORDED and {each.device for each in found} == here
+
+    def _together(self, found: list[Tensor], recorded: bool) -> list[list[Tensor]]:
+        """What is updated at once, whose whole updates lie in memory meanwhile."""
+        if found and (self.shared or recorded):
             return [found]
+        if any(map(_is_sharded, found)):
+            return [[each] for each in found]
         return [[found[i] for i in places] for places in orthogonal.alike(found)]
 
-    def _may_be_recorded(self, found: list[Tensor]) -> bool:
-        numbers = sum(parameter.numel() for parameter in found)
-        return not self.shared and numbers <= RECORDED and all(each.device.type == "cuda" for each in found)
-
-    def _updates(self, directions: list[Tensor]) -> list[Tensor]:
-        """The directions made orthogonal; on a GPU, of a small network, by a CUDA graph of all the products."""
+    def _updates(self, directions: list[Tensor], recorded: bool) -> list[Tensor]:
+        """The directions made orthogonal."""
         if self.shared:
             return orthogonal.found_together(directions)
-        if not self._may_be_recorded(directions):
+        key = tuple((each.shape, each.dtype, each.device) for each in directions)
+        if not recorded or (key not in self._recordings and len(self._recordings) >= RECORDINGS):
             return orthogonal.all_orthogonalized(directions)
-        key = tuple(direction.shape for direction in directions), directions[0].device
-        if key not in self._recorded:
-            self._recorded[key] = orthogonal.Recording(directions)
-        return self._recorded[key](directions)
+        if key not in self._recordings:
+            self._recordings[key] = orthogonal.Recording(directions)
+        return self._recordings[key](directions)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """What is made orthogonal, as a whole matrix; the momentum goes one step further."""
@@ -129,6 +135,10 @@ class Muon(torch.optim.Optimizer):
             eps=ADAMW_EPS,
             maximize=False,
         )
+
+
+def _is_sharded(parameter: Tensor) -> bool:
+    return hasattr(parameter, "placements")
 
 
 def build(network: nn.Module, optim: OptimConfig, shared: bool = False) -> torch.optim.Optimizer:

@@ -61,16 +61,17 @@ class Recording:
 
 def alike(tensors: list[Tensor]) -> list[list[int]]:
     """The places of those that are made orthogonal at once: on a GPU, where starting a product of small matrices takes longer
-    than the product, those of one shape, up to TOGETHER numbers; on a CPU each alone, which is faster there."""
+    than the product, those of one shape and dtype, up to TOGETHER numbers; on a CPU each alone, which is faster there."""
     found: list[list[int]] = []
-    open_for: dict[torch.Size, list[int]] = {}
+    batches: dict[tuple, list[int]] = {}
     for i, tensor in enumerate(tensors):
-        batch = open_for.get(tensor.shape, [])
+        kind = tensor.shape, tensor.dtype, tensor.device
+        batch = batches.get(kind, [])
         if tensor.device.type != "cpu" and batch and (len(batch) + 1) * tensor.numel() <= TOGETHER:
             batch.append(i)
         else:
-            open_for[tensor.shape] = [i]
-            found.append(open_for[tensor.shape])
+            batches[kind] = [i]
+            found.append(batches[kind])
     return found
 
 

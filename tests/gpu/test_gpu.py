@@ -162,18 +162,24 @@ def test_the_state_of_muon_comes_back_from_a_checkpoint():
 
 
 def test_a_training_by_recorded_passes_is_the_one_without(tmp_path, monkeypatch):
+    from torch._inductor.cudagraph_trees import get_container
+
     found = []
     for recorded in (True, False):
         torch.compiler.reset()
         monkeypatch.setattr(loop, "one_call", lambda objective, recorded=recorded: recorded)
         monkeypatch.setattr(optimizer, "RECORDED", 2**24 if recorded else 0)
-        config = run_config(optim=optim(compile=True, optimizer="muon"))
+        config = run_config(optim=optim(compile=True, optimizer="muon", ema=0.5))
         made = trainer(tmp_path / str(recorded), config, cpu=False)
+        start = torch.cat([weight.flatten().clone() for weight in made.ema.weights.values()])
         made.fit()
+        assert made.accelerator.device.type == "cuda"
         assert made.raw._compiled_call_impl.compiled is not None
-        found.append(torch.cat([weight.flatten() for weight in made.ema.weights.values()]))
-    # Of a larger network it was 0.003 after 120 steps in bfloat16.
-    assert (found[0] - found[1]).norm() < 0.01 * found[1].norm()
+        assert bool(made.optimizer.optimizer._recordings) is recorded
+        assert (get_container(start.device.index or 0).tree_manager is not None) is recorded
+        found.append(torch.cat([weight.flatten() for weight in made.ema.weights.values()]) - start)
+    # Products of TF32 have ten bits; of a larger network it was 0.003 of the weights after 120 steps in bfloat16.
+    assert (found[0] - found[1]).norm() < 0.1 * found[1].norm()
 
 
 def test_cupy_arrays_pass_without_a_copy_and_its_bessel_functions_agree():

@@ -215,11 +215,20 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("demo", ["GPUS=/dev/nvidia0"]), ("fashion", []), ("fashion", ["GPUS=/dev/nvidia0"])]
+    ("name", "words", "compiled"),
+    [
+        ("demo", ["GPUS=/dev/nvidia0"], False),
+        ("fashion", [], False),
+        ("fashion", ["GPUS=/dev/nvidia0"], True),
+        ("patches", ["GPUS=/dev/nvidia0"], True),
+        ("fashion", ["GPUS=/dev/nvidia0", "ARGS=--seed 1 --optim.shard"], False),
+        ("fashion", ["GPUS=/dev/nvidia0", "ARGS=--optim.exact-parts 2"], False),
+    ],
 )
-def test_longer_trainings_are_compiled_on_a_gpu(tree, name, words):
+def test_longer_trainings_are_compiled_on_a_gpu(tree, name, words, compiled):
+    """Unless an option is asked for that cannot have it."""
     commands = [call for call in tree.make(name, *words) if "distillkac" in call[1]]
-    assert ["--optim.compile" in call for call in commands] == [name == "fashion" and bool(words), False, False, False]
+    assert ["--optim.compile" in call for call in commands] == [compiled, False, False, False]
 
 
 def test_a_demo_stops_where_it_fails(tree):

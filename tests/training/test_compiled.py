@@ -21,7 +21,7 @@ from distillkac.training import compiled, loop
 from distillkac.training.average_velocity import AverageVelocity
 from distillkac.training.batches import Batch
 from distillkac.training.loop import Trainer
-from distillkac.training.objective import FlowMatching
+from distillkac.training.objective import FlowMatching, one_call
 from tests.places import ROOT
 from tests.toys import TINY_OPTIONS, ToyData, optim, run_config, trainer
 from tests.training.test_crashes import same
@@ -206,6 +206,16 @@ def test_a_teacher_calls_its_network_once_an_update_unless_it_has_several_parts(
     monkeypatch.setattr(loop, "compile_calls", lambda *given, one_call: found.append(one_call))
     small(tmp_path, **options)
     assert found == [not options]
+
+
+def test_what_is_derived_from_an_objective_of_one_call_may_have_more():
+    class Twice(FlowMatching):
+        def __call__(self, network, batch):
+            return super().__call__(network, batch) + super().__call__(network, batch)
+
+    arguments = Telegraph(25.0, 2.0), 2, 0.1, 0
+    assert [one_call(kind(*arguments)) for kind in (FlowMatching, Twice)] == [True, False]
+    assert not one_call(lambda network, batch: network(batch.x0))
 
 
 def test_without_a_compiler_it_says_so_once_and_trains(tmp_path):

@@ -35,6 +35,7 @@ def test_a_gpu_makes_matrices_of_one_shape_orthogonal_at_once_and_a_cpu_each_alo
     assert orthogonal.alike([torch.empty(shape) for shape in shapes]) == [[i] for i in range(6)]
     elsewhere = [torch.empty(shape, device="meta") for shape in shapes]
     assert orthogonal.alike(elsewhere) == [[0, 2, 4], [1, 5], [3]]
+    assert orthogonal.alike([*elsewhere[:2], elsewhere[2].double()]) == [[0], [1], [2]]
     monkeypatch.setattr(orthogonal, "TOGETHER", 12)
     assert orthogonal.alike(elsewhere) == [[0, 2], [1], [3], [4], [5]]
 
