@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,20 +207,8 @@ class Paths:
 
     def _make(self, number: int) -> bool:
         """Writes one file; False if the making was ended before it was whole."""
-        config, first = self.config, number * FILE_ROWS
-        size = rows_at_once(config.shape, self._device)
-        grid = time_grid(config.num_steps, config.rho, config.shift, self._process)
-        every, parts = config.num_steps // config.num_states, []
-        for start in range(first, first + FILE_ROWS, size):
-            if self._stop.is_set():
-                return False
-            x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)))
-            if w is not None:
-                self._velocity.w = w
-            with fast_products(self._device):
-                path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
-            parts.append(path[every::every].half().cpu())
-        states = torch.cat(parts, 1)
+        if (states := self._taken(number)) is None and (states := self._integrated(number)) is None:
+            return False
         if not torch.isfinite(states).all():
             raise FloatingPointError("the teacher's paths from noise are not finite: distil one whose samples are")
         place = self._path_of(number)
@@ -229,3 +217,33 @@ class Paths:
             np.save(file, states.numpy())
             file.write(self._check(place, states.numpy()))
         return True
+
+    def _taken(self, number: int) -> torch.Tensor | None:
+        """The states of one file out of a folder beside this one that keeps more of the same paths; None without one."""
+        steps, kept = self.config.num_steps, self.config.num_states
+        for more in range(2 * kept, steps + 1, kept):
+            if steps % more:
+                continue
+            config = replace(self.config, num_states=more)
+            other = Paths(self.folder.parent, config, self.count, self._velocity, self._process, self._device)
+            path = other._path_of(number)
+            if path.exists() and (found := other._read(path)) is not None:
+                return torch.from_numpy(found[more // kept - 1 :: more // kept].copy())
+        return None
+
+    def _integrated(self, number: int) -> torch.Tensor | None:
+        """The states of one file, by the teacher; None if the making was ended meanwhile."""
+        config, first = self.config, number * FILE_ROWS
+        size = rows_at_once(config.shape, self._device)
+        grid = time_grid(config.num_steps, config.rho, config.shift, self._process)
+        every, parts = config.num_steps // config.num_states, []
+        for start in range(first, first + FILE_ROWS, size):
+            if self._stop.is_set():
+                return None
+            x, y, w = self._noise(range(start, min(start + size, first + FILE_ROWS)))
+            if w is not None:
+                self._velocity.w = w
+            with fast_products(self._device):
+                path = integrate(self._velocity, x, y, grid, config.integrator, path=True)
+            parts.append(path[every::every].half().cpu())
+        return torch.cat(parts, 1)
