@@ -62,9 +62,15 @@ demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
 patches: RECIPE = short
+# Students from stored paths, the last for one step; a consistency student; and inverse distillation of it for 4 and 2, beside those paths.
 fashion: RECIPE = pairs
 fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
+fashion: SECOND = --recipe consistency
+fashion: THIRD = --recipe consistency --method endpoint --stages 4 --start $(call quoted,$(RUN)/student-4-consistency) \
+	--inverse.num-steps 4 --inverse.steps 200 --inverse.lr 4e-4 --inverse.fake-lr 5e-4 --inverse.beta 0.96 --inverse.pairs 1 \
+	--inverse.adversarial 0.05 --pairs.teacher-steps 20 --pairs.count 24000 --optim.batch-size 64
 fashion: NUM = --num 10000
+distil = $(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $1 $(processes) $(call resume,$2/config.json) $(precision)
 # A GPU waits for a small network, whose compiled passes are started at once; of the demo's few steps compiling would take longer than
 # it spares. These options cannot have it.
 uncompiled = $(findstring --optim.shard,$(ARGS))$(findstring --optim.exact-parts,$(ARGS))
@@ -73,7 +79,9 @@ fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
 	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))
 	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(compiled) $(ARGS)
-	$(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) --recipe $(RECIPE) $(CHAIN) $(processes) $(call resume,student-*/config.json) $(precision)
+	$(call distil,--recipe $(RECIPE) $(CHAIN),student-$(if $(SECOND),4-pairs,*))
+	$(if $(SECOND),$(call distil,$(SECOND),student-4-consistency))
+	$(if $(THIRD),$(call distil,$(THIRD),student-4-inverse))
 	$(threads) $(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM) $(processes)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 

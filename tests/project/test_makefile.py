@@ -196,22 +196,37 @@ def test_commands_may_keep_bytecode(tree, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fashion", "patches"])
 def test_other_images_have_their_preset_and_their_folder(tree, name):
-    together = ["--processes", "auto"]
+    together, students = ["--processes", "auto"], 3 if name == "fashion" else 1
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}", *together]
+    assert [call[1:3] for call in commands[1:-2]] == [["distillkac.distill", f"runs/{name}"]] * students
     longer = ["pairs", "--steps", "250", "400", "1500", "--inverse.steps", "200"]
     recipe = longer if name == "fashion" else ["short"]
-    assert commands[1][: 4 + len(recipe)] == ["-m", "distillkac.distill", f"runs/{name}", "--recipe", *recipe]
+    assert commands[1][3 : 4 + len(recipe)] == ["--recipe", *recipe]
     num = ["--num", "10000"][: 2 * (name == "fashion")]
-    assert commands[2] == ["-m", "distillkac.evaluate", f"runs/{name}", *num, *together]
+    assert commands[-2] == ["-m", "distillkac.evaluate", f"runs/{name}", *num, *together]
+    learned = [True] * (1 + students) + [False, False]
     commands = [call for call in tree.make(name, "PRECISION=bf16") if "distillkac" in call[1]]
-    assert [call[-2:] == ["--optim.precision", "bf16"] for call in commands] == [True, True, False, False]
+    assert [call[-2:] == ["--optim.precision", "bf16"] for call in commands] == learned
     commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
     other = ["--run", "runs/other", *together, "--process", "planar"]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, *other]
     tree.cpuinfo.write_text("flags\t\t: fpu avx512_bf16 sse\n")
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
-    assert ["bf16" in call for call in commands] == [True, True, False, False]
+    assert ["bf16" in call for call in commands] == learned
+
+
+def test_each_distillation_of_fashion_goes_on_by_itself(tree):
+    """In a folder with a space; one that has begun is resumed, the others are begun."""
+    run = tree.root / "my runs" / "few"
+    for name in ("student-4-pairs", "student-4-consistency"):
+        (run / name).mkdir(parents=True)
+        (run / name / "config.json").touch()
+    calls = [call for call in tree.make("fashion", "RUN=my runs/few") if call[1] == "distillkac.distill"]
+    assert [call[call.index("--recipe") + 1] for call in calls] == ["pairs", "consistency", "consistency"]
+    starts = [call[call.index("--start") + 1] if "--start" in call else None for call in calls]
+    assert starts == [None, None, "my runs/few/student-4-consistency"]
+    assert ["--resume" in call for call in calls] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +243,7 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
 def test_longer_trainings_are_compiled_on_a_gpu(tree, name, words, compiled):
     """Unless an option is asked for that cannot have it."""
     commands = [call for call in tree.make(name, *words) if "distillkac" in call[1]]
-    assert ["--optim.compile" in call for call in commands] == [compiled, False, False, False]
+    assert ["--optim.compile" in call for call in commands] == [compiled, *[False] * (len(commands) - 1)]
 
 
 def test_a_demo_stops_where_it_fails(tree):
