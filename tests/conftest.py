@@ -77,6 +77,7 @@ TORCH_KERNELS = {
     "test_metrics",
     "test_models",
     "test_muon",
+    "test_muon_on_gpus",
     "test_muon_runs",
     "test_network_patch",
     "test_networks",
