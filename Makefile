@@ -58,6 +58,10 @@ demo: threads = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 demo fashion patches: PROCESSES ?= auto
 demo fashion patches: PRECISION ?= auto
 demo fashion patches: processes = --processes $(call quoted,$(PROCESSES))
+# Whatever the environment has by these names is meant for something else.
+CHAIN =
+SECOND =
+THIRD =
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64

@@ -216,6 +216,13 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     assert ["bf16" in call for call in commands] == learned
 
 
+def test_variables_of_the_environment_change_no_students(tree, monkeypatch):
+    for name in ("RECIPE", "CHAIN", "SECOND", "THIRD", "INVERSE"):
+        monkeypatch.setenv(name, "of another program")
+    calls = [call for call in tree.make("patches") if call[1] == "distillkac.distill"]
+    assert calls == [["-m", "distillkac.distill", "runs/patches", "--recipe", "short", "--processes", "auto"]]
+
+
 def test_each_distillation_of_fashion_goes_on_by_itself(tree):
     """In a folder with a space; one that has begun is resumed, the others are begun."""
     run = tree.root / "my runs" / "few"
