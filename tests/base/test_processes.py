@@ -256,7 +256,7 @@ def test_updates_of_muon_that_are_shared_are_those_of_one_process(monkeypatch):
 
 
 def test_matrices_are_shared_out_by_their_work():
-    from distillkac.training.optimizer import shares
+    from distillkac.training.orthogonal import shares
 
     assert shares([(8, 8), (64, 64), (64, 32), (64, 32), (64, 32), (64, 32)], 2) == [[1, 0], [2, 3, 4, 5]]
     assert shares([(4, 4)], 3) == [[0], [], []]
