@@ -252,3 +252,18 @@ def test_ema_starts_fast():
         network.weight.fill_(1.0)
     ema.update(network)
     assert ema.weights["weight"].item() == pytest.approx(1 - 2 / 11)
+
+
+def test_a_gradient_that_no_optimizer_has_does_not_add_up(tmp_path, monkeypatch):
+    """Of parameters that param_groups leaves out: it would weigh in the norm by which all gradients are clipped."""
+    config = run_config()
+
+    def all_but_the_first(network):
+        return [{"params": list(network.parameters())[1:]}]
+
+    monkeypatch.setattr(type(build_network(config)), "param_groups", all_but_the_first, raising=False)
+    made = trainer(tmp_path, config)
+    first = next(made.raw.parameters())
+    assert all(first is not parameter for group in made.optimizer.param_groups for parameter in group["params"])
+    made.advance(made.batches())
+    assert first.grad is None
