@@ -60,19 +60,20 @@ demo fashion patches: PRECISION ?= auto
 demo fashion patches: processes = --processes $(call quoted,$(PROCESSES))
 # Whatever the environment has by these names is meant for something else.
 CHAIN =
+INVERSE =
 SECOND =
 THIRD =
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
 patches: RECIPE = short
-# Students from stored paths, the last for one step; a consistency student; and inverse distillation of it for 4 and 2, beside those paths.
-fashion: RECIPE = pairs
-fashion: CHAIN = --steps 250 400 1500 --inverse.steps 200 --inverse.pairs 1 --inverse.adversarial 0.05
-fashion: SECOND = --recipe consistency
-fashion: THIRD = --recipe consistency --method endpoint --stages 4 --start $(call quoted,$(RUN)/student-4-consistency) \
-	--inverse.num-steps 4 --inverse.steps 200 --inverse.lr 4e-4 --inverse.fake-lr 5e-4 --inverse.beta 0.96 --inverse.pairs 1 \
-	--inverse.adversarial 0.05 --pairs.teacher-steps 20 --pairs.count 24000 --optim.batch-size 64
+# A consistency student; inverse distillation of it in all its steps, for 4 and 2; and one that learns four steps of that one as one.
+fashion: RECIPE = consistency
+fashion: INVERSE = --inverse.steps 200 --inverse.adversarial 0.05 --optim.batch-size 64
+fashion: SECOND = --recipe consistency --method endpoint --stages 4 --start $(call quoted,$(RUN)/student-4-consistency) \
+	--inverse.num-steps 4 --inverse.lr 4e-4 --inverse.fake-lr 5e-4 --inverse.beta 0.96 $(INVERSE)
+fashion: THIRD = --recipe best --pairs.by start --start $(call quoted,$(RUN)/student-4-inverse) --stages 4 1 --steps 1500 \
+	--pairs.count 24000 --inverse.lr 2e-4 $(INVERSE)
 fashion: NUM = --num 10000
 distil = $(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $1 $(processes) $(call resume,$2/config.json) $(precision)
 # A GPU waits for a small network, whose compiled passes are started at once; of the demo's few steps compiling would take longer than
@@ -83,9 +84,9 @@ fashion patches: RUN = runs/$@
 demo fashion patches: .venv/built
 	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))
 	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(compiled) $(ARGS)
-	$(call distil,--recipe $(RECIPE) $(CHAIN),student-$(if $(SECOND),4-pairs,*))
-	$(if $(SECOND),$(call distil,$(SECOND),student-4-consistency))
-	$(if $(THIRD),$(call distil,$(THIRD),student-4-inverse))
+	$(call distil,--recipe $(RECIPE) $(CHAIN),student-$(if $(SECOND),4-consistency,*))
+	$(if $(SECOND),$(call distil,$(SECOND),student-4-inverse))
+	$(if $(THIRD),$(call distil,$(THIRD),student-1-pairs))
 	$(threads) $(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM) $(processes)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 

@@ -37,7 +37,7 @@ class DistillArgs:
     start: Path | None = None
     """With inverse distillation alone (--stages 1): folder of the student that it starts from; by default OUT/student-1, where
     that is of this teacher. With --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase, as
-    of recipe realuid-second, that of an inverse student."""
+    of recipe realuid-second, that of an inverse student. With --pairs.by start that of the student whose steps are learnt."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
     --consistency.steps, --optim.* but --optim.optimizer, averages and decays, and where the data lie (--data.path)."""

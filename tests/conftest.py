@@ -91,6 +91,7 @@ TORCH_KERNELS = {
     "test_own_teachers",
     "test_pairs",
     "test_pairs_chain",
+    "test_pairs_of_a_named_student",
     "test_pairs_of_a_student",
     "test_path_runs",
     "test_pipeline",

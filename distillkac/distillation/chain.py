@@ -14,10 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac.data import Dataset, class_means
-from distillkac.data.fingerprint import difference
-from distillkac.data.given import checked
 from distillkac.distillation.grids import for_teacher
-from distillkac.distillation.images import images_for
+from distillkac.distillation.images import given_images
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
 from distillkac.distillation.stored_paths import Paths
@@ -71,7 +69,7 @@ def distill(
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)
-    images, teacher = _images(run, dataset, config)
+    images, teacher = given_images(run, dataset, config)
     means = _means(images) if config.exact_start else None
     with own_accelerate():
         accelerator = accelerator_for(config.optim)
@@ -145,6 +143,8 @@ class Chain:
         config, digest, paths = self.config, digest_of(self.run), None
         # What the next student is distilled from, or starts from.
         before, latest, current = self.network, self.run, self.teacher
+        if config.pairs.by == "start":
+            before, latest = self._named_student(digest)
         for number, stage in enumerate(stages_of(config), 1):
             if paths is None and stage.by_teacher == (config.pairs.by == "teacher"):
                 paths = self._paths(before, latest, held)
@@ -166,6 +166,16 @@ class Chain:
         if config.inverse.steps:
             paths = paths or self._paths(self.network, self.run, held)  # no stage asked for them
             yield self._inverse(before, latest, digest, f"{len(plan)} of {len(plan)}: inverse", paths)
+
+    def _named_student(self, teacher: str) -> tuple[nn.Module, Path]:
+        """The student that --start names, prepared, and its folder. teacher: digest of the teacher's weights."""
+        assert self.start is not None, "see check_start_folder"
+        say_if_of_another_teacher(self.start, self.run, teacher)
+        network = self.make(self.teacher)
+        network.load_state_dict(weights_of(self.start, self.teacher, self.make, self.config))
+        prepared = self.accelerator.prepare_model(network.eval().requires_grad_(False), evaluation_mode=True)
+        compile_calls(prepared, self.accelerator, self.config.optim)
+        return prepared, self.start
 
     def _paths(self, maker: nn.Module, folder: Path, held: contextlib.ExitStack) -> Paths | None:
         """The paths, if the plan stores any, which are made as they are asked for, until `held` ends.
@@ -231,7 +241,7 @@ class Chain:
             teacher = digest_of(self.run)
             folder = self.start or usual_beginning(self.out, teacher)
             say_if_of_another_teacher(folder, self.run, teacher)
-            network.load_state_dict(weights_of(folder, config, self.make, self.config.inverse))
+            network.load_state_dict(weights_of(folder, config, self.make, self.config))
         elif start != "random":
             source = before if start == "student" else self.network
             network.load_state_dict(self.accelerator.unwrap_model(source).state_dict())
@@ -283,18 +293,3 @@ def _means(dataset: Dataset) -> torch.Tensor:
             "exact_start takes the mean image of each class, and this data set has no __len__: it has no end"
         )
     return class_means(dataset)
-
-
-def _images(run: Run, dataset: Dataset | None, config: DistillConfig) -> tuple[Dataset, RunConfig]:
-    """What the students learn from, and the config of the teacher that knows it. Raises ValueError for other images than
-    those that the teacher was trained on."""
-    if dataset is None:
-        dataset, place = images_for(run.folder, run.config, config)
-        return dataset, dataclasses.replace(run.config, data=place, fingerprint=dataset.fingerprint)
-    _, known = checked(dataset)
-    names, names_now = run.config.class_names, tuple(dataset.class_names)
-    if tuple(dataset.shape) != tuple(run.config.shape):
-        raise ValueError(f"{run.folder} was trained on images {run.config.shape}, these are {tuple(dataset.shape)}")
-    if (problem := difference(run.config.fingerprint or known, names, known, names_now)) is not None:
-        raise ValueError(f"not the images that {run.folder} was trained on: {problem}")
-    return dataset, dataclasses.replace(run.config, fingerprint=known)

@@ -51,10 +51,7 @@ def check_options(config: Any) -> None:
                 f"consistency.* are options of method consistency and of pairs.by consistency, got method {config.method}"
             )
         return
-    if before_pairs:
-        if config.w_max is not None:
-            raise ValueError("pairs.by consistency makes students without w as an input: omit w_max")
-    else:
+    if not before_pairs:
         _check_alone(config)
     if own.teacher_steps == 0:
         asked = {"w": config.w, "w_max": config.w_max, "exact_start": config.exact_start}

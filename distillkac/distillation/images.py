@@ -1,13 +1,17 @@
 """What students learn from: the images of their teacher, or none, where the plan asks for none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from distillkac.data import DataConfig, Dataset, ImageDataset
+from distillkac.data.fingerprint import difference
+from distillkac.data.given import checked
 from distillkac.distillation.stages import DistillConfig
 from distillkac.runs.config import RunConfig
 from distillkac.runs.data_place import DataPlace
+from distillkac.runs.run import Run
 from distillkac.runs.run_data import NO_IMAGES, RunData
 
 
@@ -31,6 +35,21 @@ def images_for(
         )
     black = torch.zeros(1, *run.shape).expand(len(run.class_names), *run.shape)
     return ImageDataset(black, torch.arange(len(run.class_names)), run.class_names), run.data
+
+
+def given_images(run: Run, dataset: Dataset | None, plan: DistillConfig) -> tuple[Dataset, RunConfig]:
+    """What the students of `distill` learn from, and the config of the teacher that knows it. Raises ValueError for other
+    images than those that the teacher was trained on."""
+    if dataset is None:
+        dataset, place = images_for(run.folder, run.config, plan)
+        return dataset, replace(run.config, data=place, fingerprint=dataset.fingerprint)
+    _, known = checked(dataset)
+    names, names_now = run.config.class_names, tuple(dataset.class_names)
+    if tuple(dataset.shape) != tuple(run.config.shape):
+        raise ValueError(f"{run.folder} was trained on images {run.config.shape}, these are {tuple(dataset.shape)}")
+    if (problem := difference(run.config.fingerprint or known, names, known, names_now)) is not None:
+        raise ValueError(f"not the images that {run.folder} was trained on: {problem}")
+    return dataset, replace(run.config, fingerprint=known)
 
 
 def learns_from_images(plan: DistillConfig) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from distillkac.base.ranges import SEEDS, in_ranges
-from distillkac.distillation import consistency_options, inverse_options
+from distillkac.distillation import consistency_options, inverse_options, pairs_options
 from distillkac.distillation.consistency_options import ConsistencyConfig
 from distillkac.distillation.grids import rho_of, shift_of
 from distillkac.distillation.inverse_options import InverseConfig
@@ -118,20 +118,7 @@ class DistillConfig:
             raise ValueError(f"reconstruction.* are options of method reconstruction, got method {self.method}")
         if self.method == "reconstruction" and self.exact_start and not self.inverse.pairs:
             raise ValueError("method reconstruction never asks the teacher at pure noise: omit exact_start")
-        if self.method == "pairs" and self.backward and self.stages[1:] == (1,):
-            raise ValueError(
-                f"backward {self.backward:g} is of states after a first step, and the student of these paths makes one: omit it"
-            )
-        if self.pairs.by != "teacher" and self.method != "pairs":
-            raise ValueError(f"pairs.by {self.pairs.by} is of method pairs, got method {self.method}")
-        if self.pairs.keep and (len(self.stages) != 2 or self.stages[-1] != 1):
-            raise ValueError(
-                f"pairs.keep makes one student, of one step and more: give stages such as 2,1, got {self.stages}"
-            )
-        if self.method != "pairs" and not self.inverse.pairs and self.pairs != PairsConfig():
-            raise ValueError(
-                f"pairs.* are options of method pairs and of inverse.pairs, got method {self.method} without inverse.pairs"
-            )
+        pairs_options.check_options(self)
         inverse_options.check_options(self)
 
 
@@ -178,7 +165,7 @@ def stages_of(config: DistillConfig) -> list[Stage]:
     ]
     if config.pairs.keep:
         made = [replace(stage, any_steps=most) for stage in made]
-    return made if by_teacher else consistency + made
+    return consistency + made if config.pairs.by == "consistency" else made
 
 
 def paths_config(
@@ -251,7 +238,7 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
     if stage is None:
         values = inverse_options.deciding(config.inverse)
         if config.inverse.pairs:
-            values |= _of_pairs(config)
+            values |= pairs_options.deciding(config.pairs)
             values |= {"inverse.pairs": config.inverse.pairs}
             if config.pairs.by == "teacher":
                 values |= {"integrator": config.integrator, "exact_start": config.exact_start}
@@ -260,7 +247,7 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if stage.method == "reconstruction":
             values |= {f"reconstruction.{name}": value for name, value in asdict(config.reconstruction).items()}
         if stage.method == "pairs":
-            values |= _of_pairs(config)
+            values |= pairs_options.deciding(config.pairs)
         if stage.method == "consistency":
             own, (gap, phases) = config.consistency, config.consistency.schedule
             values = {"teacher-steps": own.teacher_steps, "gap": gap, "phases": phases, "at-one": own.at_one}
@@ -268,11 +255,3 @@ def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:
         if stage.by_teacher or stage.method == "reconstruction":
             values |= {"integrator": config.integrator, "exact_start": config.exact_start}
     return tuple(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def _of_pairs(config: DistillConfig) -> dict[str, float | str]:
-    """The options of pairs that decide weights."""
-    values = {name: value for name, value in asdict(config.pairs).items() if value is not None}
-    if config.pairs.by == "teacher":  # so that students made before there was a choice can be resumed
-        del values["by"], values["keep"]
-    return {f"pairs.{name}": value for name, value in values.items()}

@@ -90,9 +90,15 @@ def check_start_folder(start: Path | None, config: DistillConfig, recipe: str = 
     """Raises ValueError if a plan is given a folder to start from that it does not use, or none where it needs one. recipe: its
     name, if it has one."""
     inverse, lone = config.inverse, len(config.stages) == 1
-    if start is not None and not (lone and inverse.start == "student"):
+    by_start = config.pairs.by == "start"
+    if by_start and start is None:
         raise ValueError(
-            f"start {start} is of inverse distillation alone: give stages {inverse.num_steps}, or omit start"
+            "give start, the folder of the student whose steps the paths of pairs.by start are, such as RUN/student-4-inverse"
+        )
+    if start is not None and not by_start and not (lone and inverse.start == "student"):
+        raise ValueError(
+            f"start {start} is of inverse distillation alone, and of pairs.by start: give stages {inverse.num_steps} or "
+            "pairs.by start, or omit start"
             if not lone
             else f"start {start} is not used where inverse.start is {inverse.start}: omit one of them"
         )
@@ -168,11 +174,38 @@ def go_on_with_fake(pair: GeneratorAndFake, folder: Path) -> None:
     pair.load_state_dict(found, strict=False)
 
 
-def weights_of(start: Path, config: RunConfig, make: Maker, inverse: InverseConfig) -> dict[str, torch.Tensor]:
-    """The weights of the student that a lone inverse distillation begins with. config: that of its generator. Raises ValueError
-    if the student is of another kind than the teacher, or than `inverse` begins with."""
+def check_path_maker(folder: Path, config: RunConfig, plan: DistillConfig) -> None:
+    """Raises ValueError if the student in a folder cannot make the paths of a plan (pairs.by start). config: of its run."""
+    student = config.student
+    if student is None or student.w_max is not None:
+        lacks = "is no student" if student is None else "takes w as an input"
+        raise ValueError(f"start {folder} {lacks}: pairs.by start learns the steps of a student without such an input")
+    if student.w != plan.w:
+        raise ValueError(
+            f"start {folder} has guidance of w {student.w:g} folded in, not {plan.w:g}: give --w {student.w:g}"
+        )
+    grids = [
+        f"{steps} steps, rho {rho:g}, shift {shift:g}"
+        for steps, rho, shift in (
+            (student.num_steps, student.rho, student.shift),
+            (plan.stages[0], plan.rho, plan.shift),
+        )
+    ]
+    if student.restart is None and grids[0] != grids[1]:
+        raise ValueError(
+            f"start {folder} was made for the grid of {grids[0]}, and its paths would be of {grids[1]}: begin stages with its "
+            "steps, and give its rho and shift, or name a student of any number of steps"
+        )
+
+
+def weights_of(start: Path, config: RunConfig, make: Maker, plan: DistillConfig) -> dict[str, torch.Tensor]:
+    """The weights of the student that --start names. config: of a run with a network of its kind. Raises ValueError if the
+    student is of another kind than the teacher, or than the plan begins with."""
     saved = load_config(start)
-    check_beginning(start, saved, inverse)
+    if plan.pairs.by == "start":
+        check_path_maker(start, saved, plan)
+    else:
+        check_beginning(start, saved, plan.inverse)
     own = isinstance(saved.network, OwnNetwork)
     for what, theirs, mine in (
         ("process", saved.noise, config.noise),

@@ -200,9 +200,7 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, "--run", f"runs/{name}", *together]
     assert [call[1:3] for call in commands[1:-2]] == [["distillkac.distill", f"runs/{name}"]] * students
-    longer = ["pairs", "--steps", "250", "400", "1500", "--inverse.steps", "200"]
-    recipe = longer if name == "fashion" else ["short"]
-    assert commands[1][3 : 4 + len(recipe)] == ["--recipe", *recipe]
+    assert commands[1][3:5] == ["--recipe", "consistency" if name == "fashion" else "short"]
     num = ["--num", "10000"][: 2 * (name == "fashion")]
     assert commands[-2] == ["-m", "distillkac.evaluate", f"runs/{name}", *num, *together]
     learned = [True] * (1 + students) + [False, False]
@@ -226,13 +224,13 @@ def test_variables_of_the_environment_change_no_students(tree, monkeypatch):
 def test_each_distillation_of_fashion_goes_on_by_itself(tree):
     """In a folder with a space; one that has begun is resumed, the others are begun."""
     run = tree.root / "my runs" / "few"
-    for name in ("student-4-pairs", "student-4-consistency"):
+    for name in ("student-4-consistency", "student-4-inverse"):
         (run / name).mkdir(parents=True)
         (run / name / "config.json").touch()
     calls = [call for call in tree.make("fashion", "RUN=my runs/few") if call[1] == "distillkac.distill"]
-    assert [call[call.index("--recipe") + 1] for call in calls] == ["pairs", "consistency", "consistency"]
+    assert [call[call.index("--recipe") + 1] for call in calls] == ["consistency", "consistency", "best"]
     starts = [call[call.index("--start") + 1] if "--start" in call else None for call in calls]
-    assert starts == [None, None, "my runs/few/student-4-consistency"]
+    assert starts == [None, "my runs/few/student-4-consistency", "my runs/few/student-4-inverse"]
     assert ["--resume" in call for call in calls] == [True, True, False]
 
 
