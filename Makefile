@@ -60,20 +60,17 @@ demo fashion patches: PRECISION ?= auto
 demo fashion patches: processes = --processes $(call quoted,$(PROCESSES))
 # Whatever the environment has by these names is meant for something else.
 CHAIN =
-INVERSE =
 SECOND =
 THIRD =
 demo: RECIPE = best
 demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.count 8000 --steps 250 \
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
 patches: RECIPE = short
-# A consistency student; inverse distillation of it in all its steps, for 4 and 2; and one that learns four steps of that one as one.
+# A consistency student; inverse distillation of it in all its steps, for 4 and 2; and one that learns two steps of that one as one.
 fashion: RECIPE = consistency
-fashion: INVERSE = --inverse.steps 200 --inverse.adversarial 0.05 --optim.batch-size 64
-fashion: SECOND = --recipe consistency --method endpoint --stages 4 --start $(call quoted,$(RUN)/student-4-consistency) \
-	--inverse.num-steps 4 --inverse.lr 4e-4 --inverse.fake-lr 5e-4 --inverse.beta 0.96 $(INVERSE)
-fashion: THIRD = --recipe best --pairs.by start --start $(call quoted,$(RUN)/student-4-inverse) --stages 4 1 --steps 1500 \
-	--pairs.count 24000 --inverse.lr 2e-4 $(INVERSE)
+fashion: CHAIN = --consistency.steps 350
+fashion: SECOND = --recipe inverse --start $(call quoted,$(RUN)/student-4-consistency)
+fashion: THIRD = --recipe two-to-one --start $(call quoted,$(RUN)/student-4-inverse)
 fashion: NUM = --num 10000
 distil = $(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $1 $(processes) $(call resume,$2/config.json) $(precision)
 # A GPU waits for a small network, whose compiled passes are started at once; of the demo's few steps compiling would take longer than

@@ -36,20 +36,23 @@ class DistillArgs:
     """Folder for the students; by default that of the teacher, where sampling finds them by their steps."""
     start: Path | None = None
     """With inverse distillation alone (--stages 1): folder of the student that it starts from; by default OUT/student-1, where
-    that is of this teacher. With --inverse.num-steps 4 (--stages 4) that of a consistency student, say; for a second phase, as
-    of recipe realuid-second, that of an inverse student. With --pairs.by start that of the student whose steps are learnt."""
+    that is of this teacher. With --inverse.num-steps 4 (recipe inverse) that of a consistency student, say; for a second phase,
+    as of recipe realuid-second, that of an inverse student. With --pairs.by start (recipe two-to-one) that of the student whose
+    steps are learnt."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
     --consistency.steps, --optim.* but --optim.optimizer, averages and decays, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
-    """Where the other options start from. paper: endpoint distillation. best: a consistency student for any number of
-    steps, in RUN/student-4-consistency, then one of one step that learns where two steps of it lead, in RUN/student-1-pairs,
-    and inverse distillation of that, in RUN/student-1-inverse. consistency: the first of these alone. pairs: students of 4, 2
-    and 1 steps that learn the teacher's stored paths, then inverse distillation of the last. short: endpoint distillation in
-    few steps, by Muon, for a few cores. As published for CIFAR-10, days on a GPU: one-shot, endpoint distillation from 100 to 4
-    steps at once, then to 2 and 1; realuid, inverse distillation of the teacher itself into one step; realuid-second, its
-    second phase, which begins with the student of the first (--start)."""
+    """Where the other options start from. paper: endpoint distillation. best: a consistency student for any number of steps, in
+    RUN/student-4-consistency, then one of one step that learns where two steps of it lead, in RUN/student-1-pairs, and inverse
+    distillation of that, in RUN/student-1-inverse. consistency: the first of these alone. pairs: students of 4, 2 and 1 steps
+    that learn the teacher's stored paths, then inverse distillation of the last. short: endpoint distillation in few steps, by
+    Muon, for a few cores. inverse: inverse distillation of the consistency student that --start names in all its steps, in
+    RUN/student-4-inverse. two-to-one: two steps of that student (--start) as one, in RUN/student-1-pairs. As published for
+    CIFAR-10, days on a GPU: one-shot, endpoint distillation from 100 to 4 steps at once, then to 2 and 1; realuid, inverse
+    distillation of the teacher itself into one step; realuid-second, its second phase, which begins with the student of the
+    first (--start)."""
     processes: int | Literal["auto"] = 1
     """Processes of this machine that share each batch, as --processes of train has them."""
     dry_run: bool = False

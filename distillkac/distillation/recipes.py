@@ -55,6 +55,23 @@ RECIPES = {
     ),
     # The first part of "best" alone.
     "consistency": DistillConfig(method="consistency", optim=replace(_FAST, batch_size=128)),
+    # Goes on with that student, in all its steps: as diverse as its teacher, and sharper in two steps.
+    "inverse": DistillConfig(
+        stages=(4,),
+        pairs=PairsConfig(teacher_steps=20),
+        inverse=InverseConfig(
+            steps=200, num_steps=4, beta=0.96, fake_updates=2, lr=4e-4, fake_lr=5e-4, pairs=1.0, adversarial=0.05
+        ),
+        optim=_FAST,
+    ),
+    # Goes on with that one: two of its steps, learnt as one.
+    "two-to-one": DistillConfig(
+        stages=(2, 1),
+        steps=(3000,),
+        method="pairs",
+        pairs=PairsConfig(count=48000, by="start"),
+        optim=_FAST,
+    ),
     # Below: for images of CIFAR's size, as published, days on a GPU.
     #
     # The independent reproduction of the paper (github.com/DanielZastrau/NeuralNetworks, commit f6b2fb0, 2026Han.py) leaps from

@@ -104,6 +104,22 @@ def test_from_python(run, tmp_path):
     assert weights(student.folder) == weights(run / "student-1-pairs")
 
 
+def test_three_recipes_one_after_the_other(run, tmp_path, capsys):
+    """A consistency student, what inverse distillation makes of it, and one step that learns two steps of that."""
+    folder, small = shutil.copytree(run, tmp_path / "demo", ignore=shutil.ignore_patterns("student-1-*")), BATCH
+    inverse = [str(folder), "--recipe", "inverse", "--inverse.steps", "1", "--pairs.count", "20", *small]
+    assert "such as RUN/student-4-consistency" in refusal(distill, inverse, capsys)
+    assert distill.main([*inverse, "--start", str(folder / "student-4-consistency")]) == 0
+    one = [str(folder), "--recipe", "two-to-one", "--steps", "1", "--pairs.count", "20", *small]
+    assert "such as RUN/student-4-inverse" in refusal(distill, one, capsys)
+    assert distill.main([*one, "--start", str(folder / "student-4-inverse")]) == 0
+    chosen = [choose(folder, SamplerConfig(steps=steps)).name for steps in (1, 2, 3, 4)]
+    assert chosen == ["student-1-pairs", *["student-4-inverse"] * 3]
+    before = checkpoints.described(folder / "student-4-inverse")[1]
+    assert load_config(folder / "student-1-pairs").student.before == before
+    assert len([*folder.glob("paths-20-*")]) == len([*folder.glob("paths-2-*")]) == 1
+
+
 def test_what_cannot_make_the_paths_is_refused(run, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out"), "--inverse.steps", "0"]
 

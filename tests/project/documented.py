@@ -216,6 +216,8 @@ def carry_out(name: str, text: str, small: list[str]) -> int:
     consistency = [*small[:2], "--consistency.steps", "1", *CHAIN[-2:]]  # one stage, which takes no option of a chain
     if name == "distill" and "consistency" in words:
         small = consistency
+    elif "two-to-one" in words:
+        small = [*small[:2], "--steps", "1", "--pairs.count", "8", *CHAIN[-2:]]
     elif "best" in words:
         small = [*consistency, "--steps", "1", "--pairs.count", "8", "--inverse.steps", "1"]
     elif {"realuid", "realuid-second"} & {*words}:  # inverse distillation alone, without pairs

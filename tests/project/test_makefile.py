@@ -228,7 +228,7 @@ def test_each_distillation_of_fashion_goes_on_by_itself(tree):
         (run / name).mkdir(parents=True)
         (run / name / "config.json").touch()
     calls = [call for call in tree.make("fashion", "RUN=my runs/few") if call[1] == "distillkac.distill"]
-    assert [call[call.index("--recipe") + 1] for call in calls] == ["consistency", "consistency", "best"]
+    assert [call[call.index("--recipe") + 1] for call in calls] == ["consistency", "inverse", "two-to-one"]
     starts = [call[call.index("--start") + 1] if "--start" in call else None for call in calls]
     assert starts == [None, "my runs/few/student-4-consistency", "my runs/few/student-4-inverse"]
     assert ["--resume" in call for call in calls] == [True, True, False]
