@@ -14,7 +14,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     channels, height, width = entry["shape"]
     size = f"{height} × {width} pixels, {'grey' if channels == 1 else 'colour'}"
     trained = [row | {"name": row["name"] + TRAINED} for row in entry["trained"]]
-    steps = [row["steps"] for row in entry["trained"]]
+    steps = dict.fromkeys(row["steps"] for row in entry["trained"])
     in_steps = [f"in {n} step{'s' * (n > 1)}" for n in steps]
     commands = [f"distillkac sample {name} --steps {n} --out grid.png" for n in steps]
     table = [_cells(["", *(title for title, _, _ in FIGURES)]), _cells(["---"] * (1 + len(FIGURES)))]
