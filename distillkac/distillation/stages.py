@@ -100,6 +100,11 @@ class DistillConfig:
         refuse_measuring(self.optim)
         consistency_options.check_options(self)
         alone = self.stages == (self.inverse.num_steps,) and self.inverse.steps > 0
+        if not alone and len(self.stages) == 1 and self.inverse.steps > 0:
+            raise ValueError(
+                f"stages {self.stages[0]} alone is inverse distillation of as many steps, and inverse.num_steps is "
+                f"{self.inverse.num_steps}: give both the same number"
+            )
         if not alone and len(self.stages) < 2:
             raise ValueError(f"stages needs at least two step counts of at least 1, got {self.stages}")
         for coarse, fine in zip(self.stages[1:], self.stages[:-1], strict=True):

@@ -49,7 +49,10 @@ ALONE = {"stages": (4,), "steps": (), "inverse": FOUR}
     ("options", "message"),
     [
         ({"inverse": FOUR}, "which these stages do not make: give pairs.keep, or stages 4 alone and start"),
-        ({"inverse": FOUR, "stages": (1,), "steps": ()}, "stages needs at least two step counts"),
+        (
+            {"inverse": FOUR, "stages": (1,), "steps": ()},
+            "stages 1 alone is inverse distillation of as many steps, and inverse.num_steps is 4",
+        ),
         ({"inverse": dataclasses.replace(FOUR, fake="start")}, "give stages 4 alone and its folder as start"),
         (
             {"inverse": dataclasses.replace(FOUR, pairs=1.0), "stages": (4,), "steps": ()},
