@@ -68,7 +68,6 @@ demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.coun
 patches: RECIPE = short
 # A consistency student; inverse distillation of it in all its steps, for 4 and 2; and one that learns two steps of that one as one.
 fashion: RECIPE = consistency
-fashion: CHAIN = --consistency.steps 350
 fashion: SECOND = --recipe inverse --start $(call quoted,$(RUN)/student-4-consistency)
 fashion: THIRD = --recipe two-to-one --start $(call quoted,$(RUN)/student-4-inverse)
 fashion: NUM = --num 10000

@@ -67,7 +67,7 @@ RECIPES = {
     # Goes on with that one: two of its steps, learnt as one.
     "two-to-one": DistillConfig(
         stages=(2, 1),
-        steps=(3000,),
+        steps=(4500,),
         method="pairs",
         pairs=PairsConfig(count=48000, by="start"),
         optim=_FAST,

@@ -64,7 +64,7 @@ def test_help_reads_well(module, capsys):
         ),
         (
             distill,
-            [*LONE, "--start", str(shipped.FOLDER / "fashion" / "student-1-inverse")],
+            [*LONE, "--start", str(shipped.FOLDER / "fashion" / "student-1-pairs")],
             "has not the images of the",
         ),
         (train, ["--run", "TMP/x", "--network.guidance-embedding"], "omit it, and distil with --w-max"),
