@@ -2,19 +2,14 @@
 
 import shutil
 
-import numpy as np
 import pytest
-import torch
 
 from distillkac import distill, sample, train
-from distillkac.base.random import derive_seed
 from distillkac.distillation.recipes import RECIPES
-from distillkac.flow.guidance import GuidedVelocity
-from distillkac.flow.integrators import integrate, time_grid
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
-from distillkac.runs.run import open_run
 from distillkac.runs.sampling import SamplerConfig, choose
+from tests.distillation.path_ends import check_ends
 from tests.toys import refusal
 from tests.training.resume_options import TINY, weights
 
@@ -32,14 +27,8 @@ def run(tmp_path_factory):
 
 
 def test_paths_are_the_students_own_steps(run):
-    maker = open_run(run / "student-4-consistency", "cpu")
     (folder,) = run.glob("paths-2-*")
-    states = torch.from_numpy(np.load(folder / "states-000000.npy"))[:, :40].float()
-    noise = maker.process.prior(40, maker.config.shape, derive_seed(0, "path"))
-    with torch.no_grad():
-        field, grid = GuidedVelocity(maker.network), time_grid(2, 1.5)
-        ends = integrate(field, noise, torch.arange(40) % 10, grid, "euler")
-    torch.testing.assert_close(states[-1], ends, rtol=2**-9, atol=2e-3)  # in half precision, in batches of other sizes
+    check_ends(folder, run / "student-4-consistency", 2)
 
 
 def test_their_student_starts_from_it_and_says_so(run, tmp_path):
