@@ -50,7 +50,7 @@ def test_help_reads_well(module, capsys):
         (
             distill,
             ["RUN", "--start", "RUN/student-1"],
-            "is of inverse distillation alone: give stages 1, or omit start",
+            "is of inverse distillation alone, and of pairs.by start: give stages 1 or pairs.by start, or omit start",
         ),
         (
             distill,

@@ -116,7 +116,7 @@ def test_what_it_cannot_begin_with_is_refused(run, tmp_path, capsys):
     assert "is not used where inverse.start is teacher" in said(
         *ALONE, "--inverse.start", "teacher", "--start", consistency
     )
-    assert "is of inverse distillation alone: give stages 1" in said("--start", consistency)
+    assert "is of inverse distillation alone, and of pairs.by start: give stages 1" in said("--start", consistency)
     fake = ["--inverse.fake", "start"]
     assert "has no fake model to go on with" in said(*ALONE, *fake, "--start", consistency)
     one = ["--stages", "2,1", "--steps", "1", *BATCH]
