@@ -83,7 +83,8 @@ def world(tmp_path_factory):
         assert distill.main(["runs/demo", "--stages", "8,4,2,1", "--steps", "1", "1", "1", *CHAIN[-2:]]) == 0
         consistency = ["--recipe", "consistency", "--consistency.steps", "1", *CHAIN[-2:]]
         assert distill.main(["runs/demo", *consistency]) == 0
-        assert distill.main(["runs/demo", "--out", "runs/best", *consistency]) == 0
+        inverse = ["--recipe", "inverse", "--start", "runs/demo/student-4-consistency", "--inverse.steps", "1"]
+        assert distill.main(["runs/demo", *inverse, "--pairs.count", "8", *CHAIN[-2:]]) == 0
         assert train.main(["--run", "runs/mine", "--steps", "2", *TINY, "--data.path", "DIR"]) == 0
         for name in ("large", "planar", *(Path(run).name for run in STORIES.values())):
             shutil.copytree("runs/mine", f"runs/{name}")
