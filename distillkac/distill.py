@@ -14,6 +14,7 @@ from distillkac.base.options import parse, peek
 from distillkac.base.ranges import in_ranges
 from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig, refuse_unused
+from distillkac.distillation.pairs_options import PairsConfig
 from distillkac.distillation.recipes import RECIPES
 from distillkac.distillation.stages import DistillConfig
 from distillkac.runs import shipped
@@ -105,10 +106,15 @@ def _with_recipe(argv: list[str]) -> DistillArgs | None:
 
 
 def _recipe(argv: list[str]) -> DistillConfig:
-    """The recipe that is asked for; its inverse distillation is left out as a whole by --inverse.steps 0."""
-    asked = vars(peek(argv, **{"recipe": DistillArgs.recipe, "inverse.steps": ""}))
+    """The recipe that is asked for; its inverse distillation is left out as a whole by --inverse.steps 0, and by
+    --inverse.pairs 0 the paths of one that is inverse distillation alone."""
+    asked = vars(peek(argv, **{"recipe": DistillArgs.recipe, "inverse.steps": "", "inverse.pairs": ""}))
     recipe = RECIPES[asked["recipe"]]
-    without = asked["inverse.steps"] == "0" and len(recipe.stages) > 1
+    lone = len(recipe.stages) == 1
+    if lone and asked["inverse.pairs"] in ("0", "0.0"):
+        inverse = dataclasses.replace(recipe.inverse, pairs=0.0)
+        return dataclasses.replace(recipe, inverse=inverse, pairs=PairsConfig())
+    without = asked["inverse.steps"] == "0" and not lone
     return dataclasses.replace(recipe, inverse=InverseConfig()) if without else recipe
 
 

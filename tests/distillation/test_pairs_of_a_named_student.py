@@ -12,7 +12,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.run import open_run
 from distillkac.runs.sampling import SamplerConfig, choose
-from tests.distillation.path_ends import check_ends
+from tests.distillation.path_ends import check_ends, stir
 from tests.toys import refusal
 from tests.training.resume_options import TINY, weights
 
@@ -31,9 +31,16 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_paths_are_the_steps_of_the_named_student(run):
-    (folder,) = run.glob("paths-4-*")
-    check_ends(folder, run / "student-4-consistency", 4)
+def test_paths_are_the_steps_of_the_named_student(run, tmp_path):
+    student = stir(shutil.copytree(run / "student-4-consistency", tmp_path / "student-4-consistency"))
+    assert (
+        distill.main([str(run), *LEARN, "--inverse.steps", "0", "--start", str(student), "--out", str(tmp_path)]) == 0
+    )
+    (folder,) = tmp_path.glob("paths-4-*")
+    check_ends(folder, student, 4)
+    for other, num_steps in ((run, 4), (run / "student-4-consistency", 4), (student, 2), (student, 8)):
+        with pytest.raises(AssertionError):
+            check_ends(folder, other, num_steps)
 
 
 def test_students_start_from_it_and_know_it(run):
@@ -53,6 +60,7 @@ def test_students_start_from_it_and_know_it(run):
     assert 0 < moved < 0.02  # two steps of Muon at rates up to 1e-3
 
 
+@pytest.mark.one_alignment
 def test_the_students_of_its_consistency_student_are_those_of_the_chain_that_makes_one(run, tmp_path):
     """Two commands or one: the same student is named or made, and its paths, and what learns them, are the same to the bit."""
     chain = [word if word != "start" else "consistency" for word in LEARN]
@@ -80,6 +88,7 @@ def test_another_named_student_is_no_reason_to_go_on(run, tmp_path, capsys):
     assert weights(copy / "student-1-pairs") == was
 
 
+@pytest.mark.one_alignment
 def test_from_python(run, tmp_path):
     best = RECIPES["best"]
     config = dataclasses.replace(
@@ -108,6 +117,14 @@ def test_three_recipes_one_after_the_other(run, tmp_path, capsys):
     before = checkpoints.described(folder / "student-4-inverse")[1]
     assert load_config(folder / "student-1-pairs").student.before == before
     assert len([*folder.glob("paths-20-*")]) == len([*folder.glob("paths-2-*")]) == 1
+
+
+def test_inverse_distillation_goes_without_paths(run, tmp_path):
+    lone = [str(run), "--recipe", "inverse", "--inverse.steps", "1", *BATCH, "--out", str(tmp_path)]
+    start = ["--start", str(run / "student-4-consistency")]
+    assert distill.main([*lone, *start, "--inverse.pairs", "0"]) == 0
+    assert not any(word.startswith("--pairs") for word in load_config(tmp_path / "student-4-inverse").student.options)
+    assert not [*tmp_path.glob("paths-*")]
 
 
 def test_what_cannot_make_the_paths_is_refused(run, tmp_path, capsys):

@@ -9,7 +9,7 @@ from distillkac.distillation.recipes import RECIPES
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.sampling import SamplerConfig, choose
-from tests.distillation.path_ends import check_ends
+from tests.distillation.path_ends import check_ends, stir
 from tests.toys import refusal
 from tests.training.resume_options import TINY, weights
 
@@ -26,9 +26,14 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_paths_are_the_students_own_steps(run):
-    (folder,) = run.glob("paths-2-*")
-    check_ends(folder, run / "student-4-consistency", 2)
+def test_paths_are_the_students_own_steps(run, tmp_path):
+    teacher = stir(shutil.copytree(run, tmp_path / "demo", ignore=shutil.ignore_patterns("student-*", "paths-*")))
+    assert distill.main([str(teacher), *BEST, "--optim.lr", "0.05"]) == 0
+    (folder,), student = teacher.glob("paths-2-*"), teacher / "student-4-consistency"
+    check_ends(folder, student, 2)
+    for other, num_steps in ((teacher, 2), (student, 1), (student, 4)):
+        with pytest.raises(AssertionError):
+            check_ends(folder, other, num_steps)
 
 
 def test_their_student_starts_from_it_and_says_so(run, tmp_path):
