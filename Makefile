@@ -4,7 +4,7 @@
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
 # make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (some hours)
-# make stability  guidance, few steps and a bound on the speed, by process: tables of docs/results.md, plots (about an hour, by an estimate)
+# make stability  guidance, few steps and a bound on the speed, by process: tables of docs/results.md, plots (about an hour)
 # make bench   the benchmarks: results, tables of docs/speed.md and README, plots; ARGS="-k noise" runs and replaces some of them
 # make bench-gpu  the same on a GPU
 # make gpu     all that a GPU has to show, in one folder with a summary: runs/gpu; again: goes on (ARGS="--device cpu": in small)
