@@ -118,7 +118,7 @@ def lambda_panel(axes, results) -> None:
     """Time an element of what the cost of the Kac process could depend on."""
     own = [result for result in results if result["series"] == "lambda"]
     times = curves_of(own, lambda result: result["lam"], lambda result: 1e9 / elements(result))
-    log_log(axes, "Against λ = a t (dashed: public code, dotted: planar, dash-dotted: quad)", "λ", "ns an element")
+    log_log(axes, "Against λ = a t (dashed: public code,\ndotted: planar, dash-dotted: quad)", "λ", "ns an element")
     colours = {"kac_noise": LINE, "kac_velocity": ORANGE, "kac_pair": GREEN}
     public = {"table sampler": LINE, "float64 Bessel": ORANGE, "public pipeline": GREEN}
     styles = {}
