@@ -111,11 +111,19 @@ def _recipe(argv: list[str]) -> DistillConfig:
     asked = vars(peek(argv, **{"recipe": DistillArgs.recipe, "inverse.steps": "", "inverse.pairs": ""}))
     recipe = RECIPES[asked["recipe"]]
     lone = len(recipe.stages) == 1
-    if lone and asked["inverse.pairs"] in ("0", "0.0"):
+    if lone and _is_zero(asked["inverse.pairs"]):
         inverse = dataclasses.replace(recipe.inverse, pairs=0.0)
         return dataclasses.replace(recipe, inverse=inverse, pairs=PairsConfig())
-    without = asked["inverse.steps"] == "0" and not lone
+    without = _is_zero(asked["inverse.steps"]) and not lone
     return dataclasses.replace(recipe, inverse=InverseConfig()) if without else recipe
+
+
+def _is_zero(word: str) -> bool:
+    """However it is written; what is no number is left to the parser, which says so."""
+    try:
+        return float(word) == 0
+    except ValueError:
+        return False
 
 
 if __name__ == "__main__":

@@ -119,10 +119,11 @@ def test_three_recipes_one_after_the_other(run, tmp_path, capsys):
     assert len([*folder.glob("paths-20-*")]) == len([*folder.glob("paths-2-*")]) == 1
 
 
-def test_inverse_distillation_goes_without_paths(run, tmp_path):
+@pytest.mark.parametrize("none", ["0", "0.00", "0e0"])
+def test_inverse_distillation_goes_without_paths(run, tmp_path, none):
     lone = [str(run), "--recipe", "inverse", "--inverse.steps", "1", *BATCH, "--out", str(tmp_path)]
     start = ["--start", str(run / "student-4-consistency")]
-    assert distill.main([*lone, *start, "--inverse.pairs", "0"]) == 0
+    assert distill.main([*lone, *start, "--inverse.pairs", none]) == 0
     assert not any(word.startswith("--pairs") for word in load_config(tmp_path / "student-4-inverse").student.options)
     assert not [*tmp_path.glob("paths-*")]
 
