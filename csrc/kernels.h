@@ -114,6 +114,37 @@ struct EndpointLossArgs {
   float* loss;           // ()
 };
 
+// Group normalisation of images whose channels are last in memory, (B, positions, C). On the CPU alone: a GPU's is
+// torch's.
+struct GroupNormArgs {
+  const void* x;             // (B, positions, C)
+  void* y;                   // the same
+  const float* weight;       // (C,)
+  const float* bias;         // (C,)
+  float* mean;               // (B, groups)
+  float* inverse_deviation;  // (B, groups), 1 / sqrt(variance + eps)
+  Rows rows;                 // width: positions times C
+  int64_t channels, groups;
+  double eps;
+  bool silu;  // whether y = silu(normalised x)
+  Dtype dtype;
+};
+
+struct GroupNormGradArgs {
+  const void* x;                   // (B, positions, C)
+  const void* grad_y;              // the same
+  void* grad_x;                    // the same
+  const float* weight;             // (C,)
+  const float* bias;               // (C,)
+  const float* mean;               // (B, groups)
+  const float* inverse_deviation;  // (B, groups)
+  float* sums;                     // (B, 2, C): each row's part of the gradients of bias and weight
+  Rows rows;
+  int64_t channels, groups;
+  bool silu;
+  Dtype dtype;
+};
+
 // Work is cut into chunks of a row, at the same places for any number of threads.
 constexpr int64_t kChunk = 16384;     // on the CPU; a multiple of 64, the elements of one block of random words
 constexpr int64_t kLossChunk = 2048;  // of the loss, on CPU and CUDA: each chunk has one partial sum
@@ -137,6 +168,8 @@ struct CpuKernels {
   bool (*guided_velocity)(const GuidedVelocityArgs&, int64_t begin, int64_t end);
   bool (*guided_step)(const GuidedStepArgs&, int64_t begin, int64_t end);
   bool (*endpoint_loss)(const EndpointLossArgs&, int64_t begin, int64_t end);
+  bool (*group_norm)(const GroupNormArgs&, int64_t begin, int64_t end);
+  bool (*group_norm_grad)(const GroupNormGradArgs&, int64_t begin, int64_t end);
 };
 const CpuKernels& cpu_kernels();  // of the SIMD level in use: binding/simd_dispatch.cpp
 

@@ -35,7 +35,8 @@ def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text
             changed.add(copy)
     embed = [ROOT / "csrc/tools/embed_table.py", ROOT / "csrc/telegraph/quantile_table.bin"]
     subprocess.run([sys.executable, *map(str, embed), str(folder / "quantile_table.inc")], check=True)
-    jobs = [(source, level) for level in levels for source in sorted((csrc / "ops").glob("*.cpp"))]
+    kernels = [source for room in ("network", "ops") for source in sorted((csrc / room).glob("*.cpp"))]
+    jobs = [(source, level) for level in levels for source in kernels]
     jobs += [(csrc / "telegraph" / "quantile_table.cpp", levels[0]), (driver, levels[0])]
     every = any(path.suffix == ".h" for path in changed)
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "adapters.h"
+#include "network_adapters.h"
 #include "pair_adapters.h"
 
 STABLE_TORCH_LIBRARY(distillkac, m) {
@@ -40,6 +41,11 @@ STABLE_TORCH_LIBRARY(distillkac, m) {
   m.def(
       "endpoint_loss.out(Tensor x, Tensor u, Tensor x_end, Tensor delta, Tensor? weight, Tensor(a!) grad_u) "
       "-> Tensor");
+  m.def(
+      "group_norm(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm_grad(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor inverse_deviation, "
+      "bool silu) -> (Tensor, Tensor, Tensor)");
 }
 
 template <class Device>
@@ -59,7 +65,11 @@ static void register_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("endpoint_loss.out", TORCH_BOX(&distillkac::endpoint_loss_out<Device>));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) { register_ops<distillkac::Cpu>(m); }
+STABLE_TORCH_LIBRARY_IMPL(distillkac, CPU, m) {
+  register_ops<distillkac::Cpu>(m);
+  m.impl("group_norm", TORCH_BOX(&distillkac::group_norm));
+  m.impl("group_norm_grad", TORCH_BOX(&distillkac::group_norm_grad));
+}
 
 #ifdef DISTILLKAC_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(distillkac, CUDA, m) { register_ops<distillkac::Cuda>(m); }

@@ -1,5 +1,7 @@
 #include "cpu_ops.h"
 
+#include "../network/group_norm.h"
+
 DK_NAMESPACE_BEGIN
 
 const CpuKernels kKernels = {
@@ -9,6 +11,8 @@ const CpuKernels kKernels = {
     .guided_velocity = guided_velocity_cpu,
     .guided_step = guided_step_cpu,
     .endpoint_loss = endpoint_loss_cpu,
+    .group_norm = group_norm_cpu,
+    .group_norm_grad = group_norm_grad_cpu,
 };
 
 DK_NAMESPACE_END

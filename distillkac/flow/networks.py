@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillkac.base import backbones
 from distillkac.flow import transformer
+from distillkac.flow.channels_last import with_channels_last
 from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
 
@@ -104,9 +105,11 @@ class VelocityNet(nn.Module):
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
         patches = x if side == 1 else nn.functional.pixel_unshuffle(x, side)
+        patches = with_channels_last(patches)
         with self._attention(x):
             u = self.unet(patches, TIME_SCALE * t, embedding, return_dict=False)[0]
-        return u if side == 1 else nn.functional.pixel_shuffle(u, side)
+        u = u if side == 1 else nn.functional.pixel_shuffle(u, side)
+        return u.contiguous()
 
     def _attention(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Inside, attention is written out where that is faster: in bfloat16 on a CPU, for its gradient, of few positions."""
@@ -176,6 +179,9 @@ def _unet(config: NetworkConfig, shape: tuple[int, int, int]) -> nn.Module:
         if type(module).__name__ == "ResnetBlock2D":
             zero(module.conv2)
     zero(unet.conv_out)
+    from distillkac.flow import unet_blocks  # only here: it imports diffusers
+
+    unet_blocks.keep_channels_last(unet)
     return unet
 
 

@@ -15,7 +15,7 @@ ROOMS = (
     ("kernels.h",),
     ("lanes",),
     ("random", "row.h"),
-    ("telegraph", "planar"),
+    ("telegraph", "planar", "network"),
     ("quad",),
     ("ops",),
     ("binding",),
@@ -99,3 +99,7 @@ def test_every_op_that_is_built_has_its_file(kind):
     built = standalone.cmake_flags("OPS")
     files = {path.stem for path in (CSRC / "ops").glob(f"*.{kind}")} - {"cpu_ops"}
     assert files == set(built)
+
+
+def test_every_layer_that_is_built_has_its_file():
+    assert {path.stem for path in (CSRC / "network").glob("*.cpp")} == set(standalone.cmake_flags("LAYERS"))

@@ -94,7 +94,7 @@ def test_the_memory_of_a_batch_is_less_than(preset):
     """At least halved for the large networks; the smallest one has a block as large as all that is spared."""
     config = PRESETS[preset]
     less = dataclasses.replace(config, network=dataclasses.replace(config.network, checkpointing=True))
-    assert memory(less) < {"fashion": 0.65}.get(preset, 0.5) * memory(config)
+    assert memory(less) < {"fashion": 0.75}.get(preset, 0.5) * memory(config)
 
 
 def test_a_dry_run_shows_the_difference(capsys):

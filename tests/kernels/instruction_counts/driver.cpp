@@ -32,6 +32,7 @@ int main(int, char** argv) {
     x[i] = float(i % 97) / 97 - 0.5f, y[i] = float(i % 89) / 89, z[i] = float(i % 83) / 83, w[i] = float(i % 79) / 79;
   }
   std::vector<double> sums(units_in(rows, kLossChunk));
+  std::vector<float> means(rows.count * 8), inverses(rows.count * 8), parts(rows.count * 2 * 48);
   float loss;
   const RowScalar times{t.data(), true, 0};
   const CpuKernels& kernels = avx2::kKernels;
@@ -114,6 +115,18 @@ int main(int, char** argv) {
                                     &loss},
                                    0, units(kLossChunk));
     };
+  } else if (op == "group_norm" || op == "group_norm_grad") {  // images of 48 channels
+    const GroupNormArgs norm{x.data(), out.data(), y.data(), z.data(), means.data(), inverses.data(),
+                             rows,     48,         8,        1e-5,     true,         Dtype::kFloat32};
+    if (!kernels.group_norm(norm, 0, rows.count)) return 1;
+    if (op == "group_norm")
+      work = [&, norm] { return kernels.group_norm(norm, 0, rows.count); };
+    else
+      work = [&] {
+        return kernels.group_norm_grad({x.data(), w.data(), out2.data(), y.data(), z.data(), means.data(),
+                                        inverses.data(), parts.data(), rows, 48, 8, true, Dtype::kFloat32},
+                                       0, rows.count);
+      };
   } else {
     return 2;
   }

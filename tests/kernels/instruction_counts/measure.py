@@ -35,6 +35,8 @@ CASES = [
         for process in ("telegraph", "planar", "quad")
     ),
     ("endpoint_loss", "telegraph", "rows of 3072"),
+    ("group_norm", "any", "rows of 3072"),
+    ("group_norm_grad", "any", "rows of 3072"),
 ]
 
 

@@ -241,6 +241,31 @@ void run(const Rows& rows, Dtype dtype, Process process, bool is_double) {
   });
 }
 
+// Group normalisation of images with their channels last, and its gradient by moments of its own making.
+void run_group_norm(int64_t count, int64_t positions, int64_t channels, int64_t groups, Dtype dtype, bool silu) {
+  const Rows rows{count, positions * channels};
+  const size_t size = size_t(count * rows.width) * bytes_of(dtype), lead = bytes_of(dtype);
+  Buffer x = numbers(count * rows.width, dtype, 1), grad = numbers(count * rows.width, dtype, 77);
+  const auto floats = [](int64_t n, uint32_t seed) { return numbers(n, Dtype::kFloat32, seed); };
+  const auto at = [](Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); };
+  Buffer weight = floats(channels, 3), bias = floats(channels, 5), mean = floats(count * groups, 7);
+  Buffer inverse = floats(count * groups, 9);
+  check("group_norm", rows, dtype, rows.width, [&](Job& job) {
+    job.out.emplace_back(size, lead);
+    for (int i = 0; i < 2; ++i) job.out.emplace_back(size_t(count * groups) * 4);
+    job.work = [args = GroupNormArgs{x.data(), job.out[0].data(), at(weight), at(bias), at(job.out[1]), at(job.out[2]),
+                                     rows, channels, groups, 1e-5, silu, dtype}](
+                   const CpuKernels& k, int64_t begin, int64_t end) { return k.group_norm(args, begin, end); };
+  });
+  check("group_norm_grad", rows, dtype, rows.width, [&](Job& job) {
+    job.out.emplace_back(size, lead);
+    job.out.emplace_back(size_t(count * 2 * channels) * 4);
+    job.work = [args = GroupNormGradArgs{x.data(), grad.data(), job.out[0].data(), at(weight), at(bias), at(mean),
+                                         at(inverse), at(job.out[1]), rows, channels, groups, silu, dtype}](
+                   const CpuKernels& k, int64_t begin, int64_t end) { return k.group_norm_grad(args, begin, end); };
+  });
+}
+
 }  // namespace
 
 // driver quick|full|threads: the number of cases, or what differed (exit code 1), and a digest of all bits.
@@ -270,6 +295,14 @@ int main(int, char** argv) {
       for (const Rows& rows : odd) run(rows, dtype, Process::kTelegraph, is_double);
     }
   }
+  for (const Dtype dtype : kDtypes)
+    for (const bool silu :
+         {true, false}) {  // whole vectors, an eight and single channels; one block of positions or two
+      run_group_norm(5, 7, 33, 3, dtype, silu);
+      run_group_norm(2, 259, 26, 2, dtype, silu);
+      run_group_norm(8, 1, 8, 8, dtype, silu);
+      if (full) run_group_norm(3, 1025, 96, 32, dtype, silu);
+    }
   std::printf("%lld cases, %d failures, levels:", cases, failures);
   for (const Level& level : kLevels) std::printf(" %s", level.name);
   std::printf("\ndigest %016llx\n", static_cast<unsigned long long>(digest));

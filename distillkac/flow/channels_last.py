@@ -1,0 +1,101 @@
+"""Images with their channels last in memory, on a CPU: convolutions of bfloat16 are up to four times as fast so.
+
+torch's group norm is not: it takes ten times as long. So it is a kernel of ours (csrc/network/), together with the SiLU that
+follows it. On other devices, in torch.compile and torch.export, under torch.func and in forward mode everything is torch's own.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from distillkac.ops._arguments import tracing
+
+_transforms = torch._C._functorch.peek_interpreter_stack
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def served(x: Tensor) -> bool:
+    """Whether the kernel takes x: a tensor of a CPU, that no compiler, transform or forward mode looks into."""
+    return (
+        not tracing()
+        and type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and forward_ad._current_level < 0
+        and _transforms() is None
+    )
+
+
+def with_channels_last(x: Tensor) -> Tensor:
+    """x: (B, C, H, W), with channels last in memory where they are `served`, else as it is."""
+    if not served(x):
+        return x
+    batch, channels, height, width = x.shape
+    if channels > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    # Of one channel either order is the same memory, and torch tells them by the strides.
+    return x.reshape(batch, height, width, 1).permute(0, 3, 1, 2)
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor, silu: bool) -> Tensor:
+    """norm(x), or silu(norm(x)), of x: (B, C, H, W)."""
+    if served(x):
+        return _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)  # type: ignore[no-untyped-call]  # torch's own
+    y = functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return functional.silu(y) if silu else y
+
+
+class _GroupNorm(torch.autograd.Function):
+    """The kernel on the tape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+        rows = x.permute(0, 2, 3, 1)
+        y, *moments = torch.ops.distillkac.group_norm(rows, weight.float(), bias.float(), groups, eps, silu)
+        ctx.save_for_backward(x, weight, bias, *moments)
+        ctx.groups, ctx.eps, ctx.silu = groups, eps, silu
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, bias, *moments = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient will be asked for: in torch's own operations
+            y = functional.group_norm(x, ctx.groups, weight.to(x.dtype), bias.to(x.dtype), ctx.eps)
+            y = functional.silu(y) if ctx.silu else y
+            wanted = [value for value, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
+        rows, grads = x.permute(0, 2, 3, 1), grad.to(x.dtype).permute(0, 2, 3, 1)
+        grad_x, *others = torch.ops.distillkac.group_norm_grad(
+            grads, rows, weight.float(), bias.float(), *moments, ctx.silu
+        )
+        return grad_x.permute(0, 3, 1, 2), *(other.to(weight.dtype) for other in others), None, None, None
+
+
+def one_by_one(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of kernel 1x1, as the matrix product that it is: its gradient is faster, and has the weights' strides."""
+    weight = convolution.weight.flatten(1)
+    return functional.linear(x.permute(0, 2, 3, 1), weight, convolution.bias).permute(0, 3, 1, 2)
+
+
+def twice(x: Tensor) -> Tensor:
+    """Every pixel of x, (B, C, H, W), as four: (B, C, 2 H, 2 W). torch's own, called upsampling, computes in float32."""
+    return _Twice.apply(x)  # type: ignore[no-untyped-call]  # torch's own
+
+
+class _Twice(torch.autograd.Function):
+    """Its gradient is the sum of four, each of which is added whole: torch's sum over such short axes is slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(batch, height, 2, width, 2, channels)
+        return pixels.reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        rows = grad[:, :, ::2] + grad[:, :, 1::2]
+        return rows[:, :, :, ::2] + rows[:, :, :, 1::2]

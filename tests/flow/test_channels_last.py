@@ -1,0 +1,366 @@
+"""Channels last in memory on a CPU: the kernel of group norm and SiLU, and the U-Net's blocks that are built on it."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from distillkac import ops
+from distillkac.base import backbones
+from distillkac.base.random import generator
+from distillkac.flow import channels_last, networks, unet_blocks
+from distillkac.flow.channels_last import group_norm, served, twice, with_channels_last
+from distillkac.flow.networks import NetworkConfig, VelocityNet
+from tests.closeness import assert_same
+
+LEVELS = ops._native.simd_levels()
+# (batch, channels, height, width, groups): whole vectors, eights, single channels; blocks of positions and parts of them.
+SHAPES = [(3, 48, 7, 5, 8), (2, 26, 3, 3, 2), (1, 7, 33, 31, 1), (4, 8, 1, 1, 4), (2, 96, 16, 17, 32)]
+# Of the largest number: float32 sums of that many, and one rounding to 16 bits.
+ROUNDING = {torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+def problem(shape, dtype=torch.float32, mean=0.5, deviation=2.0, seed=0):
+    """x, its gradient's cotangent, and a norm with weights of its own."""
+    batch, channels, height, width, groups = shape
+    source = generator(seed, "norm")
+    x = (deviation * torch.randn(batch, channels, height, width, generator=source) + mean).to(dtype)
+    norm = nn.GroupNorm(groups, channels)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(channels, generator=source))
+        norm.bias.copy_(torch.randn(channels, generator=source))
+    return x, torch.randn(x.shape, generator=source).to(dtype), norm
+
+
+def exact(x, cotangent, norm, silu):
+    """Answer and gradients in float64 by torch."""
+    norm, x = copy.deepcopy(norm).double(), x.double().requires_grad_()
+    y = norm(x)
+    y = functional.silu(y) if silu else y
+    return y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], cotangent.double())
+
+
+def ours(x, cotangent, norm, silu):
+    x = x.clone().requires_grad_()
+    y = group_norm(norm, x, silu)
+    return y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], cotangent)
+
+
+def assert_near(got, wanted, rounding):
+    for one, two in zip(got, wanted, strict=True):
+        assert one.shape == two.shape
+        error = (one.double() - two).abs().max() / two.abs().max().clamp(min=1e-3)
+        assert error <= rounding, f"{error:.1e}"
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kernel_is_torchs_norm_in_float64(shape, dtype, silu):
+    given = problem(shape, dtype)
+    got = ours(*given, silu)
+    assert got[0].dtype == got[1].dtype == dtype
+    assert got[2].dtype == got[3].dtype == torch.float32
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    if shape[2:4] != (1, 1):
+        assert_near(got, exact(*given, silu), ROUNDING[dtype])
+    else:  # a group of two numbers: its gradient is what is left of a difference
+        assert_near(got[:1], exact(*given, silu)[:1], ROUNDING[dtype])
+
+
+def test_a_mean_far_from_zero_costs_no_more_than_the_input_has_lost():
+    """Of numbers near 1000 float32 keeps 6e-5; a variance by the difference of two sums would be wrong by a tenth."""
+    given = problem((2, 32, 14, 14, 4), mean=1000.0, deviation=1.0)
+    assert_near(ours(*given, True), exact(*given, True), 3e-4)
+
+
+@pytest.mark.parametrize("value", [-200.0, -88.0, -20.0, 0.0, 20.0, 88.0, 200.0])
+def test_silu_of_every_size(value):
+    norm = nn.GroupNorm(1, 2)
+    with torch.no_grad():
+        norm.bias.fill_(value)
+    y, grad, *_ = ours(torch.tensor([[[[1.0]], [[-1.0]]]]), torch.ones(1, 2, 1, 1), norm, True)
+    wanted = functional.silu(torch.tensor([value + 1, value - 1]).double())
+    torch.testing.assert_close(y.flatten().double(), wanted, rtol=2e-5, atol=1e-30)  # 1 and -1 are normalised to 5e-6
+    assert torch.isfinite(grad).all()
+
+
+def test_what_is_not_finite_stays_so_in_its_own_row():
+    x, cotangent, norm = problem((3, 16, 4, 4, 2))
+    x[1, 3, 2, 2] = float("nan")
+    y, grad, *_ = ours(x, cotangent, norm, True)
+    assert y[1, :8].isnan().all()
+    assert y[1, 8:].isfinite().all()
+    assert y[[0, 2]].isfinite().all()
+    assert grad[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_level_and_any_number_of_threads_give_the_same_bits(shape, dtype, simd_level):
+    given = problem((40, *shape[1:]), dtype)
+    simd_level(LEVELS[0])
+    first, threads = ours(*given, True), torch.get_num_threads()
+    for level in LEVELS:
+        simd_level(level)
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            try:
+                again = ours(*given, True)
+            finally:
+                torch.set_num_threads(threads)
+            assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True)), (level, count)
+
+
+def test_any_order_of_memory_gives_the_same_bits():
+    x, cotangent, norm = problem((2, 24, 6, 10, 3))
+    orders = [
+        x,
+        x.contiguous(memory_format=torch.channels_last),
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+        torch.cat([x, x], 1)[:, :24],
+    ]
+    first = ours(orders[0], cotangent, norm, True)
+    for other in orders[1:]:
+        again = ours(other, cotangent.contiguous(memory_format=torch.channels_last), norm, True)
+        assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+
+
+def test_images_without_pixels_and_batches_without_images():
+    _, _, norm = problem((1, 8, 2, 2, 2))
+    for shape in ((0, 8, 2, 2), (2, 8, 0, 3)):
+        y, grad, grad_weight, grad_bias = ours(torch.zeros(shape), torch.zeros(shape), norm, True)
+        assert y.shape == grad.shape == torch.Size(shape)
+        assert not grad_weight.any()
+        assert not grad_bias.any()
+
+
+def test_the_gradient_has_a_gradient():
+    """As a loss on gradients asks for it: by torch's own operations, of a float32 that the kernel took."""
+    x, cotangent, norm = problem((2, 8, 3, 3, 2))
+
+    def penalty(norm, x, cotangent, call):
+        x = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(call(norm, x), x, cotangent, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [x, norm.weight, norm.bias])
+
+    got = penalty(norm, x, cotangent, lambda norm, x: group_norm(norm, x, True))
+    wanted = penalty(
+        copy.deepcopy(norm).double(), x.double(), cotangent.double(), lambda norm, x: functional.silu(norm(x))
+    )
+    assert_near(got, wanted, 1e-5)
+
+
+def test_weights_that_are_frozen_or_of_16_bits():
+    x, cotangent, norm = problem((2, 16, 3, 3, 2))
+    norm.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(group_norm(norm, leaf, True), leaf, cotangent)
+    assert_near([grad], [exact(x, cotangent, norm.requires_grad_(), True)[1]], ROUNDING[torch.float32])
+    half = copy.deepcopy(norm).bfloat16()
+    y, *grads = ours(x.bfloat16(), cotangent.bfloat16(), half, True)
+    assert {y.dtype, *(grad.dtype for grad in grads)} == {torch.bfloat16}
+    assert_near([y], exact(x.bfloat16(), cotangent, half, True)[:1], ROUNDING[torch.bfloat16])
+
+
+def test_what_torch_looks_into_is_left_to_torch():
+    x, cotangent, norm = problem((2, 8, 3, 3, 2))
+    assert served(x)
+    assert not served(x.double())
+    assert not served(x.to("meta"))
+    wanted = exact(x, cotangent, norm, True)[0]
+    _, moved = torch.func.jvp(lambda x: group_norm(norm, x, True), (x,), (cotangent,))
+    _, by_hand = torch.func.jvp(lambda x: functional.silu(norm(x)), (x,), (cotangent,))
+    assert_same(moved, by_hand)
+    mapped = torch.func.vmap(lambda row: group_norm(norm, row[None], True)[0])(x)
+    assert_same(mapped, wanted.float())
+    seen = torch.export.export(Norm(norm), (x,)).graph
+    assert not any("distillkac" in str(node.target) for node in seen.nodes)
+
+
+class Norm(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return group_norm(self.norm, x, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"x": torch.zeros(4)}, r"group_norm: x must be \(B, ..., C\), got float32 \(4,\)"),
+        ({"x": torch.zeros(2, 3, 8).double()}, "group_norm: x must be float32, bfloat16 or float16, got float64"),
+        ({"groups": 3}, "group_norm: groups must divide the channels, 8, got 3"),
+        ({"groups": 0}, "group_norm: groups must divide the channels, 8, got 0"),
+        ({"eps": -1.0}, "group_norm: eps must be >= 0, got -1"),
+        ({"weight": torch.zeros(7)}, r"group_norm: weight must be float32 \(8,\), got float32 \(7,\)"),
+        ({"bias": torch.zeros(8).double()}, r"group_norm: bias must be float32 \(8,\), got float64 \(8,\)"),
+    ],
+)
+def test_a_wrong_argument_is_named(change, sentence):
+    given = {"x": torch.zeros(2, 3, 8), "weight": torch.zeros(8), "bias": torch.zeros(8), "groups": 2, "eps": 1e-5}
+    with pytest.raises(ValueError, match=sentence):
+        torch.ops.distillkac.group_norm(**given | change, silu=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"grad_y": torch.zeros(2, 4, 8)}, "grad_y"),
+        ({"weight": torch.zeros(9)}, "weight"),
+        ({"mean": torch.zeros(2, 3)}, "mean"),
+        ({"mean": torch.zeros(16)}, "mean"),
+        ({"inverse_deviation": torch.zeros(2, 4)}, "inverse_deviation"),
+    ],
+)
+def test_a_wrong_argument_of_the_gradient_is_named(change, name):
+    rows, channels, moments = torch.zeros(2, 3, 8), torch.zeros(8), torch.zeros(2, 2)
+    given = {"grad_y": rows, "x": rows, "weight": channels, "bias": channels, "mean": moments}
+    with pytest.raises(ValueError, match=f"group_norm_grad: {name} must "):
+        torch.ops.distillkac.group_norm_grad(**given | {"inverse_deviation": moments} | change, silu=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_four_times(channels):
+    x = torch.randn(2, channels, 3, 5, generator=generator(0, "pixels")).double().requires_grad_()
+    assert torch.equal(twice(x), functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert torch.autograd.gradcheck(twice, x)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 6), (2, 3, 4, 6)])
+def test_the_order_of_memory_is_one_that_convolutions_see(shape):
+    x = torch.randn(shape, generator=generator(0, "pixels"), requires_grad=True)
+    moved = with_channels_last(x)
+    assert torch.equal(moved, x)
+    answer = functional.conv2d(moved, torch.ones(8, shape[1], 3, 3), padding=1)
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+    (grad,) = torch.autograd.grad(moved, x, x.detach())
+    assert torch.equal(grad, x)
+
+
+CONFIGS = [
+    (NetworkConfig(channels=(16, 32), head_dim=8), (1, 8, 8)),
+    (NetworkConfig(channels=(16, 24), head_dim=8, patch=2, attention=(0,), layers=2), (1, 16, 8)),
+    (NetworkConfig(channels=(16, 32), head_dim=8, scale_shift=True, interval_embedding=True), (3, 8, 8)),
+    (NetworkConfig(channels=(8, 8, 16), head_dim=8, checkpointing=True, augment_embedding=True), (2, 8, 12)),
+]
+
+
+def network_of(config, shape):
+    """With weights away from their start, where every velocity is zero."""
+    network, source = VelocityNet(config, shape, 10), generator(1, "weights")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=source))
+    return network
+
+
+def answers(network, batch, dtype, keep=False):
+    """Velocity, and its gradients to the images and every weight."""
+    source = generator(2, "images")
+    x = torch.randn(batch, *network.shape, generator=source).requires_grad_()
+    t, y = torch.rand(batch, generator=source), torch.randint(0, 11, (batch,), generator=source)
+    further = {"r": t / 2} if network.interval_embedding else {}
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        u = network(x, t, y, **further)
+    used = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return u, *torch.autograd.grad(u.float().square().mean(), [x, *used], allow_unused=True, retain_graph=keep)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [3, 65])  # diffusers changes the order of memory from 64 images on
+@pytest.mark.parametrize(("config", "shape"), CONFIGS)
+def test_the_network_is_that_of_diffusers(config, shape, batch, dtype, monkeypatch):
+    network = network_of(config, shape)
+    got = answers(network, batch, dtype)
+    for module in (channels_last, unet_blocks):
+        monkeypatch.setattr(module, "served", lambda x: False)
+    wanted = answers(network, batch, dtype)
+    assert got[0].is_contiguous()
+    # Beside the largest gradient: that of a key's bias, to which a softmax is blind, is nothing but rounding.
+    least = 1e-3 * max(value.double().norm() for value in wanted if value is not None)
+    for one, two in zip(got, wanted, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            gap = (one.double() - two.double()).norm() / two.double().norm().clamp(min=least)
+            # bfloat16 rounds at 2**-9, some thirty times between image and velocity.
+            assert gap <= (1e-4 if dtype is torch.float32 else 0.05), f"{gap:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("config", "shape"), CONFIGS)
+def test_gradients_lie_in_memory_as_their_weights_do(config, shape, dtype):
+    """Else several processes, which gather gradients in buckets of the weights' strides, copy each, and torch warns."""
+    network = network_of(config, shape)
+    u, *_ = answers(network, 5, dtype, keep=True)
+    u.float().square().mean().backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad is None or weight.grad.stride() == weight.stride(), name
+
+
+def test_every_convolution_has_its_channels_last(monkeypatch):
+    network, seen = network_of(*CONFIGS[1]), []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            module.register_forward_hook(
+                lambda _, given, answer, name=name: seen.append(
+                    (name, *(x.is_contiguous(memory_format=torch.channels_last) for x in (given[0], answer)))
+                )
+            )
+    network.train()
+    answers(network, 65, torch.float32)
+    assert len(seen) > 20
+    assert [name for name, before, after in seen if not (before and after)] == []
+
+
+def test_the_blocks_keep_diffusers_names_and_can_be_copied(tmp_path):
+    network = network_of(*CONFIGS[0])
+    config = {name: value for name, value in network.unet.config.items() if not name.startswith("_")}
+    plain = backbones.unet_class()(**config)
+    assert plain.state_dict().keys() == network.unet.state_dict().keys()
+    assert {type(m).__name__ for m in network.unet.modules()} >= {"ResidualBlock", "Upsampling", "GroupNormSiLU"}
+    x, t, y = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 10])
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(other(x, t, y), network(x, t, y))
+
+
+def test_dropout_draws_in_blocks_as_it_does_in_diffusers(monkeypatch):
+    config, shape = CONFIGS[0]
+    network = network_of(NetworkConfig(**vars(config) | {"dropout": 0.5}), shape).train()
+    torch.manual_seed(3)
+    first = answers(network, 4, torch.float32)[0]
+    torch.manual_seed(4)
+    assert not torch.allclose(first, answers(network, 4, torch.float32)[0], atol=1e-3)
+    torch.manual_seed(3)
+    assert torch.equal(first, answers(network, 4, torch.float32)[0])
+
+
+def test_threads_of_a_program_may_share_a_network():
+    network, results = network_of(*CONFIGS[0]).eval(), {}
+
+    def call(number):
+        with torch.no_grad():
+            results[number] = network(torch.full((2, 1, 8, 8), number / 4), torch.full((2,), 0.5), torch.tensor([1, 2]))
+
+    for number in range(4):
+        call(number)
+    alone = dict(results)
+    team = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    assert all(torch.equal(alone[number], results[number]) for number in range(4))
+
+
+def test_the_network_imports_its_blocks_with_the_network_alone():
+    assert (
+        networks.VelocityNet(NetworkConfig(channels=(8,), head_dim=8), (1, 4, 4), 2).unet.conv_act.__class__
+        is nn.Identity
+    )
