@@ -31,3 +31,46 @@ def test_threads_wait_passively_unless_the_environment_says_how(given, before, e
     words = [sys.executable, "-c", SHOW.format(before=before)]
     shown = subprocess.run(words, env=environment | given, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == expected
+
+
+# How many pages of 16 MiB, once freed, the system has to hand out again when a second one is asked for.
+FAULTS = """
+import resource
+import numpy
+from distillkac.base.commands import command
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.empty(2**24, numpy.uint8).fill(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def main(argv=None):
+    pages()
+    print(pages())
+    return 0
+
+command(main)()
+"""
+
+
+def glibc():
+    return sys.platform == "linux" and os.confstr_names.get("CS_GNU_LIBC_VERSION") is not None
+
+
+@pytest.mark.skipif(not glibc(), reason="needs glibc")
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072:glibc.malloc.mmap_threshold=131072"}, False),
+        ({"GLIBC_TUNABLES": "glibc.pthread.rseq=1"}, True),  # it tunes something else
+    ],
+    ids=["unset", "set by name", "set as tunables", "other tunables"],
+)
+def test_freed_memory_is_kept_unless_the_environment_tunes_it(given, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    words = [sys.executable, "-c", FAULTS]
+    shown = subprocess.run(words, env=environment | given, capture_output=True, text=True, check=True)
+    # Pages are of 4 KiB, of 64 on some ARM; huge ones would make both counts small.
+    assert (int(shown.stdout) < 16) == kept, shown.stdout
