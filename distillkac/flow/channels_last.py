@@ -18,12 +18,16 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def served(x: Tensor) -> bool:
-    """Whether the kernel takes x: a tensor of a CPU, that no compiler, transform or forward mode looks into."""
+    """Whether the kernel takes x: a tensor of a CPU, that no compiler, transform or forward mode looks into.
+
+    A thread normalises whole images, so it takes no batch that would leave more than half of the threads without one.
+    """
     return (
         not tracing()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in DTYPES
+        and 2 * len(x) >= torch.get_num_threads()
         and forward_ad._current_level < 0
         and _transforms() is None
     )

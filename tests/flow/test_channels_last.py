@@ -172,6 +172,13 @@ def test_what_torch_looks_into_is_left_to_torch():
     assert served(x)
     assert not served(x.double())
     assert not served(x.to("meta"))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert served(x)
+        assert not served(x[:1])
+    finally:
+        torch.set_num_threads(threads)
     wanted = exact(x, cotangent, norm, True)[0]
     _, moved = torch.func.jvp(lambda x: group_norm(norm, x, True), (x,), (cotangent,))
     _, by_hand = torch.func.jvp(lambda x: functional.silu(norm(x)), (x,), (cotangent,))

@@ -1,0 +1,154 @@
+"""What channels last in memory and our group norm give a network on a CPU, beside torch's norm and diffusers' own blocks.
+
+python -m benchmarks.network [--rounds 15] [--threads 1]
+
+Contests are interleaved; a figure is the ratio of medians, how many times as long the other one takes. Freed memory is kept, as
+in every command (distillkac/base/commands.py); the last column has what that gives: the step of diffusers' blocks with glibc
+as it is by default, in a process of its own, beside ours.
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from torch.nn import functional
+
+from distillkac.base.commands import command
+from distillkac.base.options import parse
+from distillkac.flow import channels_last, unet_blocks
+from distillkac.flow.channels_last import group_norm
+from distillkac.flow.networks import VelocityNet
+from distillkac.runs.presets import PRESETS
+
+SHAPES = ((64, 32, 8, 8, 8), (64, 48, 14, 14, 8), (64, 96, 7, 7, 8), (32, 128, 32, 32, 32))
+NETWORKS = {"demo": (1, 8, 8), "patches": (3, 32, 32), "fashion": (1, 28, 28)}
+CLASSES = 10
+BATCH = 64
+UNTOUCHED = {"MALLOC_ARENA_TEST": "8"}  # glibc's own number, of threads: whoever sets one is not interfered with
+
+
+@dataclass
+class NetworkArgs:
+    """rounds: of each contest. threads: of torch. only: a network alone, by diffusers' blocks, its seconds and no table."""
+
+    rounds: int = 15
+    threads: int = 1
+    only: str | None = None
+
+
+def medians(contests: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Seconds of each, taken in turns; the first turns are not counted."""
+    taken: list[list[float]] = [[] for _ in contests]
+    for turn in range(rounds + 3):
+        for contest, times in zip(contests, taken, strict=True):
+            begun = time.perf_counter()
+            contest()
+            if turn >= 3:
+                times.append(time.perf_counter() - begun)
+    return [statistics.median(times) for times in taken]
+
+
+def norms(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> tuple[float, float]:
+    """silu(norm(x)) and its gradient: how much longer torch takes, with rows and with channels last in memory."""
+    *size, groups = shape
+    norm, x = torch.nn.GroupNorm(groups, size[1]), torch.randn(size, dtype=dtype)
+
+    def contest(layer: Callable[[torch.Tensor], torch.Tensor], order: torch.memory_format) -> Callable[[], object]:
+        given, cotangent = x.to(memory_format=order).requires_grad_(), x.to(memory_format=order)
+        return lambda: torch.autograd.grad(layer(given), [given, *norm.parameters()], cotangent)
+
+    def by_torch(x: torch.Tensor) -> torch.Tensor:
+        return functional.silu(norm(x))
+
+    last = torch.channels_last
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        ours, rows, same = medians(
+            [
+                contest(lambda x: group_norm(norm, x, silu=True), last),
+                contest(by_torch, torch.contiguous_format),
+                contest(by_torch, last),
+            ],
+            rounds,
+        )
+    return rows / ours, same / ours
+
+
+@contextlib.contextmanager
+def diffusers_blocks():
+    with (
+        mock.patch.object(channels_last, "served", return_value=False),
+        mock.patch.object(unet_blocks, "served", return_value=False),
+    ):
+        yield
+
+
+def works(name: str, dtype: torch.dtype) -> list[Callable[[], object]]:
+    """Of a preset's network: an evaluation, as in sampling, and an evaluation with its gradient, as in training."""
+    network, source = VelocityNet(PRESETS[name].network, NETWORKS[name], CLASSES), torch.Generator().manual_seed(0)
+    x, t = torch.randn(BATCH, *network.shape, generator=source), torch.rand(BATCH, generator=source)
+    y = torch.randint(0, CLASSES, (BATCH,), generator=source)
+
+    def sampled() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            network(x, t, y)
+
+    def trained() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            u = network(x, t, y)
+        (u.float() - x).square().mean().backward()
+
+    return [sampled, trained]
+
+
+def theirs(work: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with diffusers_blocks():
+            work()
+
+    return run
+
+
+def by_default(name: str, dtype: torch.dtype, args: NetworkArgs) -> float:
+    """Seconds of a training pass by diffusers' blocks, in a process that has glibc give memory back."""
+    words = [sys.executable, "-m", "benchmarks.network", "--only", f"{name}:{dtype}".replace("torch.", "")]
+    words += ["--rounds", str(args.rounds), "--threads", str(args.threads)]
+    shown = subprocess.run(words, env=os.environ | UNTOUCHED, capture_output=True, text=True, check=True)
+    return float(shown.stdout)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = parse(NetworkArgs, sys.argv[1:] if argv is None else argv, "python -m benchmarks.network")
+    torch.set_num_threads(args.threads)
+    if args.only is not None:
+        name, dtype = args.only.split(":")
+        _, trained = works(name, getattr(torch, dtype))
+        print(medians([theirs(trained)], args.rounds)[0])
+        return 0
+    print("| silu(norm(x)) and gradient | type | torch, rows last | torch, channels last |\n|---|---|---|---|")
+    for shape in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            ratios = norms(shape, dtype, args.rounds)
+            size = "x".join(map(str, shape[:4]))
+            print(f"| {size} | {str(dtype)[6:]} | {ratios[0]:.1f} | {ratios[1]:.1f} |", flush=True)
+    print("\n| network | type | sampling | training | training, memory given back |\n|---|---|---|---|---|")
+    for name in NETWORKS:
+        for dtype in (torch.float32, torch.bfloat16):
+            sampled, trained = works(name, dtype)
+            times = medians([sampled, theirs(sampled), trained, theirs(trained)], args.rounds)
+            given_back = by_default(name, dtype, args) / times[2]
+            ratios = (times[1] / times[0], times[3] / times[2], given_back)
+            shown = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"| {name} | {str(dtype)[6:]} | {shown} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
