@@ -2,15 +2,12 @@
 
 python -m benchmarks.network [--rounds 15] [--threads 1]
 
-Contests are interleaved; a figure is the ratio of medians, how many times as long the other one takes. Freed memory is kept, as
-in every command (distillkac/base/commands.py); the last column has what that gives: the step of diffusers' blocks with glibc
-as it is by default, in a process of its own, beside ours.
+Contests are interleaved; a figure is the ratio of medians, how many times as long the other one takes. Freed memory is kept
+for both, as in every command (distillkac/base/commands.py).
 """
 
 import contextlib
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,16 +28,14 @@ SHAPES = ((64, 32, 8, 8, 8), (64, 48, 14, 14, 8), (64, 96, 7, 7, 8), (32, 128, 3
 NETWORKS = {"demo": (1, 8, 8), "patches": (3, 32, 32), "fashion": (1, 28, 28)}
 CLASSES = 10
 BATCH = 64
-UNTOUCHED = {"MALLOC_ARENA_TEST": "8"}  # glibc's own number, of threads: whoever sets one is not interfered with
 
 
 @dataclass
 class NetworkArgs:
-    """rounds: of each contest. threads: of torch. only: a network alone, by diffusers' blocks, its seconds and no table."""
+    """rounds: of each contest. threads: of torch."""
 
     rounds: int = 15
     threads: int = 1
-    only: str | None = None
 
 
 def medians(contests: list[Callable[[], object]], rounds: int) -> list[float]:
@@ -115,38 +110,23 @@ def theirs(work: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def by_default(name: str, dtype: torch.dtype, args: NetworkArgs) -> float:
-    """Seconds of a training pass by diffusers' blocks, in a process that has glibc give memory back."""
-    words = [sys.executable, "-m", "benchmarks.network", "--only", f"{name}:{dtype}".replace("torch.", "")]
-    words += ["--rounds", str(args.rounds), "--threads", str(args.threads)]
-    shown = subprocess.run(words, env=os.environ | UNTOUCHED, capture_output=True, text=True, check=True)
-    return float(shown.stdout)
-
-
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(NetworkArgs, sys.argv[1:] if argv is None else argv, "python -m benchmarks.network")
     torch.set_num_threads(args.threads)
-    if args.only is not None:
-        name, dtype = args.only.split(":")
-        _, trained = works(name, getattr(torch, dtype))
-        print(medians([theirs(trained)], args.rounds)[0])
-        return 0
     print("| silu(norm(x)) and gradient | type | torch, rows last | torch, channels last |\n|---|---|---|---|")
     for shape in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             ratios = norms(shape, dtype, args.rounds)
             size = "x".join(map(str, shape[:4]))
             print(f"| {size} | {str(dtype)[6:]} | {ratios[0]:.1f} | {ratios[1]:.1f} |", flush=True)
-    print("\n| network | type | sampling | training | training, memory given back |\n|---|---|---|---|---|")
+    print("\n| network | type | sampling | training |\n|---|---|---|---|")
     for name in NETWORKS:
         for dtype in (torch.float32, torch.bfloat16):
             sampled, trained = works(name, dtype)
             times = medians([sampled, theirs(sampled), trained, theirs(trained)], args.rounds)
-            given_back = by_default(name, dtype, args) / times[2]
-            ratios = (times[1] / times[0], times[3] / times[2], given_back)
-            shown = " | ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"| {name} | {str(dtype)[6:]} | {shown} |", flush=True)
+            ratios = (times[1] / times[0], times[3] / times[2])
+            print(f"| {name} | {str(dtype)[6:]} | {ratios[0]:.2f} | {ratios[1]:.2f} |", flush=True)
     return 0
 
 

@@ -129,6 +129,7 @@ TORCH_KERNELS = {
     "test_training",
     "test_training_determinism",
     "test_transformer",
+    "test_unet_blocks",
 }
 
 

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from distillkac.ops._arguments import tracing
 
+__all__ = ["group_norm", "one_by_one", "served", "twice", "with_channels_last"]
+
 _transforms = torch._C._functorch.peek_interpreter_stack
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

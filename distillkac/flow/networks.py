@@ -104,12 +104,10 @@ class VelocityNet(nn.Module):
         # Patches are a matter of the U-Net alone: processes, samplers and losses see the image in its own shape, so the pairs
         # of the planar process are neighbours in the image whatever the patch.
         side = self.config.side
-        patches = x if side == 1 else nn.functional.pixel_unshuffle(x, side)
-        patches = with_channels_last(patches)
+        patches = with_channels_last(x if side == 1 else nn.functional.pixel_unshuffle(x, side))
         with self._attention(x):
             u = self.unet(patches, TIME_SCALE * t, embedding, return_dict=False)[0]
-        u = u if side == 1 else nn.functional.pixel_shuffle(u, side)
-        return u.contiguous()
+        return (u if side == 1 else nn.functional.pixel_shuffle(u, side)).contiguous()
 
     def _attention(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Inside, attention is written out where that is faster: in bfloat16 on a CPU, for its gradient, of few positions."""

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from distillkac.flow.channels_last import group_norm, one_by_one, served, twice
 
+__all__ = ["FirstConvolution", "GroupNormSiLU", "ResidualBlock", "Upsampling", "keep_channels_last"]
+
 
 class FirstConvolution(nn.Conv2d):
     """Weights of one channel get a gradient with their own strides, by which several processes exchange it."""

@@ -21,6 +21,7 @@ RELAXED = {
     "distillkac.pipeline": {"disallow_subclassing_any", "disallow_untyped_decorators"},
     "distillkac.scheduler": {"disallow_subclassing_any", "disallow_untyped_decorators"},
     "distillkac.base.progress": {"disallow_subclassing_any", "disallow_untyped_decorators"},
+    "distillkac.flow.unet_blocks": {"disallow_subclassing_any", "disallow_untyped_decorators"},
     "distillkac.ops._shapes": {"disallow_untyped_defs", "disallow_untyped_decorators"},
 }
 
