@@ -54,7 +54,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep up to 1 GiB of memory that is free again, unless the environment tunes its allocator.
 
     By default the images between the layers of a network, megabytes each, go back to the system in every step, which hands
-    them out again page by page, cleared: a tenth of a training step. Elsewhere than under glibc nothing happens.
+    them out again page by page, cleared: up to a fifth of a training step. Elsewhere than under glibc nothing happens.
     """
     tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not tuned else None
