@@ -1,7 +1,8 @@
 """Images with their channels last in memory, on a CPU: convolutions of bfloat16 are up to four times as fast so.
 
-torch's group norm is not: there it takes several times as long. So it is a kernel of ours (csrc/network/), together with the SiLU that
-follows it. On other devices, in torch.compile and torch.export, under torch.func and in forward mode everything is torch's own.
+torch's group norm is not: there it takes several times as long. So it is a kernel of ours (csrc/network/), together with the
+SiLU that follows it. On other devices, in torch.compile and torch.export, under torch.func and in forward mode everything is
+torch's own.
 """
 
 from typing import Any
