@@ -1,5 +1,4 @@
-// From tensors to the structs of kernels.h, of the layers of networks: on the CPU alone, called by distillkac/flow
-// only.
+// From tensors to the structs of kernels.h: the layers of networks, on the CPU alone, called by distillkac/flow only.
 #pragma once
 #include <tuple>
 #include <vector>
@@ -8,6 +7,13 @@
 #include "devices.h"
 
 namespace distillkac {
+
+// The rows of x, (B, ..., C).
+inline Rows images_of(const char* op, const Tensor& x) {
+  const Rows rows = rows_of(op, "x", x);
+  if (x.dim() < 2) fail(op, "x must be (B, ..., C), got ", described(x));
+  return rows;
+}
 
 inline void check_channels(const char* op, const char* name, const Tensor& tensor, int64_t channels) {
   if (tensor.scalar_type() != ScalarType::Float || tensor.dim() != 1 || tensor.size(0) != channels)
@@ -25,8 +31,7 @@ inline void check_moments(const char* op, const char* name, const Tensor& tensor
 inline std::tuple<Tensor, Tensor, Tensor> group_norm(Tensor x, Tensor weight, Tensor bias, int64_t groups, double eps,
                                                      bool silu) {
   constexpr const char* op = "group_norm";
-  const Rows rows = rows_of(op, "x", x);
-  if (x.dim() < 2) fail(op, "x must be (B, ..., C), got ", described(x));
+  const Rows rows = images_of(op, x);
   const int64_t channels = x.size(x.dim() - 1);
   if (groups < 1 || channels % groups) fail(op, "groups must divide the channels, ", channels, ", got ", groups);
   if (!(eps >= 0)) fail(op, "eps must be >= 0, got ", eps);
@@ -59,10 +64,10 @@ inline std::tuple<Tensor, Tensor, Tensor> group_norm(Tensor x, Tensor weight, Te
 inline std::tuple<Tensor, Tensor, Tensor> group_norm_grad(Tensor grad_y, Tensor x, Tensor weight, Tensor bias,
                                                           Tensor mean, Tensor inverse_deviation, bool silu) {
   constexpr const char* op = "group_norm_grad";
-  const Rows rows = rows_of(op, "x", x);
+  const Rows rows = images_of(op, x);
   check_like(op, "grad_y", grad_y, x);
   const int64_t channels = x.size(x.dim() - 1), given = mean.dim() == 2 ? mean.size(1) : 0;
-  const int64_t groups = given > 0 && channels % given == 0 ? given : 1;  // 1: then mean is not (B, 1)
+  const int64_t groups = given > 0 && channels % given == 0 ? given : 1;  // others fail below
   check_channels(op, "weight", weight, channels);
   check_channels(op, "bias", bias, channels);
   check_moments(op, "mean", mean, x, groups);

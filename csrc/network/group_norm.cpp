@@ -37,7 +37,6 @@ static void normalize_row(const GroupNormArgs& args, int64_t row, float* means, 
   sum_over_positions<1>(positions, channels, {sums},
                         [&](auto lanes, int64_t i, int64_t c, auto* number)
                             DK_INLINE_LAMBDA { number[0] = decltype(lanes)::load(x + i * channels + c); });
-  for (int64_t c = 0; c < channels; ++c) means[c] = 0;
   for (int64_t group = 0; group < args.groups; ++group) {
     const float mean = float(of_group(sums, group * size, size) / count);
     args.mean[row * args.groups + group] = mean;

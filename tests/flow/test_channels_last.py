@@ -217,6 +217,7 @@ def test_a_wrong_argument_is_named(change, sentence):
     [
         ({"grad_y": torch.zeros(2, 4, 8)}, "grad_y"),
         ({"weight": torch.zeros(9)}, "weight"),
+        ({"x": torch.zeros(2), "grad_y": torch.zeros(2)}, "x"),
         ({"mean": torch.zeros(2, 3)}, "mean"),
         ({"mean": torch.zeros(16)}, "mean"),
         ({"inverse_deviation": torch.zeros(2, 4)}, "inverse_deviation"),
