@@ -22,12 +22,41 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix  # the products below are smallest with fewer rows than columns
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + EPS)
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's types do not know it
+    exact = x.device.type == "cpu" and products.fp32_precision in ("none", "ieee")
+    stepped = _by_gram if exact and 2 * x.shape[-2] <= x.shape[-1] else _by_itself
+    x = stepped(x)
+    return (x.mT if tall else x).contiguous()
+
+
+def _by_itself(x: Tensor) -> Tensor:
+    """The steps x <- (a + b G + c G^2) x with G = x x^T."""
     a, b, c = NEWTON_SCHULZ
     product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).contiguous()
+    return x
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """The same steps of a wide matrix on G alone, by two products with all its columns where the others take ten: with the
+    factor P of a step G becomes P G P, and x is multiplied by all of them at the end.
+
+    Of float32 products only: an error of G grows by a^2 = 12 a step where G is small, in four from 1e-7 to 2e-3, but from that
+    of TF32 or bfloat16 to more than the answer.
+    """
+    a, b, c = NEWTON_SCHULZ
+    product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    gram, factors = x @ x.mT, None
+    for step in range(NEWTON_SCHULZ_STEPS):
+        factor = product(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        factors = factor if factors is None else factor @ factors
+        if step + 1 < NEWTON_SCHULZ_STEPS:
+            gram = factor @ gram @ factor
+    assert factors is not None
+    return factors @ x
 
 
 def all_orthogonalized(matrices: list[Tensor]) -> list[Tensor]:

@@ -1,9 +1,12 @@
 """Matrices made orthogonal: each, those of one shape at once, and by a recording."""
 
+import math
+
 import pytest
 import torch
 
 from distillkac.training import orthogonal
+from distillkac.training.cost import flops
 from tests.training.test_muon import noise
 
 
@@ -19,6 +22,43 @@ def test_the_orthogonal_part_has_the_same_directions_and_singular_values_near_on
     assert values.max() < 1.21
     assert large.sum() >= min(shape) - 1
     torch.testing.assert_close(orthogonal.orthogonalized(matrix.T), orthogonal.orthogonalized(matrix).T)
+
+
+def spread(shape, smallest):
+    """A matrix whose singular values are spread evenly, on a logarithmic scale, from 1 down to `smallest`."""
+    u, s, vh = torch.linalg.svd(noise(*shape).double(), full_matrices=False)
+    values = torch.logspace(0, math.log10(smallest), len(s), dtype=torch.float64)
+    return ((u * values) @ vh).float()
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4, 1e-7])
+@pytest.mark.parametrize("shape", [(32, 288), (144, 16), (2, 24, 48), (16, 32), (16, 31)])
+def test_the_steps_are_those_of_float64_however_small_a_singular_value_is(shape, smallest):
+    """A wide matrix takes them by the products of its rows, whose errors grow: 2e-3 was the largest seen."""
+    matrix = torch.stack([spread(shape[1:], smallest)] * 2) if len(shape) == 3 else spread(shape, smallest)
+    wide = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
+    wanted = orthogonal._by_itself(
+        wide.double() / (torch.linalg.vector_norm(wide.double(), dim=(-2, -1), keepdim=True))
+    )
+    found = orthogonal.orthogonalized(matrix)
+    gap = (found if wide is matrix else found.mT).double() - wanted
+    assert torch.linalg.matrix_norm(gap, 2).max() < 5e-3
+
+
+def test_a_wide_matrix_takes_two_products_with_all_its_columns_but_only_of_exact_ones():
+    """What is less exact than float32 would end in nonsense by this way."""
+    rows, columns = 16, 160
+    pair = 2 * rows * rows * columns  # operations of a product with all columns
+    few = flops(lambda: orthogonal.orthogonalized(noise(rows, columns)))
+    assert 2 * pair < few < 5 * pair
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"  # as torch.set_float32_matmul_precision("medium") has it
+        assert flops(lambda: orthogonal.orthogonalized(noise(rows, columns))) > 10 * pair
+    finally:
+        products.fp32_precision = before
+    assert flops(lambda: orthogonal.orthogonalized(torch.empty(rows, columns, device="meta"))) > 10 * pair
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (64, 16), (8, 8)])
