@@ -9,7 +9,6 @@ for both, as in every command (distillkac/base/commands.py).
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import mock
@@ -17,6 +16,7 @@ from unittest import mock
 import torch
 from torch.nn import functional
 
+from benchmarks.race import Rival, Watch
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.flow import channels_last, unet_blocks
@@ -28,6 +28,7 @@ SHAPES = ((64, 32, 8, 8, 8), (64, 48, 14, 14, 8), (64, 96, 7, 7, 8), (32, 128, 3
 NETWORKS = {"demo": (1, 8, 8), "patches": (3, 32, 32), "fashion": (1, 28, 28)}
 CLASSES = 10
 BATCH = 64
+ENOUGH = 600.0  # seconds for each contender: all its rounds
 
 
 @dataclass
@@ -39,15 +40,12 @@ class NetworkArgs:
 
 
 def medians(contests: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Seconds of each, taken in turns; the first turns are not counted."""
-    taken: list[list[float]] = [[] for _ in contests]
-    for turn in range(rounds + 3):
-        for contest, times in zip(contests, taken, strict=True):
-            begun = time.perf_counter()
-            contest()
-            if turn >= 3:
-                times.append(time.perf_counter() - begun)
-    return [statistics.median(times) for times in taken]
+    """Seconds of each, taken in turns."""
+    watches = [Watch(Rival(contest), cuda=False, rounds=rounds, seconds=ENOUGH) for contest in contests]
+    for _ in range(rounds):
+        for watch in watches:
+            watch.time()
+    return [statistics.median(watch.times) for watch in watches]
 
 
 def norms(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> tuple[float, float]:

@@ -246,9 +246,9 @@ int main(int, char** argv) {
       for (const Rows& rows : odd) run(rows, dtype, Process::kTelegraph, is_double);
     }
   }
+  // Of channels whole vectors, an eight and single ones; of positions one block or two.
   for (const Dtype dtype : kDtypes)
-    for (const bool silu :
-         {true, false}) {  // whole vectors, an eight and single channels; one block of positions or two
+    for (const bool silu : {true, false}) {
       run_group_norm(5, 7, 33, 3, dtype, silu);
       run_group_norm(2, 259, 26, 2, dtype, silu);
       run_group_norm(8, 1, 8, 8, dtype, silu);
