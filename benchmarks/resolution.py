@@ -28,7 +28,8 @@ from distillkac.data import fashion_mnist
 from distillkac.data.config import DataConfig, Split
 from distillkac.data.dataset import read
 from distillkac.data.loading import load
-from distillkac.evaluation.metrics import Evaluator, Moments, frechet_distance
+from distillkac.evaluation.metrics import Evaluator
+from distillkac.evaluation.moments import Moments, frechet_distance
 from distillkac.flow.exact_flow import conditional_law
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.flow.processes import Planar, Process, Telegraph
@@ -184,7 +185,7 @@ def distance(images: torch.Tensor, side: int) -> float:
     """Fréchet distance of images of this size to the held-out ones of the same size, both scaled to 28 pixels a side."""
     evaluator = _evaluator()
     real = images_of(side, "test", 10_000)[0]
-    return frechet_distance(*(Moments(evaluator.features(_native(x))) for x in (images, real)))
+    return frechet_distance(*(Moments.of(evaluator.features(_native(x))) for x in (images, real)))
 
 
 _kept: list[Evaluator] = []

@@ -21,7 +21,8 @@ from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.data import DataConfig, Dataset, fashion_mnist, load, read
 from distillkac.evaluation.copies import Copies
-from distillkac.evaluation.metrics import Evaluator, Moments, describe, frechet_distance
+from distillkac.evaluation.metrics import Evaluator, describe
+from distillkac.evaluation.moments import Moments, frechet_distance
 from distillkac.runs import SamplerConfig, class_labels, generate, open_run
 
 FEW, EACH = ("Bag", "Ankle boot"), 150
@@ -67,15 +68,15 @@ def measure(args: FewArgs) -> None:
     config = DataConfig(path=str(args.folder / "two"))
     splits = load(config, "train"), load(config, "test")
     mine, real = (read(split, range(len(split)))[0] for split in splits)
-    moments, copies = Moments(evaluator.features(real)), Copies(*splits)
+    moments, copies = Moments.of(evaluator.features(real)), Copies(*splits)
     known = torch.tensor([list(fashion_mnist.FASHION).index(name) for name in splits[0].class_names])
     print(f"{describe(evaluator.identity)}; {args.num} images of each run")
-    print(f"{len(mine)} training images: Fréchet {frechet_distance(Moments(evaluator.features(mine)), moments):.3f}")
+    print(f"{len(mine)} training images: Fréchet {frechet_distance(Moments.of(evaluator.features(mine)), moments):.3f}")
     for folder in args.runs:
         run = open_run(folder)
         labels = class_labels(run.config, args.num)
         images = generate(run, labels, SamplerConfig(20)).images.clamp(-1, 1)
-        distance = frechet_distance(Moments(evaluator.features(images)), moments)
+        distance = frechet_distance(Moments.of(evaluator.features(images)), moments)
         right = (evaluator.logits(images).argmax(1) == known[labels]).double().mean()
         print(f"{folder}: Fréchet {distance:.3f}, accuracy {right:.3f}, copies {copies(images)['copying']:.3f}")
 

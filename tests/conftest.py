@@ -82,6 +82,7 @@ TORCH_KERNELS = {
     "test_methods",
     "test_metrics",
     "test_models",
+    "test_moments",
     "test_muon",
     "test_muon_on_gpus",
     "test_muon_runs",

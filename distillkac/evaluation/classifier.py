@@ -90,10 +90,7 @@ def classifier_of(train: ImageDataset, test: ImageDataset, cache: Path | None = 
     if (found := evaluators.shipped(fingerprint)) is not None:
         digest = digest_of(fingerprint, found.weights)
         if digest != found.digest:
-            raise ValueError(
-                f"{found.path} is damaged or was replaced: its digest is {digest}, {found.digest} was shipped; install "
-                "distillkac again"
-            )
+            raise ValueError(evaluators.replaced(found.path, digest, found.digest))
         return Trained(_network(train, found.weights), found.accuracy, f"{found.name}, shipped", digest)
     evaluators.warn_if_like_a_shipped_one(train, test)
     if cache is not None and (kept := _cached(cache, fingerprint)) is not None:
@@ -174,7 +171,7 @@ def fingerprint_of(train: ImageDataset, test: ImageDataset) -> str:
 
 
 def digest_of(fingerprint: str, weights: dict[str, torch.Tensor]) -> str:
-    """Of float16 weights by name and of the data's fingerprint."""
+    """Of float16 weights by name and of the data's fingerprint; of other tensors and of what they depend on."""
     digest = hashlib.blake2b(fingerprint.encode(), digest_size=16)
     for name in sorted(weights):
         value = weights[name]

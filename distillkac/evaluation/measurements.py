@@ -8,7 +8,8 @@ import torch
 from distillkac.base import files
 from distillkac.evaluation import comparison_report
 from distillkac.evaluation.comparison import RESULTS, Plan, Setting
-from distillkac.evaluation.metrics import Evaluator, Moments, frechet_distance
+from distillkac.evaluation.metrics import Evaluator
+from distillkac.evaluation.moments import Moments, frechet_distance
 from distillkac.flow.methods import Method as Integrator
 from distillkac.runs.config import load_config
 from distillkac.runs.run import open_run
@@ -54,7 +55,7 @@ class Measurements:
             samples.images, labels
         )
         if reference is not None:
-            ours = Moments(self.evaluator.features(samples.images))
+            ours = Moments.of(self.evaluator.features(samples.images))
             row["frechet_guided_teacher"] = frechet_distance(ours, self._teacher_moments(reference, labels))
         row |= {"evaluator": self.evaluator.name, "evaluator_digest": self.evaluator.digest}
         comparison_report.save_samples(self.folder, method, steps, integrator, restart, samples.images[:GRID_IMAGES])
@@ -75,5 +76,5 @@ class Measurements:
         if w not in self._guided:
             teacher = open_run(self.folder, torch.device("cpu"))
             samples = generate(teacher, labels, SamplerConfig(steps=20, w=w, model="teacher"), seed=1)
-            self._guided[w] = Moments(self.evaluator.features(samples.images))
+            self._guided[w] = Moments.of(self.evaluator.features(samples.images))
         return self._guided[w]

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from distillkac.base.random import generator
 from distillkac.data import ImageDataset, read
-from distillkac.evaluation.classifier import CHUNK, FEATURES, batches, classifier_of
+from distillkac.evaluation.classifier import CHUNK, FEATURES, classifier_of
+from distillkac.evaluation.moments import Moments, frechet_distance, split_moments
 
 DISTANCE_IMAGES = 2000
 UNNAMED = "of an earlier version, trained on one machine"
@@ -45,36 +46,12 @@ COLUMNS = (
 )
 
 
-class Moments:
-    """Mean and covariance of features phi: (n, d), n >= 2, in float64."""
-
-    def __init__(self, phi: torch.Tensor):
-        phi = phi.double()
-        self.mean, self.cov = phi.mean(0), torch.cov(phi.T)
-
-
-def frechet_distance(p: Moments, q: Moments) -> float:
-    """Squared 2-Wasserstein distance between the Gaussians with these moments, >= 0.
-
-    tr (S_p S_q)^(1/2) is the sum of the singular values of S_p^(1/2) S_q^(1/2), with roots by symmetric
-    eigendecomposition: no root of a product, which is not symmetric, and no squaring, which would lose half the digits
-    of what is small. Singular covariances are fine.
-    """
-    cross = torch.linalg.svdvals(_sqrt(p.cov) @ _sqrt(q.cov)).sum()
-    distance = (p.mean - q.mean).square().sum() + p.cov.trace() + q.cov.trace() - 2 * cross
-    return max(float(distance), 0.0)
-
-
-def _sqrt(cov: torch.Tensor) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(cov)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
 class Evaluator:
     """Measures images against the train and held-out splits of a data set.
 
     train, test: as `data.load` gives them. cache_dir: where a classifier that had to be trained is kept and found again
-    (classifier.safetensors, classifier.json), as long as data and recipe are the same; None keeps nothing.
+    (classifier.safetensors, classifier.json), and the moments of both splits (classifier-moments.safetensors), as long as
+    data and recipe are the same; None keeps nothing.
     `accuracy`: the classifier's, on the held-out split (for data of one class: at naming the mirroring). `name` and
     `digest`: which classifier it is; figures of different digests do not compare.
     Raises ValueError if the splits do not belong together or hold fewer than two images, or a shipped classifier is
@@ -90,16 +67,13 @@ class Evaluator:
         if min(len(train), len(test)) < 2:
             raise ValueError(f"train and test need at least 2 images each, got {len(train)} and {len(test)}")
         self.train, self.test, self.num_classes = train, test, train.num_classes
-        found = classifier_of(train, test, Path(cache_dir) if cache_dir is not None else None)
+        cache = Path(cache_dir) if cache_dir is not None else None
+        found = classifier_of(train, test, cache)
         self.classifier, self.accuracy, self.name, self.digest = found.network, found.accuracy, found.name, found.digest
         for split, title in ((train, "train"), (test, "held-out")):
             _warn_of_few(len(split), f"{title} images")
-        phi = torch.cat([self._phi(x) for x, _ in batches(train)])
-        std = phi.std(0)
-        # A feature that never varies carries nothing; dividing by its rounding noise would make it count.
-        self.scale = torch.where(std > 1e-6 * std.max(), std, torch.inf)
-        self.train_moments = Moments(phi / self.scale)
-        self.test_moments = Moments(torch.cat([self._phi(x) for x, _ in batches(test)]) / self.scale)
+        moments = split_moments(found, train, test, cache)
+        self.scale, self.train_moments, self.test_moments = moments.scale, moments.train, moments.test
         count = min(len(train), len(test), DISTANCE_IMAGES)
         self.near_train, _ = read(train, subset(len(train), count, "near train"))
         self.near_test, labels = read(test, subset(len(test), count, "near test"))
@@ -121,7 +95,7 @@ class Evaluator:
         _warn_of_few(len(images), "images")
         images, labels = images.detach().float().cpu().clamp(-1, 1), labels.cpu()
         phi = torch.cat([self._phi(x) for x in images.split(CHUNK)])
-        moments = Moments(phi / self.scale)
+        moments = Moments.of(phi / self.scale)
         result = {
             "frechet": frechet_distance(moments, self.test_moments),
             "frechet_train": frechet_distance(moments, self.train_moments),

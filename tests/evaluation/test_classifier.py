@@ -114,7 +114,11 @@ def test_cached_classifier_gives_the_same_figures(tmp_path, trainings):
     assert second.identity == first.identity
     assert first.name == "trained here"
     assert json.loads((tmp_path / "classifier.json").read_text())["accuracy"] == first.accuracy == second.accuracy
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.json", "classifier.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "classifier-moments.safetensors",
+        "classifier.json",
+        "classifier.safetensors",
+    ]
 
 
 def test_stale_or_damaged_cache_is_not_used(tmp_path, trainings, monkeypatch):

@@ -15,7 +15,9 @@ from distillkac import compare, report
 from distillkac.base import files
 from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.evaluation import classifier, comparison_report, evaluators
+from distillkac.evaluation.evaluators import make
 from distillkac.evaluation.metrics import Evaluator
+from distillkac.evaluation.moments import SplitMoments
 from tests.commands.test_compare import TINY
 from tests.places import ROOT
 
@@ -77,10 +79,14 @@ print(json.dumps(this.measured(torch.load(sys.argv[1]))))
 
 
 def measured(images) -> dict:
-    """Figures of the digits' evaluator; features of the patches' classifier (all their figures take a minute); the digest
-    of one trained here."""
+    """Figures of the digits' evaluator, and the moments of the digits; features of the patches' classifier (all their figures
+    take a minute); the digest of one trained here."""
     evaluator = Evaluator(*splits())
     result = {key: evaluator(*value) for key, value in images.items()}
+    moments = SplitMoments.measured(evaluator.classifier, *splits()).tensors()
+    result |= {
+        name: {str(i): number for i, number in enumerate(value.flatten().tolist())} for name, value in moments.items()
+    }
     weights = {k: v.double() for k, v in load_file(evaluators.FOLDER / "patches.safetensors").items()}
     colour = classifier.Classifier((3, 32, 32), 2).eval()
     colour.load_state_dict(weights)
@@ -168,7 +174,8 @@ def test_built_in_images_have_a_shipped_classifier(untrained, name, tmp_path):
     x, y = read(test, rows)
     right = (found.network(x).argmax(1) == y).double().mean().item()
     assert right == pytest.approx(found.accuracy, abs=0.03)
-    assert (evaluators.FOLDER / f"{name}.safetensors").stat().st_size < 300_000
+    sizes = [(evaluators.FOLDER / f"{name}{kind}.safetensors").stat().st_size for kind in ("", ".moments")]
+    assert sum(sizes) < 300_000
 
 
 @pytest.mark.parametrize("damage", ["bit", "swapped", "cut", "missing", "other weights"])
@@ -226,16 +233,23 @@ def test_pixels_of_the_built_in_images_are_whole_numbers():
     assert splits("patches")[0].images.dtype == torch.uint8
 
 
-def test_the_shipped_files_are_what_the_tool_writes(quick, tmp_path):
-    from distillkac.evaluation.evaluators import make
+@pytest.mark.parametrize("name", [*SETS, pytest.param("fashion", marks=pytest.mark.fashion)])
+def test_the_index_is_of_the_images_that_the_tool_takes(name):
+    entry = json.loads((evaluators.FOLDER / "index.json").read_text())[name]
+    data = [load(make.SETS[name], split) for split in ("train", "test")]
+    assert (entry["fingerprint"], entry["data"]) == (classifier.fingerprint_of(*data), evaluators.describe(*data))
 
-    assert make.main(["--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in evaluators.FOLDER.glob("*.[js]*")}
-    made, there = (json.loads((folder / "index.json").read_text()) for folder in (tmp_path, evaluators.FOLDER))
-    for name in SETS:
-        assert made[name]["fingerprint"] == there[name]["fingerprint"]
-        assert made[name]["data"] == there[name]["data"]
-        assert made[name]["digest"] != there[name]["digest"]  # of two steps of training
+
+def test_the_shipped_files_are_what_the_tool_writes(quick, tmp_path):
+    assert make.main(["digits", "--out", str(tmp_path)]) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    names = [name.replace("digits", other) for name in written for other in make.SETS]
+    assert set(names) == {path.name for path in evaluators.FOLDER.glob("*.[js]*")}
+    made, there = (
+        json.loads((folder / "index.json").read_text())["digits"] for folder in (tmp_path, evaluators.FOLDER)
+    )
+    assert made.keys() == there.keys()
+    assert {key for key in made if made[key] != there[key]} >= {"digest", "moments"}  # of two steps of training
 
 
 # -------------------------------------------------------------------------------------------- figures say whose they are

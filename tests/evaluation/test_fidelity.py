@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from distillkac import data
-from distillkac.evaluation import fidelity, metrics
+from distillkac.evaluation import fidelity, moments
 from tests.evaluation.stand_in import Stand
 
 
@@ -34,7 +34,7 @@ def test_fid_of_gaussians_is_the_closed_form(torchmetrics):
 def test_fid_is_the_frechet_distance_of_our_own_metrics(torchmetrics, rows):
     source = torch.Generator().manual_seed(rows)
     p, q = torch.randn(rows, 20, generator=source), torch.rand(rows, 20, generator=source) ** 2
-    expected = metrics.frechet_distance(metrics.Moments(p), metrics.Moments(q))
+    expected = moments.frechet_distance(moments.Moments.of(p), moments.Moments.of(q))
     assert fidelity.fid(p, q) == pytest.approx(expected, rel=1e-4)
 
 

@@ -5,61 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
 from distillkac.data import read
 from distillkac.evaluation import metrics
-from distillkac.evaluation.metrics import Evaluator, Moments, frechet_distance
+from distillkac.evaluation.metrics import Evaluator
 from tests.evaluation.small_sets import noise, small
-
-
-def moments(mean, cov):
-    result = Moments(torch.zeros(2, len(mean)))
-    result.mean, result.cov = torch.as_tensor(mean).double(), torch.as_tensor(cov).double()
-    return result
-
-
-def random_cov(seed, rank=32, scale=1.0):
-    a = np.random.default_rng(seed).standard_normal((32, rank)) * scale
-    return a @ a.T / rank
-
-
-# ---------------------------------------------------------------------------------------------------- Fréchet distance
-
-
-@pytest.mark.parametrize(("rank", "scale"), [(40, 1.0), (32, 1e-3), (64, 1e3)])
-def test_frechet_against_scipy(rank, scale):
-    p, q = random_cov(0, rank), random_cov(1, rank, scale)
-    mean = np.random.default_rng(2).standard_normal((2, 32))
-    wanted = ((mean[0] - mean[1]) ** 2).sum() + np.trace(p + q - 2 * sqrtm(p @ q).real)
-    assert frechet_distance(moments(mean[0], p), moments(mean[1], q)) == pytest.approx(wanted, rel=1e-8)
-
-
-def test_frechet_closed_forms():
-    zero, s, r = np.zeros(32), np.linspace(0.1, 3, 32), np.linspace(2, 0, 32)
-    # Covariances with common axes: the squared distance of the standard deviations; here one is singular too.
-    axes = np.linalg.qr(np.random.default_rng(3).standard_normal((32, 32)))[0]
-    p, q = (axes @ np.diag(sd**2) @ axes.T for sd in (s, r))
-    # (A variance of 0 that rounding makes 1e-16 has a standard deviation of 1e-8: nothing can be more exact.)
-    assert frechet_distance(moments(zero, p), moments(zero, q)) == pytest.approx(((s - r) ** 2).sum(), rel=1e-8)
-    # The same shape elsewhere: the squared distance of the means.
-    assert frechet_distance(moments(zero, p), moments(zero + 0.5, p)) == pytest.approx(8, rel=1e-9)
-    # Both singular with ranges at right angles: no overlap, the sum of the traces.
-    halves = [np.diag(np.arange(32) < 16) * 1.0, np.diag(np.arange(32) >= 16) * 1.0]
-    assert frechet_distance(*(moments(zero, half) for half in halves)) == pytest.approx(32, rel=1e-9)
-
-
-def test_frechet_of_equal_moments_is_zero_and_it_is_symmetric():
-    p, q = (moments(np.zeros(32), random_cov(seed, rank=5)) for seed in (4, 5))
-    assert 0 <= frechet_distance(p, p) < 1e-12
-    assert frechet_distance(p, q) == pytest.approx(frechet_distance(q, p), rel=1e-9)
-
-
-def test_moments_are_those_of_numpy():
-    phi = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(Moments(phi).mean, phi.double().numpy().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(Moments(phi).cov, np.cov(phi.double().numpy().T), rtol=1e-10)
 
 
 def test_floor_of_real_train_images(evaluator):

@@ -1,4 +1,5 @@
-"""The classifiers of the built-in images, as they are shipped: NAME.safetensors, and index.json, which says what they are.
+"""The classifiers of the built-in images, as they are shipped: NAME.safetensors, the moments of both splits in its features,
+NAME.moments.safetensors, and index.json, which says what they are.
 
 `python -m distillkac.evaluation.evaluators.make` makes them again; needed whenever the images, their split or the recipe of
 classifier.py change.
@@ -29,20 +30,38 @@ class Shipped:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class ShippedMoments:
+    """digest: what `digest_of` must give for the tensors."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    digest: str
+
+
 def shipped(fingerprint: str) -> Shipped | None:
     """The classifier for data of this fingerprint, None if none is shipped. Raises ValueError naming a file that cannot be
     read; whether it is the one that was shipped is for the caller to check by its digest."""
     for name, entry in _index().items():
         if entry["fingerprint"] == fingerprint:
             path = FOLDER / f"{name}.safetensors"
-            try:
-                weights, _ = checkpoints.read_safetensors(path)
-            except (OSError, SafetensorError) as error:
-                raise ValueError(
-                    f"{path} is missing or damaged ({error}); it is a part of distillkac: install it again"
-                ) from None
-            return Shipped(name, path, weights, entry["digest"], entry["accuracy"])
+            return Shipped(name, path, _tensors(path), entry["digest"], entry["accuracy"])
     return None
+
+
+def shipped_moments(digest: str) -> ShippedMoments | None:
+    """The moments of both splits in the features of the classifier with this digest, None if none are shipped. Raises as
+    `shipped` does."""
+    for name, entry in _index().items():
+        if entry["digest"] == digest:
+            path = FOLDER / f"{name}.moments.safetensors"
+            return ShippedMoments(path, _tensors(path), entry["moments"])
+    return None
+
+
+def replaced(path: Path, found: str, wanted: str) -> str:
+    """What is wrong with a file of another digest than the shipped one, in a sentence."""
+    return f"{path} is damaged or was replaced: its digest is {found}, {wanted} was shipped; install distillkac again"
 
 
 def warn_if_like_a_shipped_one(train, test) -> None:
@@ -59,6 +78,15 @@ def warn_if_like_a_shipped_one(train, test) -> None:
 def describe(train, test) -> dict:
     """What can be seen of two splits without looking at their pixels."""
     return {"shape": list(train.shape), "classes": list(train.class_names), "train": len(train), "test": len(test)}
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return checkpoints.read_safetensors(path)[0]
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({error}); it is a part of distillkac: install it again"
+        ) from None
 
 
 def _index() -> dict[str, dict]:

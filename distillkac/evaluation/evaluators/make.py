@@ -1,4 +1,5 @@
-"""Trains the shipped classifiers again: `python -m distillkac.evaluation.evaluators.make`, or `... make digits` for one."""
+"""Trains the shipped classifiers again, and measures the moments of their data: `python -m
+distillkac.evaluation.evaluators.make`, or `... make digits` for one."""
 
 import os
 import sys
@@ -13,7 +14,7 @@ from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.data import DataConfig, load
 from distillkac.data.builtin import BUILTIN
-from distillkac.evaluation import classifier, evaluators
+from distillkac.evaluation import classifier, evaluators, moments
 from distillkac.runs.presets import PRESETS
 
 SETS = {name: DataConfig(builtin=name) for name in BUILTIN} | {"fashion": PRESETS["fashion"].data}
@@ -41,18 +42,18 @@ def main(argv: list[str] | None = None) -> int:
         train, test = (load(SETS[name], split) for split in ("train", "test"))
         fingerprint = classifier.fingerprint_of(train, test)
         made = classifier.fresh(train, test, fingerprint)
-        content = classifier.to_bytes(made, fingerprint)
-        files.write_atomic(args.out / f"{name}.safetensors", content)
+        files.write_atomic(args.out / f"{name}.safetensors", classifier.to_bytes(made, fingerprint))
+        found = moments.SplitMoments.measured(made.network, train, test)
+        files.write_atomic(args.out / f"{name}.moments.safetensors", moments.to_bytes(found, made.digest))
         index[name] = {
             "digest": made.digest,
+            "moments": classifier.digest_of(made.digest, found.tensors()),
             "fingerprint": fingerprint,
             "accuracy": made.accuracy,
             "data": evaluators.describe(train, test),
             "made_with": f"torch {torch.__version__}, {os.uname().machine}",
         }
-        print(
-            f"{name}: {made.digest}, {made.accuracy:.2%} of the held-out images right, {len(content)} bytes", flush=True
-        )
+        print(f"{name}: {made.digest}, {made.accuracy:.2%} of the held-out images right", flush=True)
         files.write_json(path, {name: index[name] for name in SETS if name in index})
     return 0
 
