@@ -37,7 +37,7 @@ class Shaping:
             raise ValueError(f"launch must lie in [0, 1], of which 0 changes nothing, got {self.launch}")
         if not 0 <= self.landing <= (most := 1 / math.expm1(self.rate)):
             raise ValueError(
-                f"landing must lie in [0, {most:.4f}], of which 0 changes nothing and more would turn back, got {self.landing}"
+                f"landing must lie in [0, {most!r}], of which 0 changes nothing and more would turn back, got {self.landing}"
             )
 
     def factor(self, t: "float | torch.Tensor") -> "float | torch.Tensor":

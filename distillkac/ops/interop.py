@@ -1,6 +1,6 @@
 """The six ops for NumPy, CuPy and other arrays that speak DLPack: the same names and arguments as in `distillkac.ops`.
 
-    from distillkac import interop
+    from distillkac.ops import interop
     k = interop.kac_noise(np.full(64, 0.5, np.float32), (3, 32, 32), "telegraph", a=25.0, c=2.0, seed=1)   # a NumPy array
 
 Arrays are shared, not copied (a NumPy array that may not be written is copied). Results are arrays of the library that
