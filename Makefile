@@ -17,7 +17,7 @@
 # PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
 # On such a CPU it is the default (PRECISION=auto), unless there is a GPU; PRECISION=no: in float32.
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
-# /dev/null for the newest of everything: in a fresh checkout) and builds the kernels;
+# /dev/null for the newest of everything: in a fresh checkout) and, but for lint and docs, builds the kernels;
 # DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
 PYTHON ?= python3
 RUN ?= runs/demo

@@ -2,7 +2,7 @@
 
     python examples/toy2d.py [--process planar] [--data checkerboard] [--out toy2d.gif or .webp]
 
-Nothing is learnt: the velocity is the exact one for a finite data set (distillkac/exact_flow.py). Prints how far the
+Nothing is learnt: the velocity is the exact one for a finite data set (distillkac/flow/exact_flow.py). Prints how far the
 particles end from the data, beside what a fresh sample of the data would score, and writes an animation. The thin line
 is the light cone of a data point at 0: whatever becomes that point is inside.
 """

@@ -49,7 +49,7 @@ class DataConfig:
     """Hugging Face data: the column of images, if there are several."""
     label_column: str | None = None
     """Hugging Face data: the column of classes, if there are several or it is not called label. Shards: the entry of the
-    .json that is the class, if it is not called label; it then counts more than a .cls."""
+    .json that is the class, if it is not called label; no .cls is read then."""
     unconditional: bool = False
     """Learn without classes, whatever the data say of them."""
     coarse: bool = False

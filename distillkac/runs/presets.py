@@ -36,7 +36,8 @@ PRESETS = {
     # for it (github.com/DanielZastrau/NeuralNetworks, commit a253061, model_getter "han"), and residual blocks that halve and
     # double the resolution, where this U-Net has convolutions. The paper's text does not name learning rate and number of
     # steps: these, batch and average are those of the Kac flow that it builds on (github.com/JChemseddine/telegraphers,
-    # train_telegraphers.py), a smaller network with dropout .1. The warm-up, the fall of the rate to 1% and flip are ours: that flow has none of them.
+    # train_telegraphers.py), a smaller network with dropout .1. The warm-up, the fall of the rate to 1% and flip are
+    # ours: that flow has none of them.
     "cifar10": RunConfig(
         data=DataConfig(path="cifar10", flip=True),
         noise=ProcessConfig("telegraph", 25.0, 2.0),
