@@ -1,5 +1,6 @@
 // From tensors to the structs of kernels.h: the layers of networks, on the CPU alone, called by distillkac/flow only.
 #pragma once
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -40,7 +41,11 @@ inline std::tuple<Tensor, Tensor, Tensor> group_norm(Tensor x, Tensor weight, Te
   const Dtype dtype = element_type(op, "x", x.scalar_type());
   Tensor y = new_tensor(x, x.sizes()), mean = new_tensor(x, {rows.count, groups}, ScalarType::Float);
   Tensor inverse = new_tensor(x, {rows.count, groups}, ScalarType::Float);
-  if (empty(rows)) return {y, mean, inverse};
+  if (empty(rows)) {  // of nothing: no deviation
+    std::fill_n(static_cast<float*>(mean.mutable_data_ptr()), mean.numel(), 0.f);
+    std::fill_n(static_cast<float*>(inverse.mutable_data_ptr()), inverse.numel(), 0.f);
+    return {y, mean, inverse};
+  }
   const Tensor images = packed(x), factors = packed(weight), offsets = packed(bias);
   GroupNormArgs args{
       .x = images.const_data_ptr(),

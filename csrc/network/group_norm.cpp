@@ -34,9 +34,15 @@ static void normalize_row(const GroupNormArgs& args, int64_t row, float* means, 
   const T* x = static_cast<const T*>(args.x) + row * args.rows.width;
   T* y = static_cast<T*>(args.y) + row * args.rows.width;
 
+  // Above the first position: a channel that is the same everywhere, however large, adds up without rounding.
   sum_over_positions<1>(positions, channels, {sums},
-                        [&](auto lanes, int64_t i, int64_t c, auto* number)
-                            DK_INLINE_LAMBDA { number[0] = decltype(lanes)::load(x + i * channels + c); });
+                        [&](auto lanes, int64_t i, int64_t c, auto* number) DK_INLINE_LAMBDA {
+                          using V = decltype(lanes);
+                          number[0] = V::load(x + i * channels + c) - V::load(x + c);
+                        });
+  for_each_channel(channels, [&](auto lanes, int64_t c)
+                                 DK_INLINE_LAMBDA { decltype(lanes)::store(means + c, decltype(lanes)::load(x + c)); });
+  for (int64_t c = 0; c < channels; ++c) sums[c] += double(means[c]) * double(positions);
   for (int64_t group = 0; group < args.groups; ++group) {
     const float mean = float(of_group(sums, group * size, size) / count);
     args.mean[row * args.groups + group] = mean;

@@ -19,12 +19,12 @@ DK_INLINE typename V::F exp_in_range(typename V::F x) {
   return V::from_bits(V::add_bits(V::bits(p), V::template shift_left<23>(V::bits(shifted))));
 }
 
-// 1 / (1 + exp(-z)). Beyond |z| = 86 that of 86, which is 1, or less than 1e-37.
+// 1 / (1 + exp(-z)). Beyond |z| = 86 it is 1, or less than 1e-37: then 0, which any z may be multiplied by.
 template <class V>
 DK_INLINE typename V::F sigmoid(typename V::F z) {
-  const typename V::F most = V::splat(86.f), one = V::splat(1.f);
-  const typename V::F x = V::max(V::min(V::splat(0.f) - z, most), V::splat(-86.f));
-  return one / (one + exp_in_range<V>(x));
+  const typename V::F most = V::splat(86.f), least = V::splat(-86.f), one = V::splat(1.f);
+  const typename V::F x = V::max(V::min(V::splat(0.f) - z, most), least);
+  return V::select(V::less(z, least), V::splat(0.f), one / (one + exp_in_range<V>(x)));
 }
 
 template <class V>

@@ -5,8 +5,8 @@ weight after the whole training, by 1e-13 of it; in float32 two machines' traini
 images are given Fréchet distances that differ by a seventh. Trained weights are rounded to float16: the remaining
 differences vanish, so that machines agree in the digest.
 
-The built-in images have their classifiers in the package (evaluators/); for other data one is trained, and kept in the
-run folder.
+The built-in images and Fashion-MNIST have their classifiers in the package (evaluators/); for other data one is trained,
+and kept in the run folder.
 """
 
 import hashlib

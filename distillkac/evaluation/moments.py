@@ -4,6 +4,7 @@ The splits' are a function of the classifier and the data, and take a minute for
 that are shipped they are shipped too (evaluators/), for others they are kept beside the classifier.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,10 @@ def split_moments(known: Trained, train: ImageDataset, test: ImageDataset, cache
         return kept
     made = SplitMoments.measured(known.network, train, test)
     if cache is not None:
-        files.write_atomic(cache / KEPT, to_bytes(made, known.digest))
+        try:
+            files.write_atomic(cache / KEPT, to_bytes(made, known.digest))
+        except OSError as error:  # of a folder that one may only read: the classifier beside it serves as it is
+            warnings.warn(f"{cache / KEPT} cannot be written ({error.strerror}): measured anew each time", stacklevel=2)
     return made
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from distillkac.base import backbones
 from distillkac.flow import transformer
+from distillkac.flow.attention import written_out
 from distillkac.flow.channels_last import with_channels_last
 from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
@@ -112,7 +112,7 @@ class VelocityNet(nn.Module):
     def _attention(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Inside, attention is written out where that is faster: in bfloat16 on a CPU, for its gradient, of few positions."""
         slow = x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-        return sdpa_kernel(SDPBackend.MATH) if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
+        return written_out() if slow and self.positions <= FEW_POSITIONS else contextlib.nullcontext()
 
     def call_blocks_by(self, how: Callable[..., object]) -> None:
         """Has residual and transformer blocks called as how(block, *inputs) where gradients are asked for."""

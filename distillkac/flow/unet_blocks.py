@@ -11,7 +11,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distillkac.flow.channels_last import group_norm, one_by_one, served, twice
+from distillkac.flow.channels_last import group_norm, one_by_one, plain, served, twice
 
 __all__ = ["FirstConvolution", "GroupNormSiLU", "ResidualBlock", "Upsampling", "keep_channels_last"]
 
@@ -37,15 +37,27 @@ class ResidualBlock(ResnetBlock2D):
     def forward(self, x: Tensor, embedding: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not served(x):
             return super().forward(x, embedding, *args, **kwargs)
-        h = self.conv1(group_norm(self.norm1, x, silu=True))
+        h = self.conv1(_normed(self.norm1, x, silu=True))
         told = self.time_emb_proj(self.nonlinearity(embedding))[:, :, None, None]
         if self.time_embedding_norm == "scale_shift":
             scale, shift = told.chunk(2, 1)
-            h = functional.silu(group_norm(self.norm2, h, silu=False) * (1 + scale) + shift)
+            h = functional.silu(_normed(self.norm2, h, silu=False) * (1 + scale) + shift)
         else:
-            h = group_norm(self.norm2, h + told, silu=True)
+            h = _normed(self.norm2, h + told, silu=True)
         h = self.conv2(self.dropout(h))
-        return h + (x if self.conv_shortcut is None else one_by_one(self.conv_shortcut, x))
+        return h + (x if self.conv_shortcut is None else _passed(self.conv_shortcut, x))
+
+
+def _normed(norm: nn.Module, x: Tensor, silu: bool) -> Tensor:
+    if plain(norm, nn.GroupNorm):
+        return group_norm(norm, x, silu)
+    return functional.silu(norm(x)) if silu else norm(x)
+
+
+def _passed(shortcut: nn.Module, x: Tensor) -> Tensor:
+    if plain(shortcut, nn.Conv2d):
+        return one_by_one(shortcut, x)
+    return shortcut(x)
 
 
 class Upsampling(Upsample2D):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from distillkac.base.random import derive_seed
 from distillkac.base.tensors import column
+from distillkac.flow.attention import written_out
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.training.batches import Batch
 from distillkac.training.compiled import plain_calls
@@ -84,11 +84,7 @@ class AverageVelocity(FromData):
 
 def forward_derivative(answer: Answer, x: torch.Tensor, t: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """d/dt of answer(x, t) along dx/dt = v, by forward mode, in float32. Raises whatever torch does where it knows none."""
-    with (
-        plain_calls(),
-        sdpa_kernel(SDPBackend.MATH),
-        _ForForwardMode(x.device.type),
-    ):  # the fast attention has no forward mode
+    with plain_calls(), written_out(), _ForForwardMode(x.device.type):  # fused attention has no forward mode
         return torch.func.jvp(answer, (x, t), (v, torch.ones_like(t)))[1]
 
 

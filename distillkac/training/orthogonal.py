@@ -23,7 +23,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     x = matrix.mT if tall else matrix  # the products below are smallest with fewer rows than columns
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + EPS)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's types do not know it
-    exact = x.device.type == "cpu" and products.fp32_precision in ("none", "ieee")
+    exact = x.device.type == "cpu" and x.dtype.itemsize >= 4 and products.fp32_precision in ("none", "ieee")
     stepped = _by_gram if exact and 2 * x.shape[-2] <= x.shape[-1] else _by_itself
     x = stepped(x)
     return (x.mT if tall else x).contiguous()

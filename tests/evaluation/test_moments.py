@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 
+from distillkac.base import files
 from distillkac.data import DataConfig, ImageDataset, load
 from distillkac.evaluation import classifier, evaluators
 from distillkac.evaluation.metrics import Evaluator
@@ -155,6 +156,19 @@ def test_kept_ones_that_do_not_say_what_they_are_of_are_measured_again(measuring
         save_file(named, path, metadata)
         assert torch.equal(Evaluator(*data, tmp_path).scale, wanted.scale)
         assert len(measurings) == before + 1
+
+
+def test_a_folder_that_one_may_only_read_serves_as_it_is(measurings, tmp_path, monkeypatch):
+    data = small(), small(seed=1)
+    classifier.classifier_of(*data, tmp_path)
+
+    def refused(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "write_atomic", refused)
+    with pytest.warns(UserWarning, match=r"classifier-moments\.safetensors cannot be written \(Permission denied\)"):
+        evaluator = Evaluator(*data, tmp_path)
+    assert evaluator.floor()["frechet_train"] < 1e-9
 
 
 def test_a_feature_that_never_varies_does_not_count():

@@ -7,10 +7,12 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from distillkac.base import backbones
 from distillkac.base.random import generator
 from distillkac.flow import channels_last, unet_blocks
+from distillkac.flow.attention import written_out
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from tests.closeness import assert_other, assert_same
 
@@ -130,3 +132,77 @@ def test_threads_of_a_program_may_share_a_network():
     assert_other(alone[0], alone[3])
     for number in range(4):
         assert_same(results[number], alone[number])
+
+
+def test_hooks_run_and_wrappers_are_called():
+    """Of every module, on the way that the kernel takes as on torch's own."""
+    network, seen = network_of(*CONFIGS[0]), set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: seen.add(name)) for name, module in network.named_modules()
+    ]
+    answers(network, 3, torch.float32)
+    layers = (nn.GroupNorm, nn.Conv2d, nn.Linear)
+    assert seen >= {name for name, module in network.named_modules() if isinstance(module, layers)}
+    for hook in hooks:
+        hook.remove()
+    block = network.unet.up_blocks[0].resnets[0]
+    before = answers(network, 3, torch.float32)[0]
+    block.conv_shortcut = Doubled(block.conv_shortcut)
+    doubled = answers(network, 3, torch.float32)[0]
+    assert_other(doubled, before)
+    block.conv_shortcut = block.conv_shortcut.base
+    prune.identity(block.conv_shortcut, "weight")
+    with torch.no_grad():
+        block.conv_shortcut.weight_orig.mul_(2)  # the weight itself is made of it by a hook, before each call
+        block.conv_shortcut.bias.mul_(2)
+    assert_same(answers(network, 3, torch.float32)[0], doubled)
+
+
+class Doubled(nn.Module):
+    """As adapters wrap a layer: its weights can be seen, and are not all."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    @property
+    def weight(self):
+        return self.base.weight
+
+    @property
+    def bias(self):
+        return self.base.bias
+
+    def forward(self, x):
+        return 2 * self.base(x)
+
+
+def test_threads_leave_torchs_attention_as_it_was():
+    """What chooses among torch's kernels is one setting for all threads: the last one to leave must put it back."""
+    inside, first_may_leave = threading.Barrier(2), threading.Event()
+
+    def first():
+        with written_out():
+            inside.wait()
+            first_may_leave.wait()
+
+    def second():
+        with written_out():
+            inside.wait()
+            first_may_leave.set()
+            team[0].join()
+            settings.append(attention())
+
+    settings, before = [], attention()
+    team = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    assert settings == [(False, False, True)]  # while one is inside
+    assert attention() == before == (True, True, True)
+
+
+def attention():
+    cuda = torch.backends.cuda
+    return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()

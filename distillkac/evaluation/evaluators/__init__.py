@@ -1,5 +1,5 @@
-"""The classifiers of the built-in images, as they are shipped: NAME.safetensors, the moments of both splits in its features,
-NAME.moments.safetensors, and index.json, which says what they are.
+"""The classifiers of the built-in images and of Fashion-MNIST, as they are shipped: NAME.safetensors, the moments of both
+splits in its features, NAME.moments.safetensors, and index.json, which says what they are.
 
 `python -m distillkac.evaluation.evaluators.make` makes them again; needed whenever the images, their split or the recipe of
 classifier.py change.
