@@ -17,7 +17,7 @@ from distillkac.ops._arguments import tracing
 __all__ = ["group_norm", "one_by_one", "plain", "served", "twice", "with_channels_last"]
 
 _transforms = torch._C._functorch.peek_interpreter_stack
-Layer = TypeVar("Layer", bound=nn.Module)
+_Layer = TypeVar("_Layer", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -95,7 +95,7 @@ def _by_torch(ctx: Any, grad: Tensor, *given: Tensor) -> list[Tensor | None]:
     return [next(found) if one else None for one in needed]
 
 
-def plain(module: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
+def plain(module: nn.Module, kind: type[_Layer]) -> TypeGuard[_Layer]:
     """Whether calling the module does what `kind` does: it is no wrapper, and no hook (of pruning, say) waits for the call."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return type(module) is kind and not any(hooks) and not nn.modules.module._has_any_global_hook()

@@ -11,45 +11,9 @@ from distillkac import ops
 from distillkac.base.random import generator
 from distillkac.flow.channels_last import group_norm, served, twice, with_channels_last
 from tests.closeness import assert_same
+from tests.flow.norms import ROUNDING, SHAPES, assert_near, exact, ours, problem
 
 LEVELS = ops._native.simd_levels()
-# (batch, channels, height, width, groups): whole vectors, eights, single channels; blocks of positions and parts of them.
-SHAPES = [(3, 48, 7, 5, 8), (2, 26, 3, 3, 2), (1, 7, 33, 31, 1), (4, 8, 1, 1, 4), (2, 96, 16, 17, 32)]
-# Of the largest number: float32 sums of that many, and one rounding to 16 bits.
-ROUNDING = {torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
-
-
-def problem(shape, dtype=torch.float32, mean=0.5, deviation=2.0, seed=0):
-    """x, its gradient's cotangent, and a norm with weights of its own."""
-    batch, channels, height, width, groups = shape
-    source = generator(seed, "norm")
-    x = (deviation * torch.randn(batch, channels, height, width, generator=source) + mean).to(dtype)
-    norm = nn.GroupNorm(groups, channels)
-    with torch.no_grad():
-        norm.weight.copy_(torch.randn(channels, generator=source))
-        norm.bias.copy_(torch.randn(channels, generator=source))
-    return x, torch.randn(x.shape, generator=source).to(dtype), norm
-
-
-def exact(x, cotangent, norm, silu):
-    """Answer and gradients in float64 by torch."""
-    norm, x = copy.deepcopy(norm).double(), x.double().requires_grad_()
-    y = norm(x)
-    y = functional.silu(y) if silu else y
-    return y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], cotangent.double())
-
-
-def ours(x, cotangent, norm, silu):
-    x = x.clone().requires_grad_()
-    y = group_norm(norm, x, silu)
-    return y, *torch.autograd.grad(y, [x, norm.weight, norm.bias], cotangent)
-
-
-def assert_near(got, wanted, rounding):
-    for one, two in zip(got, wanted, strict=True):
-        assert one.shape == two.shape
-        error = (one.double() - two).abs().max() / two.abs().max().clamp(min=1e-3)
-        assert error <= rounding, f"{error:.1e}"
 
 
 @pytest.mark.parametrize("silu", [True, False])
@@ -145,60 +109,6 @@ def test_images_without_pixels_and_batches_without_images():
         _, mean, inverse = torch.ops.distillkac.group_norm(rows, norm.weight, norm.bias, 2, 1e-5, False)
         assert not mean.any()
         assert not inverse.any()
-
-
-def test_the_gradient_has_a_gradient():
-    """As a loss on gradients asks for it: by torch's own operations, of a float32 that the kernel took."""
-    x, cotangent, norm = problem((2, 8, 3, 3, 2))
-
-    def penalty(norm, x, cotangent, call):
-        x = x.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(call(norm, x), x, cotangent, create_graph=True)
-        return torch.autograd.grad(grad.square().sum(), [x, norm.weight, norm.bias])
-
-    got = penalty(norm, x, cotangent, lambda norm, x: group_norm(norm, x, True))
-    wanted = penalty(
-        copy.deepcopy(norm).double(), x.double(), cotangent.double(), lambda norm, x: functional.silu(norm(x))
-    )
-    assert_near(got, wanted, 1e-5)
-
-
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-5), (torch.bfloat16, 0.05)])
-def test_gradients_that_keep_their_graph_are_those_of_one_norm_called_several_times(dtype, rounding):
-    """A weight that is also behind x counts once for each call, as without create_graph."""
-    x, cotangent, norm = problem((2, 8, 4, 4, 2), dtype)
-
-    def both(norm, x, cotangent, call):
-        y = x
-        for _ in range(5):
-            y = call(norm, y)
-        (first,) = torch.autograd.grad(y, norm.weight, cotangent, create_graph=True)
-        return first, *torch.autograd.grad(first.square().sum(), [norm.weight, norm.bias])
-
-    got = both(norm, x, cotangent, lambda norm, x: group_norm(norm, x, True))
-    wanted = both(
-        copy.deepcopy(norm).double(), x.double(), cotangent.double(), lambda norm, x: functional.silu(norm(x))
-    )
-    assert_near(got, wanted, rounding)
-
-
-def test_a_gradient_that_keeps_its_graph_passes_what_is_before_the_norm_once():
-    x, _, norm = problem((2, 8, 3, 3, 2))
-    leaf, calls = x.clone().requires_grad_(), []
-    before = leaf * 1
-    before.register_hook(lambda grad: calls.append(1))
-    torch.autograd.grad(group_norm(norm, before, True).sum(), leaf, create_graph=True)
-    assert calls == [1]
-
-
-def test_forward_mode_over_the_gradient_is_refused_as_by_torch():
-    x, cotangent, norm = problem((2, 8, 3, 3, 2))
-    x.requires_grad_()
-    for y in (group_norm(norm, x, False), norm(x)):
-        with pytest.raises(NotImplementedError):
-            torch.func.jvp(
-                lambda grad, y=y: torch.autograd.grad(y, x, grad, retain_graph=True)[0], (cotangent,), (cotangent,)
-            )
 
 
 def test_answers_may_be_changed_in_place():
