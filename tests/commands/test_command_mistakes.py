@@ -1,11 +1,14 @@
 """The sentence that each mistake of a user gets."""
 
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from distillkac import distill, evaluate, sample, train
-from distillkac.runs import shipped
+from distillkac.runs import load_config, shipped
+from distillkac.runs.config import save_config
 from tests.commands.tiny import CHAIN
 from tests.toys import refusal
 
@@ -65,7 +68,7 @@ def test_help_reads_well(module, capsys):
         (
             distill,
             [*LONE, "--start", str(shipped.FOLDER / "fashion" / "student-1-pairs")],
-            "has not the images of the",
+            "has not the process of the",
         ),
         (train, ["--run", "TMP/x", "--network.guidance-embedding"], "omit it, and distil with --w-max"),
         (train, ["--run", "TMP/x", "--init", "--steps", "1"], "Missing value for argument '--init'"),
@@ -91,3 +94,11 @@ def test_help_reads_well(module, capsys):
 def test_mistakes_get_one_sentence(run, tmp_path, capsys, module, argv, sentence):
     argv = [word.replace("RUN", str(run)).replace("TMP", str(tmp_path)) for word in argv]
     assert sentence in refusal(module, argv, capsys)
+
+
+def test_a_student_of_other_images_is_no_beginning(run, tmp_path, capsys):
+    other = shutil.copytree(run / "student-1", tmp_path / "other")
+    config = load_config(other)
+    save_config(other, replace(config, class_names=config.class_names[::-1]))
+    argv = [word.replace("RUN", str(run)).replace("TMP", str(tmp_path)) for word in [*LONE, "--start", str(other)]]
+    assert "has not the images of the teacher" in refusal(distill, argv, capsys)
