@@ -74,7 +74,8 @@ class OptimConfig:
     """Autocast of the network to bfloat16; "no" is float32, whose products a GPU makes in TF32."""
     compile: bool = False
     """Compile the networks by torch.compile, forward and backward, in the first step, which takes half a minute or more: for
-    long trainings. Goes on without, and says so, where the compiler is missing."""
+    long trainings on a GPU; on a CPU a U-Net's steps are as long or longer. Goes on without, and says so, where the
+    compiler is missing."""
     exact_parts: int | None = None
     """The same weights to the bit for any number of threads, and of processes that divides this power of two: gradients of
     so many parts of each batch are found one after the other, by one thread, and added in one order. On a CPU."""

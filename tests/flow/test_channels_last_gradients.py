@@ -26,9 +26,10 @@ def test_the_gradient_has_a_gradient():
     assert_near(got, wanted, 1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
 def test_gradients_that_keep_their_graph_are_those_of_one_norm_called_several_times(dtype, rounding):
-    """A weight that is also behind x counts once for each call, as without create_graph."""
+    """A weight that is also behind x counts once for each call, as without create_graph. Rounding is enlarged by each of the
+    five norms, in bfloat16 to 0.04; a weight counted too often is wrong by more than its own size."""
     x, cotangent, norm = problem((2, 8, 4, 4, 2), dtype)
 
     def both(norm, x, cotangent, call):
