@@ -169,6 +169,9 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
 
     check_file(args.run / averages.REPORT)
     sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
+    sampler = replace(
+        sampler, w=None
+    )  # a weight that students have folded in is no reason to guide what is chosen here
     images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
     averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
 
@@ -180,12 +183,13 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation.rows import described, title_of
     from distillkac.evaluation.tables import header, line
     from distillkac.runs import pictures, plots
+    from distillkac.runs.reference_labels import drawn_as, reference_labels, shares_of_classes
     from distillkac.runs.run_data import RunData
-    from distillkac.runs.sampling import class_labels, generate
+    from distillkac.runs.sampling import generate
     from distillkac.training.fit import accelerator_for
 
     accelerator, how = accelerator_for(config.optim), (args.seed, args.batch_size)
-    labels, strips, titles = class_labels(config, args.num), [], []
+    labels, strips, titles = reference_labels(config, args.num), [], []
     todo = _networks(args, accelerator.device)
     drawn = shares.all_images_of(todo, labels, *how, accelerator)
     if not accelerator.is_main_process:
@@ -198,6 +202,8 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     if asked := args.sampler.asked():
         print(f"sampled with {', '.join(f'{name} {value}' for name, value in asked.items())}")
+    if len(set(shares_of_classes(config))) > 1:
+        print(f"drawn: {drawn_as(config)}")
     print(header(COLUMNS))
     print(line(rows[-1], COLUMNS), flush=True)
     for (run, sampler), samples in zip(todo, drawn, strict=True):
@@ -215,7 +221,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     walked = generate(teacher, labels[:PATH_IMAGES], finest, *how, path=True)
     assert walked.path is not None  # it was asked for
     plots.save_trajectory(walked.path, walked.times, args.run / "samples" / _file(args, "trajectory"))
-    report = {"num": args.num, "seed": args.seed, "evaluator": evaluator.identity}
+    report = {"num": args.num, "seed": args.seed, "drawn": drawn_as(config), "evaluator": evaluator.identity}
     report |= {"classifier_accuracy": evaluator.accuracy, "rows": rows}
     files.write_json(args.run / _file(args, "evaluation", ".json"), report)
 
@@ -225,8 +231,8 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation import fidelity, inception, shares
     from distillkac.evaluation.tables import FIDELITY_COLUMNS, header, line
     from distillkac.runs import checkpoints
+    from distillkac.runs.reference_labels import drawn_as, reference_labels
     from distillkac.runs.run_data import RunData
-    from distillkac.runs.sampling import class_labels
     from distillkac.training.fit import accelerator_for
 
     fidelity.check_extra()
@@ -239,7 +245,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
         raise ValueError(f"k must lie in [1, {min(args.num, len(reference.rows)) - 1}] for so few images, got {args.k}")
     protocol = {
         "reference": f"{len(reference.rows)} images of the {args.reference} split, not mirrored",
-        "generated": f"{args.num} images, classes in turn ({len(config.class_names)})",
+        "generated": f"{args.num} images, {drawn_as(config, args.reference)}",
         "seed": args.seed,
         "network": f"moving average of the weights ({checkpoints.EMA})",
         "pixels": "uint8, grey repeated to RGB",
@@ -260,7 +266,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
         print("\n".join(f"{name:18}{value}" for name, value in protocol.items()))
         print(header(FIDELITY_COLUMNS), flush=True)
     real = reference.features(args.run, args.batch_size, accelerator)
-    labels, rows = class_labels(config, args.num), []
+    labels, rows = reference_labels(config, args.num, args.reference), []
     for run, sampler in _networks(args, accelerator.device):
         how = (args.seed, args.batch_size)
         row, features = shares.features_of(run, labels, sampler, *how, extractor, accelerator)
@@ -281,9 +287,10 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
 
 def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":
     """The rows with their networks; each is loaded once."""
+    from distillkac.evaluation.rows import say_weights
     from distillkac.runs.run import open_run, say_if_another_teacher
 
-    rows = _rows(args)
+    say_weights(rows := _rows(args), args.sampler)
     opened = {folder: open_run(folder, device) for folder, _ in rows}
     for folder in opened:
         say_if_another_teacher(folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,11 @@ def make_splits(
 ) -> Splits:
     """images, labels: of training. test: (images, labels) or None. left_out: sentences about images that were skipped.
 
-    known: the fingerprint; of tensors it is found here.
+    known: the fingerprint; of tensors it is found here. Warns of classes that the test images lack.
     """
+    if test is not None and (absent := sorted(set(range(len(names))) - set(test[1].tolist()))):
+        shown = ", ".join(names[k] for k in absent[:5]) + ", ..." * (len(absent) > 5)
+        warnings.warn(f"test has no images of class {shown}: learned, but not measured", stacklevel=2)
     left_out, (test_images, test_labels) = tuple(left_out), test or (images[:0], labels[:0])
     known = known or fingerprint.of_arrays(images, labels, test_images, test_labels, len(names))
     return {

@@ -36,11 +36,6 @@ def read_folder(tree: Tree, config: DataConfig) -> Splits:
             f"{where}: train and test must have the same classes, but {_shown(odd)} is in {test_folder.name} alone; add it "
             f"to {train_folder.name}, move it away, or add --data.unconditional to learn without classes"
         )
-    if absent := [name for name in names if name not in test_names]:
-        warnings.warn(
-            f"{where}: {test_folder.name} has no images of class {_shown(absent)}, which is learned but not measured",
-            stacklevel=2,
-        )
     labels += [number[test_names[label]] for label in test_labels]
     return read_splits(where, Files(files + test, tree.root), torch.tensor(labels), names, len(files), config, lost)
 

@@ -16,9 +16,10 @@ from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
 from distillkac.evaluation.tables import header, line
 from distillkac.runs import checkpoints
 from distillkac.runs.run import open_run
+from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig
-from distillkac.runs.sampling import class_labels, generate
+from distillkac.runs.sampling import generate
 from distillkac.training.averages import LARGEST_ERROR, Reconstruction
 
 REPORT = "averages.json"
@@ -47,7 +48,7 @@ def measure_averages(
         raise ValueError(f"--keep-best is of the step that {folder} is at: omit --ema-step {step}")
     evaluator = Evaluator(images.load_pixels("train"), images.load_pixels("test"), folder)
     rows: list[dict[str, Any]] = []
-    labels = class_labels(run.config, num)
+    labels = reference_labels(run.config, num)
     print(f"evaluator: {describe(evaluator.identity)}; {evaluator.accuracy:.1%} of the held-out images right")
     print(header(COLUMNS), flush=True)
     for name, weights in found:

@@ -17,6 +17,7 @@ from distillkac.evaluation.energy_ranks import energy_ranks
 from distillkac.evaluation.metrics import Evaluator, describe
 from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.device import device
+from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained, usual_rho
@@ -188,7 +189,7 @@ def _guidance(args: DiagnoseArgs, teacher: Run, evaluator: Evaluator | None) -> 
         return None
     largest = teacher.process.max_target_speed() if args.max_speed is None else args.max_speed
     limit = None if largest == float("inf") else largest
-    labels = class_labels(teacher.config, args.guidance_num)
+    labels = reference_labels(teacher.config, args.guidance_num)
     rows = diagnostics.guidance(teacher, evaluator, labels, limit, args.seed, args.batch_size)
     return {"num": args.guidance_num, "max_speed": limit, "evaluator": evaluator.identity, "rows": rows}
 

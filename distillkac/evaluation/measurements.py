@@ -12,10 +12,11 @@ from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.moments import Moments, frechet_distance
 from distillkac.flow.methods import Method as Integrator
 from distillkac.runs.config import load_config
+from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import class_labels, generate
+from distillkac.runs.sampling import generate
 from distillkac.training.cost import flops_per_image
 
 GRID_IMAGES = 40
@@ -46,7 +47,7 @@ class Measurements:
         if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
             return
         run = open_run(run_folder, torch.device("cpu"))
-        labels = class_labels(run.config, self.plan.num)
+        labels = reference_labels(run.config, self.plan.num)
         sampler = SamplerConfig(steps=steps, restart=restart, integrator=integrator)
         samples = generate(run, labels, sampler)
         settled = Trained.of(run.config).settle(sampler, run.name)

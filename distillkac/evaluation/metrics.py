@@ -24,12 +24,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from distillkac.base.chi_square import chance
 from distillkac.base.random import generator
 from distillkac.data import ImageDataset, read
 from distillkac.evaluation.classifier import CHUNK, FEATURES, classifier_of
 from distillkac.evaluation.moments import Moments, frechet_distance, split_moments
 
 DISTANCE_IMAGES = 2000
+OTHER_SHARES = 1e-3  # classes as unlike the held-out images' as chance makes them less often than this are warned of
 UNNAMED = "of an earlier version, trained on one machine"
 
 # Of a table of networks: title, key of a row, format.
@@ -84,15 +86,20 @@ class Evaluator:
         """What a file of figures keeps of the evaluator."""
         return {"name": self.name, "digest": self.digest}
 
-    @torch.no_grad()
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         """The measures of the module's docstring. images: (n, C, H, W), n >= 2. labels: (n,) the classes asked for.
 
         Left out where undefined: the accuracies for data of one class, diversity without two images of a class.
-        Raises ValueError on a wrong shape or label, or values that are not finite.
+        Raises ValueError on a wrong shape or label, or values that are not finite. Warns of few images, and of classes that are
+        in other proportions than in the held-out images.
         """
         self._check(images, labels)
         _warn_of_few(len(images), "images")
+        self._warn_of_other_shares(labels)
+        with torch.no_grad():
+            return self._measured(images, labels)
+
+    def _measured(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         images, labels = images.detach().float().cpu().clamp(-1, 1), labels.cpu()
         phi = torch.cat([self._phi(x) for x in images.split(CHUNK)])
         moments = Moments.of(phi / self.scale)
@@ -121,7 +128,7 @@ class Evaluator:
         return torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale
 
     def nearest_train(self, images: torch.Tensor) -> torch.Tensor:
-        """(n,) pixel distances of images (n, C, H, W), clamped to [-1, 1], to the nearest of (at most 5000) training images."""
+        """(n,) pixel distances of images (n, C, H, W), clamped to [-1, 1], to the nearest of the m training images of nn_ratio."""
         return _nearest(images.detach().float().cpu().clamp(-1, 1), self.near_train)
 
     @torch.no_grad()
@@ -149,6 +156,16 @@ class Evaluator:
         bad = int((~images.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise ValueError(f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged")
+
+    def _warn_of_other_shares(self, labels: torch.Tensor) -> None:
+        drawn, real = (torch.bincount(y.cpu(), minlength=self.num_classes).tolist() for y in (labels, self.test.labels))
+        if chance(drawn, real) < OTHER_SHARES:
+            most = max(range(self.num_classes), key=lambda k: abs(drawn[k] / len(labels) - real[k] / sum(real)))
+            warnings.warn(
+                f"class {self.test.class_names[most]!r} is {drawn[most] / len(labels):.0%} of these images and "
+                f"{real[most] / sum(real):.0%} of the held-out ones, which the Fréchet distance counts as a difference",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def _phi(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The rows of a table of `evaluate`: which networks, in how many steps, sampled how."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ from distillkac.runs.config import load_config
 from distillkac.runs.run import Run, students
 from distillkac.runs.sampler import SamplerConfig, SamplerOptions, Trained
 
-__all__ = ["Measured", "Row", "check", "described", "rows_of", "title_of", "words_of"]
+__all__ = ["Measured", "Row", "check", "described", "rows_of", "say_weights", "title_of", "words_of"]
 
 Measured = Literal["all", "teacher", "student"]
 Row = tuple[Path, SamplerConfig]
@@ -56,6 +57,23 @@ def check(run: Path, rows: list[Row]) -> None:
             raise ValueError(f"{error}; --model teacher measures {run} without its students") from None
         if sampler.gamma is not None:
             known(config.noise.build())
+
+
+def say_weights(rows: list[Row], options: SamplerOptions) -> None:
+    """Warns of guidance weights of rows that are not what was asked for, or not the default."""
+    asked, said = options.asked().get("w"), {}
+    for folder, sampler in rows:
+        trained = Trained.of(load_config(folder))
+        if asked is None and trained.takes_w and sampler.w:
+            said[folder] = (
+                f"{folder.name} is sampled with w = {sampler.w:g}, which its students have folded in (--w 0: without)"
+            )
+        elif asked is not None and not trained.takes_w and abs(trained.w - asked) > 1e-6:
+            said[folder] = (
+                f"{folder.name} was distilled with w = {trained.w:g} folded in, which --w {asked:g} does not change"
+            )
+    for sentence in said.values():
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _nothing(*_: torch.Tensor) -> torch.Tensor:

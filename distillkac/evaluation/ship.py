@@ -28,10 +28,11 @@ from distillkac.runs import checkpoints, packed, shipped
 from distillkac.runs.config import load_config, refuse_few_steps, save_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.process_config import law
+from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import network_config, open_run, student_folder, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import class_labels, generate
+from distillkac.runs.sampling import generate
 
 WORSE = 1.1
 """Packed weights may have this many times the Fréchet distance of the trained ones."""
@@ -147,7 +148,7 @@ def measured(folder: Path, evaluator: Evaluator, num: int, seed: int) -> list[di
     for student in students(folder):
         run = open_run(student, "cpu")
         for steps in Trained.of(run.config).measured_steps():
-            samples = generate(run, class_labels(run.config, num), SamplerConfig(steps), seed)
+            samples = generate(run, reference_labels(run.config, num), SamplerConfig(steps), seed)
             row = {"name": run.name, "steps": steps, "nfe": samples.nfe}
             rows.append(row | evaluator(samples.images, samples.labels))
     return rows

@@ -213,7 +213,7 @@ def say_if_another_teacher(folder: Path) -> None:
     student, there = load_config(folder).student, checkpoints.described(folder.parent)
     if student is not None and student.teacher is not None and there is not None and student.teacher != there[1]:
         warnings.warn(
-            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since: "
-            "it does not follow the teacher as it is now; remove it and distil again",
+            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since, or has "
+            "another average for its model (evaluate --keep-best): it does not follow the teacher as it is now; remove it and distil again",
             stacklevel=2,
         )

@@ -24,9 +24,10 @@ from distillkac.base.random import derive_seed
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.config import RunConfig
 from distillkac.runs.optim_config import OptimConfig
+from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import class_labels, generate
+from distillkac.runs.sampling import generate
 from distillkac.training import trackers
 from distillkac.training.plateau import WINDOW, plateau
 
@@ -96,7 +97,7 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
     def measured(average: nn.Module) -> dict[str, float]:
         run = Run(folder, config, process, average, device)
         # Not the noise of `evaluate`, whose figures would flatter the best.
-        samples = generate(run, class_labels(config, count), sampler, derive_seed(config.seed, "measure"))
+        samples = generate(run, reference_labels(config, count), sampler, derive_seed(config.seed, "measure"))
         return figures(samples.images, samples.labels)
 
     return Measuring(config.optim, count, count * sampler.steps, figures.prepare, measured)

@@ -2,10 +2,11 @@
 
 import json
 import re
+import warnings
 
 import pytest
 
-from distillkac import evaluate, train
+from distillkac import distill, evaluate, train
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.runs.config import load_config
 from distillkac.runs.run import open_run
@@ -102,3 +103,25 @@ def test_a_run_that_has_no_such_network_says_so(run, tmp_path, capsys, monkeypat
     assert "has no students to measure" in refused(evaluate, [alone, "--model", "student"], capsys)
     assert "draw a share of each step anew by restart" in refused(evaluate, [alone, "--gamma", "0.5"], capsys)
     assert "is itself a student" in refused(evaluate, [run / "student-2", "--model", "teacher"], capsys)
+
+
+def test_a_weight_that_students_have_folded_in_is_said_and_guides_no_average(tmp_path):
+    folder = tmp_path / "run"
+    assert train.main([*TINY, "--run", str(folder), "--steps", "2", "--optim.decays", "0.5"]) == 0
+    assert distill.main([str(folder), "--stages", "4,2", "--steps", "2", "--w", "2", "--optim.batch-size", "16"]) == 0
+    measured = [str(folder), "--num", str(NUM), "--teacher-steps", "2"]
+    with pytest.warns(
+        UserWarning, match=r"run is sampled with w = 2, which its students have folded in \(--w 0: without\)"
+    ):
+        assert evaluate.main(measured) == 0
+    guided = [(row["name"], row["w"], row["nfe"]) for row in rows_of(folder / "evaluation.json")]
+    assert guided == [("teacher", 2.0, 4), ("student-2", 2.0, 2)]
+    with pytest.warns(UserWarning, match="student-2 was distilled with w = 2 folded in, which --w 1 does not change"):
+        assert evaluate.main([*measured, "--w", "1"]) == 0
+    assert [row["w"] for row in rows_of(folder / "evaluation-w-1.json")] == [1.0, 2.0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*folded in")
+        assert evaluate.main([*measured, "--w", "2"]) == 0
+        assert evaluate.main([*measured, "--model", "teacher"]) == 0
+    assert evaluate.main([str(folder), "--ema", "all", "--num", str(NUM), "--teacher-steps", "2"]) == 0
+    assert [row["nfe"] for row in json.loads((folder / "averages.json").read_text())["rows"]] == [2, 2]

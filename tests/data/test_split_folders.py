@@ -127,7 +127,7 @@ def test_classes_of_the_test_part(tmp_path):
     learned, measured, words = sizes(tmp_path)
     assert set(learned.values()) == {"a", "b", "c"}
     assert set(measured.values()) == {"b"}
-    assert "test has no images of class a, c" in words
+    assert "test has no images of class a, c: learned, but not measured" in words
     pictures(tmp_path, "test/z", first=30)
     assert "z is in test alone" in refused(tmp_path)
     assert len(told(tmp_path, "test", unconditional=True)[0]) == 8
