@@ -1,7 +1,6 @@
 """Images to latents, once, before training: `python -m distillkac.encode --data.path DIR --vae NAME --out latents`."""
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillkac.base import files
 from distillkac.base.commands import command, prog
 from distillkac.base.options import parse
 from distillkac.base.outputs import check_folder
@@ -94,24 +94,28 @@ def encode_split(
     from distillkac.data.vae import encode
     from distillkac.runs.device import device
 
-    file, labels = None, np.empty(len(dataset), dtype=np.int64)
-    for first in Bar(range(0, len(dataset), batch_size), title=split, unit="batch", leave=True):
-        rows = range(first, min(first + batch_size, len(dataset)))
-        x, y = dataset.__getitems__(rows)
-        z = encode(vae, space, to_unit(x.to(device()))).cpu()
-        if not z.isfinite().all() or z.abs().max() > np.finfo(np.float16).max:
-            raise ValueError(f"{space.vae}: latents of {split} images {rows.start} to {rows.stop - 1} are not finite")
-        if file is None:
-            shape = (len(dataset), *z.shape[1:])
-            file = np.lib.format.open_memmap(out / f".{split}.npy.tmp", "w+", np.float16, shape)
-        file[rows.start : rows.stop] = z.numpy().astype(np.float16)
-        labels[rows.start : rows.stop] = y.numpy()
-    if file is None:
-        raise ValueError(f"there are no {split} images to encode")
-    file.flush()
-    os.replace(out / f".{split}.npy.tmp", out / f"{split}.npy")
-    np.save(out / f"{split}_labels.npy", labels)
-    return file.shape[1:]
+    shape, labels = None, np.empty(len(dataset), dtype=np.int64)
+    # Written piece by piece: where a file that is mapped to memory meets a full disk, the process is killed.
+    with files.replacing(out / f"{split}.npy") as file:
+        for first in Bar(range(0, len(dataset), batch_size), title=split, unit="batch", leave=True):
+            rows = range(first, min(first + batch_size, len(dataset)))
+            x, y = dataset.__getitems__(rows)
+            z = encode(vae, space, to_unit(x.to(device()))).cpu()
+            if not z.isfinite().all() or z.abs().max() > np.finfo(np.float16).max:
+                raise ValueError(
+                    f"{space.vae}: latents of {split} images {rows.start} to {rows.stop - 1} are not finite"
+                )
+            if shape is None:
+                shape = tuple(z.shape[1:])
+                about = {"descr": "<f2", "fortran_order": False, "shape": (len(dataset), *shape)}
+                np.lib.format.write_array_header_1_0(file, about)
+            file.write(z.numpy().astype("<f2").tobytes())
+            labels[rows.start : rows.stop] = y.numpy()
+        if shape is None:
+            raise ValueError(f"there are no {split} images to encode")
+    with files.replacing(out / f"{split}_labels.npy") as file:
+        np.save(file, labels)
+    return shape
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -60,8 +60,8 @@ class EvaluateArgs:
     """Run folder; of a student alone too."""
     num: int = 5000
     """Generated images per row of the table; published FIDs take 50000."""
-    teacher_steps: tuple[int, ...] = (20, 1)
-    """Step counts at which the run itself is measured; by default 4, 2 and 1 of one of few steps, a student's own."""
+    teacher_steps: tuple[int, ...] | None = None
+    """Step counts at which the run itself is measured; by default 20 and 1, of one of few steps 4, 2 and 1, a student's own."""
     model: Literal["all", "teacher", "student"] = "all"
     """Which networks are measured: the run and its students, or only one of these."""
     sampler: Annotated[SamplerOptions, tyro.conf.arg(name="")] = field(default_factory=SamplerOptions)
@@ -117,11 +117,11 @@ def check_options(args: EvaluateArgs) -> None:
     """Raises ValueError for options that are missing, or would mean nothing beside the others."""
     if not args.metrics:
         raise ValueError(f"metrics must name at least one of {', '.join(get_args(Metric))}")
-    if "classifier" in args.metrics and not args.teacher_steps:
+    if "classifier" in args.metrics and args.teacher_steps == ():
         raise ValueError("teacher_steps must name at least one number of steps")
     if args.ema is None and (args.ema_step is not None or args.keep_best):
         raise ValueError("ema_step and keep_best are of --ema: give it, such as --ema all, or omit them")
-    if args.ema is not None and args.teacher_steps != EvaluateArgs.teacher_steps and len(args.teacher_steps) > 1:
+    if args.ema is not None and len(args.teacher_steps or ()) > 1:
         raise ValueError("--ema measures at one number of steps: give --teacher-steps one, or omit it")
     if args.ema is not None and args.metrics != ("classifier",):
         raise ValueError("--ema measures by the classifier: omit --metrics")
@@ -281,8 +281,7 @@ def _rows(args: EvaluateArgs) -> list[tuple[Path, SamplerConfig]]:
     """What the rows of a table are: the run at its step counts, then its students."""
     from distillkac.evaluation.rows import rows_of
 
-    steps = None if args.teacher_steps == EvaluateArgs.teacher_steps else args.teacher_steps
-    return rows_of(args.run, steps, args.sampler, args.model)
+    return rows_of(args.run, args.teacher_steps, args.sampler, args.model)
 
 
 def _networks(args: EvaluateArgs, device: "torch.device") -> "list[tuple[Run, SamplerConfig]]":

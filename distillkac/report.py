@@ -83,17 +83,35 @@ def page(run: Path) -> str:
 def _evaluation(run: Path) -> str:
     from distillkac.evaluation.metrics import COLUMNS, describe
 
-    report = files.read_json(run / "evaluation.json")
-    rows = [["network", *(title for title, _, _ in COLUMNS)]]
-    for row in report["rows"]:
-        rows.append([row["name"], *(format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)])
-    right = f"{report['classifier_accuracy']:.1%} of the held-out images"
-    evaluator = html.escape(describe(report.get("evaluator")))
+    path, rows = run / "evaluation.json", [["network", *(title for title, _, _ in COLUMNS)]]
+    report = files.read_json(path)
+    try:
+        for row in report["rows"]:
+            rows.append([row["name"], *(format(row[key], spec) if key in row else "" for _, key, spec in COLUMNS)])
+        right = f"{report['classifier_accuracy']:.1%} of the held-out images"
+        evaluator, num = html.escape(describe(report.get("evaluator"))), html.escape(str(report["num"]))
+        changed = _changed(run, report["rows"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no file of figures as evaluate writes it: evaluate again, or remove it") from None
     return (
-        _table(rows)
-        + f"<p>{report['num']} images each; the classifier names {right} right. Evaluator: {evaluator}; figures "
-        "of another one do not compare.</p>"
+        _table(rows) + f"<p>{num} images each; the classifier names {right} right. Evaluator: {evaluator}; figures "
+        "of another one do not compare.</p>" + changed
     )
+
+
+def _changed(run: Path, rows: list[dict]) -> str:
+    """A sentence on the networks that have other weights now than those that were measured, "" if there are none."""
+    from distillkac.runs import checkpoints
+    from distillkac.runs.run import students
+
+    folders = {path.name: path for path in students(run)}
+    known = [row for row in rows if row.get("weights")]  # earlier versions did not write it
+    now = {row["name"]: checkpoints.described(folders.get(row["name"], run)) for row in known}
+    names = sorted({row["name"] for row in known if (now[row["name"]] or (0, ""))[1] != row["weights"]})
+    if not names:
+        return ""
+    told = html.escape(", ".join(names))
+    return f"<p><strong>Measured before they became what they are now: {told}. Evaluate again.</strong></p>"
 
 
 def _measured(run: Path) -> list[str]:
@@ -127,12 +145,14 @@ def _guidance_evaluator(run: Path) -> list[str]:
 
 
 def _pictures(run: Path, title: str, paths: list[Path]) -> list[str]:
+    from distillkac.data.classes import printable
+
     figures = []
     for path in paths:
         if not path.resolve().is_relative_to(run.resolve()):  # a link out of a downloaded folder, to be passed on by us
             continue
         data = base64.b64encode(path.read_bytes()).decode()
-        name = html.escape(str(path.relative_to(run)))
+        name = html.escape(printable(str(path.relative_to(run))))
         figures.append(
             f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
         )

@@ -1,6 +1,7 @@
 """An image of any kind Pillow opens -> a uint8 array."""
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,8 +47,16 @@ def read_image(
         raise ValueError(unreadable(name, error)) from None
 
 
+@functools.cache
+def readable() -> tuple[str, ...]:
+    """Pillow's names of the kinds of files whose pixels it decodes by itself. Not those that it only knows by name (HDF5, GRIB,
+    MPEG), nor those that it has another program run (EPS: Ghostscript, on whatever the file says)."""
+    Image.init()
+    return tuple(kind for kind in Image.OPEN if kind not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+
+
 def _decode(source: Path | BinaryIO, image_size: int | None, channels: int | None) -> np.ndarray:
-    with Image.open(source) as image:  # reads the header only
+    with Image.open(source, formats=readable()) as image:  # reads the header only
         width, height = image.size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:

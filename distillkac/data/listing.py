@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from distillkac.data.classes import printable
+from distillkac.data.image_files import readable
 
 # Folders and files that systems put beside images: thumbnails, waste, what archives of other systems leave.
 SYSTEM = {
@@ -23,8 +24,7 @@ UNLISTED = "folders that cannot be listed"
 
 def is_image(path: Path) -> bool:
     """Whether its suffix is that of an image; decoding finds out whether it is one."""
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    return kind in Image.OPEN
+    return Image.registered_extensions().get(path.suffix.lower()) in readable()
 
 
 def is_system(name: str) -> bool:
@@ -102,6 +102,7 @@ class _Scan:
                 tree.pass_over("links to files that are read already", link)
             else:
                 tree.files.append(link)
+                known.add(target)
         tree.files.sort()
         tree.folders.sort()
         return tree

@@ -4,6 +4,7 @@ The archives are indexed once (where each image lies), so that images are read i
 resuming and many processes work as for files. Nothing is unpacked; members that are links or devices are ignored.
 """
 
+import hashlib
 import io
 import unicodedata
 import warnings
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import torch
 
 from distillkac.base import optional
+from distillkac.base.paths import encode
 from distillkac.base.progress import Bar
 from distillkac.data.classes import number_classes, printable
 from distillkac.data.config import DataConfig
@@ -49,7 +51,11 @@ class TarImages:
         return io.BytesIO(content)
 
     def identity(self) -> Iterable[str]:
-        return (file_identity(path) for path in self.paths)
+        # With the members: which are left out, for want of a class, depends on the options.
+        chosen = hashlib.blake2b(digest_size=16)
+        for path, member in self.members:
+            chosen.update(encode(f"{path.name} {member.offset} {member.size} {member.key}\n"))
+        return (*(file_identity(path) for path in self.paths), chosen.hexdigest())
 
     def key(self, row: int) -> str:
         # Not the archive's name: the same samples may be packed anew. The size tells two apart where shards repeat keys.

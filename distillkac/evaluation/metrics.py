@@ -29,6 +29,7 @@ from distillkac.base.random import generator
 from distillkac.data import ImageDataset, read
 from distillkac.evaluation.classifier import CHUNK, FEATURES, classifier_of
 from distillkac.evaluation.moments import Moments, frechet_distance, split_moments
+from distillkac.runs.sampling import diverged
 
 DISTANCE_IMAGES = 2000
 OTHER_SHARES = 1e-3  # classes as unlike the held-out images' as chance makes them less often than this are warned of
@@ -128,7 +129,7 @@ class Evaluator:
         return torch.cat([self._phi(x) for x in images.split(CHUNK)]) / self.scale
 
     def nearest_train(self, images: torch.Tensor) -> torch.Tensor:
-        """(n,) pixel distances of images (n, C, H, W), clamped to [-1, 1], to the nearest of the m training images of nn_ratio."""
+        """(n,) pixel distances of images (n, C, H, W), clamped to [-1, 1], to the nearest of the m train images of nn_ratio."""
         return _nearest(images.detach().float().cpu().clamp(-1, 1), self.near_train)
 
     @torch.no_grad()
@@ -153,9 +154,8 @@ class Evaluator:
             raise ValueError(f"labels must be ({len(images)},) integers, got {tuple(labels.shape)} {labels.dtype}")
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"labels must lie in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
-        bad = int((~images.isfinite()).flatten(1).any(1).sum())
-        if bad:
-            raise ValueError(f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged")
+        if problem := diverged(images):
+            raise ValueError(problem)
 
     def _warn_of_other_shares(self, labels: torch.Tensor) -> None:
         drawn, real = (torch.bincount(y.cpu(), minlength=self.num_classes).tolist() for y in (labels, self.test.labels))

@@ -9,6 +9,7 @@ import torch
 
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.onward import known
+from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.run import Run, students
 from distillkac.runs.sampler import SamplerConfig, SamplerOptions, Trained
@@ -86,6 +87,7 @@ def described(run: Run, sampler: SamplerConfig, nfe: int, rate: float) -> dict[s
     by_gamma = settled.gamma is not None
     return {
         "name": run.name,
+        "weights": weights[1] if (weights := checkpoints.described(run.folder)) else None,
         "steps": sampler.steps,
         "w": settled.guidance,
         "nfe": nfe,

@@ -23,9 +23,9 @@ EQUAL = 0.05
 def reference_labels(config: RunConfig, count: int, split: Split = "test") -> torch.Tensor:
     """(count,) int64 classes of images to be measured against those of a split of the run's data, count >= 1.
 
-    As many of each class as that split has, to the nearest image, and none of a class that it lacks; the first n are so for any
-    n. All in turn where the counts of the split could be those of equally frequent classes, see EQUAL, or are not known, as of a
-    stream. Warns of fewer images than classes, which are then of classes chosen at random.
+    As many of each class as that split has, to the nearest image, and none of a class that it lacks; the first n are so for
+    any n. All in turn where the counts of the split could be those of equally frequent classes, see EQUAL, or are not known, as
+    of a stream. Warns of fewer images than classes, which are then of classes chosen at random.
     """
     part = np.asarray(shares_of_classes(config, split))
     present = np.flatnonzero(part)

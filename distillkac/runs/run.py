@@ -193,7 +193,7 @@ def students(folder: Path) -> list[Path]:
     found = []
     for weights in folder.glob(f"student-*/{checkpoints.EMA}"):
         _, steps, *rest = weights.parent.name.split("-")
-        method = rest[0] if rest else "endpoint"
+        method = "-".join(rest) if rest else "endpoint"  # a copy by another name is no student of the run
         if steps.isdigit() and method in PREFERRED:
             found.append((-int(steps), PREFERRED.index(method), weights.parent))
     return [path for _, _, path in sorted(found)]
@@ -213,7 +213,8 @@ def say_if_another_teacher(folder: Path) -> None:
     student, there = load_config(folder).student, checkpoints.described(folder.parent)
     if student is not None and student.teacher is not None and there is not None and student.teacher != there[1]:
         warnings.warn(
-            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since, or has "
-            "another average for its model (evaluate --keep-best): it does not follow the teacher as it is now; remove it and distil again",
+            f"{folder} was distilled from other weights than those that {folder.parent} has now, which was trained on since, "
+            "or had its average chosen since (evaluate --keep-best): it does not follow the teacher as it is now; remove it "
+            "and distil again",
             stacklevel=2,
         )

@@ -28,7 +28,17 @@ from distillkac.runs.recorded import Recorded
 from distillkac.runs.run import Run, default_network, say_if_another_teacher, students
 from distillkac.runs.sampler import SamplerConfig, Trained
 
-__all__ = ["Drawing", "SamplerConfig", "Samples", "choose", "class_labels", "field_of", "generate", "usual_steps"]
+__all__ = [
+    "Drawing",
+    "SamplerConfig",
+    "Samples",
+    "choose",
+    "class_labels",
+    "diverged",
+    "field_of",
+    "generate",
+    "usual_steps",
+]
 
 CPU_PIXELS = 8192  # pixels of one network evaluation on a CPU: more at once is no faster there
 DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images of 256 x 256
@@ -228,6 +238,12 @@ def generate(
     seconds = time.perf_counter() - start
     images = states[-1] if path else states
     return Samples(images, labels, drawing.nfe, seconds, drawing.grid, torch.cat(energies), states if path else None)
+
+
+def diverged(images: torch.Tensor) -> str | None:
+    """What is wrong with images (n, C, H, W) that a network made, which a picture would show as black ones; None if nothing."""
+    bad = int((~images.isfinite()).flatten(1).any(1).sum())
+    return f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged" if bad else None
 
 
 @contextlib.contextmanager

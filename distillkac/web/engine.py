@@ -13,7 +13,7 @@ from distillkac.runs import pictures, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import Run, default_network, open_run, students
 from distillkac.runs.sampler import Trained
-from distillkac.runs.sampling import SamplerConfig, choose, class_labels, generate, usual_steps
+from distillkac.runs.sampling import SamplerConfig, choose, class_labels, diverged, generate, usual_steps
 
 STEPS = (1, 2, 4, 20, 100)
 MODELS = ("auto", "teacher", "student")
@@ -83,7 +83,12 @@ class Demo:
 
     def max_images(self, title: str) -> int:
         """How many images one choice of this run may have."""
-        return max(1, min(MAX_IMAGES, MAX_VALUES // math.prod(self.configs[title].shape)))
+        return max(1, min(MAX_IMAGES, MAX_VALUES // self._values(title)))
+
+    def _values(self, title: str) -> int:
+        """Of one image as it is shown, which of latents is many times what the network makes."""
+        config = self.configs[title]
+        return math.prod(config.shape if config.latent is None else config.latent.shape)
 
     def generate(self, run, steps, w=None, classes=(), num=16, seed=0, model="auto") -> list[Choice]:
         """The choices of one request, fewest steps first. The same request makes the same images.
@@ -104,7 +109,7 @@ class Demo:
         if not isinstance(classes, (list, tuple)) or len(classes) > len(self.class_names):
             raise ValueError(f"classes must be a list of names, each once, got {_shown(classes)}")
         labels = class_labels(self.configs[run], num, tuple(classes))
-        frames = FRAME_VALUES // (len(chosen) * num * math.prod(self.configs[run].shape))
+        frames = FRAME_VALUES // (len(chosen) * num * self._values(run))
         frames = max(2, min(MAX_FRAMES, frames))
         return [self._choice(run, SamplerConfig(n, w=w, model=model), labels, seed, frames) for n in chosen]
 
@@ -113,6 +118,8 @@ class Demo:
             run = self._open(title, sampler)
             samples = generate(run, labels, sampler, seed, path=True)
             assert samples.path is not None  # it was asked for
+            if problem := diverged(samples.images):
+                return Choice(sampler.steps, error=problem)
         except ValueError as error:
             # What it says about folders is for whoever started the server, not for the page.
             folder = self.runs[title]

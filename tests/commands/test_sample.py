@@ -140,3 +140,18 @@ def test_labels_cycle_through_the_classes():
     config = dataclasses.replace(RunConfig(), class_names=("cat", "dog", "2"))
     assert class_labels(config, 5).tolist() == [0, 1, 2, 0, 1]
     assert class_labels(config, 3, ("dog", "0", "2")).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("out", ["grid.png", "film.gif", "all.npz", "single"])
+def test_images_that_are_not_finite_are_no_black_pictures(run, tmp_path, capsys, out):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("student-*"))
+    weights, step = checkpoints.load_weights(folder, checkpoints.EMA)
+    weights = {name: torch.full_like(value, 1e25) for name, value in weights.items()}
+    about = {"format": "pt", "step": str(step), "digest": checkpoints.digest_of(step, weights)}
+    (folder / checkpoints.EMA).write_bytes(checkpoints.to_safetensors(weights, about))
+    capsys.readouterr()
+    assert sample.main([str(folder), "--steps", "2", "--num", "3", "--out", str(tmp_path / out)]) == 1
+    assert "3 of 3 images hold values that are not finite: the sampler diverged" in capsys.readouterr().err
+    assert not (tmp_path / out).is_file()
+    assert not list(tmp_path.glob("single/*.png"))

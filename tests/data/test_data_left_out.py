@@ -222,3 +222,32 @@ def test_another_order_of_classes_is_noticed_on_resume(tmp_path, capsys):
     assert "numbered in another order" in refusal(
         train, ["--run", str(tmp_path / "run"), "--resume", "--steps", "2"], capsys
     )
+
+
+def test_two_links_to_one_image_are_read_once(tmp_path):
+    """As of a store of files by their digests: the same image in train and in test would be learned and measured."""
+    store, root = pictures(tmp_path / "store", "x", "y", count=2), tmp_path / "set"
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+    for n, path in enumerate(sorted((store / "x").iterdir()) + sorted((store / "y").iterdir())):
+        for split in ("train", "test") if n % 2 else ("train",):
+            (root / split / "ab"[n // 2] / path.name).symlink_to(path)
+    for n, split in enumerate(("train", "test")):
+        for k, name in enumerate("ab"):
+            pictures(root / split, name, count=1, first=100 + 10 * n + k)
+    learned, measured, words = sizes(root)
+    assert len(learned) + len(measured) == 8
+    assert not set(learned) & set(measured)
+    assert "left out 2 links to files that are read already" in words
+
+
+def test_files_that_are_images_only_by_name_are_left_out(tmp_path):
+    root = pictures(tmp_path, "a", "b", count=2)
+    for name in ("meta.h5", "a/drawing.eps", "b/film.mpg"):
+        (root / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    data, _, words = told(root)
+    assert len(data) == 4
+    assert "left out 3 files that are no images" in words
+    (root / "a" / "000.png").write_bytes((root / "a" / "drawing.eps").read_bytes())
+    assert "000.png: cannot be read as an image" in refused(root)  # nor is another program run for what it holds

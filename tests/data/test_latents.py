@@ -1,6 +1,7 @@
 """Images become latents once; runs on latents train, sample, are measured and shared as images."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from distillkac import data, diagnose, distill, encode, evaluate, sample, train
+from distillkac.base import files
 from distillkac.base.files import read_json
 from distillkac.base.random import derive_seed
 from distillkac.data import vae
@@ -260,3 +262,27 @@ def test_the_preset_learns_4_x_32_x_32():
     with torch.device("meta"):
         network = VelocityNet(config.network, (4, 32, 32), 1)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(230, rel=0.3)
+
+
+def test_a_full_disk_ends_encoding_with_a_sentence_and_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, content):
+            if self.file.tell() + len(content) > 1000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(content)
+
+    opened = open
+    monkeypatch.setattr(files, "open", lambda *words: Full(opened(*words)), raising=False)
+    monkeypatch.setattr(Full, "__enter__", lambda self: self, raising=False)
+    monkeypatch.setattr(Full, "__exit__", lambda self, *_: self.file.close(), raising=False)
+    out = tmp_path / "latents"
+    command = ["--data.path", str(folder / "images.npz"), "--vae", str(folder / "vae"), "--out", str(out)]
+    assert encode.main(command) == 1
+    assert "train.npy: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert not list(out.glob("*.npy*")) + list(out.glob(".*.tmp"))

@@ -1,5 +1,7 @@
 """The demo without its page: its images are the sampler's, every request is checked, mistakes are told."""
 
+import copy
+import dataclasses
 import re
 import secrets
 import sys
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from distillkac import demo
+from distillkac.data.config import LatentSpace
 from distillkac.runs import pictures, shipped
 from distillkac.runs.run import open_run
+from distillkac.runs.sampler import SamplerConfig
 from distillkac.web import engine
 from distillkac.web.engine import Demo
 from tests.web.demo_tools import CPU, GOOD, MISTAKES, direct, join
@@ -143,3 +147,23 @@ def test_without_gradio_the_extra_is_named(runs, monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "error: the demo page needs the package gradio, which is not installed: pip install 'distillkac[demo]'\n"
     )
+
+
+def test_images_made_of_latents_count_as_they_are_shown(runs):
+    made = Demo(runs, CPU)
+    title = "planar"
+    space = LatentSpace("vae", 1.0, 0.0, "", (3, 256, 256))
+    made.configs[title] = dataclasses.replace(made.configs[title], latent=space)
+    assert made.max_images(title) == engine.MAX_VALUES // (3 * 256 * 256)
+
+
+def test_images_that_are_not_finite_are_no_black_pictures(runs, monkeypatch):
+    made = Demo(runs, CPU)
+    run = made._open("planar", SamplerConfig(1))
+    broken = copy.deepcopy(run.network)
+    for weight in broken.parameters():
+        weight.data.fill_(1e25)
+    monkeypatch.setattr(made, "_open", lambda *_: dataclasses.replace(run, network=broken))
+    (choice,) = made.generate("planar", [1], num=3)
+    assert choice.error == "3 of 3 images hold values that are not finite: the sampler diverged"
+    assert not choice.frames
