@@ -286,10 +286,11 @@ class KacPipeline(DiffusionPipeline):
         factor = 2 ** (len(config.block_out_channels) - 1)
         rows = max(1, DECODED_PIXELS // (x.shape[2] * x.shape[3] * factor**2))
         z = (x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)).to(vae.dtype)
-        images = torch.cat([vae.decode(part).sample.float().cpu() for part in z.split(rows)])
-        if upcast:
-            torch.nn.Module.to(vae, half)
-        return images
+        try:
+            return torch.cat([vae.decode(part).sample.float().cpu() for part in z.split(rows)])
+        finally:
+            if upcast:
+                torch.nn.Module.to(vae, half)
 
 
 def _is_run(folder: Path) -> bool:

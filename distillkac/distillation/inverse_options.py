@@ -121,11 +121,8 @@ def check_options(config: Any) -> None:
             raise ValueError(
                 f"stages {inverse.num_steps} is inverse distillation alone: omit method {config.method} and a recipe of it"
             )
-        if inverse.pairs and config.pairs.teacher_steps is None:
-            raise ValueError(
-                "inverse.pairs learns the ends of the teacher's paths, and no stage says of how many steps: give "
-                "pairs.teacher_steps, such as 20"
-            )
+        if inverse.pairs:
+            _check_paths_alone(config)
         _check_alone(config)
         return
     if inverse.fake == "start":
@@ -146,6 +143,22 @@ def check_options(config: Any) -> None:
         raise ValueError(
             f"inverse.num_steps {inverse.num_steps} starts from a student of up to {config.consistency.num_steps} steps: give "
             "both the same number (consistency.num_steps)"
+        )
+
+
+def _check_paths_alone(config: Any) -> None:
+    """Raises ValueError if inverse distillation alone that learns paths does not say which, or has no states of them."""
+    inverse, steps = config.inverse, config.pairs.teacher_steps
+    if steps is None:
+        raise ValueError(
+            "inverse.pairs learns the ends of the teacher's paths, and no stage says of how many steps: give "
+            "pairs.teacher_steps, such as 20"
+        )
+    if steps % inverse.num_steps:
+        fewer = steps // inverse.num_steps * inverse.num_steps
+        raise ValueError(
+            f"pairs.teacher_steps {steps} do not come by the times of inverse.num_steps {inverse.num_steps}, where the paths are "
+            f"learnt: give a multiple, such as {fewer or inverse.num_steps}"
         )
 
 

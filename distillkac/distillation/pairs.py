@@ -91,6 +91,8 @@ class Kept:
         t = batch.stratified(self.seed, "time")
         x_t = self.process.bridge(batch.x0, t, derive_seed(self.seed, "noise"), batch.first)
         x, t, y = (value[rows].contiguous() for value in (x_t, t, batch.y))
+        if not len(x):  # a part of one row, which networks need not be able to answer
+            return x, t, y, x.float()
         with torch.no_grad():
             return x, t, y, self.network(x, t, y).float()
 
@@ -129,5 +131,6 @@ class PairsDistillation:
         x_t, t, y_t, u_t = self.kept(batch)
         u = network(torch.cat([x, x_t]), torch.cat([start, t]), torch.cat([y, y_t])).float()
         errors = (u[len(x) :] - u_t).square().flatten(1).mean(1)
-        # Half of the rows, so twice their sum: a mean over the whole step, however it is cut into parts.
-        return self.loss(x, u[: len(x)], x_end, delta, y) + self.kept.weight * 2 * errors.sum() / len(x)
+        # As a share of all rows of the step, every second of which is among them: their mean, however it is cut into parts.
+        share = (batch.total + 1) // 2 / batch.total
+        return self.loss(x, u[: len(x)], x_end, delta, y) + self.kept.weight * errors.sum() / (share * len(x))

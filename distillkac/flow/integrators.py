@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 
@@ -39,7 +40,7 @@ def time_grid(
     the number of steps (methods.rho_in), and 1 with a shift. shift: other than 1 the times are shifted (time_shift.py), which
     the process decides.
     """
-    if not isinstance(num_steps, int) or num_steps < 1:
+    if not isinstance(num_steps, Integral) or (num_steps := int(num_steps)) < 1:
         raise ValueError(f"num_steps must be a whole number of at least 1, got {num_steps}")
     if rho is None:
         rho = rho_in(num_steps) if shift == 1 else 1.0

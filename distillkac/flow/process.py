@@ -79,7 +79,7 @@ class Process:
     def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
         (f, _), (g, _) = self.schedules(t)
-        return column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)
+        return (column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)).to(x0.dtype)
 
     def pair(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> tuple[Tensor, Tensor]:
         """(x_t, u) for training: the state and its target velocity. x0: (B, ...), t: (B,) in [0, 1]."""

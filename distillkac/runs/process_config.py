@@ -52,8 +52,11 @@ class ProcessConfig:
 
     @classmethod
     def of(cls, process: "processes.Process") -> "ProcessConfig":
-        """The config whose `build` is this process. Raises ValueError if its path is a function, which has no name."""
+        """The config whose `build` is this process. Raises ValueError if its path is a function, which has no name, or its
+        kappa is not the one that runs have."""
         values = process.to_dict()
+        if process.f == "exp" and process.kappa != (kappa := type(process).kappa):
+            raise ValueError(f"runs of f exp have kappa {kappa:g}, got a process of kappa {process.kappa:g}")
         known = {name: values[name] for name in values.keys() & cls.__annotations__.keys()}
         return cls(process.name, **known)  # type: ignore[arg-type]  # one of the four names
 

@@ -48,6 +48,34 @@ def compile_calls(
     return network
 
 
+Calls = list[tuple[nn.Module, dict[str, Any]]]
+_OF_CALLS = ("forward", "_original_forward", "_compiled_call_impl")
+
+
+def given_calls(network: nn.Module) -> Calls:
+    """What decides how a network and its parts are called and lies beside their classes: set by a caller, by Accelerate for
+    mixed precision, by `compile_calls`."""
+    return [(part, {name: vars(part).get(name) for name in _OF_CALLS}) for part in network.modules()]
+
+
+@contextlib.contextmanager
+def called_as(inside: Calls, afterwards: Calls) -> Iterator[None]:
+    """Networks are called the one way inside, and the other way afterwards."""
+    try:
+        _set(inside)
+        yield
+    finally:
+        _set(afterwards)
+
+
+def _set(calls: Calls) -> None:
+    for part, values in calls:
+        for name, value in values.items():
+            vars(part).pop(name, None)
+            if value is not None:
+                vars(part)[name] = value
+
+
 @contextlib.contextmanager
 def plain_calls() -> Iterator[None]:
     """Inside, no compiled call is used: for numbers of rows that change from step to step, each of which would be compiled, and

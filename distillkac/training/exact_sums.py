@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import distributed, nn
 
 from distillkac.base.random import derive_seed
-from distillkac.training import failure
+from distillkac.training import failure, sharding
 from distillkac.training.batches import Batch
 from distillkac.training.objective import Objective
 
@@ -81,7 +81,8 @@ def gradient(
     mean = _over_processes(sums.total, accelerator.num_processes) / total
     loss, *values = mean.split([1, *(p.numel() for p in found)])
     for p, value in zip(found, values, strict=True):
-        p.grad = value.view_as(p)
+        # In the dtype and the order in memory of the weights, which fused optimizers go through as they lie there.
+        p.grad = sharding.like(value.view_as(p).to(p.dtype), p)
     return loss[0]
 
 

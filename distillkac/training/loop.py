@@ -26,7 +26,7 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.training import averages, exact_sums, failure, optimizer, resume, sharding, trackers
 from distillkac.training.averages import Averages
 from distillkac.training.batches import Batch, read_batches
-from distillkac.training.compiled import compile_calls
+from distillkac.training.compiled import called_as, compile_calls, given_calls
 from distillkac.training.ema import EMA
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.measuring import Measuring
@@ -94,6 +94,8 @@ class Trainer:
         # What the average is returned in: a whole network, also where the trained one is sharded.
         self.averaged = copy.deepcopy(self.followed).eval().requires_grad_(False)
         state = resume.checkpoint(folder, network, self.followed, optim)
+        if state is None and accelerator.num_processes > 1:
+            resume.check_alike(network)
         sharded = optim.shard and accelerator.num_processes > 1
         # Where a run without a checkpoint starts from; kept until there is one, see `rewind`.
         self.start = resume.start(network, self.followed, averages.names(optim)) if state is None else None
@@ -110,8 +112,10 @@ class Trainer:
                 checkpoints.export(folder, self.step, state["model"], state["ema"])
         self.optimizer = accelerator.prepare(self.optimizer)
         # Preparing for evaluation leaves gradients alone: a sharded network exchanges them itself, exact parts are added here.
+        self.given = given_calls(network)
         self.network = accelerator.prepare_model(network, evaluation_mode=sharded or optim.exact_parts is not None)
         compile_calls(network, accelerator, optim, one_call=one_call(objective) and self.parts == 1)
+        self.prepared = given_calls(network)
 
     def fit(self) -> Fit:
         """Runs to the last step. On Ctrl-C or SIGTERM the step in progress is finished and saved.
@@ -127,7 +131,8 @@ class Trainer:
         measuring, stopped, ended = self.measuring, False, None
         if measuring is not None and self.step < self.steps:
             measuring.begin(self.folder, self.step, self.accelerator, bar)
-        with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar:
+        # The caller's network is trained where it stands, and called afterwards as it was before: in its own precision.
+        with StopSignal() as stop, torch.random.fork_rng(), one_thread, bar, called_as(self.prepared, self.given):
             batches, updates, since = self.batches(), [], time.perf_counter()
             while self.step < self.steps and not stopped and ended is None:
                 updates += self.advance(batches)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from accelerate.utils import gather_object
 from torch import nn
 
 from distillkac.base.options import labelled
@@ -19,6 +20,8 @@ from distillkac.training import averages, optimizer
 
 # Of the data: where they lie is another matter than what they are. Of the network: how gradients are found.
 FREE = {"data": ("path", "cache"), "network": ("checkpointing",)}
+# Options of a student that its config has only where they are used.
+SWITCHES = ("--inverse.pairs", "--inverse.adversarial", "--inverse.fake", "--pairs.by")
 
 
 def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
@@ -108,8 +111,14 @@ def all_changes(saved: RunConfig, config: RunConfig) -> Iterator[tuple[str, str]
                 yield from _change(f"--{name.replace('_', '-')}", getattr(before, name), getattr(now, name))
             if before.options:  # a student of an earlier version does not know
                 was, are = ({word.split()[0]: word for word in student.options} for student in (before, now))
+                # Of others that stand on one side alone an earlier version did not know.
+                names = [name for name in was if name in are] + [
+                    name for name in SWITCHES if (name in was) != (name in are)
+                ]
                 yield from (
-                    (_words(was[name]), _words(are[name])) for name in was if name in are and was[name] != are[name]
+                    (_words(was.get(name, f"{name} False")), _words(are.get(name, f"{name} False")))
+                    for name in names
+                    if was.get(name) != are.get(name)
                 )
 
 
@@ -233,3 +242,15 @@ def start(network: nn.Module, averaged: nn.Module, further: Iterable[str] = ()) 
     )
     state = {"step": 0, "model": model, "ema": ema, "optimizer": {"state": {}}, "ema_updates": 0}
     return state | {"averages": {name: ema for name in further}}
+
+
+def check_alike(network: nn.Module) -> None:
+    """Raises ValueError, in all processes, if these have given networks of different first weights: some ways to share the work
+    would train as many models."""
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    digests = gather_object([checkpoints.digest_of(0, weights)])
+    if len(set(digests)) > 1:
+        raise ValueError(
+            "the processes begin with networks of different weights: give all of them the same, such as by torch.manual_seed "
+            "before it is made"
+        )

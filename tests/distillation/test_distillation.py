@@ -10,7 +10,7 @@ from torch import nn
 
 from distillkac.base.random import derive_seed
 from distillkac.distillation import objectives
-from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
+from distillkac.distillation.endpoint import EndpointDistillation, StudentStates, rolled_out
 from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of, student_config
@@ -199,3 +199,23 @@ def test_the_grid_suits_the_size_of_the_images(side, of_teacher, of_student):
 def test_impossible_chains_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         DistillConfig(**options)
+
+
+@pytest.mark.parametrize("k", [[0, 0, 0], [1, 0, 0], [3, 1, 0], [2, 3, 3]])
+def test_every_process_calls_a_student_as_often_as_the_others(k):
+    """Whatever steps its own rows need: the calls of a network that is spread over processes wait for each other."""
+    times, calls = time_grid(4, 1.5), []
+
+    def student(x, t, y):
+        calls.append(len(x))
+        return 0.5 * x + t.view(-1, 1, 1, 1)
+
+    noise = BATCH.x0[:3]
+    found = rolled_out(student, noise, BATCH.y[:3], times, torch.tensor(k), ())
+    assert len(calls) == 3
+    assert min(calls) >= 1
+    for row, steps in enumerate(k):
+        x = noise[row : row + 1]
+        for t, after in zip(times[:steps].float(), times[1 : steps + 1].float(), strict=True):
+            x = x - (t - after) * (0.5 * x + t)
+        torch.testing.assert_close(found[row : row + 1], x, rtol=1e-6, atol=1e-6)

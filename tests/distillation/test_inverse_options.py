@@ -58,6 +58,13 @@ ALONE = {"stages": (4,), "steps": (), "inverse": FOUR}
             {"inverse": dataclasses.replace(FOUR, pairs=1.0), "stages": (4,), "steps": ()},
             "no stage says of how many steps: give pairs.teacher_steps",
         ),
+        *(
+            (
+                ALONE | {"inverse": dataclasses.replace(FOUR, pairs=1.0), "pairs": PairsConfig(teacher_steps=steps)},
+                rf"pairs.teacher_steps {steps} do not come by the times .* 4, .* give a multiple, such as {told}$",
+            )
+            for steps, told in ((25, 24), (10, 8), (2, 4))
+        ),
         (
             {
                 "inverse": dataclasses.replace(FOUR, pairs=1.0),

@@ -101,6 +101,27 @@ def test_what_is_kept_is_the_predictions_at_every_second_row(process):
     assert in_parts.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("total", [1, 3, 5, 6])
+def test_what_is_kept_is_a_mean_also_of_odd_batches_and_in_parts_of_one_row(total):
+    """A student whose error is 1 at every row; and no network is asked for no rows."""
+
+    def one_more(x, t, y):
+        assert len(x)
+        return before(x, t, y) + 1
+
+    def before(x, t, y):
+        assert len(x)
+        return 0.3 * x
+
+    learns = replace(pairs(before, time_grid(1, 2.0)), kept=Kept(before, TELEGRAPH, 2.0, 5))
+    plain = replace(learns, kept=None)
+    parts = [Batch(BATCH.x0[a : a + 1], BATCH.y[a : a + 1], 0, a, total) for a in range(total)]
+    whole = Batch(BATCH.x0[:total], BATCH.y[:total], 0, 0, total)
+    for batches in ([whole], parts):
+        kept = sum((learns(one_more, b) - plain(one_more, b)).item() * len(b.x0) / total for b in batches)
+        assert kept == pytest.approx(2.0, rel=1e-4)
+
+
 class Ends(nn.Module):
     """A 1-step student u = z - (weight z + bias): its optimum is found by least squares."""
 

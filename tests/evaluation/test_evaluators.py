@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillkac import compare, distill, evaluate, report, train
+from distillkac import compare, report
 from distillkac.base import files
 from distillkac.data import DataConfig, ImageDataset, load, read
 from distillkac.evaluation import classifier, comparison_report, evaluators
@@ -19,7 +19,6 @@ from distillkac.evaluation.evaluators import make
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.moments import SplitMoments
 from tests.commands.test_compare import TINY
-from tests.commands.tiny import TINY as TINY_RUN
 from tests.places import ROOT
 
 SETS = ("digits", "patches")
@@ -284,22 +283,3 @@ def test_report_names_two_evaluators(tmp_path):
     assert "(of an earlier version, trained on one machine)" in report._guidance_evaluator(tmp_path)[0]
     files.write_json(tmp_path / "diagnosis" / "diagnosis.json", {"guidance": None})
     assert report._guidance_evaluator(tmp_path) == []
-
-
-def test_report_says_which_figures_are_of_earlier_weights(tmp_path, quick, capsys):
-    run = tmp_path / "run"
-    assert train.main([*TINY_RUN, "--run", str(run), "--steps", "2"]) == 0
-    assert distill.main([str(run), "--stages", "2,1", "--steps", "1", "--optim.batch-size", "16"]) == 0
-    assert evaluate.main([str(run), "--num", "40", "--teacher-steps", "2"]) == 0
-    assert report.main([str(run)]) == 0
-    assert "Measured before" not in (run / "report.html").read_text()
-    assert train.main([*TINY_RUN, "--run", str(run), "--steps", "3", "--resume"]) == 0
-    assert report.main([str(run)]) == 0
-    assert (
-        "Measured before they became what they are now: teacher. Evaluate again." in (run / "report.html").read_text()
-    )
-    for wrong in ("{}", "[]", '{"rows": [{"name": "teacher", "frechet": null}]}'):
-        (run / "evaluation.json").write_text(wrong)
-        capsys.readouterr()
-        assert report.main([str(run)]) == 1
-        assert "evaluation.json is no file of figures as evaluate writes it" in capsys.readouterr().err

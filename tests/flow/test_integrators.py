@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,3 +163,10 @@ def test_a_network_alone_is_no_field():
         integrate(lambda x, t, y: x, torch.ones(2, 3), None, time_grid(2))
     with pytest.raises(ValueError, match=r"whole number of at least 1, got 2\.5"):
         time_grid(2.5)
+
+
+def test_a_grid_of_any_whole_number_of_steps():
+    assert torch.equal(time_grid(np.int64(4), 1.5), time_grid(4, 1.5))
+    for wrong in (0, -1, 2.0, "4", None, np.float64(4)):
+        with pytest.raises(ValueError, match="num_steps must be a whole number"):
+            time_grid(wrong)

@@ -209,3 +209,13 @@ def test_a_stream_answers_in_the_dtype_of_the_data(dtype):
     x1 = stream.prior_like(x0)
     assert x1.dtype == dtype
     assert stream.pair(x0, t, x1)[0].shape == x0.shape
+
+
+@pytest.mark.parametrize("process", ALL, ids=lambda p: p.name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_bridge_has_the_dtype_of_the_data(process, dtype):
+    x0, t = torch.full((2, 1, 4, 4), 0.5, dtype=dtype), torch.tensor([0.25, 0.75])
+    x_t = process.bridge(x0, t, 3)
+    assert x_t.dtype == dtype
+    exact = process.bridge(x0.double(), t, 3)
+    assert (x_t.double() - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max() + 1e-6

@@ -198,3 +198,9 @@ def test_groups_of_the_other_processes():
     for norm in ("telegraph", "planar", "quad"):
         assert patches.repeated(patches.lengths(x, norm), norm).shape == x.shape
     assert torch.equal(patches.repeated(torch.tensor([[1.0, 2.0]]), "quad"), torch.tensor([[1.0] * 4 + [2.0] * 4]))
+
+
+def test_a_run_has_no_other_kappa():
+    assert ProcessConfig.of(Telegraph(f="exp")).build() == Telegraph(f="exp")
+    with pytest.raises(ValueError, match="runs of f exp have kappa 1, got a process of kappa 3"):
+        ProcessConfig.of(Telegraph(f="exp", kappa=3.0))

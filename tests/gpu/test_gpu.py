@@ -174,7 +174,8 @@ def test_a_training_by_recorded_passes_is_the_one_without(tmp_path, monkeypatch)
         start = torch.cat([weight.flatten().clone() for weight in made.ema.weights.values()])
         made.fit()
         assert made.accelerator.device.type == "cuda"
-        assert made.raw._compiled_call_impl.compiled is not None
+        (call,) = (values["_compiled_call_impl"] for part, values in made.prepared if part is made.raw)
+        assert call.compiled is not None
         assert bool(made.optimizer.optimizer._recordings) is recorded
         assert (get_container(start.device.index or 0).tree_manager is not None) is recorded
         found.append(torch.cat([weight.flatten() for weight in made.ema.weights.values()]) - start)

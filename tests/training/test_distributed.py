@@ -93,3 +93,10 @@ def test_sharded_distillation_is_distillation(tmp_path):
     processes(2, "distillkac.distill", str(one), *DISTIL, "--optim.shard", "--out", str(students))
     for student in STUDENTS:
         agree(one / student, students / student)
+
+
+@on_a_cpu
+def test_processes_that_begin_with_other_weights_are_refused(tmp_path):
+    processes(2, "tests.training.unlike_script", str(tmp_path / "run"))
+    for rank in (0, 1):
+        assert "the processes begin with networks of different weights" in (tmp_path / f"run-{rank}.txt").read_text()

@@ -155,3 +155,49 @@ def test_an_own_network_may_learn_its_weights_too(tmp_path):
     again = train(tmp_path, ToyData(), Grouped(), dataclasses.replace(config, steps=4), resume=True)
     assert again.config.weight == "learned"
     assert open_run(tmp_path, "cpu", Grouped()).network.layers[0].weight.shape == (8, 1, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ["channels_last", "transposed", "float64"])
+def test_exact_parts_of_weights_that_lie_otherwise_in_memory(tmp_path, kind):
+    """Fused optimizers go through weights and gradients as they lie there."""
+    found = []
+    for parts in (None, 1):
+        network = Net(2)
+        if kind == "channels_last":
+            network.to(memory_format=torch.channels_last)
+        elif kind == "transposed":
+            network.classes.weight = nn.Parameter(network.classes.weight.detach().t().contiguous().t())
+        else:
+            network.classes.double().register_forward_hook(lambda module, given, answer: answer.float())
+        config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, lr=1e-2, exact_parts=parts))
+        train(tmp_path / str(parts), ToyData(), network, config)
+        found.append(network.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_is_called_as_before_when_its_training_is_over(tmp_path):
+    def half(config):
+        return dataclasses.replace(config, optim=dataclasses.replace(config.optim, precision="bf16"))
+
+    network, seen = Net(2), set()
+    network.last.register_forward_hook(lambda module, given, answer: seen.add(answer.dtype))
+    run = train(tmp_path / "half", ToyData(), network, half(CONFIG))
+    assert torch.bfloat16 in seen
+    assert not {"forward", "_original_forward"} & vars(network).keys()
+    seen.clear()
+    train(tmp_path / "whole", ToyData(), network, CONFIG)
+    assert seen == {torch.float32}
+    seen.clear()
+    opened = open_run(tmp_path / "half", network=network).network
+    given = torch.zeros(2, 1, 4, 4), torch.ones(2), torch.tensor([0, 1])
+    assert torch.equal(opened(*given), run.network(*given))
+    # And as the caller has it called, whose own wrapper it may be; if it fails, too.
+    own = network.forward
+    network.forward = lambda x, t, y: own(x, t, y)
+    mine = network.forward
+    data = ToyData()
+    data.x[:] = float("nan")
+    with pytest.raises((ValueError, FloatingPointError), match="not finite"):
+        train(tmp_path / "broken", data, network, half(CONFIG))
+    assert network.forward is mine
