@@ -157,8 +157,8 @@ def _check_paths_alone(config: Any) -> None:
     if steps % inverse.num_steps:
         fewer = steps // inverse.num_steps * inverse.num_steps
         raise ValueError(
-            f"pairs.teacher_steps {steps} do not come by the times of inverse.num_steps {inverse.num_steps}, where the paths are "
-            f"learnt: give a multiple, such as {fewer or inverse.num_steps}"
+            f"pairs.teacher_steps {steps} do not come by the times of inverse.num_steps {inverse.num_steps}, where the paths "
+            f"are learnt: give a multiple, such as {fewer or inverse.num_steps}"
         )
 
 
