@@ -101,8 +101,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey (which some formats open as 32-bit) -> 8-bit grey, rounded; Pillow itself would clip at 255."""
+    """16-bit grey (which some formats open as 32-bit) -> 8-bit grey, rounded; Pillow itself would clip at 255. The value that a
+    PNG calls transparent is white."""
     pixels = np.asarray(image).astype(np.int64)
+    if isinstance(clear := image.info.get("transparency"), int):
+        pixels[pixels == clear] = 65535
     if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
         raise ValueError(f"its pixels reach from {pixels.min()} to {pixels.max()}; save it with 8 or 16 bits")
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

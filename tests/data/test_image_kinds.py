@@ -55,6 +55,14 @@ def test_every_mode_becomes_plain_pixels(tmp_path, mode, color, name, expected):
     assert abs(flat(tmp_path / name, channels=1)[0] - grey) <= 1
 
 
+def test_the_transparent_value_of_16_bits_is_white(tmp_path):
+    pixels = np.array([[0, 257 * 100], [65535, 1]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "clear.png", transparency=0)
+    assert read_image(tmp_path / "clear.png", None, None).tolist() == [[[255, 100], [255, 0]]]
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    assert read_image(tmp_path / "plain.png", None, None).tolist() == [[[0, 100], [255, 0]]]
+
+
 def test_palette_with_and_without_transparency(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, *RED])
