@@ -183,7 +183,7 @@ def measure_with_classifier(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation.rows import described, title_of
     from distillkac.evaluation.tables import header, line
     from distillkac.runs import pictures, plots
-    from distillkac.runs.reference_labels import drawn_as, reference_labels, shares_of_classes
+    from distillkac.runs.class_shares import drawn_as, reference_labels, shares_of_classes
     from distillkac.runs.run_data import RunData
     from distillkac.runs.sampling import generate
     from distillkac.training.fit import accelerator_for
@@ -231,7 +231,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation import fidelity, inception, shares
     from distillkac.evaluation.tables import FIDELITY_COLUMNS, header, line
     from distillkac.runs import checkpoints
-    from distillkac.runs.reference_labels import drawn_as, reference_labels
+    from distillkac.runs.class_shares import drawn_as, reference_labels
     from distillkac.runs.run_data import RunData
     from distillkac.training.fit import accelerator_for
 

@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from distillkac.base.commands import command
 from distillkac.base.options import parse
 from distillkac.evaluation.metrics import Evaluator, describe
-from distillkac.runs import SamplerConfig, class_labels, generate, open_run
+from distillkac.runs import SamplerConfig, generate, open_run, reference_labels
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import Trained
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     run = open_run(args.run)
     data = RunData(args.run, run.config)
     evaluator = Evaluator(data.load_pixels("train"), data.load_pixels("test"), args.run)
-    labels, shape = class_labels(run.config, args.num), run.config.shape
+    labels, shape = reference_labels(run.config, args.num), run.config.shape
     print(
         f"{describe(evaluator.identity)}; {args.num} images a row\n{'':32}Fréchet [train]  accuracy diversity  s/1000"
     )

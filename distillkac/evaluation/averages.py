@@ -15,7 +15,7 @@ from distillkac.base import files
 from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
 from distillkac.evaluation.tables import header, line
 from distillkac.runs import checkpoints
-from distillkac.runs.reference_labels import reference_labels
+from distillkac.runs.class_shares import reference_labels
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig

@@ -15,9 +15,9 @@ from distillkac.evaluation import diagnostics, diagnostics_plots, diffusion_limi
 from distillkac.evaluation.diagnosis_options import DiagnoseArgs
 from distillkac.evaluation.energy_ranks import energy_ranks
 from distillkac.evaluation.metrics import Evaluator, describe
+from distillkac.runs.class_shares import reference_labels
 from distillkac.runs.config import RunConfig, load_config, refuse_few_steps
 from distillkac.runs.device import device
-from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import Run, open_run, say_if_another_teacher, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained, usual_rho

@@ -11,8 +11,8 @@ from distillkac.evaluation.comparison import RESULTS, Plan, Setting
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.moments import Moments, frechet_distance
 from distillkac.flow.methods import Method as Integrator
+from distillkac.runs.class_shares import reference_labels
 from distillkac.runs.config import load_config
-from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained

@@ -25,10 +25,10 @@ from distillkac.evaluation.metrics import Evaluator
 from distillkac.evaluation.model_card import card, table
 from distillkac.flow.network_config import NetworkConfig
 from distillkac.runs import checkpoints, packed, shipped
+from distillkac.runs.class_shares import reference_labels
 from distillkac.runs.config import load_config, refuse_few_steps, save_config
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.process_config import law
-from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import network_config, open_run, student_folder, students
 from distillkac.runs.run_data import RunData
 from distillkac.runs.sampler import SamplerConfig, Trained

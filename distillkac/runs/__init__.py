@@ -6,6 +6,7 @@ from distillkac.base.lazy import importer
 
 if TYPE_CHECKING:
     from distillkac.runs.adoption import adopt
+    from distillkac.runs.class_shares import reference_labels
     from distillkac.runs.config import RunConfig, load_config
     from distillkac.runs.optim_config import OptimConfig
     from distillkac.runs.own_network import OwnNetwork
@@ -33,6 +34,7 @@ __all__ = [
     "generate",
     "load_config",
     "open_run",
+    "reference_labels",
     "save_animation",
     "save_curves",
     "save_grid",
@@ -52,6 +54,7 @@ __getattr__, __dir__ = importer(
         "pictures": ("save_animation", "save_grid", "to_uint8"),
         "plots": ("save_curves", "save_trajectory"),
         "presets": ("PRESETS",),
+        "class_shares": ("reference_labels",),
         "run": ("Run", "open_run", "students"),
         "sampler": ("SamplerConfig",),
         "sampling": ("Samples", "choose", "class_labels", "field_of", "generate"),

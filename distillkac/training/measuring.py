@@ -22,9 +22,9 @@ from torch import nn
 from distillkac.base.progress import Bar
 from distillkac.base.random import derive_seed
 from distillkac.runs import checkpoints, kept
+from distillkac.runs.class_shares import reference_labels
 from distillkac.runs.config import RunConfig
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.runs.reference_labels import reference_labels
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import SamplerConfig, Trained
 from distillkac.runs.sampling import generate

@@ -13,7 +13,7 @@ from distillkac.data.config import Fingerprint
 from distillkac.evaluation import classifier
 from distillkac.evaluation.metrics import Evaluator
 from distillkac.runs import RunConfig
-from distillkac.runs.reference_labels import reference_labels
+from distillkac.runs.class_shares import reference_labels
 from tests.commands.tiny import TINY
 
 

@@ -11,7 +11,7 @@ from distillkac.base.chi_square import chance
 from distillkac.data import DataConfig, load
 from distillkac.data.config import Fingerprint
 from distillkac.runs import RunConfig, class_labels
-from distillkac.runs.reference_labels import drawn_as, reference_labels
+from distillkac.runs.class_shares import drawn_as, reference_labels
 
 
 def config(test, train=None):
