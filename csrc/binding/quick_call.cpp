@@ -58,6 +58,7 @@ struct QuickCall {
   PyObject *fresh, *filling;  // the op that returns new tensors; the one that fills those of out=, or None
   PyObject* kinds;            // ((type, ...), ...): of what follows the tensors
   Py_ssize_t tensors;         // the first so many arguments: each a plain tensor or None
+  int late;                   // whether the op may refuse what it has read after it has written
 };
 
 bool is_plain(PyObject* object) {
@@ -109,7 +110,8 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* ke
   PyObject* out = rest < 0 ? nullptr : args[0];
   const bool many = out && PyTuple_CheckExact(out);
   const Py_ssize_t outs = !out || out == Py_None ? 0 : many ? PyTuple_GET_SIZE(out) : 1;
-  if (!out || keywords || quick.tensors + outs + rest > kMost) {
+  if (out && outs > kMost - quick.tensors - rest) return ask();
+  if (!out || keywords || quick.tensors + rest > kMost) {
     PyErr_SetString(PyExc_TypeError, "QuickCall: wants out, its tensors and the rest, by position");
     return nullptr;
   }
@@ -123,9 +125,10 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* ke
   for (Py_ssize_t i = 0; i < read; ++i) plain = plain && is_plain(all[i]);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(quick.kinds); ++i)
     known = known || is_of_kind(PyTuple_GET_ITEM(quick.kinds, i), all + read, rest);
-  if (!plain || !known || !is_bare(all, read)) return ask();
+  if (!plain || !known || (many && outs < 2) || !is_bare(all, read)) return ask();
   Owned result = below_autograd(outs ? quick.filling : quick.fresh, all, read + rest);
-  if (!result) return ask();
+  // What is filled may be what was read: asked again, the op would find other values.
+  if (!result) return outs && quick.late && PyErr_ExceptionMatches(PyExc_ValueError) ? nullptr : ask();
   if (outs == 0) return result.release().ptr();
   // A backward pass that needs the old values fails loudly.
   const Owned written = many ? py::reinterpret_borrow<Owned>(out) : owned(PyTuple_Pack(1, out));
@@ -136,7 +139,9 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* ke
 PyObject* make(PyTypeObject* type, PyObject* args, PyObject*) {
   PyObject *fresh, *filling, *kinds;
   Py_ssize_t tensors;
-  if (!PyArg_ParseTuple(args, "OOnO!:QuickCall", &fresh, &filling, &tensors, &PyTuple_Type, &kinds)) return nullptr;
+  int late = 0;
+  if (!PyArg_ParseTuple(args, "OOnO!|p:QuickCall", &fresh, &filling, &tensors, &PyTuple_Type, &kinds, &late))
+    return nullptr;
   QuickCall* self = reinterpret_cast<QuickCall*>(type->tp_alloc(type, 0));
   if (!self) return nullptr;
   self->call = call;
@@ -144,6 +149,7 @@ PyObject* make(PyTypeObject* type, PyObject* args, PyObject*) {
   self->filling = Py_NewRef(filling);
   self->kinds = Py_NewRef(kinds);
   self->tensors = tensors;
+  self->late = late;
   return reinterpret_cast<PyObject*>(self);
 }
 

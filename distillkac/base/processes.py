@@ -199,7 +199,8 @@ def _tell(number: int, code: int, said: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _handed_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Inside, Ctrl-C, SIGTERM and SIGHUP reach the children, and end this process only through them."""
+    """Inside, Ctrl-C, SIGTERM and SIGHUP reach the children, and end this process only through them; but for a SIGHUP that is
+    ignored, as nohup has it."""
 
     def hand_on(number: int, frame: object) -> None:
         for child in children:
@@ -207,7 +208,9 @@ def _handed_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
                 child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     main = threading.current_thread() is threading.main_thread()
-    before = {n: signal.signal(n, hand_on) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)} if main else {}
+    deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = (signal.SIGINT, signal.SIGTERM) if deaf else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, hand_on) for n in heard} if main else {}
     try:
         yield
     finally:

@@ -8,6 +8,11 @@ def column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return t.reshape(-1, *[1] * (like.dim() - 1))
 
 
+def flat_rows(x: torch.Tensor) -> torch.Tensor:
+    """(B, ...) -> (B, n): all of each row, also of rows of one value, (B,)."""
+    return x.flatten(1) if x.dim() > 1 else x[:, None]
+
+
 def sent(value: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
     """The values on a device, which the program does not wait for: those of ordinary memory are copied aside at once."""
     return value.to(device, non_blocking=True)

@@ -51,7 +51,7 @@ def with_channels_last(x: Tensor) -> Tensor:
 
 def group_norm(norm: nn.GroupNorm, x: Tensor, silu: bool) -> Tensor:
     """norm(x), or silu(norm(x)), of x: (B, C, H, W). Hooks of `norm` are for the caller, see `plain`."""
-    if served(x) and norm.affine:
+    if served(x) and norm.affine and norm.bias is not None:
         rows = _GroupNorm.apply(x.permute(0, 2, 3, 1), norm.weight, norm.bias, norm.num_groups, norm.eps, silu)  # type: ignore[no-untyped-call]  # torch's own
         return rows.permute(0, 3, 1, 2)
     y = functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)

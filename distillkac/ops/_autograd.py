@@ -43,7 +43,7 @@ def register(library: torch.library.Library, name: str, rule: Rule | None) -> No
         if tangents:
             _check_tangents(op_name, tangents, frozenset() if rule is None else rule.wanted, filled)
         if rule is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*values):
-            results = _Recorded.apply(*values, op, keyset, rule)  # type: ignore[no-untyped-call]  # torch's own
+            results = _Recorded.apply(*values, op, keyset, rule, bool(tangents))  # type: ignore[no-untyped-call]  # torch's own
         else:
             results = _below(op, keyset, values)
         if rule is None or not tangents:
@@ -61,14 +61,19 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *given, op, keyset, ctx.rule = args
+        *given, op, keyset, ctx.rule, ctx.moved = args
         results = _below(op, keyset, given)
         ctx.rule.context(ctx, given, results)
         return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *ctx.rule.backward(ctx, *grads), None, None, None
+        if ctx.moved and forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                "forward mode over the gradient of an op of distillkac, whose tangents it would lack: take the gradient of the "
+                "tangent, or the gradient twice"
+            )
+        return *ctx.rule.backward(ctx, *grads), None, None, None, None
 
 
 def _below(op: Any, keyset: Any, args: Sequence[Any]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, flat_rows
 from distillkac.ops import _autograd, _shapes, _tangents
 from distillkac.ops._autograd import Grads, Rule
 from distillkac.ops._tangents import along_velocity, rows_of, through_limit
@@ -91,7 +91,7 @@ def _guidance_grads(
     grad = through_limit(grad.float(), u_cond.float() + weight * difference, max_speed, process)
     grad_w = None
     if w_rows is not None:
-        grad_w = (grad * difference).flatten(1).sum(1).to(w_rows.dtype)
+        grad_w = flat_rows(grad * difference).sum(1).to(w_rows.dtype)
     return ((1 + weight) * grad).to(u_cond.dtype), (-weight * grad).to(u_cond.dtype), grad_w
 
 
@@ -132,19 +132,24 @@ def _step_backward(ctx: Any, grad_x_next: Tensor, grad_u: Tensor) -> Grads:
     return grad_x_next, grad_cond, grad_uncond, grad_prev, None, None, None, grad_w, None, None, None, None
 
 
-# endpoint_loss: the forward pass made the gradient.
+# endpoint_loss: the forward pass made the gradient, of which a second derivative needs the formula.
 
 
 def _loss_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.dtype = inputs[0].dtype
-    ctx.save_for_backward(output[1], inputs[3])
+    ctx.save_for_backward(output[1], *inputs)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # no zeros for the output that has no gradient
 
 
 def _loss_backward(ctx: Any, grad: Tensor, _: object) -> Grads:
-    grad_u, delta = ctx.saved_tensors
-    if not _is_one(grad):
+    grad_u, x, u, x_end, delta, weight = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a gradient of this gradient will be asked for
+        by_row = (
+            -2 / (delta.float() * x.numel()) if weight is None else -2 * weight.float() / (delta.float() * x.numel())
+        )
+        grad_u = column(by_row, x) * (x.float() - column(delta.float(), x) * u.float() - x_end.float())
+    if torch.is_grad_enabled() or not _is_one(grad):
         grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded
     grad_x = grad_x_end = None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
@@ -155,4 +160,7 @@ def _loss_backward(ctx: Any, grad: Tensor, _: object) -> Grads:
 
 def _is_one(grad: Tensor) -> bool:
     """Whether a backward pass starts at this loss, where that can be seen without waiting for a device or a compiler."""
-    return type(grad) is torch.Tensor and grad.device.type == "cpu" and grad.item() == 1
+    try:
+        return type(grad) is torch.Tensor and grad.device.type == "cpu" and grad.item() == 1
+    except RuntimeError:  # of several gradients at once there is no one number
+        return False

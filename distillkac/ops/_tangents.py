@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkac.base.tensors import column
+from distillkac.base.tensors import column, flat_rows
 from distillkac.ops._autograd import Tangents
 from distillkac.ops.schedules import f_schedule
 
@@ -128,5 +128,5 @@ def loss(given: Arguments, tangents: Tangents) -> list[Tensor]:
     for name, by in (("x", 1.0), ("u", -delta), ("x_end", -1.0)):
         if name in tangents:
             moved = moved + by * tangents[name].float()
-    rows = (2 * (x - delta * u - x_end) * moved / delta.square()).flatten(1).mean(1)
+    rows = flat_rows(2 * (x - delta * u - x_end) * moved / delta.square()).mean(1)
     return [(rows if given["weight"] is None else rows * given["weight"].float()).mean()]

@@ -6,6 +6,7 @@ the step) are all tensors, so that nothing in a graph depends on the batch, the 
 steps of the integrator lie between the evaluations and are computed as ever, by every sampler.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -77,7 +78,8 @@ class Recorded:
         given = (*inputs, *named.values())
         if self.failed or torch.is_grad_enabled():
             return self.network(*inputs, **named)
-        key = (tuple(named), torch.is_autocast_enabled("cuda"), *map(_shape, given))
+        autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
+        key = (tuple(named), autocast, torch.is_inference_mode_enabled(), *map(_shape, given))
         if key not in self._seen and len(self._seen) < SHAPES:
             self._seen[key] = None
             return self._watched(inputs, named)
@@ -127,7 +129,10 @@ class _Recording:
         # Weights that autocast has in its cache are freed when it ends, and a graph would read on.
         torch.set_autocast_cache_enabled(False)
         try:
-            self.replay, self.answer = record(lambda: network(*plain, **named))
+            # Streams and recordings are of the current device, which need not be that of the network.
+            x = inputs[0]
+            with torch.cuda.device(x.device) if x is not None and x.is_cuda else contextlib.nullcontext():
+                self.replay, self.answer = record(lambda: network(*plain, **named))
         finally:
             torch.set_autocast_cache_enabled(cached)
 

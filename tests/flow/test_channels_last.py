@@ -124,6 +124,9 @@ def test_a_norm_without_weights_is_torchs():
     x, _, _ = problem((2, 8, 3, 3, 2))
     norm = nn.GroupNorm(2, 8, affine=False)
     assert_same(group_norm(norm, x, True), functional.silu(norm(x)))
+    norm = nn.GroupNorm(2, 8)
+    norm.register_parameter("bias", None)
+    assert_same(group_norm(norm, x, True), functional.silu(norm(x)))
 
 
 def test_weights_that_are_frozen_or_of_16_bits():
