@@ -30,7 +30,7 @@ from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
 from distillkac.runs.run import load_network, network_config, new_network, students
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import DECODED_PIXELS, choose, usual_steps
+from distillkac.runs.sampling import DECODED_PIXELS, choose, refuse_diverged, usual_steps
 from distillkac.scheduler import KacScheduler
 
 __all__ = ["KacNet", "KacPipeline"]
@@ -149,7 +149,8 @@ class KacPipeline(DiffusionPipeline):
         ValueError for an option that is not known, or that the place cannot honour.
         """
         place = os.fspath(pretrained_model_name_or_path)
-        folder = shipped.folder_of(paths.expanded("pretrained_model_name_or_path", paths.from_text(place)))
+        path = paths.expanded("pretrained_model_name_or_path", paths.from_text(place))
+        folder = shipped.folder_of(path, saved=(cls.config_name,))
         if folder.is_file() or (place.startswith(("/", ".", "~")) and not folder.exists()):
             raise ValueError(
                 f"{folder} is {'a file' if folder.is_file() else 'not there'}: name a run folder, what save_pretrained wrote, "
@@ -249,6 +250,7 @@ class KacPipeline(DiffusionPipeline):
             x = self.scheduler.step(field(x, float(t), y, end), t, x, return_dict=False, generator=generator)[0]
         images: Any = x.cpu() if self.vae is None else self._decoded(self.vae, x)
         self.maybe_free_model_hooks()
+        refuse_diverged(images)
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         elif output_type == "pil":
@@ -283,8 +285,7 @@ class KacPipeline(DiffusionPipeline):
         upcast = half == torch.float16 and config.force_upcast
         if upcast:
             torch.nn.Module.to(vae, torch.float32)
-        factor = 2 ** (len(config.block_out_channels) - 1)
-        rows = max(1, DECODED_PIXELS // (x.shape[2] * x.shape[3] * factor**2))
+        rows = max(1, DECODED_PIXELS // (x.shape[2] * x.shape[3] * 4 ** (len(config.block_out_channels) - 1)))
         z = (x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)).to(vae.dtype)
         try:
             return torch.cat([vae.decode(part).sample.float().cpu() for part in z.split(rows)])
@@ -295,6 +296,5 @@ class KacPipeline(DiffusionPipeline):
 
 def _is_run(folder: Path) -> bool:
     """Whether this is a run folder, trained or not, or one of students; and nothing that save_pretrained wrote."""
-    if (folder / KacPipeline.config_name).exists():
-        return False
-    return (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
+    found = (folder / checkpoints.CONFIG).exists() or (folder.is_dir() and bool(students(folder)))
+    return found and not (folder / KacPipeline.config_name).exists()

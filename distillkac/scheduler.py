@@ -125,7 +125,11 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
 
         options: settings that replace the run's. Raises ValueError for one that a scheduler does not have.
         """
-        folder = default_network(Path(pretrained_model_name_or_path).expanduser())
+        folder = Path(pretrained_model_name_or_path).expanduser()
+        if not (
+            folder / cls.config_name
+        ).exists():  # what save_pretrained wrote goes before a shipped model of its name
+            folder = default_network(folder)
         if not (folder / checkpoints.EMA).exists():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         config = load_config(folder)

@@ -34,9 +34,9 @@ class BesideArgs:
     run: tyro.conf.Positional[Path]
     """The run that was adopted from it."""
     ddim: tuple[int, ...] = (50, 20, 10, 5)
-    """Steps of DDIM."""
+    """Steps of DDIM, each with the timesteps that the model was saved with, and from the noise on ("trailing")."""
     num: int = 5000
-    """Images in each row, all classes alike."""
+    """Images in each row, the classes as often as the test images have them."""
     batch: int = 250
     """Images at a time."""
     bf16: bool = False
@@ -44,10 +44,12 @@ class BesideArgs:
 
 
 @torch.no_grad()
-def ddim(args: BesideArgs, steps: int, labels: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def ddim(
+    args: BesideArgs, unet: UNet2DModel, spacing: str | None, steps: int, labels: torch.Tensor, shape: tuple[int, ...]
+) -> torch.Tensor:
     """Images of the classes `labels`, as diffusers' DDIMPipeline draws them, which knows no classes."""
-    unet = UNet2DModel.from_pretrained(args.model, subfolder="unet", torch_dtype=torch.float32).eval()
-    scheduler = DDIMScheduler.from_pretrained(args.model, subfolder="scheduler")
+    options = {} if spacing is None else {"timestep_spacing": spacing}
+    scheduler = DDIMScheduler.from_pretrained(args.model, subfolder="scheduler", **options)
     scheduler.set_timesteps(steps)
     torch.manual_seed(0)
     images = []
@@ -81,8 +83,17 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{name:32}{figures} {seconds:7.1f}", flush=True)
 
+    unet = UNet2DModel.from_pretrained(args.model, subfolder="unet", torch_dtype=torch.float32).eval()
     for steps in args.ddim:
-        row(f"DDIM, {steps} steps", lambda steps=steps: ddim(args, steps, labels, shape))
+        for spacing in (None, "trailing"):
+            how = (args, unet, spacing, steps, labels, shape)
+            row(f"DDIM, {steps} steps" + (f", {spacing}" if spacing else ""), lambda how=how: ddim(*how))
+    for steps in args.ddim:
+        sampler = SamplerConfig(steps=steps, model="teacher")
+        row(
+            f"the teacher, {steps} steps",
+            lambda sampler=sampler: generate(run, labels, sampler, batch_size=args.batch).images,
+        )
     for folder in sorted(args.run.glob("student-*/config.json")):
         student = open_run(folder.parent)
         for steps in (4, 2, 1):

@@ -137,7 +137,7 @@ class NoiseSchedule:
         elif self.name == "scaled_linear":
             betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32, device=CPU) ** 2
         elif self.name == "sigmoid":
-            betas = torch.sigmoid(torch.linspace(-6, 6, count, device=CPU)) * (end - start) + start
+            betas = torch.sigmoid(torch.linspace(-6, 6, count, dtype=torch.float32, device=CPU)) * (end - start) + start
         else:
             bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
             steps = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(bars)]

@@ -53,8 +53,11 @@ class VelocityFrom(nn.Module):
         self.model, self.process, self.prediction, self.time = model, process, prediction, time
         self.guidance_embedding = guidance_embedding(model)
         for name in ("null_class", "outer_layers", "feature_layers"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+            value = getattr(model, name, None)
+            if value is not None and not isinstance(
+                value, nn.Module
+            ):  # a part of the model by such a name is no method
+                setattr(self, name, value)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, *w: Tensor) -> Tensor:
         """x: (B, ...). t: (B,) in [0, 1], 1 = noise. y: (B,) classes. w: (B,), of models with `guidance_embedding`. Returns the
@@ -84,6 +87,8 @@ class VelocityFrom(nn.Module):
 def _check(model: Any, process: Any, prediction: Any, time: Any) -> None:
     if not callable(model) or isinstance(model, type):
         raise ValueError(f"model must be a torch.nn.Module or a function (x, t, y) -> prediction, got {model!r:.80}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(f"model is a {type(model).__name__}, which wraps another: give that one, its .module")
     if not isinstance(process, Process):
         raise ValueError(
             f"process must be a Gaussian, Planar, Quad or Telegraph of distillkac.flow, got {process!r:.80}"

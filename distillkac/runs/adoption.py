@@ -65,8 +65,7 @@ def adopt(
         raise ValueError(f"run must be a path, the run folder to write, got {run!r:.80}")
     place = Path(run).expanduser()
     shipped.refuse(place, shipped.ELSEWHERE)
-    if checkpoints.begun(place):
-        raise ValueError(f"{place} holds a run already: choose another folder")
+    _refuse_begun(place)
     if isinstance(source, VelocityFrom) or callable(source):
         spread = None if sigma == 1 else sigma
         options = {"scheduler": scheduler, "null_class": null_class, "sigma": spread, "max_ratio": max_ratio}
@@ -94,12 +93,18 @@ def _weights(config: RunConfig, found: foreign.Foreign) -> dict[str, Tensor]:
     return made.state_dict()
 
 
+def _refuse_begun(place: Path) -> None:
+    if checkpoints.begun(place):
+        raise ValueError(f"{place} holds a run already: choose another folder")
+
+
 def _write(place: Path, config: RunConfig, state: dict[str, Tensor]) -> None:
     config = checked_config(config, RunConfig)
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with contextlib.ExitStack() as held:
         if (problem := lock.take(place, held)) is not None:
             raise ValueError(problem)
+        _refuse_begun(place)  # by another that has finished meanwhile
         save_config(place, config)
         checkpoints.export(place, 0, weights, weights)
 
@@ -187,6 +192,8 @@ def _network(
     found: foreign.Foreign, null_class: bool | None, sigma: float, max_ratio: float | None, images: Dataset | None
 ) -> AdoptedNetwork:
     network = foreign.network_of(found, bool(null_class), sigma, max_ratio)
+    if null_class is False and network.null_class:
+        raise ValueError(f"{found.model} is a DiT, which always has a class for none: omit null_class")
     if null_class is None and images is not None and network.classes == len(images.class_names) + 1:
         network = dataclasses.replace(network, null_class=True)
     return dataclasses.replace(network, settings=as_json(network.settings))
@@ -276,4 +283,10 @@ def _fitting(config: RunConfig, network: AdoptedNetwork, images: Dataset, found:
         )
     if network.classes is None and len(names) > 1:
         raise ValueError(f"{found.source} knows no classes, and the images have {len(names)}: add --data.unconditional")
+    there = {name: k for k, name in enumerate(found.class_names)}
+    if other := [name for k, name in enumerate(names) if there.get(name, k) != k]:
+        raise ValueError(
+            f"{found.source} has class {other[0]!r} as number {there[other[0]]} (id2label), and these images as number "
+            f"{names.index(other[0])}: give images whose classes are in the model's order (distillkac.data.from_tensors)"
+        )
     return dataclasses.replace(config, shape=(channels, height, width), class_names=names)

@@ -37,6 +37,7 @@ __all__ = [
     "diverged",
     "field_of",
     "generate",
+    "refuse_diverged",
     "usual_steps",
 ]
 
@@ -244,6 +245,12 @@ def diverged(images: torch.Tensor) -> str | None:
     """What is wrong with images (n, C, H, W) that a network made, which a picture would show as black ones; None if nothing."""
     bad = int((~images.isfinite()).flatten(1).any(1).sum())
     return f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged" if bad else None
+
+
+def refuse_diverged(images: torch.Tensor) -> None:
+    """Raises ValueError where `diverged` finds something."""
+    if problem := diverged(images):
+        raise ValueError(problem)
 
 
 @contextlib.contextmanager

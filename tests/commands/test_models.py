@@ -9,6 +9,7 @@ from distillkac import models, sample
 from distillkac.evaluation import ship
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import shipped
+from distillkac.scheduler import KacScheduler
 from tests.places import ROOT
 
 
@@ -120,3 +121,24 @@ def test_figures_of_the_card_are_those_of_the_shipped_weights(capsys, monkeypatc
     now, card = (np.array([float(cell) for cell in line.split()[2:]]) for line in (now, card))
     assert now == pytest.approx(card, abs=0.02)
     assert 0.15 < card[2] < 0.25
+
+
+def test_what_was_saved_by_the_name_of_a_model_goes_before_it(elsewhere):
+    pipeline = KacPipeline.from_pretrained("digits", num_inference_steps=1)
+    pipeline.save_pretrained("fashion")
+    with pytest.warns(
+        UserWarning, match="fashion is a saved one in this folder and fashion also a model that comes with"
+    ):
+        again = KacPipeline.from_pretrained("fashion")
+    assert tuple(again.unet.config.shape) == (1, 8, 8)
+    KacScheduler(process="planar", a=9.0).save_pretrained("digits")
+    assert KacScheduler.from_pretrained("digits").config.process == "planar"
+    assert sample.main(["digits", "--num", "1", "--out", "one.png"]) == 0  # which nothing else is in that folder for
+
+
+def test_a_pipeline_makes_no_black_pictures_of_what_is_not_finite():
+    pipeline = KacPipeline.from_pretrained("digits")
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="2 of 2 images hold values that are not finite"):
+        pipeline([0, 1])

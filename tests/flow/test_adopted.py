@@ -275,3 +275,16 @@ def test_no_evaluation_copies_a_table_to_the_device_of_the_weights(name):
     assert not watch.found
     made.to_empty(device="cpu").load_state_dict(weights)
     torch.testing.assert_close(made(x, t, y), before, rtol=1e-5, atol=1e-5)  # the weights lie elsewhere now
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_of_float32_whatever_the_default_dtype_is(name):
+    """diffusers sets it while it loads a pipeline in half precision."""
+    expected = TABLES[name].all_betas()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = TABLES[name].all_betas()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -186,3 +186,23 @@ def test_mistakes_are_told():
     ):
         with pytest.raises(ValueError, match=message):
             VelocityFrom(*arguments)
+
+
+def test_what_wraps_a_model_is_refused_and_parts_of_it_are_no_methods():
+    class Model(nn.Module):
+        null_class = 2
+
+        def __init__(self):
+            super().__init__()
+            self.feature_layers = nn.ModuleList([nn.Conv2d(1, 1, 1)])
+
+        def forward(self, x, t, y):
+            return self.feature_layers[0](x)
+
+    with pytest.raises(ValueError, match=r"model is a DataParallel, which wraps another: give that one, its \.module"):
+        VelocityFrom(nn.DataParallel(Model()), Gaussian(), "velocity")
+    made = VelocityFrom(Model(), Gaussian(), "velocity")
+    assert made.null_class == 2
+    assert [name for name, _ in made.named_parameters(remove_duplicate=False)] == [
+        f"model.feature_layers.0.{name}" for name in ("weight", "bias")
+    ]

@@ -298,3 +298,20 @@ def test_what_needs_images_says_so(tmp_path):
     run = adopt(saved(tmp_path / "model"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"was adopted without the images .* and method endpoint learns from them"):
         distill(run, config=DistillConfig(stages=(2, 1), steps=(1,)))
+
+
+def test_classes_that_the_images_number_otherwise_are_refused(tmp_path):
+    model, names = saved(tmp_path / "model", num_class_embeds=3), tuple(images(3).class_names)
+    index = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    said = {str(k): name for k, name in enumerate(reversed(names))}
+    files.write_json(model / "model_index.json", index | {"id2label": said})
+    with pytest.raises(
+        ValueError, match=rf"has class '{names[0]}' as number 2 \(id2label\), and these images as number 0"
+    ):
+        adopt(model, tmp_path / "run", images(3))
+    change(model / "model_index.json", id2label={str(k): name for k, name in enumerate(names)})
+    assert adopt(model, tmp_path / "run", images(3)).config.class_names == names

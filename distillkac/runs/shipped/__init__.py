@@ -29,19 +29,21 @@ def names(folder: Path | None = None) -> list[str]:
     return sorted(path.name for path in there if path.is_dir() and not path.name.startswith(("_", ".")))
 
 
-def folder_of(path: str | os.PathLike[str]) -> Path:
+def folder_of(path: str | os.PathLike[str], saved: tuple[str, ...] = ()) -> Path:
     """The folder of a shipped model if `path` is its name, or NAME/student-4; else `path`.
 
-    A run folder of that name in the current folder goes before the model, with a warning. Raises ValueError naming a file of
-    the model that is missing or damaged.
+    A run folder of that name in the current folder goes before the model, with a warning, and so does one with a file of the
+    names `saved`. Raises ValueError naming a file of the model that is missing or damaged.
     """
     path = Path(path)
     if not _named(path):
         return path
-    if _is_run(path):
+    run = _is_run(path)
+    if run or any((path / name).exists() for name in saved):
+        what = "run" if run else "saved one"
         warnings.warn(
-            f"{path} is a run in this folder and {path.parts[0]} also a model that comes with distillkac: the run is taken; "
-            "for the model, rename the run or start in another folder",
+            f"{path} is a {what} in this folder and {path.parts[0]} also a model that comes with distillkac: the {what} is "
+            f"taken; for the model, rename the {what} or start in another folder",
             stacklevel=3,
         )
         return path
