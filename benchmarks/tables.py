@@ -9,7 +9,7 @@ FRONT = (  # rows of the short table: op, its rival, what the table says of the 
     ("`kac_noise` planar", "torch.randn", "noise for images (planar)", "`torch.randn`"),
     ("`kac_velocity` telegraph", "float64 Bessel", "velocity of the noise", "float64 Bessel functions"),
     ("`kac_pair` telegraph", "public pipeline", "noised image and its target", "sampler by table, float64 Bessel"),
-    ("`guided_step`", "eager torch", "guidance and a sampler's step", "eager torch"),
+    ("`guided_step`", "eager torch, out=", "guidance and a sampler's step", "eager torch, also with `out=`"),
     ("`endpoint_loss`", "eager autograd", "distillation loss and its gradient", "eager torch, autograd"),
 )
 COLUMNS = {"out": "`out=`", "allocating": "allocating"}
