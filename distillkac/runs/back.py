@@ -38,6 +38,8 @@ def save_for_diffusers(run: Run, out: Path) -> None:
 
     part = "unet" if network.config.model == "UNet2DModel" else "transformer"
     scheduler = _scheduler(network.config)
+    if not network.model.config.sample_size:  # the pipelines of diffusers make noise of that size
+        network.model.register_to_config(sample_size=list(network.shape[1:]))
     with progress.quiet("diffusers"), contextlib.redirect_stdout(None):
         if (plain := _plain(run, network)) is not None:
             parts = {} if run.config.latent is None else {"vqvae": vae.decoder(run.config.latent, CPU)}

@@ -315,3 +315,14 @@ def test_classes_that_the_images_number_otherwise_are_refused(tmp_path):
         adopt(model, tmp_path / "run", images(3))
     change(model / "model_index.json", id2label={str(k): name for k, name in enumerate(names)})
     assert adopt(model, tmp_path / "run", images(3)).config.class_names == names
+
+
+def test_a_model_without_a_size_goes_back_with_that_of_its_images(tmp_path):
+    model = saved(tmp_path / "model")
+    change(model / "config.json", sample_size=None)
+    run = adopt(model, tmp_path / "run", images(1))
+    save_for_diffusers(run, tmp_path / "back")
+    pipeline = diffusers.DDIMPipeline.from_pretrained(tmp_path / "back")
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(batch_size=2, num_inference_steps=1, output_type="np").images
+    assert drawn.shape[:3] == (2, *run.config.shape[1:])
