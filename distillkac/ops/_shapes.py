@@ -51,7 +51,7 @@ def _register_noise() -> None:
     @fake("distillkac::kac_noise")
     def _(t, size, process, a, c, seed, seed_tensor, offset, dtype):
         _one_device("kac_noise", t=t, seed=seed_tensor)
-        return t.new_empty((_batched("kac_noise", "t", t).shape[0], *size), dtype=dtype)
+        return _batched("kac_noise", "t", t).new_empty((t.shape[0], *size), dtype=dtype)
 
     @fake("distillkac::kac_velocity")
     def _(k, t, process, a, c):
