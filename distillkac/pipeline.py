@@ -30,7 +30,7 @@ from distillkac.runs.class_names import find_all
 from distillkac.runs.config import load_config
 from distillkac.runs.run import load_network, network_config, new_network, students
 from distillkac.runs.sampler import SamplerConfig, Trained
-from distillkac.runs.sampling import DECODED_PIXELS, choose, refuse_diverged, usual_steps
+from distillkac.runs.sampling import DECODED_PIXELS, choose, finite, usual_steps
 from distillkac.scheduler import KacScheduler
 
 __all__ = ["KacNet", "KacPipeline"]
@@ -248,9 +248,8 @@ class KacPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             end = float(self.scheduler.next_timestep) if field.takes_end else None
             x = self.scheduler.step(field(x, float(t), y, end), t, x, return_dict=False, generator=generator)[0]
-        images: Any = x.cpu() if self.vae is None else self._decoded(self.vae, x)
+        images: Any = finite(x.cpu() if self.vae is None else self._decoded(self.vae, x))
         self.maybe_free_model_hooks()
-        refuse_diverged(images)
         if output_type == "np":
             images = (images.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
         elif output_type == "pil":

@@ -174,7 +174,7 @@ def draw(
     import torch
 
     from distillkac.runs import pictures
-    from distillkac.runs.sampling import refuse_diverged
+    from distillkac.runs.sampling import finite
 
     frames, seconds, drawn = pictures.frames_of(drawing.sampler.steps + 1), 0.0, 0
     blocks = range(0, num, drawing.rows)
@@ -195,7 +195,7 @@ def draw(
             start = time.perf_counter()
             images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, path)
             seconds, drawn = seconds + time.perf_counter() - start, drawn + last - first
-            refuse_diverged(images[-1] if path else images)
+            finite(images[-1] if path else images)
             if energies is not None:
                 energies.put(first, drawing.energy)
             if not files.has(first, last):

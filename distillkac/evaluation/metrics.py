@@ -29,7 +29,7 @@ from distillkac.base.random import generator
 from distillkac.data import ImageDataset, read
 from distillkac.evaluation.classifier import CHUNK, FEATURES, classifier_of
 from distillkac.evaluation.moments import Moments, frechet_distance, split_moments
-from distillkac.runs.sampling import refuse_diverged
+from distillkac.runs.sampling import finite
 
 DISTANCE_IMAGES = 2000
 OTHER_SHARES = 1e-3  # classes as unlike the held-out images' as chance makes them less often than this are warned of
@@ -154,7 +154,7 @@ class Evaluator:
             raise ValueError(f"labels must be ({len(images)},) integers, got {tuple(labels.shape)} {labels.dtype}")
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"labels must lie in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
-        refuse_diverged(images)
+        finite(images)
 
     def _warn_of_other_shares(self, labels: torch.Tensor) -> None:
         drawn, real = (torch.bincount(y.cpu(), minlength=self.num_classes).tolist() for y in (labels, self.test.labels))

@@ -36,8 +36,8 @@ __all__ = [
     "class_labels",
     "diverged",
     "field_of",
+    "finite",
     "generate",
-    "refuse_diverged",
     "usual_steps",
 ]
 
@@ -247,10 +247,11 @@ def diverged(images: torch.Tensor) -> str | None:
     return f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged" if bad else None
 
 
-def refuse_diverged(images: torch.Tensor) -> None:
-    """Raises ValueError where `diverged` finds something."""
+def finite(images: torch.Tensor) -> torch.Tensor:
+    """The images. Raises ValueError where `diverged` finds something."""
     if problem := diverged(images):
         raise ValueError(problem)
+    return images
 
 
 @contextlib.contextmanager

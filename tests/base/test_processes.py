@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import ClassVar
 
 import pytest
 
@@ -204,28 +203,6 @@ sys.exit(processes._run([sys.executable, "-c", {code!r}], 2, 1))
     until(lambda: all((tmp_path / rank).read_text() for rank in "01"))
     time.sleep(0.6)  # a second signal would come by now
     assert [(tmp_path / rank).read_text() for rank in "01"] == [expected] * 2
-
-
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_what_nohup_has_ignored_stays_so(handler):
-    class Child:
-        sent: ClassVar[list] = []
-
-        def poll(self):
-            return None
-
-        def send_signal(self, number):
-            self.sent.append(number)
-
-    Child.sent.clear()
-    outside = signal.signal(signal.SIGHUP, handler)
-    try:
-        with processes._handed_on([Child()]):
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) == handler
-    finally:
-        signal.signal(signal.SIGHUP, outside)
-    assert Child.sent == ([] if handler == signal.SIG_IGN else [signal.SIGTERM])
 
 
 def until(true, seconds: float = 60) -> None:
