@@ -130,7 +130,7 @@ def test_splits_of_a_set_are_found_in_any_case(tmp_path):
 
 def test_splits_of_a_hub_set_that_are_not_read_are_named(tmp_path, monkeypatch):
     made = samples()
-    loaded = datasets.DatasetDict({"train": table(made), "test": table(made[5:15]), "validation": table(made[:4])})
+    loaded = datasets.DatasetDict({"train": table(made), "test": table(made[5:15]), "validation": table(made[8:12])})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: loaded)
     with pytest.warns(UserWarning, match=r"left out splits .*: validation$"):
         assert len(load(config("hf://a/b", tmp_path), "test")) == 10
