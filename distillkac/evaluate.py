@@ -169,9 +169,8 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
 
     check_file(args.run / averages.REPORT)
     sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
-    sampler = replace(
-        sampler, w=None
-    )  # a weight that students have folded in is no reason to guide what is chosen here
+    # A weight that students have folded in is no reason to guide what is chosen here.
+    sampler = replace(sampler, w=None)
     images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
     averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
 

@@ -19,6 +19,7 @@ from distillkac.base.random import derive_seed, generator
 from distillkac.data import to_bytes
 from distillkac.evaluation.inception import Inception
 from distillkac.runs import checkpoints
+from distillkac.runs.sampling import finite
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 CHUNK = 512  # rows of a distance matrix at a time
@@ -154,10 +155,7 @@ def to_rgb8(images: torch.Tensor) -> torch.Tensor:
     Raises ValueError if values are not finite.
     """
     if images.dtype != torch.uint8:
-        bad = int((~images.isfinite()).flatten(1).any(1).sum())
-        if bad:
-            raise ValueError(f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged")
-        images = to_bytes(images)
+        images = to_bytes(finite(images))
     return images.expand(-1, 3, -1, -1)
 
 

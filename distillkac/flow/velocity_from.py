@@ -54,9 +54,8 @@ class VelocityFrom(nn.Module):
         self.guidance_embedding = guidance_embedding(model)
         for name in ("null_class", "outer_layers", "feature_layers"):
             value = getattr(model, name, None)
-            if value is not None and not isinstance(
-                value, nn.Module
-            ):  # a part of the model by such a name is no method
+            # A part of the model by such a name is no method.
+            if value is not None and not isinstance(value, nn.Module):
                 setattr(self, name, value)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, *w: Tensor) -> Tensor:

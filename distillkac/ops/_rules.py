@@ -145,9 +145,7 @@ def _loss_context(ctx: Any, inputs: Any, output: Any) -> None:
 def _loss_backward(ctx: Any, grad: Tensor, _: object) -> Grads:
     grad_u, x, u, x_end, delta, weight = ctx.saved_tensors
     if torch.is_grad_enabled():  # a gradient of this gradient will be asked for
-        by_row = (
-            -2 / (delta.float() * x.numel()) if weight is None else -2 * weight.float() / (delta.float() * x.numel())
-        )
+        by_row = -2 / (delta.float() * x.numel()) * (1 if weight is None else weight.float())
         grad_u = column(by_row, x) * (x.float() - column(delta.float(), x) * u.float() - x_end.float())
     if torch.is_grad_enabled() or not _is_one(grad):
         grad_u = grad_u * grad  # float32: a loss scale for float16 is applied before anything is rounded

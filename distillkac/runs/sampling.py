@@ -244,7 +244,12 @@ def generate(
 def diverged(images: torch.Tensor) -> str | None:
     """What is wrong with images (n, C, H, W) that a network made, which a picture would show as black ones; None if nothing."""
     bad = int((~images.isfinite()).flatten(1).any(1).sum())
-    return f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged" if bad else None
+    if not bad:
+        return None
+    return (
+        f"{bad} of {len(images)} images hold values that are not finite: the sampler diverged; take more steps or less "
+        "guidance, and if that does not help, the network is to be trained again"
+    )
 
 
 def finite(images: torch.Tensor) -> torch.Tensor:

@@ -127,7 +127,7 @@ def test_what_was_saved_by_the_name_of_a_model_goes_before_it(elsewhere):
     pipeline = KacPipeline.from_pretrained("digits", num_inference_steps=1)
     pipeline.save_pretrained("fashion")
     with pytest.warns(
-        UserWarning, match="fashion is a saved one in this folder and fashion also a model that comes with"
+        UserWarning, match="fashion is a saved pipeline in this folder and fashion also a model that comes with"
     ):
         again = KacPipeline.from_pretrained("fashion")
     assert tuple(again.unet.config.shape) == (1, 8, 8)

@@ -6,7 +6,7 @@ import pytest
 from distillkac.base import files
 from distillkac.runs import adopt
 from distillkac.runs.back import save_for_diffusers
-from tests.adopted import saved
+from tests.adopted import saved, saved_dit
 from tests.runs.test_adoption import change, images
 
 
@@ -36,3 +36,8 @@ def test_a_model_without_a_size_goes_back_with_that_of_its_images(tmp_path):
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline(batch_size=2, num_inference_steps=1, output_type="np").images
     assert drawn.shape[:3] == (2, *run.config.shape[1:])
+
+
+def test_a_transformer_cannot_be_told_to_have_no_class_for_none(tmp_path):
+    with pytest.raises(ValueError, match="is a DiT, which always has a class for none: omit null_class"):
+        adopt(saved_dit(tmp_path / "dit"), tmp_path / "run", null_class=False)

@@ -165,5 +165,7 @@ def test_images_that_are_not_finite_are_no_black_pictures(runs, monkeypatch):
         weight.data.fill_(1e25)
     monkeypatch.setattr(made, "_open", lambda *_: dataclasses.replace(run, network=broken))
     (choice,) = made.generate("planar", [1], num=3)
-    assert choice.error == "3 of 3 images hold values that are not finite: the sampler diverged"
+    assert choice.error.startswith(
+        "3 of 3 images hold values that are not finite: the sampler diverged; take more steps"
+    )
     assert not choice.frames

@@ -40,7 +40,7 @@ def folder_of(path: str | os.PathLike[str], saved: tuple[str, ...] = ()) -> Path
         return path
     run = _is_run(path)
     if run or any((path / name).exists() for name in saved):
-        what = "run" if run else "saved one"
+        what = "run" if run else "saved pipeline"
         warnings.warn(
             f"{path} is a {what} in this folder and {path.parts[0]} also a model that comes with distillkac: the {what} is "
             f"taken; for the model, rename the {what} or start in another folder",
