@@ -31,6 +31,20 @@ DK_INLINE LightCone light_cone(double t, double c) {
   return cone;
 }
 
+// How far outside the cone a displacement may lie that is on it but for rounding: in proportion, and by the smallest
+// numbers of its type, by which four coordinates may be off together.
+struct ConeRounding {
+  float relative, absolute;
+
+  // In scaled units, what absolute comes to; at t = 0 displacements are exact.
+  DK_INLINE float spacing(const LightCone& cone) const { return cone.radius > 0 ? absolute * cone.scale : 0.f; }
+};
+
+// The largest |k| that is taken, in scaled units.
+DK_INLINE float cone_limit(const LightCone& cone, ConeRounding rounding) {
+  return cone.scaled * (1.f + rounding.relative) + rounding.spacing(cone);
+}
+
 constexpr double kMaxLambda = 1e9;  // a*t: beyond, float32 rationals overflow; the law is Gaussian to 1e-9 long before
 constexpr double kMaxRadius = 1e30;
 

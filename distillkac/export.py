@@ -24,7 +24,8 @@ class ExportArgs:
 
     FILE.onnx: for ONNX Runtime and others; needs the packages onnx and onnxscript. FILE.pt2: torch.export. Inputs are
     noise (batch, C, H, W) and labels (batch,) int64, or labels alone; the output is images (batch, C, H, W) in [-1, 1],
-    not clamped. The batch may have any size. FOLDER, of an adopted run in one step: the model and a scheduler as diffusers
+    not clamped. The noise is that of the run's process at t = 1 (`Process.prior`), not Gaussian for the others. The batch may
+    have any size. FOLDER, of an adopted run in one step: the model and a scheduler as diffusers
     alone loads them.
     """
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch  # only now, so that help and mistakes in options come at once
 
     from distillkac.runs import graphs
+    from distillkac.runs.process_config import law
     from distillkac.runs.run import open_run
     from distillkac.runs.sampling import choose
 
@@ -63,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     size = args.out.stat().st_size / 1e6
     told = "" if gap is None else f", differs from the network by at most {gap:.1e}"
     print(f"{run.name} in {args.steps} steps -> {args.out} ({size:.1f} MB{told})")
+    if args.noise == "input":
+        print(f"its input noise is {law(run.config.noise)} at t = 1, as run.process.prior draws it; none other fits")
     return 0
 
 

@@ -176,7 +176,8 @@ def draw(
     from distillkac.runs import pictures
     from distillkac.runs.sampling import finite
 
-    frames, seconds, drawn = pictures.frames_of(drawing.sampler.steps + 1), 0.0, 0
+    frames = pictures.frames_of(drawing.sampler.steps + 1) if path else False
+    seconds, drawn = 0.0, 0
     blocks = range(0, num, drawing.rows)
 
     def span(first: int) -> tuple[int, int]:
@@ -193,13 +194,13 @@ def draw(
             if has(first, last):
                 continue
             start = time.perf_counter()
-            images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, path)
+            images = drawing.block(torch.from_numpy(cycle.labels(first, last)), first, frames)
             seconds, drawn = seconds + time.perf_counter() - start, drawn + last - first
             finite(images[-1] if path else images)
             if energies is not None:
                 energies.put(first, drawing.energy)
             if not files.has(first, last):
-                moving = [pictures.to_uint8(images[i]) for i in frames] if path else []
+                moving = [pictures.to_uint8(state) for state in images] if path else []
                 files.put(first, np.stack(moving, 1) if path else pictures.to_uint8(images))
             bar.update(last - first)
     return seconds, drawn

@@ -31,8 +31,8 @@ inline Process process_named(const char* op, const std::string& name) {
 }
 
 inline Kac kac_of(const char* op, const std::string& process, double a, double c) {
-  check_positive(op, "a", a, 1e30);
-  check_positive(op, "c", c, 1e20);  // c lambda must fit in float32
+  check_positive(op, "a", a, 0, 1e30);
+  check_positive(op, "c", c, 1e-30, 1e20);  // c and c lambda must fit in float32
   return {process_named(op, process), a, c};
 }
 

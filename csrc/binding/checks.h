@@ -64,8 +64,9 @@ inline std::string described(const Tensor& tensor) {
   return text.str();
 }
 
-inline void check_positive(const char* op, const char* name, double value, double most) {
+inline void check_positive(const char* op, const char* name, double value, double least, double most) {
   if (!(value > 0)) fail(op, name, " must be a positive number, got ", value);
+  if (!(value >= least)) fail(op, name, " must be at least ", least, ", got ", value);
   if (!(value <= most)) fail(op, name, " must be at most ", most, ", got ", value);
 }
 

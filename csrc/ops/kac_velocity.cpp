@@ -11,7 +11,7 @@ DK_NAMESPACE_BEGIN
 
 template <class T>
 static bool telegraph_chunk(const TelegraphVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
-  const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
+  const float limit = cone_limit(row.cone, cone_rounding(T{})) * row.cone.unscale;
   bool inside = true;
   for_each_vector<Lanes>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) {
     using V = decltype(lanes);
@@ -25,7 +25,7 @@ static bool telegraph_chunk(const TelegraphVelocityRow& row, const T* k, T* v, c
 
 template <class T>
 static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
-  const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
+  const float limit = cone_limit(row.cone, cone_rounding(T{})), limit2 = limit * limit;
   bool inside = true;
   for_each_group_vector<Lanes, 2>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
     using V = decltype(lanes);
@@ -41,7 +41,7 @@ static bool planar_chunk(const PlanarVelocityRow& row, const T* k, T* v, const C
 
 template <class T>
 static bool quad_chunk(const QuadVelocityRow& row, const T* k, T* v, const Chunk& chunk) {
-  const float limit = row.cone.scaled * (1.f + cone_tolerance(T{})), limit2 = limit * limit;
+  const float limit = cone_limit(row.cone, cone_rounding(T{})), limit2 = limit * limit;
   bool inside = true;
   for_each_group_vector<Lanes, 4>(chunk.begin, chunk.end, [&](auto lanes, int64_t i) DK_INLINE_LAMBDA {
     using V = decltype(lanes);
@@ -64,7 +64,7 @@ static bool velocity_chunk(const KacVelocityArgs& args, double t, const Chunk& c
     case Process::kPlanar:
       return planar_chunk(planar_velocity_row(t, args.kac.c), k, v, chunk);
     case Process::kQuad:
-      return quad_chunk(quad_velocity_row(t, args.kac.a, args.kac.c, cone_tolerance(T{})), k, v, chunk);
+      return quad_chunk(quad_velocity_row(t, args.kac.a, args.kac.c, cone_rounding(T{})), k, v, chunk);
   }
   DK_UNREACHABLE();
 }

@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocit
     const double t = row_scalar(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c);
-    const float limit = row.cone.radius * (1.f + cone_tolerance(T{}));
+    const float limit = cone_limit(row.cone, cone_rounding(T{})) * row.cone.unscale;
     const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* k = static_cast<const T*>(args.k) + start;
     T* v = static_cast<T*>(args.v) + start;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
     const double t = row_scalar(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.kac.c);
-    const float limit = row.cone.scaled * (1.f + cone_tolerance(T{}));
+    const float limit = cone_limit(row.cone, cone_rounding(T{}));
     const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* k = static_cast<const T*>(args.k) + start;
     T* v = static_cast<T*>(args.v) + start;
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kThreads) quad_velocity_kernel(KacVelocityArgs
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
     const double t = row_scalar(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
-    const float tolerance = cone_tolerance(T{});
-    const QuadVelocityRow row = quad_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c, tolerance);
-    const float limit = row.cone.scaled * (1.f + tolerance);
+    const ConeRounding rounding = cone_rounding(T{});
+    const QuadVelocityRow row = quad_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c, rounding);
+    const float limit = cone_limit(row.cone, rounding);
     const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* k = static_cast<const T*>(args.k) + start;
     T* v = static_cast<T*>(args.v) + start;

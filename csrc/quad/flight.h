@@ -149,7 +149,7 @@ struct QuadVelocityRow {
   float c;
 };
 
-DK_INLINE QuadVelocityRow quad_velocity_row(double t, double a, double c, float tolerance) {
+DK_INLINE QuadVelocityRow quad_velocity_row(double t, double a, double c, ConeRounding rounding) {
   QuadVelocityRow row;
   row.cone = light_cone(t, c);
   const double scaled = row.cone.exact * double(row.cone.scale), square = scaled * scaled;
@@ -157,8 +157,8 @@ DK_INLINE QuadVelocityRow quad_velocity_row(double t, double a, double c, float 
   row.square_rest = float(square - double(row.square));
   const double least = scaled > 0x1p-60 ? scaled : 0x1p-60;  // a radius of 0: 0 stays 0
   row.lambda_per_square = float(a * t / (least * least));
-  const double edge = 1.0 - double(tolerance);
-  row.on_sphere = float(square * edge * edge);
+  const float edge = row.cone.scaled * (1.f - rounding.relative) - rounding.spacing(row.cone);
+  row.on_sphere = edge > 0 ? edge * edge : 0.f;
   row.half_rate = float(0.5 * c / least);
   row.c = float(c);
   return row;

@@ -5,7 +5,7 @@ Common to all:
 - elements are float32, or bfloat16/float16 in and out with float32 arithmetic inside. Any strides; results are contiguous.
 - `process`: "telegraph" (every coordinate alone), "planar" (neighbouring elements of the last axis in pairs, W even) or
   "quad" (four neighbouring elements of the last axis together, W divisible by 4).
-- a > 0 is the flip rate [1/time], c > 0 the speed [pixel units/time], a <= 1e30, c <= 1e20; a * t <= 1e9 and c * t <= 1e30.
+- 0 < a <= 1e30 is the flip rate [1/time], 1e-30 <= c <= 1e20 the speed [pixel units/time]; a * t <= 1e9 and c * t <= 1e30.
 - finite elements up to 1e18 give finite results wherever these fit in float32 (float16); NaN stays NaN.
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
 - a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a
@@ -281,7 +281,7 @@ def endpoint_loss(
     """Endpoint distillation loss, mean_b weight_b ||(x - delta_b u) - x_end||^2 / (delta_b^2 D) (docs/method.md, eq. 12).
 
     x, u, x_end: (B, ...) with D elements a row; one Euler step of length delta (B,) from x should reach x_end. weight: (B,).
-    Squares are taken in float32: residuals beyond 1e18 make the loss infinite.
+    Squares are taken in float32: residuals beyond 1e18 make the loss infinite, or NaN with weight 0.
     Returns a float32 scalar, the same for any number of threads. The gradient is made in the same pass: `out`, a contiguous
     float32 tensor of u's shape, receives d loss / d u if given (then without autograd).
     Differentiable in x, u and x_end.

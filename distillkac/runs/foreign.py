@@ -27,6 +27,7 @@ CLIPPING = ("DDPMScheduler", "DDIMScheduler")
 EPSILON_RATIO = 160.0
 """An error in a prediction of the noise is R times as large in the data: the usual betas end at R = 157, cosine ones at 20 000,
 where three digits of the answer say nothing."""
+MOST_CLASSES = 10**9  # of data.num_classes
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,10 @@ def _settings(path: Path, kind: str, config: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: time_embedding_type {times} is not understood (learned knows whole timesteps alone, fourier takes "
                 "the logarithm of their numbers); positional would be"
             )
+    for name in ("num_class_embeds", "num_embeds_ada_norm"):
+        count = mine.get(name)
+        if count is not None and not (type(count) is int and 1 <= count <= MOST_CLASSES):
+            raise ValueError(f"{path}: {name} must be a whole number from 1 to {MOST_CLASSES}, got {count!r:.80}")
     usual = {name: mine.get(name, parameter.default) for name, parameter in known.items()}
     return {name: value for name, value in usual.items() if value is not inspect.Parameter.empty}
 

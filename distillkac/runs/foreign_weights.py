@@ -27,7 +27,10 @@ def check(folder: Path, kind: str) -> None:
             f'convert it: python -c "from diffusers import {kind} as M; M.from_pretrained({str(folder)!r}, '
             f'use_safetensors=False).save_pretrained({str(folder)!r})"'
         )
-    raise ValueError(f"{folder} holds no weights: {WEIGHTS} is looked for")
+    raise ValueError(
+        f"{folder} holds no weights: {WEIGHTS} is looked for; of a name on the Hub nothing but safetensors is downloaded: "
+        "if there are pickles alone, download them (hf download NAME --local-dir DIR) and name that folder"
+    )
 
 
 def load(folder: Path, kind: str) -> nn.Module:

@@ -99,8 +99,8 @@ class Trained:
     its teacher, above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is
     asked for, and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps
     from data alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for
-    the data where u is the velocity of the process itself, as on no path by name. shift: of the student's grid, or of the
-    times that a teacher was trained at; rho of a teacher is for times that are not shifted.
+    the data where u is the velocity of the process itself: with linear f and g, and on no path by name. shift: of the
+    student's grid, or of the times that a teacher was trained at; rho of a teacher is for times that are not shifted.
     """
 
     label_drop: float
@@ -119,7 +119,7 @@ class Trained:
         if config.objective != "flow-matching":
             rho, restart = usual_rho(config.shape, student=True), RESTART if config.objective == "consistency" else 0.0
             return cls(config.label_drop, FEW_STEPS, rho, restart=restart, objective=config.objective)
-        straight = config.noise.path is None
+        straight = config.noise.path is None and (config.noise.f, config.noise.g) == ("linear", "linear")
         if student is None:
             shift = config.times.factor(config.shape)
             return cls(config.label_drop, rho=usual_rho(config.shape), straight=straight, shift=shift)
@@ -173,8 +173,9 @@ class Trained:
         of_student = settled.gamma is not None and self.predicts_data
         if (settled.restart > 0 or of_student) and not self.straight and self.restart is None:
             raise ValueError(
-                f"{name} has a path on which one step of its velocity does not lead to the data, and a step drawn anew begins "
-                "there: omit restart and gamma, or distil by method consistency"
+                f"{name} has a path or schedules (f, g) with which one step of its velocity does not lead to the data, where a "
+                f"step drawn anew begins: {'omit restart and gamma' if of_student else 'give gamma in place of restart'}, or "
+                "distil by method consistency"
             )
         return settled
 

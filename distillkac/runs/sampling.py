@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,8 @@ DECODED_PIXELS = 2**21  # pixels that an autoencoder decodes at once: 32 images 
 class Samples:
     """images: (n, C, H, W) on the CPU, not clamped, decoded where the run learned latents. labels: (n,). nfe: evaluations
     per image. times: (N + 1,) float64 from 1 to 0, those of the sampler. energy: (n,) float64, the kinetic energy of each
-    image's path (flow.PathEnergy), of latents where the run learned these. path: (N + 1, n, C, H, W), from noise to images,
-    at the times; None unless asked for."""
+    image's path (flow.PathEnergy), of latents where the run learned these. path: (states, n, C, H, W), from noise to images,
+    at the times, or at those asked for; None unless asked for."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -170,8 +170,8 @@ class Drawing:
         self.title = f"{run.name}, {sampler.steps} step{'s' if sampler.steps > 1 else ''}"
 
     @torch.no_grad()
-    def block(self, labels: torch.Tensor, first: int, path: bool = False) -> torch.Tensor:
-        """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (N + 1, n, C, H, W). The
+    def block(self, labels: torch.Tensor, first: int, path: bool | Sequence[int] = False) -> torch.Tensor:
+        """Images first, first + 1, ... of these classes, at most `rows`: (n, C, H, W), with `path` (states, n, C, H, W). The
         kinetic energies of their paths are `energy`, (n,), until the next block."""
         run, count = self.run, len(labels)
         classes = len(run.config.class_names)
@@ -184,10 +184,12 @@ class Drawing:
             y = nn.functional.pad(y, (0, self.rows - count))
         x = run.process.prior(len(y), self.shape, derive_seed(self.seed, "prior"), first, run.device)
         with _in_eval_mode(run.network), fast_products(run.device):
-            result, energy = self._walked(x, y, first, path)
+            result, energy = self._walked(x, y, first, path is not False)
         self.energy = energy[:count].cpu()
-        result = _decoded(run, result)
-        return (result[:, :count] if path else result[:count]).cpu()
+        if not isinstance(path, bool):
+            result = result[list(path)]
+        # What filled a block up is not decoded.
+        return _decoded(run, result[..., :count, :, :, :]).cpu()
 
     def _walked(self, x: torch.Tensor, y: torch.Tensor, first: int, path: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(state or states, energy (B,)) of rows first, first + 1, ... from their noise x."""
@@ -214,11 +216,12 @@ def generate(
     sampler: SamplerConfig,
     seed: int = 0,
     batch_size: int = 500,
-    path: bool = False,
+    path: bool | Sequence[int] = False,
     offset: int = 0,
     graph: bool = False,
 ) -> Samples:
-    """Images of the given classes from the network of `run`. labels: (n,) int64. With `path` also every state on the way.
+    """Images of the given classes from the network of `run`. labels: (n,) int64. path: True for every state on the way too, or
+    numbers of states, 0 (noise) to the number of steps, the last of them.
 
     The noise of image i depends on (seed, offset + i) alone: a part of a larger sample is drawn with its offset. On a CPU
     the images are the same to the bit whatever batch_size and n, see Drawing, as long as CPU and number of threads are. On
@@ -235,10 +238,11 @@ def generate(
             parts.append(drawing.block(y, offset + first, path))
             energies.append(drawing.energy)
             bar.update(len(y))
-    states = torch.cat(parts, dim=1 if path else 0)
+    states = torch.cat(parts, dim=-4)
     seconds = time.perf_counter() - start
-    images = states[-1] if path else states
-    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, torch.cat(energies), states if path else None)
+    alone = path is False
+    images = states if alone else states[-1]
+    return Samples(images, labels, drawing.nfe, seconds, drawing.grid, torch.cat(energies), None if alone else states)
 
 
 def diverged(images: torch.Tensor) -> str | None:
@@ -278,6 +282,8 @@ def _decoded(run: Run, x: torch.Tensor) -> torch.Tensor:
     if space is None:
         return x
     network, rows = vae.decoder(space, run.device), max(1, DECODED_PIXELS // (space.shape[1] * space.shape[2]))
+    if run.device.type == "cpu":
+        rows = 1  # so that the rounding of an image does not depend on how many there are
     images = torch.cat([vae.decode(network, space, part) for part in x.flatten(0, -4).split(rows)])
     return images.unflatten(0, x.shape[:-3])
 

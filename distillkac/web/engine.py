@@ -116,7 +116,8 @@ class Demo:
     def _choice(self, title: str, sampler: SamplerConfig, labels: torch.Tensor, seed: int, frames: int) -> Choice:
         try:
             run = self._open(title, sampler)
-            samples = generate(run, labels, sampler, seed, path=True)
+            kept = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long()
+            samples = generate(run, labels, sampler, seed, path=kept.tolist())
             assert samples.path is not None  # it was asked for
             if problem := diverged(samples.images):
                 return Choice(sampler.steps, error=problem)
@@ -124,9 +125,8 @@ class Demo:
             # What it says about folders is for whoever started the server, not for the page.
             folder = self.runs[title]
             return Choice(sampler.steps, error=str(error).replace(str(folder), folder.resolve().name))
-        kept = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long()
         columns = math.ceil(math.sqrt(len(labels)))
-        grids = tuple(pictures.grid_image(state, columns) for state in samples.path[kept])
+        grids = tuple(pictures.grid_image(state, columns) for state in samples.path)
         return Choice(sampler.steps, run.name, samples.nfe, samples.seconds, grids, tuple(samples.times[kept].tolist()))
 
     def _open(self, title: str, sampler: SamplerConfig) -> Run:

@@ -11,6 +11,7 @@ from distillkac.flow.patches import lengths
 from distillkac.flow.processes import Gaussian, Planar, Quad, Telegraph
 from distillkac.ops import reference
 from distillkac.runs import graphs
+from distillkac.runs.process_config import law
 from distillkac.runs.run import open_run
 
 TINY = ["--network.channels", "8", "16", "--network.head-dim", "8", "--optim.batch-size", "16"]
@@ -39,8 +40,10 @@ def test_graph_gives_the_images_of_the_network(run, tmp_path, capsys, suffix, st
         pytest.importorskip("onnxruntime")
     out = tmp_path / f"student{suffix}"
     assert export.main([str(run), "--steps", str(steps), "--out", str(out)]) == 0
-    assert "differs from the network by at most" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "differs from the network by at most" in said
     loaded = open_run(run / "student-2" if steps == 2 else run, torch.device("cpu"))
+    assert f"its input noise is {law(loaded.config.noise)} at t = 1" in said
     assert graphs.largest_gap(out, graphs.Chain(loaded, steps), loaded) < 1e-4  # at 70 images; the example had 3
 
 

@@ -189,6 +189,18 @@ def test_mistakes_are_explained(folder, run, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_nothing_is_decoded_that_nobody_asked_for(run, monkeypatch):
+    """Neither what fills a block up nor states between those that are wanted; and an image does not depend on the others."""
+    opened, decoded, decode = open_run(run, CPU), [], vae.decode
+    monkeypatch.setattr(vae, "decode", lambda network, space, z: (decoded.append(len(z)), decode(network, space, z))[1])
+    made = [
+        generate(opened, torch.tensor(y), SamplerConfig(4), 2, path=p) for y, p in (([0, 1, 0], True), ([0], [2, 4]))
+    ]
+    assert sum(decoded) == 5 * 3 + 2
+    assert_same(made[1].path, made[0].path[[2, 4], :1])
+    assert_same(made[1].images, made[0].images[:1])
+
+
 def test_latents_and_images_are_found_where_they_were_moved(folder, run, tmp_path, capsys):
     shutil.copytree(folder / "latents", tmp_path / "latents")
     shutil.copy(folder / "images.npz", tmp_path / "other.npz")

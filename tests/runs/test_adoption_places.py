@@ -172,3 +172,15 @@ def test_names_of_classes_the_other_way_round_are_refused(tmp_path):
         ValueError, match=r"model_index\.json: id2label must name classes by their numbers, got 'tench'"
     ):
         adopt(tmp_path / "dit", tmp_path / "run")
+
+
+@pytest.mark.parametrize("count", ["10", 10.5, -1, 0, True, 10**12, [10]], ids=str)
+def test_numbers_of_classes_that_are_none_are_refused(tmp_path, count):
+    for save, name in ((saved, "num_class_embeds"), (saved_dit, "num_embeds_ada_norm")):
+        model = tmp_path / name
+        save(model)
+        config = model / "config.json" if save is saved else model / "transformer" / "config.json"
+        assert config.exists()
+        change(config, **{name: count})
+        with pytest.raises(ValueError, match=rf"config\.json: {name} must be a whole number from 1 to"):
+            adopt(model, tmp_path / "run")

@@ -1,0 +1,21 @@
+"""A step drawn anew begins at x - t u, which is the data where schedules are linear and no path has a name."""
+
+import pytest
+
+from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.sampler import SamplerConfig, Trained
+from tests.toys import run_config
+
+
+@pytest.mark.parametrize(
+    "noise", [{"f": "cosine"}, {"g": "quadratic"}, {"process": "gaussian", "path": "vp"}, {}], ids=str
+)
+def test_restarts_of_a_teacher(noise):
+    config = run_config(noise=ProcessConfig(**noise))
+    trained = Trained.of(config)
+    if not noise:
+        assert trained.settle(SamplerConfig(restart=0.5), "run").restart == 0.5
+        return
+    with pytest.raises(ValueError, match=r"does not lead to the data, .* give gamma in place of restart"):
+        trained.settle(SamplerConfig(restart=0.5), "run")
+    assert trained.settle(SamplerConfig(gamma=0.5), "run").gamma == 0.5
