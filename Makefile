@@ -1,6 +1,6 @@
 # make demo    train, distil, sample and measure on the digits: runs/demo; again after Ctrl-C: goes on
 # make fashion the same on Fashion-MNIST, 28x28 grey, of Debian's package dataset-fashion-mnist: runs/fashion, an hour and a half
-# make patches the same on pieces of two photographs, 32x32 in colour: runs/patches, about an hour
+# make patches the same on pieces of two photographs, 32x32 in colour: runs/patches, an hour and ten minutes
 # make test    the test suite
 # make test-cpus  what torch's own kernels can change, at each level of them, with 1 and 2 threads, and misaligned
 # make compare  processes and methods of distillation beside each other: tables of docs/results.md and README (some hours)

@@ -42,7 +42,8 @@ class DistillArgs:
     steps are learnt."""
     resume: bool = False
     """Continue a chain that was stopped, with the same options; where there is none, begin. May change: --steps,
-    --consistency.steps, --optim.* but --optim.optimizer, averages and decays, and where the data lie (--data.path)."""
+    --consistency.steps, steps, rates, warm-up, ema and beta2 of --inverse, --optim.* but --optim.optimizer, averages and
+    decays, and where the data lie (--data.path)."""
     data: DataPlace = field(default_factory=DataPlace)
     recipe: Literal[tuple(RECIPES)] = "paper"  # type: ignore[valid-type]  # as of the presets of train
     """Where the other options start from. paper: endpoint distillation. best: a consistency student for any number of steps, in

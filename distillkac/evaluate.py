@@ -81,7 +81,7 @@ class EvaluateArgs:
     """Nearest neighbours of precision-recall."""
     ema: str | None = None
     """Measure the averages of a run with --optim.averages or --optim.decays: all, a table of them and of the moving average
-    (RUN/averages.json); or one relative length, such as 0.08."""
+    (RUN/averages.json); or one relative length, such as 0.08, which writes no file."""
     ema_step: int | None = None
     """After which step the averages are; by default the last."""
     keep_best: bool = False

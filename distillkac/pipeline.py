@@ -223,7 +223,7 @@ class KacPipeline(DiffusionPipeline):
         class_labels: a class or a list, range, array or tensor of them; names or numbers, which mean what they mean on the
         command line (class_names.py): 3 and "3" are the class called 3 if there is one. guidance_scale: 1 + w, as
         diffusers counts it; 1 is no guidance, None what the network was made for. generator: one, or one for each image.
-        output_type: "pil", "np" (n, H, W, C) in [0, 1], or "pt" (n, C, H, W) in [-1, 1]; float32 whatever the weights.
+        output_type: "pil", "np" (n, H, W, C) in [0, 1], or "pt" (n, C, H, W) about [-1, 1], not clamped; float32.
         gamma, launch, landing: as the options of `sample` (KacScheduler.set_timesteps), for this call.
 
         Raises ValueError for what does not exist, and for what the network was not trained for.

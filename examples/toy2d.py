@@ -28,7 +28,11 @@ from distillkac.flow.exact_flow import ExactFlow, push, sampling_floor, sliced_w
 from distillkac.flow.integrators import time_grid
 from distillkac.flow.processes import Gaussian, Planar, Process, Telegraph
 
-PROCESSES = {"telegraph": Telegraph(), "planar": Planar(), "gaussian": Gaussian(sigma=0.4)}  # one variance, 0.16 t
+PROCESSES = {
+    "telegraph": Telegraph(),
+    "planar": Planar(),
+    "gaussian": Gaussian(sigma=0.4),
+}  # one variance at t = 1, .16
 FORMATS = {".gif": {}, ".webp": {"quality": 50, "method": 4}}  # how Pillow writes them
 NIGHT, PAPER, VIEW, TAIL = "#0d1220", "#e8ebf2", 1.25, 6
 

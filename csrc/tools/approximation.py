@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-ULP = 2.0**-24  # half the spacing of float32 just above 1: the relative error of one correctly rounded operation
-
 
 def minimax(basis, target, weight, rounds=400):
     """Coefficients c that minimise max |weight * (basis @ c - target)|, by Lawson's reweighted least squares.

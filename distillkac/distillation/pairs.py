@@ -61,15 +61,27 @@ class EndLoss:
         self, x: torch.Tensor, u: torch.Tensor, x_end: torch.Tensor, delta: torch.Tensor, y: torch.Tensor
     ) -> torch.Tensor:
         """x, u, x_end: (B, ...) states, velocities and ends. delta: (B,) lengths of the steps. y: (B,) classes."""
-        huber = self.config.huber
+        huber, slopes = self.config.huber, self.config.slopes
         if huber == 0:
             loss = ops.endpoint_loss(x, u, x_end, delta)
         else:
-            squares = (u - (x - x_end) / column(delta, x)).square().flatten(1).mean(1)
+            squares = _errors(x, u, x_end, delta).square().flatten(1).mean(1)
             loss = ((squares + huber**2).sqrt() - huber).mean()
-        if self.features is None:
-            return loss
-        return loss + self.config.features * self.features(x - column(delta, x) * u, x_end, y)
+        if slopes:
+            loss = loss + slopes * _of_slopes(_errors(x, u, x_end, delta))
+        if self.features is not None:
+            loss = loss + self.config.features * self.features(x - column(delta, x) * u, x_end, y)
+        return loss
+
+
+def _errors(x: torch.Tensor, u: torch.Tensor, x_end: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    return u - (x - x_end) / column(delta, x)
+
+
+def _of_slopes(errors: torch.Tensor) -> torch.Tensor:
+    """Mean squares of the differences of neighbours in the images (B, C, ...), one for each direction, added up."""
+    directions = [dim for dim in range(2, errors.dim()) if errors.shape[dim] > 1]
+    return torch.stack([errors.new_zeros(()), *(errors.diff(dim=dim).square().mean() for dim in directions)]).sum()
 
 
 @dataclass(frozen=True)

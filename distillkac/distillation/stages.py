@@ -75,8 +75,8 @@ class DistillConfig:
     """The teacher's integrator in the first stage, and of stored paths: euler, heun or ab2. Other teachers are students:
     Euler."""
     rho: float | None = None
-    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side (for pairs 2, as of the
-    teacher), 1 for larger ones and where times are shifted."""
+    """Exponent of the time grid (1 - i/N)^rho. By default 1.5 for images of up to 16 pixels a side (2 for pairs of the
+    teacher's paths, as it is sampled), 1 for larger ones and where times are shifted."""
     shift: float | None = None
     """Moves the times of the grid to where the noise is so many times as large beside the data; 1 for none. By default as in
     the teacher's training (--times.shift)."""

@@ -40,8 +40,8 @@ def measure_averages(
     *,
     keep: bool = False,
 ) -> None:
-    """Prints and writes the table. which: "all", or a relative length. step: after which the averages are, by default the last.
-    keep: the best becomes the run's model. Raises ValueError if the run does not have what is asked."""
+    """Prints the table, and writes it if it is of all. which: "all", or a relative length. step: after which the averages are,
+    by default the last. keep: the best becomes the run's model. Raises ValueError if the run does not have what is asked."""
     found = candidates(folder, which, step)
     run = open_run(folder)
     if keep and step is not None and step != checkpoints.load_weights(folder)[1]:
@@ -59,7 +59,8 @@ def measure_averages(
         print(line(rows[-1], COLUMNS), flush=True)
     best = min(rows, key=lambda row: row["frechet"])["name"]
     report = {"num": num, "seed": seed, "evaluator": evaluator.identity, "chosen_by": "frechet, held-out images"}
-    files.write_json(folder / REPORT, report | {"best": best, "rows": rows})
+    if which == "all":  # one of them alone takes no table's place
+        files.write_json(folder / REPORT, report | {"best": best, "rows": rows})
     if len(rows) > 1:
         print(f"best: {best}, by the Fréchet distance to the held-out images, which this choice flatters a little")
     if keep:

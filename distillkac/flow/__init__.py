@@ -1,6 +1,7 @@
 """Flows between data and noise: the processes, the velocity field of a network with its guidance, and its integrators.
 
-Everything here takes a plain callable (x, t, y) -> velocity as the network, and needs torch alone: docs/library.md.
+Everything but the networks takes a plain callable (x, t, y) -> velocity as the network and needs torch and numpy alone; the
+networks are of diffusers' parts: docs/library.md.
 """
 
 from typing import TYPE_CHECKING

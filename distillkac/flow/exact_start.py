@@ -19,7 +19,8 @@ __all__ = ["ExactStart"]
 
 
 class ExactStart(GuidedVelocity):
-    """A GuidedVelocity that answers at t = 1 with the exact marginal velocity, there without an evaluation.
+    """A GuidedVelocity that answers at t = 1 with the exact marginal velocity, there without an evaluation where all
+    rows are told to be at 1 (t a number or on a CPU).
 
     process: with f(1) = 0. means: of data.class_means, (num_classes + 1, C, H, W), the last for
     "no class". options: w, interval, max_speed.

@@ -54,7 +54,7 @@ class NetworkConfig:
     positions are; the table of sines at the entrance stays."""
     checkpointing: bool = False
     """Gradient checkpointing: what the blocks compute on the way is computed once more in the backward pass instead of being
-    kept. Less than half of the memory of a batch, a third more time."""
+    kept. About half of the memory of a batch, a fifth to a third more time."""
     guidance_embedding: bool = False
     """Takes the guidance weight w as an input, so that one student serves every w."""
     interval_embedding: bool = False

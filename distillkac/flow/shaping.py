@@ -21,9 +21,9 @@ __all__ = ["Shaping"]
 
 @dataclass(frozen=True)
 class Shaping:
-    """launch: in [0, 1], how much larger the first velocity is. landing: in [0, 1 / (e^rate - 1)], .0523 by default; the last
-    velocity is smaller by landing (e^rate - 1). turn: where the one ends and the other begins, in (0, 1). rate: > 0. Raises
-    ValueError out of these ranges."""
+    """launch: in [0, 1], how much larger the first velocity is. landing: in [0, 1 / (e^rate - 1)], .0523 by default; at t = 0
+    the velocity would be smaller by landing (e^rate - 1), and the last step begins a little before. turn: where the one ends
+    and the other begins, in (0, 1). rate: > 0. Raises ValueError out of these ranges."""
 
     launch: float = 0.0
     landing: float = 0.0

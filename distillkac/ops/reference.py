@@ -1,8 +1,8 @@
 """The six ops in plain float64 PyTorch: the truth that tests hold the kernels to.
 
-Same names and signatures as `distillkac.ops`, no code shared with the kernels, written for reading, not for speed. The
-noise has the same law as the kernels' (an exact identity, no table), not the same bits; its draws with one seed at two times
-are no path, so `kac_pair` has no t_to here. Formulas: docs/method.md.
+Same names and arguments as in `distillkac.ops`, but for `out`; no code shared with the kernels, written for reading, not for
+speed. The noise has the same law as the kernels' (an exact identity, no table), not the same bits; its draws with one seed at
+two times are no path, so `kac_pair` has no t_to here. Formulas: docs/method.md.
 """
 
 import math
@@ -137,7 +137,6 @@ def kac_pair(
     seed: int = 0,
     offset: int = 0,
     kappa: float = 1.0,
-    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Training pair: x_t = f(t) x_0 + K_{g(t)}, u = f'(t) x_0 + g'(t) v(g(t), K)."""
     x0 = x0.double()
@@ -177,7 +176,6 @@ def guided_step(
     h_prev: Rows | None,
     max_speed: float | None = None,
     process: ProcessName = "telegraph",
-    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Guidance and one step from t to t - h: Euler, or with u_prev Adams-Bashforth 2. Returns (x_next, u)."""
     x = x.double()

@@ -27,9 +27,11 @@ ENOUGH_SECONDS = 0.5
 def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of what `work` computes, a multiply-add counted as two; matrix products and convolutions
     alone are counted."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    # Attention as the matrix products that it is: what a CPU does in its place is not counted by torch.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 

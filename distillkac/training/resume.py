@@ -21,7 +21,7 @@ from distillkac.training import averages, optimizer
 # Of the data: where they lie is another matter than what they are. Of the network: how gradients are found.
 FREE = {"data": ("path", "cache"), "network": ("checkpointing",)}
 # Options of a student that its config has only where they are used.
-SWITCHES = ("--inverse.pairs", "--inverse.adversarial", "--inverse.fake", "--pairs.by")
+SWITCHES = ("--inverse.pairs", "--inverse.adversarial", "--inverse.fake", "--pairs.by", "--pairs.slopes")
 
 
 def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:

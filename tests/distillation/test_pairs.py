@@ -41,10 +41,10 @@ def pairs(teacher, times, backward=0.0, config=SQUARED, features=None, seed=3):
 
 
 @pytest.mark.parametrize(("num_steps", "backward"), [(1, 0.0), (2, 0.0), (4, 0.0), (4, 1.0)])
-@pytest.mark.parametrize("huber", [0.0, 0.3])
-def test_the_loss_is_the_formula(num_steps, backward, huber):
+@pytest.mark.parametrize(("huber", "slopes"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
+def test_the_loss_is_the_formula(num_steps, backward, huber, slopes):
     teacher, student, times = Affine(0.2, -0.3, 0.1), Affine(), time_grid(num_steps, 2.0)
-    loss = pairs(teacher, times, backward, PairsConfig(huber=huber))(student, BATCH)
+    loss = pairs(teacher, times, backward, PairsConfig(huber=huber, slopes=slopes))(student, BATCH)
     index = (BATCH.stratified(3, "path").double() * 40).long()
     k = (BATCH.stratified(3, "interval").double() * num_steps).long()
     states, total = known_paths(teacher)(index)[0], 0.0
@@ -57,15 +57,20 @@ def test_the_loss_is_the_formula(num_steps, backward, huber):
                 x = x - (t - after) * student(x, t.view(1), y)
         delta = (times[i] - times[i + 1]).item()
         u = student(x, times[i : i + 1].float(), y)
-        error = ((x - delta * u - states[(i + 1) * every, b]) / delta).square().mean()
-        total += (((error + huber**2).sqrt() - huber) if huber else error).item() / 12
+        difference = (x - delta * u - states[(i + 1) * every, b]) / delta
+        error = difference.square().mean()
+        down = (difference[:, :, 1:] - difference[:, :, :-1]).square().mean()
+        across = (difference[..., 1:] - difference[..., :-1]).square().mean()
+        total += (((error + huber**2).sqrt() - huber) if huber else error).item() / 12 + slopes * (
+            down + across
+        ).item() / 12
     assert loss.item() == pytest.approx(total, rel=1e-4)
     loss.backward()
     assert student.weight.grad != 0
 
 
 @pytest.mark.parametrize("backward", [0.0, 1.0])
-@pytest.mark.parametrize("config", [PairsConfig(), PairsConfig(huber=0.1)], ids=["squared", "huber"])
+@pytest.mark.parametrize("config", [PairsConfig(), PairsConfig(huber=0.1), PairsConfig(slopes=2.0)], ids=str)
 def test_the_student_that_lands_on_the_paths_has_no_loss(backward, config):
     """The teacher u = (x - m) / t leads straight to m: one step of any length follows its paths."""
 
@@ -75,6 +80,17 @@ def test_the_student_that_lands_on_the_paths_has_no_loss(backward, config):
     learns = pairs(straight, time_grid(4, 2.0), backward, config)
     assert learns(straight, BATCH) < 1e-8
     assert learns(lambda x, t, y: straight(x, t, y, 0.4), BATCH) > 0.005
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 2, 1, 1), (4, 2, 1, 3)])
+def test_slopes_of_what_has_no_neighbours_are_none(shape):
+    """Values of (B, C), and sides of one pixel; elsewhere an error that is the same everywhere costs nothing more."""
+    x, u, delta = torch.zeros(shape), torch.ones(shape), torch.full((4,), 0.5)
+    plain, weighed = (EndLoss(PairsConfig(slopes=w))(x, u, x, delta, torch.zeros(4)).item() for w in (0.0, 3.0))
+    assert weighed == plain == 1.0
+    u[:2, ..., -1] = 3.0
+    plain, weighed = (EndLoss(PairsConfig(slopes=w))(x, u, x, delta, torch.zeros(4)).item() for w in (0.0, 3.0))
+    assert weighed - plain == pytest.approx(3.0 if shape[-1] == 3 else 0.0)
 
 
 @every_process

@@ -77,6 +77,13 @@ def test_cost_of_patches_is_that_of_the_smaller_image():
     assert patched["parameters"] - plain["parameters"] == 9 * 32 * 3 * 2 + 3
 
 
+def test_attention_is_counted_wherever_it_is_computed():
+    """Two products of T x T x channels, T positions: what a CPU does in their place torch's counter does not know."""
+    q = torch.zeros(1, 2, 16, 8)
+    found = training_cost.flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert found == 2 * (2 * 2 * 16 * 16 * 8)
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert train.main(["--run", str(tmp_path / "x"), "--dry-run", *TINY_OPTIONS]) == 0
     text = capsys.readouterr().out

@@ -161,6 +161,7 @@ def test_evaluate_measures_all_and_makes_the_best_the_model(run, tmp_path, capsy
     assert (mine / checkpoints.EMA).read_bytes() == before  # nobody asked for another
     assert evaluate.main([str(mine), "--ema", "0.08", *words, "--keep-best"]) == 0
     assert "ema.safetensors is now the average power 0.08, in place of the moving average" in capsys.readouterr().out
+    assert json.loads((mine / "averages.json").read_text()) == report  # the table of all stays
     assert (mine / checkpoints.ORIGINAL).read_bytes() == before
     weights, step = checkpoints.load_weights(mine)
     assert step == 16
