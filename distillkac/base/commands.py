@@ -1,5 +1,6 @@
 """What every `python -m distillkac.*` command does with warnings and mistakes: one sentence each."""
 
+import contextlib
 import ctypes
 import functools
 import io
@@ -12,6 +13,7 @@ from typing import Protocol
 from distillkac.base import processes
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
+UNREAD = 141  # and of one whose output nobody reads any more
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -83,6 +85,10 @@ def command(main: Main) -> Main:
         keep_freed_memory()
         try:
             return main(argv)
+        except BrokenPipeError:  # `models | head -1`: whoever read has enough
+            with contextlib.suppress(OSError):  # what is left to say goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
         except (ValueError, FloatingPointError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -43,7 +43,8 @@ def load(config: DataConfig, split: Split) -> ImageDataset:
     found = _load(config)[split]
     if found is None:
         raise ValueError(
-            f"{config.path}: no images are held out for evaluation; set --data.held-out above 0, or add test images"
+            f"{config.path}: no images are held out to measure with, so these figures cannot be had; a new training with "
+            "--data.held-out above 0, or of data with test images, can be measured"
         )
     return found
 

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def _read_arrays(
             parts = _choose(where, file.files, config)
             used = [name for part in parts for name in part if name is not None]
             _check_promises(where, path, used)
-            arrays = {name: file[name] for name in used}
+            arrays = {name: _plain(where, file, name) for name in used}
             meant = {label for pairs in (TRAIN, TEST) for _, label in pairs} if config.unconditional else ()
             return arrays, parts, [printable(n) for n in file.files if n not in used and n not in meant]
     except _Unclear as error:
@@ -101,6 +102,18 @@ def _read_arrays(
     # An archive can be damaged, locked, or packed in as many ways as there are errors for it.
     except Exception as error:
         raise ValueError(f"{where}: cannot be read as an .npz of plain arrays ({error}); save it anew") from None
+
+
+def _plain(where: str, file: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise _Unclear(
+            f"{where}: {name} is an array of Python objects, which are not read; save it as one of numbers or words, such as "
+            f"{name}.astype(str)"
+        ) from None
 
 
 def _check_promises(where: str, path: Path, names: list[str]) -> None:

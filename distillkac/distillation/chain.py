@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from distillkac.distillation.stages import DistillConfig, inverse_config, paths_
 from distillkac.distillation.stored_paths import Paths
 from distillkac.distillation.students import (
     Maker,
+    check_chain,
     check_start,
     check_start_folder,
     go_on_with_fake,
@@ -258,19 +258,6 @@ def students(config: DistillConfig, out: Path) -> list[tuple[Path, int]]:
     made = [(student_folder(out, stage.usual_steps, stage.method), stage.steps) for stage in stages_of(config)]
     inverse = config.inverse
     return made + ([(student_folder(out, inverse.num_steps, "inverse"), inverse.steps)] if inverse.steps else [])
-
-
-def check_chain(made: list[tuple[Path, int]]) -> None:
-    """Raises ValueError if a student is there whose own teacher, the student before, is yet to be made or trained on."""
-    for (folder, steps), (after, _) in itertools.pairwise(made):
-        found = checkpoints.described(folder)
-        if (after / checkpoints.STATE).exists() and (found is None or found[0] < steps):
-            raise ValueError(
-                f"{after} was distilled from {folder}, which "
-                + ("is gone" if found is None else f"has made {found[0]} steps and is to make {steps}")
-                + ": give the same options as before, choose another --out, or remove that student and those after it to "
-                "distil them again"
-            )
 
 
 def digest_of(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The networks of students: copies of the teacher's, or made by a function of the user's."""
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +216,23 @@ def weights_of(start: Path, config: RunConfig, make: Maker, plan: DistillConfig)
         if theirs != mine:
             raise ValueError(f"start {start} has not the {what} of the teacher: name a student of that teacher")
     return load_network(start, saved, make(config) if own else None).state_dict()
+
+
+def check_chain(made: list[tuple[Path, int]]) -> None:
+    """Raises ValueError if a student is there whose own teacher, the student before, is yet to be made or trained on."""
+    for (folder, steps), (after, _) in itertools.pairwise(made):
+        found = checkpoints.described(folder)
+        if (after / checkpoints.STATE).exists() and (found is None or found[0] < steps):
+            short = f"{folder}, which has made {found[0]} steps and is to make {steps}" if found else ""
+            raise ValueError(
+                f"{after} was distilled from {short or _other_beginning(folder, after)}: give the same options as "
+                "before, choose another --out, or remove that student and those after it to distil them again"
+            )
+
+
+def _other_beginning(folder: Path, after: Path) -> str:
+    """Of a student that is there, where `folder`, which these options want before it, is not."""
+    student = load_config(after).student
+    if student is not None and folder.name.split("-")[1] != str(student.teacher_steps):
+        return f"a network of {student.teacher_steps} steps, and by these options it is from {folder}"
+    return f"{folder}, which is gone"

@@ -191,7 +191,9 @@ def _check(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
 
 
 def _check_unet(config: NetworkConfig, shape: tuple[int, int, int]) -> None:
-    if not config.channels or any(width % 8 or width < 8 for width in config.channels):
+    if not config.channels:
+        raise ValueError("network.channels must hold one number or more, got none")
+    if any(width % 8 or width < 8 for width in config.channels):
         raise ValueError(f"network.channels must be multiples of 8, got {config.channels}")
     side, halvings = config.side, len(config.channels) - 1
     image, multiple = f"{shape[1]}x{shape[2]}", side * 2**halvings

@@ -21,6 +21,7 @@ import difflib
 import hashlib
 import io
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from distillkac.runs.checkpoint_checks import check_archive, check_state, check_
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 ORIGINAL = "ema-original.safetensors"
+PIPELINE = "model_index.json"  # of what KacPipeline.save_pretrained writes
 """The moving average, where `evaluate --keep-best` has put another average in its place."""
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
 FORMAT = 4
@@ -54,6 +56,19 @@ def similar_runs(folder: Path) -> str:
     names = difflib.get_close_matches(folder.name, [path.name for path in beside])
     models = difflib.get_close_matches(str(folder), shipped.names())  # "digit" for digits
     return " or ".join(str(path) for path in [*inside[:3], *(folder.parent / name for name in names), *models])
+
+
+def instead_of_run(folder: Path) -> str:
+    """What a place is that is no run folder, and what to do."""
+    if (folder / PIPELINE).exists():
+        return f"it is a saved pipeline ({PIPELINE}); load it in Python, KacPipeline.from_pretrained({str(folder)!r})"
+    if folder.is_file():
+        return "it is a file"
+    if near := similar_runs(folder):
+        return f"it has no {CONFIG}; did you mean {near}?"
+    if (folder.parent / CONFIG).exists():
+        return f"it has no {CONFIG}; students of {folder.parent} are made by python -m distillkac.distill"
+    return f"it has no {CONFIG}; train one: python -m distillkac.train --run {shlex.quote(str(folder))}"
 
 
 def check_format(path: Path | str, found) -> None:

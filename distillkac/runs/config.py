@@ -188,9 +188,7 @@ def load_config(folder: Path) -> RunConfig:
 
     path = folder / checkpoints.CONFIG
     if not path.exists():
-        near = checkpoints.similar_runs(folder)
-        meant = f"did you mean {near}?" if near else f"train one: python -m distillkac.train --run {folder}"
-        raise ValueError(f"{folder} is no run folder: it has no {path.name}; {meant}")
+        raise ValueError(f"{folder} is no run folder: {checkpoints.instead_of_run(folder)}")
     content = files.read_json(path)
     try:
         if not isinstance(content, dict):

@@ -151,6 +151,10 @@ def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor, weightle
         raise ValueError(f"{call} returned values that are not finite for {told}")
     if not torch.equal(x, before):
         raise ValueError(f"{call} changes x in place, which is the state of an integrator: copy it first")
+    if not u.requires_grad and not weightless and not any(p.requires_grad for p in network.parameters()):
+        raise ValueError(
+            f"all parameters of {type(network).__name__} have requires_grad False: set it for those that shall be trained"
+        )
     if not u.requires_grad and not weightless:
         raise ValueError(
             f"{type(network).__name__} has no parameter that its answer depends on: there is nothing to train"

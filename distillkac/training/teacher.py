@@ -54,18 +54,18 @@ def train(
 
     dataset: own images, `data.from_tensors(images, labels)` or any `data.Dataset`; or a DataConfig, which says where they are.
     network: an own module, see runs.own_network.OwnNetwork, which is trained where it stands; or the NetworkConfig of one
-    of ours; by default config.network. config: everything else; by default that of the command, 3000 steps.
-    resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a run folder, or what
-    diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command). measure: what measures
-    the average every config.optim.measure_every steps, such as evaluation.training_figures.TrainingFigures(train, test).
+    of ours; by default config.network. config: everything else; by default that of the run that is continued, or of the
+    command, 3000 steps. resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a
+    run folder, or what diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command).
+    measure: what measures the average every config.optim.measure_every steps, such as
+    evaluation.training_figures.TrainingFigures(train, test).
 
     Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
     `config` that these arguments leave without a meaning.
     """
     folder = _looked_at(folder, network, track)
-    config = RunConfig() if config is None else configs.checked(config, RunConfig)
-    config = dataclasses.replace(config, student=None)
+    config = dataclasses.replace(_usual(folder, config, network, resume), student=None)
     if isinstance(dataset, DataConfig):
         _refuse_two("data", config.data, (DataConfig(), dataset))
         config = with_paths(configs.checked(dataclasses.replace(config, data=dataset), RunConfig))
@@ -87,6 +87,18 @@ def train(
     if fit.interrupted or not (fit.finished or fit.ended):
         raise KeyboardInterrupt(f"stopped at step {fit.step} of {config.steps}; train(..., resume=True) goes on")
     return Run(folder.absolute(), config, config.noise.build(), fit.network, device)
+
+
+def _usual(
+    folder: Path, config: RunConfig | None, network: nn.Module | NetworkConfig | None, resume: bool
+) -> RunConfig:
+    """The config that was given, or that of the run that is continued, whose images and network are given anew."""
+    if config is not None:
+        return configs.checked(config, RunConfig)
+    if not (resume and checkpoints.begun(folder)):
+        return RunConfig()
+    saved = load_config(folder)
+    return dataclasses.replace(saved, data=DataConfig(), network=saved.network if network is None else NetworkConfig())
 
 
 def _check_noise(config: RunConfig, new: bool) -> None:

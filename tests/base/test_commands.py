@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from distillkac.base.commands import UNREAD
+
 SHOW = """
 import os, sys
 {before}
@@ -73,3 +75,13 @@ def test_freed_memory_is_kept_unless_the_environment_tunes_it(given, kept):
     words = [sys.executable, "-c", GIVEN_BACK]
     shown = subprocess.run(words, env=environment | given, capture_output=True, text=True, check=True)
     assert (int(shown.stdout) < 2**23) == kept, shown.stdout
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_in_silence():
+    """As `distillkac models | head -1` has it."""
+    code = "import sys\nfrom distillkac.base.commands import command\n"
+    code += "sys.exit(command(lambda argv: print('x' * 10**6, flush=True))([]))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert child.wait(timeout=60) == UNREAD
+    assert child.stderr.read() == b""

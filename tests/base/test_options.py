@@ -70,8 +70,24 @@ def test_a_missing_run_is_answered_by_those_near(run, module, capsys):
         error = capsys.readouterr().err
         assert f"{wrong} is no run folder" in error
         assert f"did you mean {run}?" in error
-    assert module.main([str(run.parent / "zzqqxx"), *needs]) == 1
-    assert "did you mean" not in capsys.readouterr().err
+    assert module.main([str(run.parent / "zz qqxx"), *needs]) == 1
+    error = capsys.readouterr().err
+    assert "did you mean" not in error
+    assert error.endswith(f"train one: python -m distillkac.train --run '{run.parent}/zz qqxx'\n")
+
+
+def test_what_is_no_run_is_told_what_it_is(run, tmp_path, capsys):
+    def said(folder):
+        assert sample.main([str(folder), "--num", "1"]) == 1
+        return capsys.readouterr().err
+
+    assert f"students of {run} are made by python -m distillkac.distill" in said(run / "student-9")
+    (tmp_path / "x.npz").write_bytes(b"")
+    assert "x.npz is no run folder: it is a file" in said(tmp_path / "x.npz")
+    (tmp_path / "pipe" / "unet").mkdir(parents=True)
+    for name in ("model_index.json", "unet/config.json"):
+        (tmp_path / "pipe" / name).write_text("{}")
+    assert "it is a saved pipeline (model_index.json); load it in Python, KacPipeline" in said(tmp_path / "pipe")
 
 
 def test_sampling_shows_progress_rate_and_time_left_on_a_terminal_only(run, capsys, monkeypatch):

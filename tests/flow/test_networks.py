@@ -98,7 +98,7 @@ def test_guidance_embedding_starts_without_effect(config):
     ("config", "shape", "message"),
     [
         (NetworkConfig(channels=(12,)), DIGITS, "multiples of 8, got"),
-        (NetworkConfig(channels=()), DIGITS, "multiples of 8, got"),
+        (NetworkConfig(channels=()), DIGITS, "must hold one number or more, got none"),
         (NetworkConfig(), (1, 9, 9), "images of 9x9 cannot be halved 1 times"),
         (NetworkConfig(channels=(8, 8, 8), head_dim=8), (1, 8, 10), "multiple of 4"),
         (NetworkConfig(patch=3), (1, 28, 28), r"patch must divide .* got 3 for 28x28; use another .* a multiple of 6"),

@@ -107,6 +107,11 @@ def test_what_cannot_be_averaged_or_saved_is_refused_before_training(change, wor
     assert "\n" not in str(refusal.value)
 
 
+def test_a_network_that_is_frozen_is_told_so():
+    with pytest.raises(ValueError, match="all parameters of Net have requires_grad False"):
+        check(Net(2).requires_grad_(False))
+
+
 def test_state_that_is_no_tensor_is_refused():
     with pytest.raises(ValueError, match="Extra: _extra_state is a dict, and a checkpoint holds tensors only"):
         check(Extra())

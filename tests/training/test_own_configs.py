@@ -8,10 +8,10 @@ import pytest
 from distillkac.data import DataConfig
 from distillkac.distillation import DistillConfig, distill
 from distillkac.flow import Telegraph
-from distillkac.runs import OptimConfig, ProcessConfig, RunConfig, load_config
+from distillkac.runs import OptimConfig, ProcessConfig, RunConfig, checkpoints, load_config
 from distillkac.runs.config import save_config
 from distillkac.training import config_for, train
-from tests.toys import ToyData
+from tests.toys import TINY, ToyData
 from tests.training.test_own_networks import Net
 
 OPTIM = OptimConfig(batch_size=8, warmup=2)
@@ -70,6 +70,20 @@ def test_numbers_of_another_process_are_refused(tmp_path, noise, words):
     saved = dataclasses.replace(load_config(tmp_path / "run"), noise=noise)
     save_config(tmp_path / "run", saved)
     assert train(tmp_path / "run", ToyData(), Net(2), config, resume=True).config.noise == noise
+
+
+@pytest.mark.parametrize("network", ["own", "ours", "unsaid"])
+def test_what_is_resumed_without_a_config_has_that_of_the_run(tmp_path, network):
+    """A run of two steps, which is taken up at its first: the library's usual 3000 steps and rates are not meant."""
+    given = {"own": Net(2), "ours": TINY, "unsaid": None}[network]
+    config = dataclasses.replace(CONFIG, seed=3, noise=ProcessConfig("planar"), **optim(lr=3e-4, ema=0.9, save_every=1))
+    ours = dataclasses.replace(config, network=TINY) if network == "unsaid" else config
+    train(tmp_path / "run", ToyData(), given, dataclasses.replace(ours, steps=1))
+    saved = dataclasses.replace(load_config(tmp_path / "run"), steps=2)
+    save_config(tmp_path / "run", saved)
+    run = train(tmp_path / "run", ToyData(), given, resume=True)
+    assert load_config(tmp_path / "run") == saved == run.config
+    assert checkpoints.described(tmp_path / "run")[0] == 2
 
 
 @pytest.mark.parametrize(

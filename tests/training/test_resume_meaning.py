@@ -98,6 +98,8 @@ def test_a_student_that_was_made_anew_makes_those_after_it_strangers(run, capsys
     shutil.rmtree(run / "student-2")
     said = refusal(distill, [str(run), *CHAIN, "--resume"], capsys)
     assert f"{run}/student-1 was distilled from {run}/student-2, which is gone" in said
+    said = refusal(distill, [str(run), "--stages", "6,3,1", *CHAIN[2:], "--resume"], capsys)
+    assert f"student-1 was distilled from a network of 2 steps, and by these options it is from {run}/student-3" in said
     assert not (run / "student-2").exists()
     other = [*CHAIN[:3], "3", "2", *CHAIN[4 + 1 :]]
     assert distill.main([str(run), *other, "--out", str(run.parent / "other")]) == 0
