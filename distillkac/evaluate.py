@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GRID_IMAGES = 100
 PATH_IMAGES = 10
 OVERVIEW_COLUMNS = 10
+COPY = "figures are written beside the run, so copy it to where you may write"
 Metric = Literal["classifier", "fid", "kid", "precision-recall"]
 INCEPTION = ("fid", "kid", "precision-recall")
 OF_METRICS = {"inception": INCEPTION, "reference": INCEPTION, "reference_num": INCEPTION, "k": INCEPTION[2:]}
@@ -144,9 +145,9 @@ def check_outputs(args: EvaluateArgs) -> None:
     from distillkac.runs.config import load_config
 
     if set(args.metrics) - {"classifier"}:
-        check_file(args.run / _file(args, "fidelity", ".json"))
+        check_file(args.run / _file(args, "fidelity", ".json"), COPY)
     if "classifier" in args.metrics:
-        check_file(args.run / _file(args, "evaluation", ".json"))
+        check_file(args.run / _file(args, "evaluation", ".json"), COPY)
         check_folder(args.run / "samples", _file(args, "overview"), _file(args, "trajectory"))
     measured = _rows(args)
     rows.check(args.run, measured)
@@ -167,7 +168,7 @@ def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
     from distillkac.evaluation import averages
     from distillkac.runs.run_data import RunData
 
-    check_file(args.run / averages.REPORT)
+    check_file(args.run / averages.REPORT, COPY)
     sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
     # A weight that students have folded in is no reason to guide what is chosen here.
     sampler = replace(sampler, w=None)

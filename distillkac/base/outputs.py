@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+ADVICE = "choose another place"
+
 
 def kind_of(out: Path, suffixes: Iterable[str], folder: str = "") -> str:
     """What an output is to be: one of `suffixes`, in lower case, or "" for a folder.
@@ -25,13 +27,13 @@ def kind_of(out: Path, suffixes: Iterable[str], folder: str = "") -> str:
     raise ValueError(f"--out must {' or '.join(wanted)}, got {out}")
 
 
-def check_file(out: Path) -> None:
-    """Raises ValueError if a file cannot be written, or replaced, at `out`. Leaves nothing behind."""
+def check_file(out: Path, advice: str = ADVICE) -> None:
+    """Raises ValueError if a file cannot be written, or replaced, at `out`. Leaves nothing behind. advice: what to do then."""
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file, or remove it")
     if out.exists() and not out.is_file():
         raise ValueError(f"{out} is no ordinary file and would be replaced: choose another name")
-    _try(out.parent, f".{out.name}.try", out)
+    _try(out.parent, f".{out.name}.try", out, advice)
 
 
 def check_folder(out: Path, *names: str) -> None:
@@ -44,7 +46,7 @@ def check_folder(out: Path, *names: str) -> None:
         check_file(out / name)
 
 
-def _try(folder: Path, name: str, out: Path) -> None:
+def _try(folder: Path, name: str, out: Path, advice: str = ADVICE) -> None:
     """Writes an empty file and removes it, with the folders that were made for it: permissions, read-only disks and names
     that are too long show in no other way."""
     made = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
@@ -57,7 +59,7 @@ def _try(folder: Path, name: str, out: Path) -> None:
         path.touch()
         path.unlink(missing_ok=True)  # another process of the same launch may have been here too
     except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error.strerror or error}): choose another place") from None
+        raise ValueError(f"{out} cannot be written ({error.strerror or error}): {advice}") from None
     finally:
         for parent in missing:
             with contextlib.suppress(OSError):

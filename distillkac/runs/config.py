@@ -30,6 +30,7 @@ else:  # what a command has options for; the others, of files and of Python, nee
 
 Config = TypeVar("Config")
 OTHER_NETWORKS = Others(("distillkac.runs.own_network", "OwnNetwork"), ("distillkac.flow.adopted", "AdoptedNetwork"))
+ALWAYS = ("network", "shape", "class_names")  # of a config.json, whatever its format
 MAX_SIZE = 2**16  # of an image: larger ones are a mistake, or meant to fill the memory
 
 
@@ -195,6 +196,8 @@ def load_config(folder: Path) -> RunConfig:
             raise TypeError(f"expected an object, got {content!r:.80}")
         written = content.pop("format", 1)
         checkpoints.check_format(path, written)
+        if lost := [name for name in ALWAYS if name not in content]:
+            raise ValueError(f"{lost[0]} is missing, which every run has: put the file back as it was written")
         config = build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
             config = dataclasses.replace(config, network=network_config.of_format(config.network, written))

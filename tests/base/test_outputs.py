@@ -167,3 +167,11 @@ def test_encode_takes_no_folder_with_other_files(blind, capsys, tmp_path):
 def test_a_report_is_html_by_its_name(run, tmp_path, blind, capsys, name):
     assert "--out must end in .html or .htm" in refused(report, [run, "--out", tmp_path / name], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_be_done_instead_is_said(tmp_path):
+    long = tmp_path / ("x" * 253)  # that beside it is too long
+    with pytest.raises(ValueError, match=r"cannot be written .*: choose another place"):
+        outputs.check_file(long)
+    with pytest.raises(ValueError, match=r"cannot be written .*: copy the run"):
+        outputs.check_file(long, "copy the run")

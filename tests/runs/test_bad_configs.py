@@ -54,6 +54,14 @@ def test_configs_are_refused_by_file_and_field(run, change, sentence):
         load_config(run)
 
 
+@pytest.mark.parametrize("lost", ["network", "shape", "class_names"])
+def test_configs_that_lack_what_every_run_has_are_refused(run, lost):
+    path = run / checkpoints.CONFIG
+    files.write_json(path, {name: value for name, value in json.loads(path.read_text()).items() if name != lost})
+    with pytest.raises(ValueError, match=rf"config\.json: {lost} is missing, which every run has"):
+        load_config(run)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", "[" * 100_000, "9" * 5000, "\ud800"])
 def test_what_is_no_config_at_all_is_refused(run, content):
     (run / checkpoints.CONFIG).write_bytes(content.encode("utf-8", "surrogatepass"))
