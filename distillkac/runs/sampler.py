@@ -172,10 +172,10 @@ class Trained:
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
         of_student = settled.gamma is not None and self.predicts_data
         if (settled.restart > 0 or of_student) and not self.straight and self.restart is None:
+            instead = "omit restart and gamma" if self.predicts_data else "give gamma in place of restart"
             raise ValueError(
                 f"{name} has a path or schedules (f, g) with which one step of its velocity does not lead to the data, where a "
-                f"step drawn anew begins: {'omit restart and gamma' if of_student else 'give gamma in place of restart'}, or "
-                "distil by method consistency"
+                f"step drawn anew begins: {instead}, or distil by method consistency"
             )
         return settled
 

@@ -19,3 +19,11 @@ def test_restarts_of_a_teacher(noise):
     with pytest.raises(ValueError, match=r"does not lead to the data, .* give gamma in place of restart"):
         trained.settle(SamplerConfig(restart=0.5), "run")
     assert trained.settle(SamplerConfig(gamma=0.5), "run").gamma == 0.5
+
+
+def test_restarts_of_a_student_that_learned_its_own_steps():
+    trained = Trained(label_drop=0.1, num_steps=2, straight=False)
+    for asked in (SamplerConfig(2, restart=0.5), SamplerConfig(2, gamma=0.5)):
+        with pytest.raises(ValueError, match=r"does not lead to the data, .* omit restart and gamma"):
+            trained.settle(asked, "run")
+    assert trained.settle(SamplerConfig(2), "run").restart == 0
