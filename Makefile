@@ -67,12 +67,12 @@ demo: CHAIN = --consistency.steps 200 --consistency.teacher-steps 3 --pairs.coun
 	--inverse.steps 0 --inverse.pairs 0 --optim.batch-size 64
 patches: RECIPE = short
 # A consistency student; inverse distillation of it in all its steps, for 4 and 2; and one that learns two steps of that one as one.
-# Half of the recipe's teacher steps, half of its paths of the teacher, and two thirds of its images in a third of its steps: as good,
+# Half of the recipe's teacher steps, half of its paths of the teacher, and half of its images in a third of its steps: as good,
 # in less time.
 fashion: RECIPE = consistency
 fashion: CHAIN = --consistency.teacher-steps 3
 fashion: SECOND = --recipe inverse --start $(call quoted,$(RUN)/student-4-consistency) --pairs.count 4000
-fashion: THIRD = --recipe two-to-one --start $(call quoted,$(RUN)/student-4-inverse) --steps 1500 --optim.batch-size 128
+fashion: THIRD = --recipe two-to-one --start $(call quoted,$(RUN)/student-4-inverse) --steps 1500 --optim.batch-size 96 --pairs.count 32000 --pairs.slopes 0.5 --pairs.huber 0.03
 fashion: NUM = --num 10000
 distil = $(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $1 $(processes) $(call resume,$2/config.json) $(precision)
 # A GPU waits for a small network, whose compiled passes are started at once; of the demo's few steps compiling would take longer than

@@ -232,7 +232,8 @@ def test_each_distillation_of_fashion_goes_on_by_itself(tree):
     starts = [call[call.index("--start") + 1] if "--start" in call else None for call in calls]
     assert starts == [None, "my runs/few/student-4-consistency", "my runs/few/student-4-inverse"]
     assert ["--resume" in call for call in calls] == [True, True, False]
-    own = [["--consistency.teacher-steps", "3"], [], ["--steps", "1500", "--optim.batch-size", "128"]]
+    last = ["--steps", "1500", "--optim.batch-size", "96", "--pairs.count", "32000", "--pairs.slopes", "0.5"]
+    own = [["--consistency.teacher-steps", "3"], ["--pairs.count", "4000"], last]
     assert [[word for word in words if word in call] for words, call in zip(own, calls, strict=True)] == own
 
 
