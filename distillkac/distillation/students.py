@@ -233,6 +233,7 @@ def check_chain(made: list[tuple[Path, int]]) -> None:
 def _other_beginning(folder: Path, after: Path) -> str:
     """Of a student that is there, where `folder`, which these options want before it, is not."""
     student = load_config(after).student
-    if student is not None and folder.name.split("-")[1] != str(student.teacher_steps):
+    halved = folder.name.removeprefix("student-")  # other methods' names have more, and their steps are no stage's
+    if student is not None and halved.isdecimal() and int(halved) != student.teacher_steps:
         return f"a network of {student.teacher_steps} steps, and by these options it is from {folder}"
     return f"{folder}, which is gone"

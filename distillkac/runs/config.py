@@ -196,9 +196,9 @@ def load_config(folder: Path) -> RunConfig:
             raise TypeError(f"expected an object, got {content!r:.80}")
         written = content.pop("format", 1)
         checkpoints.check_format(path, written)
+        config = build(RunConfig, content, "")
         if lost := [name for name in ALWAYS if name not in content]:
             raise ValueError(f"{lost[0]} is missing, which every run has: put the file back as it was written")
-        config = build(RunConfig, content, "")
         if isinstance(config.network, NetworkConfig):
             config = dataclasses.replace(config, network=network_config.of_format(config.network, written))
         return config

@@ -64,7 +64,11 @@ def test_every_door(teacher, tmp_path, capsys):
     assert again.scheduler.process == open_run(teacher).process
     assert report.main([str(teacher), "--out", str(tmp_path / "report.html")]) == 0
     assert f"gaussian ({path}, sigma 1)" in (tmp_path / "report.html").read_text()
-    assert "begins there: omit restart" in refused(sample, [teacher, "--steps", "2", "--restart", "0.5"], capsys)
+    assert "give gamma in place of restart" in refused(sample, [teacher, "--steps", "2", "--restart", "0.5"], capsys)
+    assert (
+        sample.main([str(teacher), "--steps", "2", "--gamma", "0.5", "--num", "4", "--out", str(tmp_path / "g.png")])
+        == 0
+    )
 
 
 def test_its_scheduler_makes_the_states_of_the_process(teacher):
