@@ -5,6 +5,7 @@ import ctypes
 import functools
 import io
 import os
+import select
 import sys
 import warnings
 from pathlib import Path
@@ -71,6 +72,15 @@ class Main(Protocol):
     def __call__(self, argv: list[str] | None = None) -> int: ...
 
 
+def _unread() -> bool:
+    """Whether nobody reads the output any more, as of `distillkac models | head -1`; some other pipe may have broken."""
+    with contextlib.suppress(OSError, AttributeError):  # no file, and no poll where there is none
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return False
+
+
 def command(main: Main) -> Main:
     """Wraps an entry point: warnings, and mistakes of the user and of the disk, are told in one sentence; a mistake is exit
     code 1."""
@@ -85,9 +95,11 @@ def command(main: Main) -> Main:
         keep_freed_memory()
         try:
             return main(argv)
-        except BrokenPipeError:  # `models | head -1`: whoever read has enough
-            with contextlib.suppress(OSError):  # what is left to say goes nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError as error:
+            if not _unread():
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say goes nowhere
             return UNREAD
         except (ValueError, FloatingPointError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)

@@ -36,8 +36,8 @@ from distillkac.runs.checkpoint_checks import check_archive, check_state, check_
 
 CONFIG, MODEL, EMA = "config.json", "model.safetensors", "ema.safetensors"
 ORIGINAL = "ema-original.safetensors"
-PIPELINE = "model_index.json"  # of what KacPipeline.save_pretrained writes
 """The moving average, where `evaluate --keep-best` has put another average in its place."""
+PIPELINE = "model_index.json"  # of what KacPipeline.save_pretrained writes
 STATE, METRICS = Path("state") / "training.pt", "metrics.jsonl"
 FORMAT = 4
 """Of config.json and the checkpoint; raised when an older version could misread them. 1: no number, no digests. Up to 2:
@@ -63,7 +63,7 @@ def instead_of_run(folder: Path) -> str:
     if (folder / PIPELINE).exists():
         return f"it is a saved pipeline ({PIPELINE}); load it in Python, KacPipeline.from_pretrained({str(folder)!r})"
     if folder.is_file():
-        return "it is a file"
+        return "it is a file; name the folder that train or distill wrote"
     if near := similar_runs(folder):
         return f"it has no {CONFIG}; did you mean {near}?"
     if (folder.parent / CONFIG).exists():

@@ -27,7 +27,7 @@ CLIPPING = ("DDPMScheduler", "DDIMScheduler")
 EPSILON_RATIO = 160.0
 """An error in a prediction of the noise is R times as large in the data: the usual betas end at R = 157, cosine ones at 20 000,
 where three digits of the answer say nothing."""
-MOST_CLASSES = 10**9  # of data.num_classes
+MOST_CLASSES = 10**6  # more would only fill the memory
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _check_answer(network: nn.Module, x: torch.Tensor, y: torch.Tensor, weightle
         raise ValueError(f"{call} changes x in place, which is the state of an integrator: copy it first")
     if not u.requires_grad and not weightless and not any(p.requires_grad for p in network.parameters()):
         raise ValueError(
-            f"all parameters of {type(network).__name__} have requires_grad False: set it for those that shall be trained"
+            f"all parameters of {type(network).__name__} have requires_grad False: make it True for those to train"
         )
     if not u.requires_grad and not weightless:
         raise ValueError(

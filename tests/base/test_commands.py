@@ -85,3 +85,10 @@ def test_output_that_nobody_reads_any_more_ends_a_command_in_silence():
     child.stdout.close()
     assert child.wait(timeout=60) == UNREAD
     assert child.stderr.read() == b""
+
+
+def test_another_pipe_that_breaks_is_told():
+    code = "import sys\nfrom distillkac.base.commands import command\n"
+    code += "def work(argv):\n    raise BrokenPipeError(32, 'of a tracker')\nsys.exit(command(work)([]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 32] of a tracker\n")

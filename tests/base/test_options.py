@@ -83,7 +83,7 @@ def test_what_is_no_run_is_told_what_it_is(run, tmp_path, capsys):
 
     assert f"students of {run} are made by python -m distillkac.distill" in said(run / "student-9")
     (tmp_path / "x.npz").write_bytes(b"")
-    assert "x.npz is no run folder: it is a file" in said(tmp_path / "x.npz")
+    assert "x.npz is no run folder: it is a file; name the folder" in said(tmp_path / "x.npz")
     (tmp_path / "pipe" / "unet").mkdir(parents=True)
     for name in ("model_index.json", "unet/config.json"):
         (tmp_path / "pipe" / name).write_text("{}")
