@@ -103,7 +103,8 @@ def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float,
     Returns (B, ...), |v| <= c, relative error <= 5e-7; `out`, contiguous and like k, is filled if given (then without
     autograd). Differentiable in k.
     |k| = float32(c*t), which the sampler gives to particles that never turned, counts as on the light cone: there v = c.
-    For quad that is |k| within the rounding of its type below c*t: 1e-6, 2**-10 and 2**-7 for float32, float16, bfloat16.
+    For quad that is |k| within the rounding of its type below c*t: 1e-6, 2**-10 and 2**-7 for float32, float16, bfloat16,
+    and of its smallest numbers.
     In bfloat16 the cone is lost to rounding; for training use `kac_pair`, which knows the atoms.
     """
     if not tracing() and (done := _quick.velocity(out, k, t, process, a, c)) is not NotImplemented:

@@ -23,6 +23,8 @@ def test_what_is_drawn_is_taken(process, dtype, a):
         size = 1 if process == "telegraph" else 2 if process == "planar" else 4
         speeds = v.double().div(c).unflatten(-1, (-1, size)).norm(dim=-1)
         assert speeds.max() < 1.01
+        if process == "quad" and a < 1 and step >= 2:  # on the sphere but for rounding, where the others are lost to it
+            assert speeds.min() > 0.98
 
 
 @pytest.mark.parametrize("process", ["telegraph", "planar", "quad"])
