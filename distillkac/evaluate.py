@@ -82,7 +82,7 @@ class EvaluateArgs:
     """Nearest neighbours of precision-recall."""
     ema: str | None = None
     """Measure the averages of a run with --optim.averages or --optim.decays: all, a table of them and of the moving average
-    (RUN/averages.json); or one relative length, such as 0.08, which writes no file."""
+    (RUN/averages.json, or averages-step-500-w-2.json); or one relative length, such as 0.08, which writes no file."""
     ema_step: int | None = None
     """After which step the averages are; by default the last."""
     keep_best: bool = False
@@ -128,8 +128,8 @@ def check_options(args: EvaluateArgs) -> None:
         raise ValueError("--ema measures by the classifier: omit --metrics")
     if args.ema is not None and args.model != "all":
         raise ValueError("--ema measures the run itself, no students: omit --model")
-    if args.ema is not None and args.processes != 1:
-        raise ValueError("--ema measures in one process: omit --processes")
+    if args.ema is not None and (args.processes != 1 or processes.launched()):
+        raise ValueError("--ema measures in one process: omit --processes, and start it without a launcher")
     if args.ema is not None and (others := set(args.sampler.asked()) - {"w"}):
         raise ValueError(f"--ema measures averages sampled as by default: omit --{min(others).replace('_', '-')}")
     for name, metrics in OF_METRICS.items():
@@ -165,13 +165,13 @@ def _file(args: EvaluateArgs, name: str, ending: str = ".png") -> str:
 
 
 def measure_averages(args: EvaluateArgs, config: "RunConfig") -> None:
-    from distillkac.evaluation import averages
+    from distillkac.evaluation import averages, rows
     from distillkac.runs.run_data import RunData
 
-    check_file(args.run / averages.REPORT, COPY)
+    check_file(args.run / averages.report_name(args.ema_step, args.sampler.w), COPY)
     sampler = max((sampler for folder, sampler in _rows(args) if folder == args.run), key=lambda one: one.steps)
-    # A weight that students have folded in is no reason to guide what is chosen here.
-    sampler = replace(sampler, w=None)
+    sampler = replace(sampler, w=args.sampler.w)  # not by a weight that students have folded in
+    rows.check(args.run, [(args.run, sampler)])
     images, how = RunData(args.run, config, args.data), (args.num, sampler, args.seed, args.batch_size)
     averages.measure_averages(args.run, args.ema or "all", args.ema_step, images, *how, keep=args.keep_best)
 

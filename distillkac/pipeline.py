@@ -5,6 +5,7 @@ images = pipeline(class_labels=[3, 1, 4], generator=torch.Generator().manual_see
 pipeline.save_pretrained("kac-digits")            # and push_to_hub
 """
 
+import copy
 import math
 import os
 import warnings
@@ -242,12 +243,12 @@ class KacPipeline(DiffusionPipeline):
         y = torch.tensor(classes, device=device)
         field = GuidedVelocity(self.unet, w)
         known = self.config.trained and self.config.trained["num_steps"] is not None
-        self.scheduler.set_timesteps(steps, device=device, **kinetic, predicts_data=known)
-        # The state and the scheduler's arithmetic are float32, whatever the weights are.
-        x = self.scheduler.prior((len(y), *self.unet.config.shape), generator, device)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            end = float(self.scheduler.next_timestep) if field.takes_end else None
-            x = self.scheduler.step(field(x, float(t), y, end), t, x, return_dict=False, generator=generator)[0]
+        scheduler = copy.copy(self.scheduler)  # it counts steps, and other threads may be in a call of their own
+        scheduler.set_timesteps(steps, device=device, **kinetic, predicts_data=known)
+        x = scheduler.prior((len(y), *self.unet.config.shape), generator, device)  # float32, whatever the weights are
+        for t in self.progress_bar(scheduler.timesteps):
+            end = float(scheduler.next_timestep) if field.takes_end else None
+            x = scheduler.step(field(x, float(t), y, end), t, x, return_dict=False, generator=generator)[0]
         images: Any = finite(x.cpu() if self.vae is None else self._decoded(self.vae, x))
         self.maybe_free_model_hooks()
         if output_type == "np":

@@ -118,14 +118,15 @@ def _measured(run: Path) -> list[str]:
     """Where a run was measured while it was trained, its best and its last measurement."""
     from distillkac.runs.checkpoints import MetricsLog
 
-    lines = [line for line in MetricsLog.read(run) if "measured" in line]
+    lines = MetricsLog.compared(MetricsLog.read(run))
     if not lines:
         return []
     best, last = min(lines, key=lambda line: line["measured"]["frechet"]), lines[-1]
     told = [f"{line['measured']['frechet']:.3f} at step {line['step']}" for line in (best, last)]
+    copying = last["measured"].get("copying")
     sentence = (
         f"Measured {len(lines)} times on the way, by {last['measured']['images']} images each: least Fréchet distance "
-        f"{told[0]} (best/, chosen by it), last {told[1]}; {last['measured'].get('copying', 0.0):.1%} copies."
+        f"{told[0]} (best/, chosen by it), last {told[1]}{'' if copying is None else f'; {copying:.1%} copies'}."
     )
     return [f"<p>{html.escape(sentence)}</p>"]
 

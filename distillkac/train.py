@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.device import device
     from distillkac.runs.run import build_network
     from distillkac.runs.run_data import check_place, located
-    from distillkac.runs.start import check_source, started
+    from distillkac.runs.start import check_source, refuse_lost, started
     from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     _refuse_augmented_latents(args)
     if args.init is not None:
         check_source(args.init)
+    else:
+        refuse_lost(args.run, saved)
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
     if args.dry_run and _images_are_to_come(args):

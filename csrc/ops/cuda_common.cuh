@@ -93,12 +93,13 @@ struct Part {
 
 // What a thread reads of memory for its four groups of a draw, asked for before it draws them and used after: memory
 // answers after hundreds of clocks, and a read into registers the compiler moves towards its use. A copy into shared
-// memory it does not, and that takes no registers. Each thread uses its own places alone, so no barrier is needed.
+// memory it does not, and that takes no registers; GPUs before sm_80 have none, and read. Each thread uses its own
+// places alone, so no barrier is needed.
 template <class T>
 struct Ahead {
   Group<T> groups[4][kThreads];
   __device__ void ask(Whole<1>, int j, const T* p) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const unsigned to = unsigned(__cvta_generic_to_shared(&groups[j][threadIdx.x]));
     const size_t from = __cvta_generic_to_global(p);
     if constexpr (sizeof(Group<T>) == 16)
@@ -111,7 +112,7 @@ struct Ahead {
   }
   __device__ void ask(Part, int, const T*) {}
   __device__ void get(Whole<1> access, int j, const T*, float x[4]) const {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
     access.load(groups[j][threadIdx.x].values, x);

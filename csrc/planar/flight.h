@@ -80,7 +80,8 @@ DK_INLINE void planar_velocity(const PlanarVelocityRow& row, typename V::F x, ty
                                typename V::F& vy) {
   using F = typename V::F;
   const F xs = x * V::splat(row.cone.scale), ys = y * V::splat(row.cone.scale);
-  const F ax = V::abs(xs), ay = V::abs(ys), large = V::max(ax, ay), small = V::min(ax, ay);
+  const F ax = V::abs(xs), ay = V::abs(ys), large = V::max(ax, ay);
+  const F small = V::min(ay, ax);  // in this order one of the two is NaN where either coordinate is
   // s^2 with every rounding error put back: it is small near the light circle, and v has an infinite slope there.
   const F large2 = large * large, small2 = small * small, zero = V::splat(0.f);
   const F error = V::fma(large, large, zero - large2) + V::fma(small, small, zero - small2);
@@ -89,8 +90,8 @@ DK_INLINE void planar_velocity(const PlanarVelocityRow& row, typename V::F x, ty
   const F s2 = (rest - small2) + ((V::splat(row.square_rest) - error) + lost);
   const F inside = V::splat(row.cone.scaled) + V::sqrt(V::max(s2, zero));
   // On the circle, and a rounding outside it, |v| = c.
-  // The least is for a radius of 0; c / divisor must not overflow.
-  const F divisor = V::max(V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)), V::splat(0x1p-60f));
+  // The least is for a radius of 0; c / divisor must not overflow. NaN stays NaN.
+  const F divisor = V::max(V::splat(0x1p-60f), V::select(V::less(zero, s2), inside, V::sqrt(large2 + small2)));
   const F factor = V::splat(row.c) / divisor;
   vx = factor * xs, vy = factor * ys;
 }

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from distillkac.base import processes
+from distillkac.base.processes import INTERRUPTED
 
-INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
-UNREAD = 141  # and of one whose output nobody reads any more
+UNREAD = 141  # exit code of a command whose output nobody reads any more
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -102,6 +102,11 @@ def command(main: Main) -> Main:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say goes nowhere
             return UNREAD
         except (ValueError, FloatingPointError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except ImportError as error:
+            if not str(error).startswith("distillkac: "):  # _kernels.py says what is wrong with the kernels
+                raise
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -29,6 +29,7 @@ SEVERAL = "[1, 1024]"
 """How many processes there may be."""
 AUTO = 2
 """Processes that "auto" starts at most: more were not measured."""
+INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
 NO_GROUP = 69  # exit code of a process whose torch cannot join others (EX_UNAVAILABLE)
 PEER_GONE = (
     76  # exit code of a process whose peer ended first: what is wrong is for the peer to say (EX_PROTOCOL of sysexits)
@@ -78,6 +79,11 @@ def together(module: str, argv: list[str], asked: str) -> int | None:
         return 1
     print("one process goes on alone", flush=True)
     return None
+
+
+def launched() -> bool:
+    """Whether this is one of several processes that a launcher, or `together`, has started."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _check_group(asked: str) -> None:
@@ -174,8 +180,9 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     """Waits for all of them; returns which failed first for a reason of its own, 0 if none or the first of them did."""
     failed, since = 0, None
     while None in [child.poll() for child in children]:
-        # One that ended well is missed by nobody: in evaluate the first measures alone what all have drawn.
-        ended = [i for i, child in enumerate(children) if child.returncode]
+        # One that ended well is missed by nobody: in evaluate the first measures alone what all have drawn, and after Ctrl-C it
+        # saves alone where all have stopped, however long that takes.
+        ended = [i for i, child in enumerate(children) if child.returncode not in (None, 0, INTERRUPTED)]
         if ended and since is None:
             since = time.monotonic()
         own = [i for i in ended if children[i].returncode != PEER_GONE]

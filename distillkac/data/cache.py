@@ -67,11 +67,12 @@ def digest(words: Iterable[str]) -> str:
 
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:
-    """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged."""
+    """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged or not ours to
+    read."""
     path = folder(config) / f"{digest(words)}.json"
     try:
         content = files.read_json(path)
-    except ValueError:
+    except (ValueError, OSError):
         return path, None
     return path, content if isinstance(content, dict) else None
 

@@ -74,13 +74,34 @@ def unpickled(path: Path, what: str, *entries: bytes) -> list[np.ndarray]:
     content = path.read_bytes()
     try:
         found = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        values = [found[entry] for entry in entries]
-        if any(isinstance(value, np.ndarray) and value.nbytes > len(content) for value in values):
-            raise ValueError("it has larger arrays than its size allows")
-        return [np.asarray(value) for value in values]
+        return [_array(found[entry], len(content)) for entry in entries]
     # A damaged pickle may lead to any of them; it runs no code.
     except Exception as error:
         raise ValueError(f"{path}: is no {what} ({printable(str(error))}); unpack the archive anew") from None
+
+
+def _array(value: object, size: int) -> np.ndarray:
+    """An entry of a file of so many bytes. Raises ValueError if it is larger, or holds others: lists that hold one list many
+    times would fill the memory."""
+    if isinstance(value, np.ndarray):
+        large = value.nbytes > size
+    elif isinstance(value, list) and all(isinstance(each, int | float | bytes | str) for each in value):
+        widths = [len(each) if isinstance(each, bytes | str) else 1 for each in value]
+        large = (
+            len(value) * max(widths, default=1) > 4 * size
+        )  # as an array, whose words are all as wide as the longest
+    else:
+        raise ValueError("an entry is no array and no list of numbers or words")
+    if large:
+        raise ValueError("it has larger arrays than its size allows")
+    return np.asarray(value)
+
+
+def _encoded(text: object, encoding: object) -> bytes:
+    """What arrays of Python 2 were pickled as. Codecs that unpack could be called again and again on their own answers."""
+    if isinstance(text, str) and encoding in ("latin1", b"latin1"):
+        return text.encode("latin1")
+    raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}, which arrays do not need")
 
 
 def _checked(path: Path, labels: np.ndarray) -> np.ndarray:
@@ -96,7 +117,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"),
             ("numpy", "ndarray"),
             ("numpy", "dtype"),
-            ("_codecs", "encode"),
         }:
             return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):
+            return _encoded
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")

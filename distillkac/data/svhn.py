@@ -12,7 +12,7 @@ from distillkac.data.dataset import Splits
 from distillkac.data.listing import Tree
 from distillkac.data.mat import read_mat
 
-NAMED = re.compile(r"(train|test)_[0-9]+x[0-9]+\.mat", re.IGNORECASE)
+NAMED = re.compile(r"(train|test)_([0-9]+x[0-9]+)\.mat", re.IGNORECASE)
 ZERO = 10  # MATLAB counts from 1, and the digit 0 was given the last number
 
 
@@ -23,21 +23,37 @@ def find_svhn(tree: Tree) -> list[Path]:
 
 def read_svhn(path: Path, files: tuple[Path, ...], config: DataConfig) -> Splits:
     """path: the folder, or one file, which is learned from. files: SVHN's files there. With the train file the test file
-    beside it is read. Raises ValueError naming the file that is missing, damaged or of another kind."""
-    parts = {_split(file): file for file in files}
+    of that size beside it is read. Raises ValueError naming the file that is missing, damaged, of another kind or double."""
+    parts = _parts(path, files)
     train = path if path.is_file() else parts.get("train")
     if train is None:
         raise ValueError(
             f"{printable(str(path))}: holds {printable(parts['test'].name)} but no train_32x32.mat; add it, or give the path "
             "of the file to learn from"
         )
-    test = parts.get("test") if _split(train) == "train" else None
+    test = parts.get("test") if _named(train, 1) == "train" else None
     return array_splits(path, _read(train, config), None if test is None else _read(test, config), config)
 
 
-def _split(path: Path) -> str | None:
+def _parts(path: Path, files: tuple[Path, ...]) -> dict[str | None, Path]:
+    """The file of each split; beside a file that is given itself those of its size."""
+    parts: dict[str | None, Path] = {}
+    for file in files:
+        split, size = _named(file, 1), _named(file, 2)
+        if path.is_file() and (split == "train" or size != _named(path, 2)):
+            continue
+        if (other := parts.setdefault(split, file)) != file:
+            raise ValueError(
+                f"{printable(str(path))}: {printable(other.name)} and {printable(file.name)} are both {split} files; keep one "
+                "of them there, or give the path of the file to learn from"
+            )
+    return parts
+
+
+def _named(path: Path, part: int) -> str | None:
+    """1: the split that a file's name says, 2: the size, such as 32x32."""
     named = NAMED.fullmatch(path.name)
-    return named[1].casefold() if named else None
+    return named[part].casefold() if named else None
 
 
 def _read(path: Path, config: DataConfig) -> Part:

@@ -84,7 +84,7 @@ class ParquetSplit:
         words = ("parquet 1", *map(file_identity, self.files))
         folder = cache.downloads(config)
         path = folder / f"parquet-{cache.digest(words)}.arrow"
-        if not path.is_file():
+        if not os.path.isfile(path):  # False, too, where nobody may look
             path = cache.writable(folder) / path.name
             with _alone(path):
                 if not path.is_file():  # another process may have made it

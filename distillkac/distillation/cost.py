@@ -9,7 +9,7 @@ from torch import nn
 
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
-from distillkac.distillation.stored_paths import PathsConfig, rows_at_once
+from distillkac.distillation.stored_paths import FILE_ROWS, PathsConfig, rows_at_once
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.runs import checkpoints
 from distillkac.runs.config import RunConfig
@@ -96,7 +96,8 @@ def _paths_cost(
     def evaluate(batch: Batch) -> None:
         velocity.evaluate(batch.x0, 0.5, batch.y)
 
-    batch, evaluations = blank_batch(config.shape, device), count * config.num_steps
+    made, each = -(-count // FILE_ROWS) * FILE_ROWS, 2 if config.integrator == "heun" else 1  # files are made whole
+    batch, evaluations = blank_batch(config.shape, device), made * config.num_steps * each
     seconds = seconds_per_image(evaluate, batch, rows_at_once(config.shape, device)) * evaluations
     work = flops(partial(evaluate, batch)) * evaluations
     return StageCost("paths", out / f"paths-{config.num_steps}-...", config.num_steps, evaluations, work, seconds)

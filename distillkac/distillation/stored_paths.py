@@ -120,7 +120,7 @@ class Paths:
         return torch.cat([noise[None], sent(states, self._device)]), y, w
 
     def close(self) -> None:
-        """Ends the making, at the next evaluation of the network."""
+        """Ends the making, after the rows that the network walks now."""
         self._stop.set()
         if self._maker is not None:
             self._maker.join()

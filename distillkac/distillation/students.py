@@ -151,7 +151,13 @@ def say_if_of_another_teacher(folder: Path, run: Path, teacher: str) -> None:
 def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:
     """Raises ValueError if inverse distillation cannot begin with the student in a folder. config: of its run."""
     student = config.student
-    if inverse.num_steps > 1 and student is not None and student.restart is None:
+    euler = student is not None and student.restart is None
+    if inverse.num_steps == 1 and euler and student.num_steps > 1:
+        raise ValueError(
+            f"{folder} is of {student.num_steps} Euler steps, the first of which leads to no picture: inverse.num_steps 1 "
+            "starts from a student of one step, or of any number of steps"
+        )
+    if inverse.num_steps > 1 and euler:
         raise ValueError(
             f"{folder} is of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predict the data in the last "
             f"alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method "

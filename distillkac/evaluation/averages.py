@@ -1,6 +1,7 @@
 """The averages of a run measured beside each other, and one of them made the run's model: `evaluate RUN --ema all`.
 
-RUN/averages.json has the table. RUN/ema-original.safetensors is the average that the run had before another took its place.
+RUN/averages.json has the table (`report_name`).
+RUN/ema-original.safetensors is the average that the run had before another took its place.
 """
 
 import re
@@ -13,6 +14,7 @@ import torch
 
 from distillkac.base import files
 from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
+from distillkac.evaluation.rows import words_of
 from distillkac.evaluation.tables import header, line
 from distillkac.runs import checkpoints
 from distillkac.runs.class_shares import reference_labels
@@ -22,7 +24,6 @@ from distillkac.runs.sampler import SamplerConfig
 from distillkac.runs.sampling import generate
 from distillkac.training.averages import LARGEST_ERROR, Reconstruction
 
-REPORT = "averages.json"
 LENGTHS = (0.03, 0.05, 0.07, 0.10, 0.13, 0.16, 0.20)
 """Relative lengths that "all" tries, as far as the snapshots can make them."""
 Candidate = tuple[str, Callable[[], dict[str, torch.Tensor]]]
@@ -60,11 +61,18 @@ def measure_averages(
     best = min(rows, key=lambda row: row["frechet"])["name"]
     report = {"num": num, "seed": seed, "evaluator": evaluator.identity, "chosen_by": "frechet, held-out images"}
     if which == "all":  # one of them alone takes no table's place
-        files.write_json(folder / REPORT, report | {"best": best, "rows": rows})
+        report |= {"step": checkpoints.load_weights(folder)[1] if step is None else step, "w": sampler.w}
+        files.write_json(folder / report_name(step, sampler.w), report | {"best": best, "rows": rows})
     if len(rows) > 1:
         print(f"best: {best}, by the Fréchet distance to the held-out images, which this choice flatters a little")
     if keep:
         print(take(folder, best, dict(found)[best]()))
+
+
+def report_name(step: int | None, w: float | None) -> str:
+    """averages.json, or averages-step-500-w-2.json where a step or a guidance weight was asked for."""
+    words = words_of({name: value for name, value in {"step": step, "w": w}.items() if value is not None})
+    return f"averages{words and f'-{words}'}.json"
 
 
 def candidates(folder: Path, which: str, step: int | None = None) -> list[Candidate]:

@@ -64,9 +64,11 @@ class ExactStart(GuidedVelocity):
         u_cond, u_uncond, w = super().evaluate(x, t, y, r)
         assert torch.is_tensor(t), "a float is that of every row"
         start = column(t >= 1, x)
-        u_cond = torch.where(start, self.exact(x, y), u_cond)
+        # The other rows have data in them, which may reach further than any noise of t = 1.
+        at_one = torch.where(start, x, 0)
+        u_cond = torch.where(start, self.exact(at_one, y), u_cond)
         if u_uncond is not None:
-            u_uncond = torch.where(start, self.exact(x, null), u_uncond)
+            u_uncond = torch.where(start, self.exact(at_one, null), u_uncond)
         return u_cond, u_uncond, w
 
     @staticmethod

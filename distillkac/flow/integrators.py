@@ -120,9 +120,9 @@ def restart_chain(
     """Euler steps of which a share is drawn anew: multistep sampling of a student, at any number of steps.
 
     At t the field predicts the data in one step, x_hat = x - t u. A coordinate (planar: a pair, quad: a patch) then moves on
-    with probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. Given
-    x_hat both have the law of the process at that time, so any share keeps it; 0 is the deterministic chain, 1 is
-    consistency sampling.
+    with probability 1 - share to x - h u, along the flow, and else to f x_hat + K, with fresh noise of the next time. 0 is the
+    deterministic chain, 1 is consistency sampling. Given x_hat both have the law of the Gaussian process at that time; of the
+    others what moves on keeps t_next / t of its noise, less than their law has there (docs/method.md, section 7).
     field, x, y, path, energy: as in `integrate`. grid: (N + 1,) decreasing to 0. seed, offset: of the fresh noise; row b
     depends on (seed, offset + b) alone. A field that takes the end of the step predicts the data by a step to 0, and goes
     along the flow by one to the next time: two evaluations where a share of the step is either.

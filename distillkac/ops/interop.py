@@ -70,6 +70,8 @@ def _for_arrays(op: Callable[..., Any]) -> Callable[..., Any]:
         with torch.no_grad():
             result = op(**{key: _to_torch(name, key, value) for key, value in arguments.items()})
         if arguments.get("out") is not None and op is not ops.endpoint_loss:
+            if any(part.is_cuda for part in (result if isinstance(result, tuple) else (result,))):
+                _from_torch(name, result, given[0])  # the library's stream waits for torch's from here on
             return arguments["out"]
         return _from_torch(name, result, given[0])
 

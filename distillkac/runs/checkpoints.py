@@ -284,3 +284,9 @@ class MetricsLog:
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
         return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+    @staticmethod
+    def compared(lines: list[dict]) -> list[dict]:
+        """Of lines the measurements that compare with the last one, by as many images: among these RUN/best was chosen."""
+        measured = [line for line in lines if "measured" in line]
+        return [line for line in measured if line["measured"].get("images") == measured[-1]["measured"].get("images")]

@@ -53,7 +53,7 @@ def _draw_measured(axes, lines: list[dict]) -> None:
         points = [(line["step"], line["measured"][key]) for line in lines if key in line["measured"]]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.4, color=color, label=title)
-    best = min(lines, key=lambda line: line["measured"]["frechet"])
+    best = min(checkpoints.MetricsLog.compared(lines), key=lambda line: line["measured"]["frechet"])
     axes.plot(best["step"], best["measured"]["frechet"], marker="o", markersize=9, fillstyle="none", color=LINE)
     _log_scale(axes, np.concatenate([line.get_ydata() for line in axes.lines]))
     axes.legend(fontsize=8, frameon=False)

@@ -37,7 +37,7 @@ class RunData:
             )
         self.images = moved if config.latent is not None and moved and not is_latents(Path(moved)) else None
         self.run, self.config = run, config
-        self.data = located(run, replace(config.data, path=moved) if moved and not self.images else config.data)
+        self.data = located(run, _moved(config, moved) if moved and not self.images else config.data)
 
     def load(self, split: Split) -> ImageDataset:
         """See `data.load`."""
@@ -77,6 +77,14 @@ class RunData:
             )
         _refuse_others(self.run, self.data, self.config.fingerprint, self.config.class_names, dataset)
         return dataset
+
+
+def _moved(config: RunConfig, path: str) -> DataConfig:
+    """Where the images are now. Those of a model that was adopted without any are made what it takes, as its own were."""
+    channels, height, width = config.shape
+    if config.data.path != NO_IMAGES or config.latent is not None or channels not in (1, 3) or height != width:
+        return replace(config.data, path=path)
+    return replace(config.data, path=path, image_size=height, channels=1 if channels == 1 else 3)
 
 
 def refuse_given(run: Path, config: DataConfig) -> None:

@@ -99,7 +99,8 @@ class Trained:
     its teacher, above 0 if that can be guided. restart: if set, a student takes any number of steps, num_steps where none is
     asked for, and draws this share of each anew. objective: of its run; those but flow matching make networks of few steps
     from data alone, which take any number like such students, and w like a teacher. straight: whether x - t u may stand for
-    the data where u is the velocity of the process itself: with linear f and g, and on no path by name. shift: of the
+    the data where u is the velocity of the process itself: with linear f and g, and on no path by name; of a Kac process it
+    leaves some noise in. shift: of the
     student's grid, or of the times that a teacher was trained at; rho of a teacher is for times that are not shifted.
     """
 

@@ -89,6 +89,16 @@ def started(
     return dataclasses.replace(config, began_with=start.digest)
 
 
+def refuse_lost(folder: Path, saved: RunConfig | None) -> None:
+    """Raises ValueError if a run that goes on without --init began with it, and ended before its first checkpoint. saved: of
+    that run, None if none goes on."""
+    if saved is not None and saved.began_with is not None and not (folder / checkpoints.STATE).exists():
+        raise ValueError(
+            f"{folder} began with the weights of another run or model and has no checkpoint yet: give --init (in Python init=) "
+            "again, or remove the folder to begin without"
+        )
+
+
 def network_of(source: str) -> NetworkConfig | None:
     """The network of a run, which one that begins with its weights has too unless it is told otherwise; None if the source is
     no run, or its network has no options. What else than images, time and class it takes in is not taken: that is for the

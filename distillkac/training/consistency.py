@@ -39,9 +39,12 @@ class Schedule:
         """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
         t = batch.stratified(seed, "time").clamp(min=SMALLEST_T)
         t = torch.where(batch.uniform(seed, "at one") < self.at_one, 1.0, t)
-        phase = min(batch.step * self.phases // self.steps, self.phases - 1)
-        r = t * (1 - self.gap ** (phase + 1))
+        r = t * (1 - self.gap ** (self.phase(batch.step) + 1))
         return t, torch.where(r < SMALLEST_R, 0.0, r)
+
+    def phase(self, step: int) -> int:
+        """Of a step, from 0."""
+        return min(step * self.phases // self.steps, self.phases - 1)
 
 
 def consistency_loss(

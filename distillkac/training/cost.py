@@ -75,7 +75,7 @@ def cost(config: RunConfig, device: torch.device) -> dict[str, float]:
         "flops_per_image": flops_per_image(network, config.shape),
         "evaluations": 3 + evaluations_of(objective),
         "weight_bytes": 20 * parameters - 4 * spared,
-        "activation_bytes": saved * config.optim.batch_size / config.optim.accumulate,
+        "activation_bytes": saved * config.optim.batch_size / (config.optim.exact_parts or config.optim.accumulate),
         "seconds_per_step": step,
         "hours": step * config.steps / 3600,
     }

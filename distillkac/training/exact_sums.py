@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import distributed, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from distillkac.base.random import derive_seed
 from distillkac.training import failure, sharding
@@ -27,6 +28,16 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check(network: nn.Module, processes: int) -> None:
+    """Raises ValueError for layers with running statistics on several processes, each of which would have its own."""
+    for name, module in network.named_modules():
+        if processes > 1 and isinstance(module, _NormBase) and module.running_mean is not None:
+            raise ValueError(
+                f"optim.exact_parts on {processes} processes: {name} ({type(module).__name__}) keeps statistics of what it "
+                "meets, which is other images in each; use one process, or layers without (such as GroupNorm)"
+            )
 
 
 class PairwiseSum:

@@ -23,6 +23,7 @@ from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate
 from distillkac.training import averages, resume
+from distillkac.training.consistency import Schedule
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.loop import Fit, Trainer
 from distillkac.training.measuring import Figures, Measuring, measuring_for
@@ -128,11 +129,16 @@ def fit_run(
             saved,
             measuring,
         )
+        if before is not None and config.began_with is None:  # a config that was given does not know
+            config = dataclasses.replace(config, began_with=before.began_with)
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
             begin(folder, config, before, trainer.step, measuring)
+        made = trainer.step
         fit = trainer.fit()
+        if accelerator.is_main_process and made == config.steps and not are_drawn(folder, config):
+            saved(fit.network, made)
     # Trainer, network and optimizer refer to each other in circles, which Python may not look for during hours of further
     # stages; accelerate keeps a list of them besides.
     del trainer
@@ -163,6 +169,8 @@ def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int, 
         kept.keep(folder, step, config.optim.keep)  # if it died before it could
         if sentence := new_schedule(before, config, step):
             print(f"{folder} {sentence}", flush=True)
+        if sentence := new_phase(before, config, step):
+            print(f"{folder} {sentence}", flush=True)
     if measuring is not None and step == config.steps:  # else as the training begins
         measuring.take_up(folder, step)
 
@@ -171,9 +179,24 @@ def draw(run: Run, step: int) -> None:
     """The pictures of a checkpoint: curves.png, and samples of the averaged network where they can be shown."""
     config = run.config
     plots.save_curves(run.folder / checkpoints.METRICS, run.folder / kept.CURVES)
-    if config.preview and (config.shape[0] in (1, 3) or config.latent):
+    if _can_be_shown(config):
         images = generate(run, class_labels(config, config.preview), Trained.of(config).sampler()).images
-        pictures.save_grid(images, run.folder / kept.SAMPLES / f"step-{step:06d}.png")
+        pictures.save_grid(images, _picture(run.folder, step))
+
+
+def are_drawn(folder: Path, config: RunConfig) -> bool:
+    """Whether a run that has made all its steps has its pictures: it may have ended between its last checkpoint and these."""
+    metrics, curves = folder / checkpoints.METRICS, folder / kept.CURVES
+    drawn = not metrics.exists() or (curves.exists() and curves.stat().st_mtime >= metrics.stat().st_mtime)
+    return drawn and (not _can_be_shown(config) or _picture(folder, config.steps).exists())
+
+
+def _can_be_shown(config: RunConfig) -> bool:
+    return config.preview > 0 and (config.shape[0] in (1, 3) or config.latent is not None)
+
+
+def _picture(folder: Path, step: int) -> Path:
+    return folder / kept.SAMPLES / f"step-{step:06d}.png"
 
 
 def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
@@ -183,6 +206,22 @@ def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
     rest = f", where {words} can change nothing" if words else ": nothing is left to train"
     print(f"{folder} has made its {config.steps} steps{rest}", flush=True)
     return dataclasses.replace(config, optim=optim)
+
+
+def new_phase(before: RunConfig, config: RunConfig, step: int) -> str | None:
+    """What becomes of the phase of --objective consistency with other --steps; None if nothing does."""
+    if config.objective != "consistency" or not 0 < step < config.steps:
+        return None
+    own = config.consistency
+    was, now = (
+        Schedule(own.gap, own.phases, own.at_one, steps).phase(step) + 1 for steps in (before.steps, config.steps)
+    )
+    if was == now:
+        return None
+    return (
+        f"goes on in phase {now} of {own.phases} of consistency (before: {was}), which are spread over all {config.steps} "
+        "steps: it ends otherwise than a run that was asked for them at first"
+    )
 
 
 def new_schedule(before: RunConfig, config: RunConfig, step: int) -> str | None:

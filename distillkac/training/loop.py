@@ -85,6 +85,8 @@ class Trainer:
         measuring: Measuring | None = None,
     ):
         self.parts = parts_of_process(optim, accelerator.num_processes)
+        if optim.exact_parts is not None:
+            exact_sums.check(network, accelerator.num_processes)
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)

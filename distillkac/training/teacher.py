@@ -21,7 +21,7 @@ from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.own_network import OwnNetwork, check_network
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.run_data import check_place
-from distillkac.runs.start import started
+from distillkac.runs.start import refuse_lost, started
 from distillkac.training import trackers
 from distillkac.training.fit import (
     accelerator_for,
@@ -77,8 +77,11 @@ def train(
         config = _with_given(config, images)
     _check_noise(config, new=not (resume and checkpoints.begun(folder)))
     config, network = _with_network(config, network, images)
+    before = load_config(folder) if resume and checkpoints.begun(folder) else None
     if init is not None:
-        config = started(network, config, init, load_config(folder) if resume and checkpoints.begun(folder) else None)
+        config = started(network, config, init, before)
+    else:
+        refuse_lost(folder, before)
     config = settled(config, network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume, measure)

@@ -51,7 +51,7 @@ class Demo:
         """folders: of runs, or names of shipped models. Raises ValueError if there is none, or one is no run."""
         if not folders:
             raise ValueError("name at least one run folder")
-        folders = tuple(map(shipped.folder_of, folders))
+        folders = tuple(shipped.folder_of(folder).absolute() for folder in folders)
         configs = [load_config(default_network(folder)) for folder in folders]
         self.runs = dict(zip(_titles(folders, configs), folders, strict=True))
         self.configs = dict(zip(self.runs, configs, strict=True))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distillkac.base.commands import UNREAD
+from distillkac.base.commands import UNREAD, command
 
 SHOW = """
 import os, sys
@@ -85,6 +85,16 @@ def test_output_that_nobody_reads_any_more_ends_a_command_in_silence():
     child.stdout.close()
     assert child.wait(timeout=60) == UNREAD
     assert child.stderr.read() == b""
+
+
+def test_kernels_that_do_not_load_are_told_and_other_packages_raise(capsys):
+    def work(words):
+        raise ImportError(words)
+
+    assert command(lambda argv: work("distillkac: the kernels are not built; run: this"))([]) == 1
+    assert capsys.readouterr().err == "error: distillkac: the kernels are not built; run: this\n"
+    with pytest.raises(ImportError, match="of another"):
+        command(lambda argv: work("of another"))([])
 
 
 def test_another_pipe_that_breaks_is_told():

@@ -117,6 +117,22 @@ def test_other_trouble_with_a_lock_is_refused(tmp_path, monkeypatch):
         pass
 
 
+def test_a_cache_that_cannot_be_read_is_as_one_that_is_empty(tmp_path, monkeypatch, shard):
+    """As below a folder of another user; root may read them all, so it is the check that refuses."""
+    look = files.check_readable
+
+    def refuse(path):
+        if tmp_path / "cache" in path.parents:
+            raise OSError(f"{path} cannot be read (Permission denied)")
+        look(path)
+
+    monkeypatch.setattr(files, "check_readable", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for run in ("first", "second"):
+        assert train.main(["--run", str(tmp_path / run), "--data.path", str(shard), *SMALL]) == 0
+    assert list((tmp_path / "cache" / "distillkac").glob("*.json"))
+
+
 @pytest.mark.parametrize("place", ["a file", "read-only"])
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, shard, place):
     if place == "read-only":

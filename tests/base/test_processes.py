@@ -159,11 +159,14 @@ sys.exit({processes.PEER_GONE})
     assert capfd.readouterr().err == f"the reason\nerror: process 2 ended {how}, and the others with it\n"
 
 
-@pytest.mark.parametrize(("code", "ended"), [(3, True), (0, False)])  # the first process of evaluate measures alone
+# The first process of evaluate measures alone, and after Ctrl-C it saves alone, both for as long as it takes.
+@pytest.mark.parametrize(("code", "ended"), [(3, True), (0, False), (130, False)])
 def test_who_waits_for_a_process_that_failed_is_ended_and_nobody_else(tmp_path, monkeypatch, capfd, code, ended):
     monkeypatch.setattr(processes, "SECONDS", 0.1)
-    late = f"time.sleep({20 if ended else 1}); open({str(tmp_path / 'lived on')!r}, 'w')"
-    assert run(f"import os, sys, time\nif os.environ['RANK'] == '1': sys.exit({code})\n{late}") == ended
+    late = f"time.sleep({20 if ended else 1}); open({str(tmp_path / 'lived on')!r}, 'w'); sys.exit({code})"
+    assert run(f"import os, sys, time\nif os.environ['RANK'] == '1': sys.exit({code})\n{late}") == (
+        1 if ended else code
+    )
     assert (tmp_path / "lived on").exists() != ended
     assert ("process 2 ended with exit code 3" in capfd.readouterr().err) == ended
 

@@ -95,6 +95,12 @@ def test_what_means_nothing_is_refused_before_anything_is_drawn(run, capsys, mon
     assert re.search(said, found.replace("\n", " ")), found
 
 
+def test_averages_are_measured_by_no_launcher(run, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "measure_averages", lambda *_: pytest.fail("went on"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without a launcher" in refused(evaluate, [run, "--num", NUM, "--ema", "all"], capsys)
+
+
 def test_a_run_that_has_no_such_network_says_so(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "measure_with_classifier", lambda *_: pytest.fail("went on"))
     alone = tmp_path / "quad"
@@ -124,4 +130,10 @@ def test_a_weight_that_students_have_folded_in_is_said_and_guides_no_average(tmp
         assert evaluate.main([*measured, "--w", "2"]) == 0
         assert evaluate.main([*measured, "--model", "teacher"]) == 0
     assert evaluate.main([str(folder), "--ema", "all", "--num", str(NUM), "--teacher-steps", "2"]) == 0
-    assert [row["nfe"] for row in json.loads((folder / "averages.json").read_text())["rows"]] == [2, 2]
+    table = (folder / "averages.json").read_bytes()
+    assert [row["nfe"] for row in json.loads(table)["rows"]] == [2, 2]
+    asked = ["--ema", "all", "--num", str(NUM), "--teacher-steps", "2", "--w", "1.5"]
+    assert evaluate.main([str(folder), *asked]) == 0
+    report = json.loads((folder / "averages-w-1.5.json").read_text())
+    assert ([row["nfe"] for row in report["rows"]], report["w"]) == ([4, 4], 1.5)
+    assert (folder / "averages.json").read_bytes() == table

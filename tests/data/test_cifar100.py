@@ -1,5 +1,6 @@
 """CIFAR-100's own files, binary and pickled, with fine or coarse classes."""
 
+import codecs
 import pickle
 
 import numpy as np
@@ -66,6 +67,21 @@ class Huge:
         return np.ndarray, (self.shape, "u1")
 
 
+class Doubled:
+    """A few bytes that a codec makes twice as long, again and again."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def __reduce__(self):
+        return codecs.encode, (Doubled(self.times - 1) if self.times else b"aa", "hex")
+
+
+def nested(depth):
+    """A list that holds one list ten times, which holds another one ten times."""
+    return [nested(depth - 1)] * 10 if depth else [1] * 10
+
+
 def repickle(folder, name, **changes):
     batch = pickle.loads((folder / name).read_bytes(), encoding="bytes")
     batch |= {key.encode(): value for key, value in changes.items()}
@@ -96,13 +112,21 @@ BAD = [
     (write_pickled, lambda f: repickle(f, "meta", fine_label_names=Hostile()), "asks for __builtin__.print"),
     (write_pickled, lambda f: repickle(f, "train", data=Huge(120, 3072)), "larger arrays than its size allows"),
     (write_pickled, lambda f: repickle(f, "train", data=Huge(2**62)), "is no file of CIFAR-100"),
+    (write_pickled, lambda f: repickle(f, "train", data=Doubled(40)), "asks for the codec b?'hex'"),
+    (write_pickled, lambda f: repickle(f, "train", data=nested(12)), "an entry is no array and no list"),
     (write_pickled, lambda f: repickle(f, "train", data=np.zeros((2, 5), np.uint8)), r"data must be \(N, 3072\)"),
-    (write_pickled, lambda f: repickle(f, "train", data=[[1], [1, 2]]), "is no file of CIFAR-100"),
-    (write_pickled, lambda f: repickle(f, "train", fine_labels=7), "with a label a row"),
+    (write_pickled, lambda f: repickle(f, "train", data=[[1], [1, 2]]), "an entry is no array and no list"),
+    (write_pickled, lambda f: repickle(f, "train", fine_labels=7), "an entry is no array and no list of"),
     (write_pickled, lambda f: repickle(f, "train", fine_labels=[100] * 120), "from 0 to 99"),
     (write_pickled, lambda f: repickle(f, "train", fine_labels=[0.5] * 120), "must be whole numbers"),
     (write_pickled, lambda f: repickle(f, "meta", fine_label_names=[b"cat"] * 100), "names 1 fine classes, not 100"),
-    (write_pickled, lambda f: repickle(f, "meta", fine_label_names=3), "must be a list of names"),
+    (
+        write_pickled,
+        lambda f: repickle(f, "meta", fine_label_names=[b"x" * 1000] * 1000),
+        "larger arrays than its size",
+    ),
+    (write_pickled, lambda f: repickle(f, "meta", fine_label_names=3), "an entry is no array and no list of"),
+    (write_pickled, lambda f: repickle(f, "meta", fine_label_names=[3]), "must be a list of names"),
     (write_pickled, lambda f: (f / "train").write_bytes(b"\x80\x02]."), "is no file of CIFAR-100"),
 ]
 

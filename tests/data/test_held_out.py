@@ -98,8 +98,17 @@ def test_names_that_are_no_text_and_both_unicode_forms(tmp_path):
 
 def test_content_keys_tell_images_apart():
     noise = np.random.default_rng(0).bytes(300_000)
-    ends = [noise, noise[:-1], b"x" + noise[1:], noise[:-1] + b"x", b"", b"a", noise[:131_072], noise[:131_073]]
-    assert len({content_key(content) for content in ends}) == len(ends)
+    middle = noise[:150_000] + bytes([noise[150_000] ^ 1]) + noise[150_001:]
+    others = [noise, noise[:-1], b"x" + noise[1:], noise[:-1] + b"x", middle, b"", b"a", noise[:131_072]]
+    assert len({content_key(content) for content in others}) == len(others)
+
+
+def test_large_images_on_a_plain_ground_are_held_out_one_by_one(tmp_path):
+    """512 x 512 in colour, white above and below: what differs lies far from both ends of the pixels."""
+    images = np.full((40, 512, 512, 3), 255, np.uint8)
+    images[:, 250:260, 250:260] = np.random.default_rng(0).integers(0, 256, (40, 10, 10, 3), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", images=images)
+    assert 3 <= len(load(DataConfig(path=str(tmp_path / "x.npz"), held_out=0.3, image_size=8), "test")) <= 24
 
 
 def test_equal_images_are_on_one_side(tmp_path):

@@ -48,6 +48,18 @@ def test_a_file_that_is_named_is_learned_from(tmp_path):
         load(DataConfig(path=str(tmp_path)), "train")
 
 
+def test_two_sizes_in_one_folder(tmp_path):
+    svhn(tmp_path)
+    for split in COUNTS:
+        changed = {name: array[..., ::-1] if name == "X" else array for name, array in arrays(split).items()}
+        scipy.io.savemat(tmp_path / f"{split}_64x64.mat", changed)
+    with pytest.raises(ValueError, match=r"test_32x32\.mat and test_64x64\.mat are both test files; keep one of them"):
+        load(DataConfig(path=str(tmp_path)), "train")
+    config = DataConfig(path=str(tmp_path / "train_64x64.mat"))
+    found = load(config, "test")
+    assert np.array_equal(found.images.numpy(), arrays("test")["X"][..., ::-1].transpose(3, 2, 0, 1))
+
+
 def test_the_extra_file_is_left_out_with_a_word(tmp_path):
     svhn(tmp_path)
     (tmp_path / "extra_32x32.mat").write_bytes(b"x")

@@ -7,7 +7,9 @@ import torch
 from distillkac import distill, evaluate, export, report, sample
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import adopt, load_config, open_run, students
+from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import student_folder
+from distillkac.runs.run_data import RunData
 from distillkac.scheduler import KacScheduler
 from tests.adopted import saved
 
@@ -74,6 +76,15 @@ def test_noise_alone_is_enough_where_there_are_no_images(tmp_path, capsys):
         assert f"{needed} learns from them: say with --data.path" in capsys.readouterr().err
     assert evaluate.main([str(run), "--num", "10"]) == 1
     assert "was adopted without the images that it was trained on" in capsys.readouterr().err
+
+
+def test_images_that_come_later_are_brought_to_the_models_size(tmp_path):
+    run = adopt(saved(tmp_path / "model"), tmp_path / "run").folder
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 10, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    place = DataPlace(path=str(tmp_path / "images.npz"))
+    assert RunData(run, load_config(run), place).load("train").shape == (1, 8, 8)
+    made(run, run, "--data.path", str(tmp_path / "images.npz"), "--stages", "2,1", "--steps", "1")
 
 
 def test_images_of_other_classes_need_another_adoption(tmp_path, capsys):

@@ -12,7 +12,7 @@ from distillkac.distillation.reconstruction import ReconstructionConfig, Shifted
 from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
-from distillkac.flow.processes import Telegraph
+from distillkac.flow.processes import Planar, Quad, Telegraph
 from tests.distillation.batches import BATCH, DATA, Affine, every_process
 from tests.toys import SHAPE
 
@@ -137,6 +137,17 @@ def test_exact_start_replaces_the_network_at_one_and_nowhere_else():
     mixed = field(x, t, y)
     torch.testing.assert_close(mixed[::3], expected[::3])
     torch.testing.assert_close(mixed[1::3], plain(x, t, y)[1::3])
+
+
+@pytest.mark.parametrize("slow", [Telegraph(4.0, 0.6), Planar(4.0, 0.6), Quad(4.0, 0.6)], ids=lambda p: p.name)
+def test_exact_start_of_a_batch_with_data_that_reach_further_than_any_noise(slow):
+    """Rows before t = 1 are not asked for: the ops refuse displacements that the process cannot have."""
+    field, y = ExactStart(Affine(), slow, class_means(DATA)), BATCH.y
+    t = torch.where(torch.arange(12) % 3 == 0, 1.0, 0.2)
+    x = torch.where((t == 1).view(-1, 1, 1, 1), slow.prior(12, SHAPE, 3), torch.full((12, *SHAPE), 1.5))
+    mixed = field(x, t, y)
+    torch.testing.assert_close(mixed[::3], field.exact(x[::3], y[::3]))
+    torch.testing.assert_close(mixed[1::3], GuidedVelocity(Affine())(x, t, y)[1::3])
 
 
 def test_exact_start_needs_a_prior_without_data():

@@ -109,7 +109,9 @@ def test_the_cost_of_the_paths_is_told_before_they_are_made(run, tmp_path, capsy
     assert distill.main([str(run), *WHOLE, "--out", str(tmp_path / "students"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0].strip() for line in lines[1:5]] == ["paths", "4 -> 2", "4 -> 1", "inverse"]
-    assert lines[1].split()[2] == "160"
+    assert lines[1].split()[2] == "2048"  # one file, 512 paths of 4 steps
+    assert distill.main([str(run), *WHOLE, "--integrator", "heun", "--out", str(tmp_path / "x"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == "4096"
     assert not (tmp_path / "students").exists()
 
 

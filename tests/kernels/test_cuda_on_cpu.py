@@ -2,6 +2,7 @@
 sum in another order, the values of the reference), no access outside its arrays (AddressSanitizer), and planted bugs that must
 be found."""
 
+import math
 import os
 import subprocess
 import sys
@@ -149,6 +150,12 @@ def test_rows_out_of_range_are_nan(cuda):
         assert noise[2].isfinite().all()
         k = torch.full((1, 4), 5.0)  # c t = 1.5
         assert cuda.kac_velocity(k, t[2:], process, A, C).isnan().all()
+        together = {"telegraph": 1, "planar": 2, "quad": 4}[process]
+        for place in range(4):
+            k = torch.full((1, 8), 0.1)
+            k[0, place] = math.nan
+            ill = cuda.kac_velocity(k, t[2:], process, A, C)[0].isnan()
+            assert ill.nonzero().flatten().tolist() == [i for i in range(8) if i // together == place // together]
 
 
 @pytest.mark.parametrize("process", PROCESSES)

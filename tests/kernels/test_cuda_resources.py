@@ -1,6 +1,7 @@
 """No CUDA kernel keeps more than a few registers in local memory, for any of the architectures that are built: around the
 calls before and after its loop. In the loop it has none: test_sass.py, whose counts know no access to it."""
 
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from tests.places import CSRC
 
 sys.path.insert(0, str(CSRC / "tools"))
 
-from sass import ARCHITECTURES, resources
+from sass import ARCHITECTURES, FLAGS, find_nvcc, resources
 
 # Instantiations: three element types, and three processes or speed limits; pairs also at two times, and the loss has its sum.
 KERNELS = {
@@ -42,6 +43,39 @@ def test_hardly_any_spills_and_local_memory(compiled, op, architecture):
     assert sum(is_kernel for _, _, is_kernel, _ in resources(log)) == KERNELS[op]
     assert problems(log) == []
     assert all(numbers["registers"] <= 128 for _, _, is_kernel, numbers in resources(log) if is_kernel)
+
+
+COPIES = """#include "cuda_common.cuh"
+DK_NAMESPACE_BEGIN
+__global__ void copies(const float* from, float* to) {
+  __shared__ Ahead<float> ahead;
+  float x[4];
+  ahead.ask(Whole<1>{}, 0, from);
+  ahead.get(Whole<1>{}, 0, from, x);
+  to[threadIdx.x] = x[0];
+}
+DK_NAMESPACE_END
+"""
+
+
+@pytest.mark.parametrize("architecture", ["75", "80"])
+def test_older_gpus_can_be_built_for(tmp_path, architecture):
+    """docs/install.md promises those from sm_75 on, which have no copies into shared memory behind a kernel's back."""
+    if (nvcc := find_nvcc()) is None:
+        pytest.skip("needs nvcc")
+    (tmp_path / "copies.cu").write_text(COPIES)
+    target = tmp_path / "copies.cubin"
+    command = [
+        str(nvcc),
+        *FLAGS,
+        f"-I{CSRC / 'ops'}",
+        f"-arch=sm_{architecture}",
+        "-cubin",
+        str(tmp_path / "copies.cu"),
+    ]
+    run = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert target.stat().st_size
 
 
 def test_every_cuda_op_is_looked_at():

@@ -256,6 +256,19 @@ def shared_angles(k, v, lam, seed):
     return tuple(turned)
 
 
+@pytest.mark.parametrize("level", ops._native.simd_levels())
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_nan_makes_its_pair_nan_and_no_other(level, place, simd_level):
+    simd_level(level)
+    k = torch.full((3, 70), 0.1)
+    k[:, 6 + place] = k[:, 68 + place] = math.nan  # in a whole vector, and in what is left
+    v = ops.kac_velocity(k, torch.tensor([1.0, 0.3, 30.0]), "planar", 9.0, 1.0)
+    ill = torch.zeros(70, dtype=torch.bool)
+    ill[[6, 7, 68, 69]] = True
+    assert (v.isnan() == ill).all()
+    assert v[:, ~ill].norm(dim=0).isfinite().all()
+
+
 def radius_knows_angle(k, v, lam, seed):
     """Radius and angle from the same word: outer particles fly right."""
     pairs, speeds = k.unflatten(-1, (-1, 2)).clone(), v.unflatten(-1, (-1, 2)).clone()

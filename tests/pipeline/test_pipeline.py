@@ -14,6 +14,7 @@ from distillkac.pipeline import KacPipeline
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.scheduler import KacScheduler
 from tests.closeness import assert_other, assert_same
+from tests.pipeline.kinds_of_runs import seeded
 from tests.toys import ToyData
 
 
@@ -38,6 +39,24 @@ def test_a_plain_loop_is_our_sampler(run, steps):
         expected = integrate(GuidedVelocity(unet), start, y, grid, "ab2" if steps == 5 else "euler")
     torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
     assert len(scheduler.timesteps) == steps
+
+
+def test_calls_of_one_pipeline_at_once(run, monkeypatch):
+    """A second call that begins and ends while the first is in its first step changes nothing of it."""
+    pipeline = KacPipeline.from_pretrained(run, num_inference_steps=5)
+    pipeline.set_progress_bar_config(disable=True)
+    alone, inner, forward = pipeline([3], generator=seeded(0), output_type="pt").images, [], pipeline.unet.forward
+
+    def call(*args, **more):
+        if not inner:
+            inner.append(None)  # not in the call within
+            inner.append(pipeline([4], 3, generator=seeded(1), output_type="pt").images)
+        return forward(*args, **more)
+
+    monkeypatch.setattr(pipeline.unet, "forward", call)
+    assert_same(pipeline([3], generator=seeded(0), output_type="pt").images, alone)
+    monkeypatch.undo()
+    assert_same(pipeline([4], 3, generator=seeded(1), output_type="pt").images, inner[1])
 
 
 def test_pipeline_saves_loads_and_gives_the_same_images(run, tmp_path):

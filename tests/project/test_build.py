@@ -200,14 +200,18 @@ def test_a_build_that_fails_without_cuda_too_blames_nobody_else(pretended, tmp_p
         run_cmake(pretended, tmp_path / "build")
 
 
-def test_a_broken_nvcc_on_the_path(build, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("how", ["PATH", "CUDACXX"])
+def test_a_broken_nvcc_on_the_path(build, tmp_path, monkeypatch, capsys, how):
     """CMake itself, which is asked to configure only."""
     cmake = build.build_backend.find_tool("cmake")
     if cmake is None:
         pytest.skip("cmake is not installed")
     program(tmp_path / "bin" / "nvcc", "#!/bin/sh\necho 'nvcc fatal : broken' >&2\nexit 1\n")
     wrapper = program(tmp_path / "cmake", f'#!/bin/sh\n[ "$1" = --build ] || exec "{cmake}" "$@"\n')
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    if how == "PATH":
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    else:
+        monkeypatch.setenv("CUDACXX", str(tmp_path / "bin" / "nvcc"))
     find = build.build_backend.find_tool
     monkeypatch.setattr(build.build_backend, "find_tool", lambda name: str(wrapper) if name == "cmake" else find(name))
     run_cmake(build, tmp_path / "build")

@@ -1,4 +1,4 @@
-"""A step drawn anew begins at x - t u, which is the data where schedules are linear and no path has a name."""
+"""A step drawn anew begins at x - t u, which stands for the data only where schedules are linear and no path has a name."""
 
 import pytest
 

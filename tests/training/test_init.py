@@ -1,6 +1,7 @@
 """A training that begins with the weights of another run or model: what is taken, what is left fresh, what is said of it."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from distillkac.flow.networks import NetworkConfig
 from distillkac.runs import adopt, checkpoints, load_config
 from distillkac.runs.run import build_network
 from distillkac.runs.start import begin_from, started
+from distillkac.training import train
 from tests.adopted import saved
-from tests.toys import TINY, run_config
+from tests.toys import TINY, ToyData, run_config
 
 
 def differing(network, source) -> set[str]:
@@ -116,6 +118,33 @@ def test_the_command(toy_run, tmp_path, capsys):
     similar = ["--run", str(tmp_path / "other"), "--dry-run", "--init", str(tmp_path / "runs")]
     assert command.main(similar) == 1
     assert f"did you mean the run {tmp_path / 'run'}?" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_told_again(toy_run, tmp_path, capsys):
+    """It would begin with random weights, and its config say otherwise."""
+    run = tmp_path / "run"
+    options = ["--run", str(run), "--steps", "2", "--preview", "0", "--optim.batch-size", "8", "--process", "gaussian"]
+    assert command.main([*options, "--init", str(toy_run)]) == 0
+    made, _ = checkpoints.load_weights(run)
+    for path in run.iterdir():
+        if path.name != checkpoints.CONFIG:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert command.main([*options, "--resume"]) == 1
+    assert (
+        "began with the weights of another run or model and has no checkpoint yet: give --init"
+        in capsys.readouterr().err
+    )
+    assert command.main([*options, "--resume", "--init", str(toy_run)]) == 0
+    assert all(torch.equal(value, made[name]) for name, value in checkpoints.load_weights(run)[0].items())
+
+
+def test_what_began_a_run_is_known_when_its_config_is_given_again(toy_run, tmp_path):
+    config = run_config(steps=1, preview=0, seed=3)
+    train(tmp_path / "run", ToyData(), config=config, init=toy_run)
+    began = load_config(tmp_path / "run").began_with
+    assert began is not None
+    train(tmp_path / "run", ToyData(), config=dataclasses.replace(config, steps=2), resume=True)
+    assert load_config(tmp_path / "run").began_with == began
 
 
 def test_what_a_run_takes_in_besides_is_left_to_the_objective(toy_run, tmp_path):

@@ -3,6 +3,7 @@
 import torch
 from PIL import Image
 
+from distillkac import report
 from distillkac.runs import checkpoints
 from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.plots import save_curves
@@ -70,6 +71,15 @@ def test_figures_of_other_numbers_of_images_do_not_compare():
     assert made.values() == [1.0, 1.0]
     made.lines[-1]["measured"]["frechet"] = 0.9
     assert made.improved()
+
+
+def test_the_page_names_the_best_of_those_that_compare(tmp_path):
+    log = checkpoints.MetricsLog(tmp_path)
+    for step, images, frechet in ((1, 200, 0.1), (2, 40, 0.4), (3, 40, 0.3)):
+        log.append({"step": step, "measured": {"images": images, "frechet": frechet}})
+    (told,) = report._measured(tmp_path)
+    assert "Measured 2 times on the way, by 40 images each: least Fréchet distance 0.300 at step 3 (best/" in told
+    assert "last 0.300 at step 3.</p>" in told  # what measures may not look for copies
 
 
 def test_curves_show_what_was_measured(tmp_path):

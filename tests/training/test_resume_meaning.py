@@ -196,7 +196,17 @@ def test_a_preset_that_a_resumed_run_did_not_begin_with_is_named(run, tmp_path, 
 
 
 def test_a_finished_run_says_that_nothing_is_left(run, capsys):
+    """And draws the pictures that it could not draw before it ended."""
+    pictures = [run / "curves.png", run / "samples" / "step-000004.png"]
+    for path in pictures:
+        path.unlink(missing_ok=True)
     assert train.main(["--run", str(run), "--resume"]) == 0
     assert "has made its 4 steps: nothing is left to train" in capsys.readouterr().out
+    assert pictures[0].exists()
+    assert pictures[1].exists() == (load_config(run).preview > 0)
+    before = [path.stat().st_mtime_ns for path in pictures if path.exists()]
+    assert train.main(["--run", str(run), "--resume"]) == 0
+    assert before == [path.stat().st_mtime_ns for path in pictures if path.exists()]
+    capsys.readouterr()
     assert distill.main([str(run), *CHAIN, "--resume"]) == 0
     assert capsys.readouterr().out.count("has made its 2 steps: nothing is left to train") == 2

@@ -7,7 +7,7 @@ import pytest
 
 from distillkac import train
 from distillkac.runs import checkpoints
-from distillkac.training.fit import new_schedule
+from distillkac.training.fit import new_phase, new_schedule
 from distillkac.training.learning_rate import learning_rate
 from tests.toys import TINY_OPTIONS, optim, refusal, run_config, trainer
 from tests.training.test_crashes import same
@@ -50,6 +50,14 @@ def test_what_is_said_of_a_run_made_longer_after_it_fell():
     assert said.endswith("begins anew at 0.001, which falls from step 160 on")
     other = run_config(steps=200, optim=replace(settings, decay=0.8))
     assert new_schedule(now, other, 100).endswith("falling since step 40")
+
+
+def test_the_phase_of_consistency_that_changes_with_the_steps_is_said():
+    """Of six, over all steps: after 1500 of 3000 it is the fourth, of 6000 the second."""
+    before, now = (run_config(steps=steps, objective="consistency") for steps in (3000, 6000))
+    assert new_phase(before, now, 1500).startswith("goes on in phase 2 of 6 of consistency (before: 4)")
+    assert new_phase(before, before, 1500) is None
+    assert new_phase(run_config(steps=3000), run_config(steps=6000), 1500) is None
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, capsys):

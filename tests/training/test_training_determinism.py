@@ -6,7 +6,7 @@ import torch
 from distillkac import train
 from distillkac.runs import checkpoints
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.training.exact_sums import PairwiseSum
+from distillkac.training.exact_sums import PairwiseSum, check
 from distillkac.training.loop import parts_of_process
 from tests.toys import TINY_OPTIONS
 from tests.training.test_crashes import same
@@ -21,6 +21,14 @@ def equal(first, second):
     """To the bit: weights, average, optimizer, losses."""
     assert same(*(checkpoints.load_state(folder) for folder in (first, second)))
     assert losses(first) == losses(second)
+
+
+def test_layers_with_running_statistics_are_refused_where_each_process_would_have_its_own():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    check(network, 1)
+    check(torch.nn.Sequential(torch.nn.BatchNorm2d(2, track_running_stats=False)), 2)
+    with pytest.raises(ValueError, match=r"optim.exact_parts on 2 processes: 1 \(BatchNorm2d\) keeps statistics"):
+        check(network, 2)
 
 
 @pytest.mark.parametrize("process", ["telegraph", pytest.param("planar", marks=pytest.mark.slow)])

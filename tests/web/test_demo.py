@@ -36,7 +36,7 @@ def test_choices_are_what_the_sampler_gives(runs):
     assert answers[2].frames[1] == pictures.grid_image(samples.path[5], 3)  # every fifth of a hundred
 
 
-def test_a_choice_that_cannot_be_says_so_and_the_others_are_made(runs):
+def test_a_choice_that_cannot_be_says_so_and_the_others_are_made(runs, monkeypatch):
     student, other = Demo(runs, CPU).generate("telegraph", [2, 4], w="2", model="student")
     assert student.error.startswith("telegraph/student-2 was distilled with w = 0.0 folded in")
     assert (student.frames, other.frames) == ((), ())
@@ -46,6 +46,9 @@ def test_a_choice_that_cannot_be_says_so_and_the_others_are_made(runs):
     missing = Demo(runs, CPU).generate("planar", [2], model="student")[0].error
     assert missing.startswith("planar has no student for 2 steps")
     assert str(runs[1].parent) not in student.error + missing
+    monkeypatch.chdir(runs[0])
+    (here,) = Demo((Path("."),), CPU).generate("telegraph", [2], w="2", model="student")
+    assert here.error.startswith("telegraph/student-2 was distilled with w = 0.0 folded in")
 
 
 def test_mistakes_are_told_in_a_sentence(runs):
