@@ -11,7 +11,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from unittest import mock
 
 import torch
 from torch.nn import functional
@@ -73,13 +72,19 @@ def norms(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> tuple[floa
     return rows / ours, same / ours
 
 
+def _nothing(*_: object) -> bool:
+    return False
+
+
 @contextlib.contextmanager
 def diffusers_blocks():
-    with (
-        mock.patch.object(channels_last, "served", return_value=False),
-        mock.patch.object(unet_blocks, "served", return_value=False),
-    ):
+    """Within the time that is measured: so nothing but four assignments."""
+    before = channels_last.served, unet_blocks.served
+    channels_last.served = unet_blocks.served = _nothing
+    try:
         yield
+    finally:
+        channels_last.served, unet_blocks.served = before
 
 
 def works(name: str, dtype: torch.dtype) -> list[Callable[[], object]]:

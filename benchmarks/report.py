@@ -129,17 +129,23 @@ def caption(results: dict) -> str:
     """What the tables of one machine were measured on, and what they show."""
     machine = results["machine"]
     return textwrap.fill(
-        f"{device(machine)}; torch {machine['torch']}, {machine['compiler']}, commit {machine['commit']}, "
-        f"{machine['date']}. Time of the other over ours: least to greatest of the shapes and rates measured; in brackets "
-        "the ratio that was asked for and missed. float32, one thread.",
+        f"{device(machine)}; torch {machine['torch']}, {machine['compiler']}, {origins(results)}. Time of the other over ours: "
+        "least to greatest of the shapes and rates measured; in brackets the ratio that was asked for and missed. float32, one "
+        "thread.",
         120,
     )
 
 
+def origins(results: dict) -> str:
+    """Commits and dates of the contests in the tables; torch and compiler are those of the last run."""
+    found = {(contest["date"], contest["commit"]) for contest in results["contests"] if tables.is_contest(contest)}
+    found = found or {(results["machine"]["date"], results["machine"]["commit"])}
+    return "; ".join(f"commit {commit}, {date}" for date, commit in sorted(found))
+
+
 def short_caption(machines: list[dict]) -> str:
     told = [
-        f"{name}: {device(found['machine'])}, torch {found['machine']['torch']}, commit "
-        f"{found['machine']['commit']}, {found['machine']['date']}"
+        f"{name}: {device(found['machine'])}, torch {found['machine']['torch']}, {origins(found)}"
         for name, found in zip(brands(machines), machines, strict=True)
     ]
     return textwrap.fill(

@@ -168,7 +168,13 @@ def measure(out: Path, process: str, side: int, variant: Variant, seed: int, sec
     name = f"{process}-{side}-{variant.speed:g}-{variant.shift:g}-{seed}"
     path, folder = out / "trained" / f"{name}.json", out / name
     if path.exists():
-        return files.read_json(path)
+        found = files.read_json(path)
+        if found["steps"] != steps_of(side, seconds):
+            raise ValueError(
+                f"{path} is of {found['steps']} steps, and --seconds {seconds:g} are {steps_of(side, seconds)}: choose another "
+                "--out, or remove it"
+            )
+        return found
     words = ["--run", str(folder), "--steps", str(steps_of(side, seconds)), *words_of(process, side, variant, seed)]
     words += ["--resume"] if (folder / checkpoints.STATE).exists() else []
     folder.parent.mkdir(parents=True, exist_ok=True)

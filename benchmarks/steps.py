@@ -143,16 +143,18 @@ class Steps:
 
 
 def peak_memory(model: Model, device: torch.device, ours: bool) -> float:
-    """MB at the peak of two training steps: of the process on a CPU, of the tensors on a GPU."""
+    """MB at the peak of two training steps: of the process on a CPU, of the tensors that they bring on a GPU."""
     if device.type == "cuda":
+        public_table.cache_clear()
         torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()  # of networks that are still in memory
         torch.cuda.reset_peak_memory_stats()
     steps = Steps(model, device)
     steps.start_training()
     for _ in range(2):
         steps.training(steps.pair if ours else steps.public_pair)
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
     if sys.platform == "linux":  # ru_maxrss there starts at the size of the process that started this one
         peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         return int(peak[1]) * 1024 / 1e6

@@ -4,13 +4,25 @@ import math
 
 OPS = ("kac_noise", "kac_velocity", "kac_pair", "kac_pair_to", "guided_step", "endpoint_loss")  # _to: with t_to=
 LEVELS = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable", "cuda": "CUDA"}
-FRONT = (  # rows of the short table: op, its rival, what the table says of the two
-    ("`kac_noise` telegraph", "torch.randn", "noise for images (telegraph)", "`torch.randn`"),
-    ("`kac_noise` planar", "torch.randn", "noise for images (planar)", "`torch.randn`"),
-    ("`kac_velocity` telegraph", "float64 Bessel", "velocity of the noise", "float64 Bessel functions"),
-    ("`kac_pair` telegraph", "public pipeline", "noised image and its target", "sampler by table, float64 Bessel"),
-    ("`guided_step`", "eager torch, out=", "guidance and a sampler's step", "eager torch, also with `out=`"),
-    ("`endpoint_loss`", "eager autograd", "distillation loss and its gradient", "eager torch, autograd"),
+FRONT = (  # rows of the short table: op, its rival, the column that does the same work, what the table says of the two
+    ("`kac_noise` telegraph", "torch.randn", "out", "noise for images (telegraph)", "`torch.randn`"),
+    ("`kac_noise` planar", "torch.randn", "out", "noise for images (planar)", "`torch.randn`"),
+    ("`kac_velocity` telegraph", "float64 Bessel", "out", "velocity of the noise", "float64 Bessel functions"),
+    (
+        "`kac_pair` telegraph",
+        "public pipeline",
+        "out",
+        "noised image and its target",
+        "sampler by table, float64 Bessel",
+    ),
+    ("`guided_step`", "eager torch, out=", "out", "guidance and a sampler's step", "eager torch, also with `out=`"),
+    (
+        "`endpoint_loss`",
+        "eager autograd",
+        "allocating",
+        "distillation loss and its gradient",
+        "eager torch, both by autograd",
+    ),
 )
 COLUMNS = {"out": "`out=`", "allocating": "allocating"}
 SMALL_ROWS = {64: "rows of 64", 1: "a time per element"}
@@ -120,18 +132,20 @@ def speed_table(results: list[dict]) -> str:
 
 
 def short_table(machines: dict[str, list[dict]]) -> str:
-    """The rows of FRONT: ranges of the ratios of the column `out=`, at every level of every machine: its name, its results."""
+    """The rows of FRONT: ranges of the ratios of their column, at every level of every machine: its name, its results."""
     columns: dict[str, dict[tuple[str, str], str]] = {}
     for machine, results in machines.items():
         contests = [result for result in results if is_contest(result)]
         found = {(name, rival): row for (_, _, name, rival), row in speed_rows(contests).items()}
         for level in (level for level in LEVELS if any(result["level"] == level for result in contests)):
             columns[f"{machine}, {LEVELS[level]}"] = {
-                row: _range(entries.get((level, "out"), [])) for row, entries in found.items()
+                (name, rival): _range(found[name, rival].get((level, column), []))
+                for name, rival, column, *_ in FRONT
+                if (name, rival) in found
             }
     rows = [
         [f"{title}: {name.split()[0]}", beside, *(column.get((name, rival), "") for column in columns.values())]
-        for name, rival, title, beside in FRONT
+        for name, rival, _, title, beside in FRONT
         if any((name, rival) in column for column in columns.values())
     ]
     return markdown(["op", "beside", *columns], rows)

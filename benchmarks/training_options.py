@@ -3,7 +3,8 @@
 python -m benchmarks.training_options "--preset demo --optim.precision bf16" "--optim.compile"
 
 The first words are those of both trainings, the second ones the option's. Processor time of this process, whole steps (batch,
-loss, gradient, clipping, optimizer, average), medians; the first two steps, in which a compiler works, are no part of them.
+loss, gradient, clipping, optimizer, average), medians; on a GPU the time until it has done them. The first two steps, in which
+a compiler works, are no part of them.
 """
 
 import statistics
@@ -12,8 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from distillkac.base.options import parse
 from distillkac.data import load_training
+from distillkac.runs.device import device
 from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import build_network
 from distillkac.train import TrainArgs
@@ -36,6 +40,13 @@ def trainer(words: list[str]) -> Trainer:
     return Trainer(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator)
 
 
+def clock() -> float:
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def main(argv: list[str] | None = None) -> None:
     common, option = (text.split() for text in (sys.argv[1:] if argv is None else argv))
     made = {name: trainer([*common, *more]) for name, more in (("without", []), ("with", option))}
@@ -43,9 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(STEPS + 2):
         for name, each in made.items():
-            start = time.process_time()
+            start = clock()
             each.advance(batches[name])
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock() - start)
     medians = {name: statistics.median(each[2:]) for name, each in seconds.items()}
     for name, each in seconds.items():
         print(f"{name:8} first step {each[0]:.1f} s, then {medians[name]:.4f} s")

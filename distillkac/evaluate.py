@@ -247,7 +247,7 @@ def measure_with_inception(args: EvaluateArgs, config: "RunConfig") -> None:
         "reference": f"{len(reference.rows)} images of the {args.reference} split, not mirrored",
         "generated": f"{args.num} images, {drawn_as(config, args.reference)}",
         "seed": args.seed,
-        "network": f"moving average of the weights ({checkpoints.EMA})",
+        "network": checkpoints.chosen_average(args.run) or f"moving average of the weights ({checkpoints.EMA})",
         "pixels": "uint8, grey repeated to RGB",
         "resize": extractor.resize,
         "extractor": extractor.name,

@@ -61,7 +61,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(part: parts.Part, out: Path, missing: set[str]) -> dict:
-    """Runs the commands of a part, up to the first that fails. missing: modules that were named already."""
+    """Runs the commands of a part, up to the first that fails or, of a whole one, all. missing: modules that were named."""
     for name in sorted(set(part.lacking()) - missing):
         print(f"{name} is not installed: parts that need it are skipped", flush=True)
     missing |= set(part.lacking())
@@ -72,12 +72,16 @@ def run(part: parts.Part, out: Path, missing: set[str]) -> dict:
     print(f"{part.name}: {part.title} ...", flush=True)
     began = time.monotonic()
     with (out / f"{part.name}.txt").open("w", encoding="utf-8") as log:
+        code = 0
         for command in part.commands:
+            if code != 0 and not part.whole:
+                break
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=parts.ROOT, env=part.environment())
-            if done.returncode != 0:
-                return {"status": FAILED, "reason": f"exit status {done.returncode}", **spent(began)}
+            code = code or done.returncode
+    if code != 0:
+        return {"status": FAILED, "reason": f"exit status {code}", **spent(began)}
     return {"status": PASSED, **spent(began)}
 
 

@@ -16,9 +16,11 @@ import datetime
 import functools
 import json
 import math
+import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -180,7 +182,17 @@ def machine(device: str) -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "nvcc": build["cuda"],
+        "driver": driver() if device == "cuda" else "",
+        "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
 
 
 def origin() -> dict:
@@ -188,11 +200,12 @@ def origin() -> dict:
 
 
 def keep(folder: Path, of: dict, what: str, value: dict) -> None:
-    """Puts times or counters into the file of a machine, a line for each row, and leaves the other as it was."""
+    """Puts times or counters into the file of a machine, a line for each row, and leaves the other as it was; the machine is
+    that of the times."""
     path = folder / f"{re.sub('[^a-z0-9]+', '-', of['gpu'].lower())}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_json(known | {"machine": known.get("machine", {}) | of, what: value}))
+    path.write_text(as_json(known | {"machine": of if what == "times" else known.get("machine", of), what: value}))
 
 
 def as_json(results: dict) -> str:

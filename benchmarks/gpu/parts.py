@@ -69,6 +69,8 @@ class Part:
     fresh: tuple[Path, ...] = ()
     """Folders that are removed before it begins."""
     device: str = "cuda"
+    whole: bool = False
+    """Whether the commands after one that failed are run too."""
 
     def lacking(self) -> list[str]:
         return [name for name in self.modules if importlib.util.find_spec(name) is None]
@@ -175,6 +177,7 @@ def _kernels(device: str, out: Path) -> list[Part]:
             ),
             ("pytest_benchmark", *PRODUCT),
             device=device,
+            whole=True,  # a contest that fails costs the others nothing
         ),
     ]
 

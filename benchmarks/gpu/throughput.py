@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(rows: list[dict], device: str) -> dict:
     ways = [way for steps in SAMPLING_STEPS for way in (f"{steps}", f"{steps} by CUDA graph")]
-    columns = ["training", "images/s", "memory, GB", *(f"steps {way}, images/s" for way in ways)]
+    columns = ["training", "images/s", "memory, GB", *(f"steps {way}, images/s, in TF32, not compiled" for way in ways)]
     cells = [[row["variant"], *(str(row.get(name, "")) for name in ("rate", "memory", *ways))] for row in rows]
     network = (
         "preset cifar10, batch 128" if device == "cuda" else "a narrow network in place of preset cifar10, batch 8"

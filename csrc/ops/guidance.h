@@ -43,7 +43,8 @@ DK_INLINE void limit_pair(typename V::F& x, typename V::F& y, float max_speed) {
   // of components that are at most the largest number: what overflowed in the sum before keeps its direction.
   const F most = V::splat(0x1.fffffep127f), quarter = V::splat(0.25f);
   const F ax = V::min(most, V::abs(x)), ay = V::min(most, V::abs(y));
-  const F large = V::max(ax, ay), ratio = V::min(ax, ay) / large;
+  const F large = V::max(ax, ay);
+  const F ratio = V::min(ay, ax) / large;  // in this order the speed is NaN where either is: then neither is limited
   const F speed = large * quarter * V::sqrt(V::fma(ratio, ratio, V::splat(1.f)));
   const F top = V::splat(max_speed * 0.25f);
   const typename V::M fast = V::less(top, speed);

@@ -29,6 +29,8 @@ SEVERAL = "[1, 1024]"
 """How many processes there may be."""
 AUTO = 2
 """Processes that "auto" starts at most: more were not measured."""
+SAVING = 1800.0
+"""How long the first of several processes may save, after Ctrl-C, when the others have ended."""
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped, as shells have it
 NO_GROUP = 69  # exit code of a process whose torch cannot join others (EX_UNAVAILABLE)
 PEER_GONE = (
@@ -180,11 +182,13 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     """Waits for all of them; returns which failed first for a reason of its own, 0 if none or the first of them did."""
     failed, since = 0, None
     while None in [child.poll() for child in children]:
-        # One that ended well is missed by nobody: in evaluate the first measures alone what all have drawn, and after Ctrl-C it
-        # saves alone where all have stopped, however long that takes.
-        ended = [i for i, child in enumerate(children) if child.returncode not in (None, 0, INTERRUPTED)]
-        if ended and since is None:
-            since = time.monotonic()
+        # One that ended well is missed by nobody: in evaluate the first measures alone what all have drawn. After Ctrl-C it
+        # saves alone where all have stopped, which may take long.
+        ended = [i for i, child in enumerate(children) if child.returncode]
+        if ended:
+            saves = all(children[i].returncode == INTERRUPTED for i in ended)
+            begins = time.monotonic() + (SAVING if saves else 0)
+            since = begins if since is None else min(since, begins)
         own = [i for i in ended if children[i].returncode != PEER_GONE]
         failed = failed or (own[0] if own else 0)
         if since is not None and (late := time.monotonic() - since) > 2 * SECONDS:

@@ -53,7 +53,12 @@ def writable(folder: Path) -> Path:
             ),
             stacklevel=2,
         )
-        return Path(_for_this_process().name)
+        return own()
+
+
+def own() -> Path:
+    """A folder of this process alone, gone when it ends."""
+    return Path(_for_this_process().name)
 
 
 @functools.cache

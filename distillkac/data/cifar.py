@@ -7,6 +7,7 @@ values and refuses everything else.
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def unpickled(path: Path, what: str, *entries: bytes) -> list[np.ndarray]:
     of arrays and plain values."""
     content = path.read_bytes()
     try:
-        found = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        found = _ArrayUnpickler(content, encoding="bytes").load()
         return [_array(found[entry], len(content)) for entry in entries]
     # A damaged pickle may lead to any of them; it runs no code.
     except Exception as error:
@@ -97,13 +98,6 @@ def _array(value: object, size: int) -> np.ndarray:
     return np.asarray(value)
 
 
-def _encoded(text: object, encoding: object) -> bytes:
-    """What arrays of Python 2 were pickled as. Codecs that unpack could be called again and again on their own answers."""
-    if isinstance(text, str) and encoding in ("latin1", b"latin1"):
-        return text.encode("latin1")
-    raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}, which arrays do not need")
-
-
 def _checked(path: Path, labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < len(CLASSES)):
         raise ValueError(f"{path}: labels must be whole numbers from 0 to {len(CLASSES) - 1}; unpack the archive anew")
@@ -111,14 +105,29 @@ def _checked(path: Path, labels: np.ndarray) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        if (module, name) in {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-        }:
+    """Knows what pickled arrays are made of, and makes no more of it than the file is large."""
+
+    def __init__(self, content: bytes, **options: Any) -> None:
+        super().__init__(io.BytesIO(content), **options)
+        self._left = len(content)
+
+    def find_class(self, module: str, name: str) -> Any:
+        # An array is made empty and then given its numbers, which numpy compares with its shape.
+        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+            return lambda *_: np.empty(0, np.uint8)
+        if (module, name) == ("numpy", "ndarray"):
+            return name  # what it is of, and nothing that can be called
+        if (module, name) == ("numpy", "dtype"):
             return super().find_class(module, name)
         if (module, name) == ("_codecs", "encode"):
-            return _encoded
+            return self._encoded
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
+
+    def _encoded(self, text: object, encoding: object) -> bytes:
+        """The numbers of an array, as Python 3 pickles them for Python 2. Codecs that unpack might be called over and over."""
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}, which arrays do not need")
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError("it has larger arrays than its size allows")
+        return text.encode("latin1")

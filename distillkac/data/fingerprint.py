@@ -76,7 +76,10 @@ def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, name
             )
             if not same
         ]
-        parts.append(f"as many images, but others {' and '.join(others)}, by their names, sizes, classes or order")
+        parts.append(
+            f"as many images, but others {' and '.join(others)}, by their names, sizes, classes or order"
+            " (or an earlier version of distillkac has split images of more than 128 KiB otherwise: train on them anew)"
+        )
     return ", ".join(parts)
 
 

@@ -84,8 +84,9 @@ class ParquetSplit:
         words = ("parquet 1", *map(file_identity, self.files))
         folder = cache.downloads(config)
         path = folder / f"parquet-{cache.digest(words)}.arrow"
-        if not os.path.isfile(path):  # False, too, where nobody may look
-            path = cache.writable(folder) / path.name
+        if not os.access(path, os.R_OK):
+            # One that another user keeps for himself is left alone.
+            path = (cache.own() if os.path.exists(path) else cache.writable(folder)) / path.name
             with _alone(path):
                 if not path.is_file():  # another process may have made it
                     self._write(path)

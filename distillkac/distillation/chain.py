@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from distillkac.data import Dataset, class_means
 from distillkac.distillation.grids import for_teacher
 from distillkac.distillation.images import given_images
+from distillkac.distillation.inverse_options import refuse_unused
 from distillkac.distillation.objectives import generator_and_fake, inverse_objective, objective, teacher_velocity
 from distillkac.distillation.stages import DistillConfig, inverse_config, paths_config, stages_of, student_config
 from distillkac.distillation.stored_paths import Paths
@@ -63,6 +65,10 @@ def distill(
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
+    try:
+        refuse_unused(config, DistillConfig())
+    except ValueError as unused:  # in Python one set of options may be meant for several plans
+        warnings.warn(f"{unused}; it is not looked at", stacklevel=2)
     run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_teacher(config, run.config)
     begin = None if start is None else Path(start).expanduser()
     check_start_folder(begin, config)

@@ -50,7 +50,11 @@ class ConsistencyDistillation:
 
     def times(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(t, r), each (B,), of this step: 0 <= r < t <= 1."""
-        return Schedule(*self.config.schedule, self.config.at_one, self.config.steps)(batch, self.seed)
+        return self.schedule(batch, self.seed)
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(*self.config.schedule, self.config.at_one, self.config.steps)
 
     def _before(self, teacher, x, t, r, batch):
         """Where the teacher's steps lead from x at t: a state at r."""

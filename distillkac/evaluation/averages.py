@@ -14,7 +14,6 @@ import torch
 
 from distillkac.base import files
 from distillkac.evaluation.metrics import COLUMNS, Evaluator, describe
-from distillkac.evaluation.rows import words_of
 from distillkac.evaluation.tables import header, line
 from distillkac.runs import checkpoints
 from distillkac.runs.class_shares import reference_labels
@@ -70,9 +69,8 @@ def measure_averages(
 
 
 def report_name(step: int | None, w: float | None) -> str:
-    """averages.json, or averages-step-500-w-2.json where a step or a guidance weight was asked for."""
-    words = words_of({name: value for name, value in {"step": step, "w": w}.items() if value is not None})
-    return f"averages{words and f'-{words}'}.json"
+    """averages.json, or averages-step-500-w-2.json where a step or a guidance weight above 0 was asked for."""
+    return f"averages{'' if step is None else f'-step-{step}'}{f'-w-{w:g}' if w else ''}.json"
 
 
 def candidates(folder: Path, which: str, step: int | None = None) -> list[Candidate]:

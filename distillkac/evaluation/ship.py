@@ -203,7 +203,9 @@ def size_of(args: ShipArgs, made: Path) -> int:
 
 def _row(rows: list[dict[str, Any]], name: str, steps: int | None = None) -> dict[str, Any]:
     """The row of this name and number of steps, but for its speed, which is that of one machine."""
-    row = next(row for row in rows if row["name"] == name and steps in (None, row.get("steps")))
+    row = next((row for row in rows if row["name"] == name and steps in (None, row.get("steps"))), None)
+    if row is None:
+        raise ValueError(f"there are no figures of {name} among those of the run: evaluate all of it anew")
     return {key: value for key, value in row.items() if key != "images_per_second"}
 
 

@@ -15,7 +15,7 @@ FIGURES = ("frechet", "frechet_train", "accuracy", "diversity", "nn_ratio")
 
 class TrainingFigures:
     """Measures images against the splits of a data set: metrics.py, copies.py. For `train --optim.measure-every`, and for
-    distillkac.training.train(..., measure=TrainingFigures(train, test)).
+    distillkac.training.train(..., measure=TrainingFigures(images, held_out)).
 
     train, test: the splits as `data.load` gives them, or functions that load them, called when they are first needed.
     cache_dir: where an evaluator that has to be trained is kept and found again, such as the run folder.

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillkac.ops._arguments import tracing
 
-__all__ = ["written_out"]
+__all__ = ["is_written_out", "written_out"]
 
 _lock = threading.Lock()
 _inside = 0
@@ -19,6 +19,11 @@ def written_out() -> contextlib.AbstractContextManager[object]:
     """Inside, torch computes attention by its own products. What chooses is a setting of the whole program: the first thread
     that enters changes it, the last one that leaves puts it back."""
     return sdpa_kernel(SDPBackend.MATH) if tracing() else _counted()  # a compiler knows what the former means
+
+
+def is_written_out() -> bool:
+    """Whether a thread is inside now, outside of a compiler."""
+    return not tracing() and _inside > 0
 
 
 @contextlib.contextmanager

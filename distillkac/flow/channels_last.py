@@ -96,10 +96,11 @@ def _by_torch(ctx: Any, grad: Tensor, *given: Tensor) -> list[Tensor | None]:
 
 
 def plain(module: nn.Module, kind: type[_Layer]) -> TypeGuard[_Layer]:
-    """Whether calling the module does what `kind` does: it is no wrapper, and no hook of its own (pruning's, say) waits for
-    the call. Hooks of all modules, which profilers have, do not count: with them the network would be another than without."""
+    """Whether calling the module does what `kind` does: it is no wrapper, has no `forward` of its own (as offloading gives
+    it), and no hook of its own (pruning's, say) waits for the call. Hooks of all modules, which profilers have, do not count:
+    with them the network would be another than without."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return type(module) is kind and not any(hooks)
+    return type(module) is kind and not any(hooks) and "forward" not in vars(module)
 
 
 def one_by_one(convolution: nn.Conv2d, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillkac.base import backbones
 from distillkac.flow import transformer
-from distillkac.flow.attention import written_out
+from distillkac.flow.attention import is_written_out, written_out
 from distillkac.flow.channels_last import with_channels_last
 from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
@@ -144,7 +144,10 @@ def recomputed(block: nn.Module, *inputs: Tensor | None) -> object:
     that dropout is the same in the second computation. An exported graph has no backward pass."""
     if torch.compiler.is_exporting():
         return block(*inputs)
-    return checkpoint(block, *inputs, use_reentrant=False)
+    if not is_written_out():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    # What is computed again, after the call of the network, must be what was computed.
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), written_out()))
 
 
 def _positions(config: NetworkConfig, shape: tuple[int, int, int]) -> int:

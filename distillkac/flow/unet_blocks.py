@@ -35,7 +35,7 @@ class ResidualBlock(ResnetBlock2D):
     """diffusers' ResnetBlock2D without changes of size: x + conv(silu(norm(conv(silu(norm(x))) and the embedding)))."""
 
     def forward(self, x: Tensor, embedding: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not served(x):
+        if not (served(x) and plain(self.nonlinearity, nn.SiLU)):
             return super().forward(x, embedding, *args, **kwargs)
         h = self.conv1(_normed(self.norm1, x, silu=True))
         told = self.time_emb_proj(self.nonlinearity(embedding))[:, :, None, None]

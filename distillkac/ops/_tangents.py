@@ -3,6 +3,7 @@
 A rule is given the arguments of the op by their names in the schema, and the tangents of those that have one.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -63,16 +64,19 @@ def _along_quad_velocity(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dt
 
 
 def through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, process: str) -> Tensor:
-    if max_speed is None:
+    if max_speed is None or math.isinf(max_speed):
         return grad
     if process == "telegraph":
         return torch.where(unlimited.abs() > max_speed, 0, grad)
     group = 2 if process == "planar" else 4
-    x, g = unlimited.unflatten(-1, (-1, group)), grad.unflatten(-1, (-1, group))
-    speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
+    x, g = (
+        unlimited.unflatten(-1, (-1, group)).double(),
+        grad.unflatten(-1, (-1, group)),
+    )  # squares of float32 fit in there
+    speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300)
     n = x / speed
-    limited = max_speed / speed * (g - n * (n * g).sum(-1, keepdim=True))
-    return torch.where(speed > max_speed, limited, g).flatten(-2)
+    limited = (max_speed / speed).clamp(max=1) * (g - n * (n * g).sum(-1, keepdim=True))
+    return torch.where(speed > max_speed, limited.to(g.dtype), g).flatten(-2)
 
 
 def velocity(given: Arguments, tangents: Tangents) -> list[Tensor]:

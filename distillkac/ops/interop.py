@@ -69,10 +69,12 @@ def _for_arrays(op: Callable[..., Any]) -> Callable[..., Any]:
             raise ValueError(f"{name}: needs at least one array (NumPy, CuPy, or another with __dlpack__), got none")
         with torch.no_grad():
             result = op(**{key: _to_torch(name, key, value) for key, value in arguments.items()})
-        if arguments.get("out") is not None and op is not ops.endpoint_loss:
-            if any(part.is_cuda for part in (result if isinstance(result, tuple) else (result,))):
-                _from_torch(name, result, given[0])  # the library's stream waits for torch's from here on
-            return arguments["out"]
+        if (out := arguments.get("out")) is not None and op is not ops.endpoint_loss:
+            pairs = zip(result, out, strict=True) if isinstance(out, tuple) else [(result, out)]
+            for part, array in pairs:
+                if part.is_cuda:
+                    _from_torch(name, part, array)  # the library's stream waits for torch's from here on
+            return out
         return _from_torch(name, result, given[0])
 
     return wrapped

@@ -52,7 +52,7 @@ class OptimConfig:
     schedule: Literal["cosine", "wsd"] = "cosine"
     """What follows the warm-up. Cosine: from the peak down, over all steps. Wsd (warm-up, stable, decay): the peak until the
     last part of the steps. Continued before that part, with more steps, a run is as if it had been asked for them at first, but
-    for the objective consistency, whose phases are spread over all steps."""
+    for consistency from data alone, whose phases are spread over all steps."""
     decay: float = 0.2
     """Share of the steps, the last ones, in which wsd falls, as 1 - sqrt."""
     weight_decay: float = 1e-3

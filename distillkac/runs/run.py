@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
-from distillkac.flow.fields import interval_embedding
+from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Process
 from distillkac.flow.velocity_from import VelocityFrom
@@ -132,6 +132,11 @@ def load_network(folder: Path, config: RunConfig, network: nn.Module | None = No
             raise ValueError(
                 f"{folder} was trained with interval_embedding = {was}, whether the network takes the end r of a step, and "
                 f"this {type(network).__name__} says the opposite"
+            )
+        if guidance_embedding(network) != (was := config.network.guidance_embedding):
+            raise ValueError(
+                f"{folder} was trained with guidance_embedding = {was}, whether the network takes a weight w, and this "
+                f"{type(network).__name__} says the opposite"
             )
         _check_same(folder, config, network)
         expected = network.state_dict()

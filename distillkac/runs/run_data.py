@@ -37,15 +37,17 @@ class RunData:
             )
         self.images = moved if config.latent is not None and moved and not is_latents(Path(moved)) else None
         self.run, self.config = run, config
-        self.data = located(run, _moved(config, moved) if moved and not self.images else config.data)
+        if self.images and config.data.path == NO_IMAGES:  # there are no latents that these could be the images of
+            raise ValueError(self._no_latents())
+        self.data = located(run, replace(config.data, path=moved) if moved and not self.images else config.data)
 
     def load(self, split: Split) -> ImageDataset:
         """See `data.load`."""
-        return self._checked(data.load(self.data, split))
+        return self._checked(self._read(lambda: data.load(self.data, split)))
 
     def load_training(self) -> ImageDataset | Stream:
         """See `data.load_training`."""
-        return self._checked(data.load_training(self.data))
+        return self._checked(self._read(lambda: data.load_training(self.data)))
 
     def load_pixels(self, split: Split) -> ImageDataset:
         """Like `load`, but where the run learned latents, the images that they were made of."""
@@ -60,15 +62,39 @@ class RunData:
         _refuse_others(self.run, images, known, names, dataset)
         return dataset
 
+    def _read(self, load):
+        """What `load` returns; what it refuses with an option for a remedy is told with the command that takes this one."""
+        try:
+            return load()
+        except ValueError as error:
+            if self.config.data.path == NO_IMAGES and "--data." in str(error):
+                raise ValueError(f"{error}{self._way_out()}") from None
+            raise
+
+    def _way_out(self) -> str:
+        """Of a run that was adopted without images, which knows no more of them than where they are."""
+        if self.config.data.path != NO_IMAGES or self.config.latent is not None:
+            return ""
+        options = f"--data.path {self.data.path} --data.image-size {min(self.config.shape[1:])}"
+        return f"; {self.run} was adopted without images: adopt it again with these, {options}, which brings them to its size"
+
+    def _no_latents(self) -> str:
+        return f"{self.images} holds no latents, but {self.run} learned latents: name the folder that distillkac.encode wrote"
+
     def _checked(self, dataset):
         if self.images is not None:
+            raise ValueError(self._no_latents())
+        latent, space = self.config.latent, getattr(dataset, "space", None)
+        if latent is not None and space is not None and space.weights != latent.weights:
             raise ValueError(
-                f"{self.images} holds no latents, but {self.run} learned latents: name the folder that "
-                "distillkac.encode wrote"
+                f"the latents of {self.data.path} were made by another autoencoder than that of {self.run}: encode the images "
+                "by its own"
             )
         if tuple(dataset.shape) != tuple(self.config.shape):
             before, now = (" x ".join(map(str, shape)) for shape in (self.config.shape, dataset.shape))
-            raise ValueError(f"{self.run} was trained on images of {before}, but those of {self.data.path} are {now}")
+            raise ValueError(
+                f"{self.run} was trained on images of {before}, but those of {self.data.path} are {now}{self._way_out()}"
+            )
         if self.config.data.path == NO_IMAGES and tuple(dataset.class_names) != tuple(self.config.class_names):
             theirs, mine = (", ".join(names[:4]) for names in (dataset.class_names, self.config.class_names))
             raise ValueError(
@@ -77,14 +103,6 @@ class RunData:
             )
         _refuse_others(self.run, self.data, self.config.fingerprint, self.config.class_names, dataset)
         return dataset
-
-
-def _moved(config: RunConfig, path: str) -> DataConfig:
-    """Where the images are now. Those of a model that was adopted without any are made what it takes, as its own were."""
-    channels, height, width = config.shape
-    if config.data.path != NO_IMAGES or config.latent is not None or channels not in (1, 3) or height != width:
-        return replace(config.data, path=path)
-    return replace(config.data, path=path, image_size=height, channels=1 if channels == 1 else 3)
 
 
 def refuse_given(run: Path, config: DataConfig) -> None:

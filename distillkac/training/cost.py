@@ -88,6 +88,9 @@ def described(config: RunConfig, figures: dict[str, float], device: torch.device
     assert isinstance(network, NetworkConfig), "one given in Python has no options to show"
     recomputed = ", the blocks computed twice (--network.checkpointing)" if network.checkpointing else ""
     uncompiled = ", before --optim.compile, whose gain is not guessed" if config.optim.compile else ""
+    uncompiled += (
+        ", in float32, as the memory: --optim.precision bf16 changes both" if config.optim.precision == "bf16" else ""
+    )
     patches = f", patches of {network.side}x{network.side}," if network.side > 1 else ""
     return "\n".join(
         (

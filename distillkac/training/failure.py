@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distillkac.base import files
 from distillkac.data import Dataset, read
 from distillkac.runs import checkpoints
+from distillkac.training import sharding
 
 FOLDER, REPORT = "failure", "failure.json"
 
@@ -55,6 +57,21 @@ def check_loss(loss: torch.Tensor) -> torch.Tensor:
         found = f"of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)[:80]
         raise ValueError(f"the objective must return one number, a tensor of shape (), such as a mean, got {found}")
     return loss
+
+
+def finite(network: nn.Module) -> bool:
+    """Whether all numbers of a network are, of a sharded one this process's own."""
+    values = (sharding.local(value) for value in network.state_dict().values())
+    return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
+
+
+def unlike(run: Path, step: int, loss: float, norm: float) -> str:
+    """The message where the steps before the failed one, computed again, have failed too: there is no state to keep."""
+    return (
+        f"{run}: the loss was {loss} and its gradient's norm {norm} in step {step}, and an earlier step failed when all were "
+        "computed again, so the numbers do not follow from the state alone (memory, or a processor that errs): the last "
+        "checkpoint is kept, --resume goes on from there or begins anew"
+    )
 
 
 def sentence(folder: Path, step: int, loss: float, norm: float, rows: list[int]) -> str:

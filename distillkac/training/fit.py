@@ -22,7 +22,7 @@ from distillkac.runs.optim_config import OptimConfig
 from distillkac.runs.run import Run
 from distillkac.runs.sampler import Trained
 from distillkac.runs.sampling import class_labels, generate
-from distillkac.training import averages, resume
+from distillkac.training import averages, exact_sums, resume
 from distillkac.training.consistency import Schedule
 from distillkac.training.learning_rate import learning_rate
 from distillkac.training.loop import Fit, Trainer
@@ -124,6 +124,8 @@ def fit_run(
     # Gradients: the caller may have them off.
     with run_lock(folder, accelerator), torch.enable_grad(), fast_products(accelerator.device):
         before = resume.check(folder, config, go_on)
+        if config.optim.exact_parts is not None:
+            exact_sums.check(network, accelerator.num_processes)
         trainer = Trainer(
             *(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title),
             saved,
@@ -134,7 +136,7 @@ def fit_run(
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
         if accelerator.is_main_process:
-            begin(folder, config, before, trainer.step, measuring)
+            begin(folder, config, before, trainer.step, measuring, getattr(objective, "schedule", None))
         made = trainer.step
         fit = trainer.fit()
         if accelerator.is_main_process and made == config.steps and not are_drawn(folder, config):
@@ -158,8 +160,16 @@ def say_how_it_ended(folder: Path, fit: Fit, steps: int) -> None:
         print(f"stopped: saved at step {fit.step} of {steps} in {folder}; {rest}", flush=True)
 
 
-def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int, measuring: Measuring | None) -> None:
-    """Makes the folder that of `config`, of which `before` has made `step` steps; says what changes, if anything does."""
+def begin(
+    folder: Path,
+    config: RunConfig,
+    before: RunConfig | None,
+    step: int,
+    measuring: Measuring | None,
+    schedule: Schedule | None,
+) -> None:
+    """Makes the folder that of `config`, of which `before` has made `step` steps; says what changes, if anything does.
+    schedule: of consistency, if that is the objective."""
     kept.clean(folder)
     averages.drop_later(folder, step)
     if before is not None and step == config.steps:
@@ -169,7 +179,7 @@ def begin(folder: Path, config: RunConfig, before: RunConfig | None, step: int, 
         kept.keep(folder, step, config.optim.keep)  # if it died before it could
         if sentence := new_schedule(before, config, step):
             print(f"{folder} {sentence}", flush=True)
-        if sentence := new_phase(before, config, step):
+        if sentence := new_phase(schedule, before.steps, step):
             print(f"{folder} {sentence}", flush=True)
     if measuring is not None and step == config.steps:  # else as the training begins
         measuring.take_up(folder, step)
@@ -208,19 +218,17 @@ def finished(folder: Path, before: RunConfig, config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, optim=optim)
 
 
-def new_phase(before: RunConfig, config: RunConfig, step: int) -> str | None:
-    """What becomes of the phase of --objective consistency with other --steps; None if nothing does."""
-    if config.objective != "consistency" or not 0 < step < config.steps:
+def new_phase(schedule: Schedule | None, before: int, step: int) -> str | None:
+    """What becomes of the phase of consistency at a step, where all steps were `before`; None if nothing does. schedule: of the
+    objective, None of others."""
+    if schedule is None or not 0 < step < schedule.steps:
         return None
-    own = config.consistency
-    was, now = (
-        Schedule(own.gap, own.phases, own.at_one, steps).phase(step) + 1 for steps in (before.steps, config.steps)
-    )
+    was, now = (each.phase(step) + 1 for each in (dataclasses.replace(schedule, steps=before), schedule))
     if was == now:
         return None
     return (
-        f"goes on in phase {now} of {own.phases} of consistency (before: {was}), which are spread over all {config.steps} "
-        "steps: it ends otherwise than a run that was asked for them at first"
+        f"goes on in phase {now} of {schedule.phases} of consistency (before: {was}), which are spread over all "
+        f"{schedule.steps} steps: it ends otherwise than a run that was asked for them at first"
     )
 
 

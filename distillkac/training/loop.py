@@ -85,8 +85,6 @@ class Trainer:
         measuring: Measuring | None = None,
     ):
         self.parts = parts_of_process(optim, accelerator.num_processes)
-        if optim.exact_parts is not None:
-            exact_sums.check(network, accelerator.num_processes)
         self.objective, self.dataset, self.folder = objective, dataset, folder
         self.steps, self.optim, self.seed, self.title = steps, optim, seed, title
         self.accelerator, self.rows = accelerator, optim.batch_size // (self.parts * accelerator.num_processes)
@@ -185,6 +183,8 @@ class Trainer:
         batches = self.batches()
         while self.step < step:
             self.advance(batches)
+        if self._agreed(not failure.finite(self.raw)):
+            return FloatingPointError(failure.unlike(self.folder, step + 1, loss, norm))
         self.save(folder)
         again = self.failed(self.advance(batches))
         if self.accelerator.is_main_process:

@@ -83,12 +83,12 @@ def measuring_for(config: RunConfig, figures: Figures | None, device: torch.devi
     if figures is None:
         raise ValueError(
             "config.optim.measure_every needs measure=, what measures the images, such as "
-            "distillkac.evaluation.training_figures.TrainingFigures(train, test)"
+            "distillkac.evaluation.training_figures.TrainingFigures(images, held_out)"
         )
     if isinstance(figures, type) or not (callable(figures) and callable(getattr(figures, "prepare", None))):
         raise ValueError(
-            "measure must be an object with the methods prepare() and __call__(images, labels), such as TrainingFigures(train, "
-            f"test), got {figures!r:.80}"
+            "measure must be an object with the methods prepare() and __call__(images, labels), such as "
+            f"TrainingFigures(images, held_out), got {figures!r:.80}"
         )
     check_steps(config)
     sampler, process = sampler_of(config), config.noise.build()

@@ -58,7 +58,7 @@ def train(
     command, 3000 steps. resume: continue the run in the folder from its last checkpoint; where there is none, begin. init: a
     run folder, or what diffusers saved, whose weights the network begins with as far as they fit (`--init` of the command).
     measure: what measures the average every config.optim.measure_every steps, such as
-    evaluation.training_figures.TrainingFigures(train, test).
+    evaluation.training_figures.TrainingFigures(images, held_out).
 
     Returns the run with its averaged network. Ctrl-C saves, then raises KeyboardInterrupt. Raises ValueError before anything
     is trained: for data or a network that are not what they should be, a folder that holds another run, or a part of
@@ -96,8 +96,8 @@ def _usual(
     folder: Path, config: RunConfig | None, network: nn.Module | NetworkConfig | None, resume: bool
 ) -> RunConfig:
     """The config that was given, or that of the run that is continued, whose images and network are given anew."""
-    if config is not None:
-        return configs.checked(config, RunConfig)
+    if config is not None:  # of another run perhaps, which began with what this one does not
+        return dataclasses.replace(configs.checked(config, RunConfig), began_with=None)
     if not (resume and checkpoints.begun(folder)):
         return RunConfig()
     saved = load_config(folder)

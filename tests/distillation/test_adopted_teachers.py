@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from distillkac import distill, evaluate, export, report, sample
+from distillkac.data import DataConfig
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import adopt, load_config, open_run, students
-from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import student_folder
-from distillkac.runs.run_data import RunData
 from distillkac.scheduler import KacScheduler
 from tests.adopted import saved
 
@@ -27,8 +26,6 @@ INVERSE = ("--stages", "1", "--inverse.steps", "1", "--inverse.start", "teacher"
 def teacher(tmp_path_factory):
     """Of the digits, with a class that means none. Its students are made by the tests, each in a folder of its own."""
     folder = tmp_path_factory.mktemp("adopted")
-    from distillkac.data import DataConfig
-
     adopt(saved(folder / "model", "epsilon", num_class_embeds=11), folder / "run", DataConfig())
     return folder / "run"
 
@@ -78,13 +75,17 @@ def test_noise_alone_is_enough_where_there_are_no_images(tmp_path, capsys):
     assert "was adopted without the images that it was trained on" in capsys.readouterr().err
 
 
-def test_images_that_come_later_are_brought_to_the_models_size(tmp_path):
+def test_images_of_another_size_that_come_later_are_told_how_to_be_used(tmp_path, capsys):
     run = adopt(saved(tmp_path / "model"), tmp_path / "run").folder
-    images = np.random.default_rng(0).integers(0, 256, (30, 12, 10, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 10), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images)
-    place = DataPlace(path=str(tmp_path / "images.npz"))
-    assert RunData(run, load_config(run), place).load("train").shape == (1, 8, 8)
-    made(run, run, "--data.path", str(tmp_path / "images.npz"), "--stages", "2,1", "--steps", "1")
+    place = ["--data.path", str(tmp_path / "images.npz")]
+    assert distill.main([str(run), *place, "--stages", "2,1", "--steps", "1"]) == 1
+    words = capsys.readouterr().err
+    assert "was trained on images of 1 x 8 x 8, but those of" in words
+    assert f"adopt it again with these, {' '.join(place)} --data.image-size 8, which brings them" in words
+    again = adopt(saved(tmp_path / "again"), tmp_path / "other", DataConfig(path=place[1], image_size=8)).folder
+    made(again, again, "--stages", "2,1", "--steps", "1")
 
 
 def test_images_of_other_classes_need_another_adoption(tmp_path, capsys):

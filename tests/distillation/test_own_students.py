@@ -133,7 +133,10 @@ def test_inverse_distillation_of_an_own_network(teacher, tmp_path):
     assert type(last.network) is Net
     assert same(open_run(last.folder, network=Net()).network.state_dict(), last.network.state_dict())
     alone = DistillConfig(stages=(1,), steps=(), inverse=InverseConfig(steps=2), optim=OPTIM)
-    (only,) = distill(teacher, DATA, config=alone, out=tmp_path / "alone", start=teacher.folder / "student-1")
+    with pytest.warns(
+        UserWarning, match=r"optim.lr is of stages, and stages 1 is inverse distillation alone.*not looked at"
+    ):
+        (only,) = distill(teacher, DATA, config=alone, out=tmp_path / "alone", start=teacher.folder / "student-1")
     assert same(only.network.state_dict(), last.network.state_dict())
     random = dataclasses.replace(alone, inverse=InverseConfig(steps=2, start="random"))
     with pytest.raises(ValueError, match=r'inverse.start "random" needs network=, a function that makes a new .*Net'):
@@ -154,6 +157,8 @@ def test_w_as_an_input_needs_a_network_that_takes_it(teacher):
     labels = class_labels(opened.config, 4)
     plain, guided = (generate(opened, labels, SamplerConfig(steps=2, w=w)).images for w in (0.0, 2.0))
     assert not torch.equal(plain, guided)
+    with pytest.raises(ValueError, match="trained with guidance_embedding = True, .* this Net says the opposite"):
+        open_run(students[0].folder, network=Net())
     with pytest.raises(ValueError, match="takes the guidance weight w as an input, which students do"):
         train(teacher.folder.with_name("other"), DATA, Net(guided=True), RunConfig(steps=2, optim=OPTIM))
 

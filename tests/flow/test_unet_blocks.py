@@ -158,6 +158,22 @@ def test_hooks_run_and_wrappers_are_called():
     assert_same(answers(network, 3, torch.float32)[0], doubled)
 
 
+def test_what_replaces_the_call_of_a_layer_is_called():
+    """As offloading does: a `forward` of the instance. And another nonlinearity of a block."""
+    network = network_of(*CONFIGS[0])
+    before, norm = answers(network, 3, torch.float32)[0], network.unet.up_blocks[0].resnets[0].norm1
+    own = norm.forward
+    norm.forward = lambda x: 2 * own(x)
+    assert_other(answers(network, 3, torch.float32)[0], before)
+    del norm.forward
+    assert_same(answers(network, 3, torch.float32)[0], before)
+    block = network.unet.up_blocks[0].resnets[0]
+    block.nonlinearity, silu = nn.Identity(), block.nonlinearity
+    assert_other(answers(network, 3, torch.float32)[0], before)
+    block.nonlinearity = silu
+    assert_same(answers(network, 3, torch.float32)[0], before)
+
+
 class Doubled(nn.Module):
     """As adapters wrap a layer: its weights can be seen, and are not all."""
 

@@ -81,6 +81,21 @@ def test_gradient_of_the_guidance_weight_and_of_missing_parts(process, max_speed
         assert (g - e).abs().max() <= 5e-6 * e.abs().max()
 
 
+@pytest.mark.parametrize("process", ["planar", "quad"])
+def test_gradient_of_the_limit_far_from_one_and_of_no_limit(process):
+    """Squares of such numbers are none of float32's; a limit of infinity is none."""
+    for size in (3e-25, 3e25):
+        u = torch.tensor([[size, 4 * size / 3, 0.0, 0.0]], requires_grad=True)
+        (got,) = gradients((ops.guided_velocity(u, torch.zeros_like(u), 0.0, size / 3, process),), [u])
+        exact = (u.detach().double() / size).requires_grad_()
+        (want,) = gradients((reference.guided_velocity(exact, torch.zeros_like(exact), 0.0, 1 / 3, process),), [exact])
+        assert (got - want).abs().max() <= 5e-6 * want.abs().max()
+    u = torch.randn(2, 4, requires_grad=True)
+    v = ops.guided_velocity(u, torch.zeros(2, 4), 1.0, float("inf"), process)
+    (first,) = torch.autograd.grad(v.square().sum(), u, create_graph=True)
+    assert torch.equal(torch.autograd.grad(first.sum(), u)[0], torch.full_like(u, 8.0))
+
+
 def test_gradient_of_the_velocity_on_the_cone_and_close_to_it():
     t = torch.ones(1, dtype=torch.float64)
     k = torch.tensor([[1.0, -1.0, 0.999999, 0.5, 0.0]], requires_grad=True)

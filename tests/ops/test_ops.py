@@ -118,6 +118,18 @@ def test_speed_limit(process):
     assert ops.guided_velocity(torch.full((1, 4), torch.nan), u[:, :4], 1.0, 0.5, process).isnan().all()  # not hidden
 
 
+@pytest.mark.parametrize("process", ["planar", "quad"])
+def test_a_nan_in_a_group_keeps_the_limit_from_all_of_it(process):
+    """Whichever of them it is."""
+    for place in range(4):
+        u = torch.full((1, 4), 1e9)
+        u[0, place] = math.nan
+        limited = ops.guided_velocity(u, u, 0.0, 0.5, process)[0]
+        together = 2 if process == "planar" else 4
+        expected = [i // together == place // together for i in range(4)]
+        assert (limited.isnan() | (limited == 1e9)).tolist() == expected
+
+
 @every_op
 @every_process
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0), (0, 0, 4), (2, 4, 0)])

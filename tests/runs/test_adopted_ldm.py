@@ -12,6 +12,8 @@ from distillkac.flow.integrators import integrate
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import OptimConfig, SamplerConfig, adopt, class_labels, generate
 from distillkac.runs.back import save_for_diffusers
+from distillkac.runs.data_place import DataPlace
+from distillkac.runs.run_data import RunData
 from tests.adopted import saved_ldm
 
 CPU = torch.device("cpu")
@@ -72,6 +74,12 @@ def test_it_is_sampled_distilled_and_given_back(run, tmp_path):
         z = x - student.network(x, torch.ones(3), torch.zeros(3, dtype=torch.int64))
     ours = vae.decode(vae.decoder(run.config.latent, CPU), run.config.latent, z) / 2 + 0.5
     assert np.abs(ours.clamp(0, 1).permute(0, 2, 3, 1).numpy() - theirs).max() <= 1e-4
+
+
+def test_images_in_place_of_its_latents_are_refused_by_name(run, tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"x\.npz holds no latents, but .*run learned latents: name the folder"):
+        RunData(run.folder, run.config, DataPlace(str(tmp_path / "x.npz")))
 
 
 def test_latents_of_an_autoencoder_without_a_quantiser_are_given_back_as_parts(tmp_path):

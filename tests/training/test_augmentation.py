@@ -1,5 +1,6 @@
 """Augmentation: what is done to images is what the labels say, and nothing of it is in samples."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -209,6 +210,25 @@ def test_a_run_can_begin_with_its_weights(run, tmp_path):
 )
 def test_what_cannot_be_is_refused(tmp_path, capsys, options, said):
     assert said in refusal(train, ["--run", str(tmp_path), *options], capsys)
+
+
+def test_what_a_transformer_does_not_have_is_said(tmp_path, capsys):
+    options = [
+        "--run",
+        str(tmp_path),
+        "--network.backbone",
+        "dit",
+        "--network.channels",
+        "16",
+        "--network.head-dim",
+        "8",
+    ]
+    with pytest.warns(UserWarning, match=r"everywhere: network.attention, network.scale_shift change nothing of it"):
+        assert train.main([*options, "--network.attention", "0", "--network.scale-shift", "--dry-run"]) == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*change nothing of it")
+        assert train.main([*options, "--dry-run", "--optim.precision", "bf16"]) == 0
+    assert "in float32, as the memory: --optim.precision bf16 changes both" in capsys.readouterr().out
 
 
 def test_own_networks_are_refused_by_name(tmp_path):

@@ -65,6 +65,20 @@ def test_a_bad_image_is_found_and_its_step_can_be_run_again(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 
+def test_steps_that_fail_otherwise_when_they_are_computed_again(tmp_path):
+    """As where memory errs: nothing is kept that one could not go on from."""
+    config = run_config(optim=optim(log_every=6, save_every=100))
+    job = trainer(tmp_path / "run", config)
+    whole, bad = job.objective, iter([False] * 4 + [True] + [False] * 2 + [True] + [False] * 100)
+    job.objective = lambda network, batch: whole(network, batch) * (math.nan if next(bad) else 1)
+    with pytest.raises(
+        FloatingPointError, match=r"run: the loss was nan .* in step 5, and an earlier step failed when all"
+    ):
+        job.fit()
+    assert not (tmp_path / "run" / failure.FOLDER).exists()
+    assert trainer(tmp_path / "run", config).fit().finished
+
+
 def spoilt_at(objective, step, updates=1, gradient_only=False):
     """The objective, not finite in one update: its value, or its gradient alone."""
 

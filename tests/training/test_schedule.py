@@ -7,6 +7,7 @@ import pytest
 
 from distillkac import train
 from distillkac.runs import checkpoints
+from distillkac.training.consistency import Schedule
 from distillkac.training.fit import new_phase, new_schedule
 from distillkac.training.learning_rate import learning_rate
 from tests.toys import TINY_OPTIONS, optim, refusal, run_config, trainer
@@ -54,10 +55,18 @@ def test_what_is_said_of_a_run_made_longer_after_it_fell():
 
 def test_the_phase_of_consistency_that_changes_with_the_steps_is_said():
     """Of six, over all steps: after 1500 of 3000 it is the fourth, of 6000 the second."""
-    before, now = (run_config(steps=steps, objective="consistency") for steps in (3000, 6000))
-    assert new_phase(before, now, 1500).startswith("goes on in phase 2 of 6 of consistency (before: 4)")
-    assert new_phase(before, before, 1500) is None
-    assert new_phase(run_config(steps=3000), run_config(steps=6000), 1500) is None
+    schedule = Schedule(0.5, 6, 0.1, 6000)
+    assert new_phase(schedule, 3000, 1500).startswith("goes on in phase 2 of 6 of consistency (before: 4)")
+    assert new_phase(schedule, 6000, 1500) is None
+    assert new_phase(None, 3000, 1500) is None
+
+
+def test_a_consistency_run_that_is_made_longer_says_so(tmp_path, capsys):
+    options = ["--run", str(tmp_path / "run"), *TINY_OPTIONS, "--objective", "consistency", "--preview", "0"]
+    options += ["--consistency.phases", "4", "--optim.batch-size", "8"]
+    assert train.main([*options, "--steps", "2"]) == 0
+    assert train.main([*options, "--steps", "8", "--resume"]) == 0
+    assert "goes on in phase 2 of 4 of consistency (before: 4)" in capsys.readouterr().out
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, capsys):
