@@ -157,7 +157,7 @@ def test_w_as_an_input_needs_a_network_that_takes_it(teacher):
     labels = class_labels(opened.config, 4)
     plain, guided = (generate(opened, labels, SamplerConfig(steps=2, w=w)).images for w in (0.0, 2.0))
     assert not torch.equal(plain, guided)
-    with pytest.raises(ValueError, match="trained with guidance_embedding = True, .* this Net says the opposite"):
+    with pytest.raises(ValueError, match=r"trained with guidance_embedding = True, .* this Net says the opposite"):
         open_run(students[0].folder, network=Net())
     with pytest.raises(ValueError, match="takes the guidance weight w as an input, which students do"):
         train(teacher.folder.with_name("other"), DATA, Net(guided=True), RunConfig(steps=2, optim=OPTIM))
