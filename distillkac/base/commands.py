@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from distillkac.base import processes
-from distillkac.base.processes import INTERRUPTED
 
+INTERRUPTED = processes.INTERRUPTED
 UNREAD = 141  # exit code of a command whose output nobody reads any more
 PACKAGE = Path(__file__).parents[1]
 

@@ -214,8 +214,8 @@ def student_config(teacher: RunConfig, stage: Stage, config: DistillConfig) -> R
         restart=None if stage.any_steps is None else KEPT_RESTART if stage.method == "pairs" else RESTART,
         shift=shift_of(config, teacher),
     )
-    own = {"network": network, "optim": config.optim, "steps": stage.steps, "seed": config.seed, "began_with": None}
-    return replace(teacher, **own, student=student)
+    own = replace(teacher, network=network, optim=config.optim, steps=stage.steps, seed=config.seed)
+    return replace(own, student=student, began_with=None)
 
 
 def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
@@ -233,8 +233,8 @@ def inverse_config(teacher: RunConfig, config: DistillConfig) -> RunConfig:
         restart=None if inverse.num_steps == 1 else inverse.restart,
         shift=shift_of(config, teacher),
     )
-    own = {"optim": optim, "steps": inverse.steps, "seed": config.seed, "began_with": None}
-    return replace(teacher, **own, student=student)
+    own = replace(teacher, optim=optim, steps=inverse.steps, seed=config.seed)
+    return replace(own, student=student, began_with=None)
 
 
 def deciding(config: DistillConfig, stage: Stage | None) -> tuple[str, ...]:

@@ -151,17 +151,16 @@ def say_if_of_another_teacher(folder: Path, run: Path, teacher: str) -> None:
 def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> None:
     """Raises ValueError if inverse distillation cannot begin with the student in a folder. config: of its run."""
     student = config.student
-    euler = student is not None and student.restart is None
-    if inverse.num_steps == 1 and euler and student.num_steps > 1:
+    euler = student.num_steps if student is not None and student.restart is None else None
+    if euler is not None and inverse.num_steps == 1 < euler:
         raise ValueError(
-            f"{folder} is of {student.num_steps} Euler steps, the first of which leads to no picture: inverse.num_steps 1 "
-            "starts from a student of one step, or of any number of steps"
+            f"{folder} is of {euler} Euler steps, the first of which leads to no picture: inverse.num_steps 1 starts from a "
+            "student of one step, or of any number of steps"
         )
-    if inverse.num_steps > 1 and euler:
+    if euler is not None and inverse.num_steps > 1:
         raise ValueError(
-            f"{folder} is of {student.num_steps} Euler step{'s' * (student.num_steps > 1)}, which predict the data in the last "
-            f"alone; inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method "
-            "consistency"
+            f"{folder} is of {euler} Euler step{'s' * (euler > 1)}, which predict the data in the last alone; inverse.num_steps "
+            f"{inverse.num_steps} starts from a student of any number of steps, such as one of method consistency"
         )
     if inverse.fake == "start" and (student is None or student.method != "inverse"):
         raise ValueError(f"{folder} has no fake model to go on with (inverse.fake start): it is no inverse student")
