@@ -160,7 +160,7 @@ def check_beginning(folder: Path, config: RunConfig, inverse: InverseConfig) -> 
     if euler is not None and inverse.num_steps > 1:
         raise ValueError(
             f"{folder} is of {euler} Euler step{'s' * (euler > 1)}, which predict the data in the last alone; "
-            f"inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of method consistency"
+            f"inverse.num_steps {inverse.num_steps} starts from a student of any number of steps, such as one of consistency"
         )
     if inverse.fake == "start" and (student is None or student.method != "inverse"):
         raise ValueError(f"{folder} has no fake model to go on with (inverse.fake start): it is no inverse student")
