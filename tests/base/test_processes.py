@@ -225,7 +225,7 @@ def test_peers_that_are_gone_are_told_from_other_errors():
 
 
 MUON = """
-import os, sys, torch
+import os, sys, time, torch
 from torch import distributed, nn
 from distillkac.base import processes
 from distillkac.training.optimizer import Muon
@@ -246,8 +246,16 @@ def trained(shared):
 alone, together = trained(False), trained(True)
 same = all(torch.allclose(a, b, 1e-5, 1e-5) for a, b in zip(alone, together))  # rounding of products, by their alignment
 processes._part()
-tasks = [open(f"/proc/self/task/{each}/comm").read() for each in os.listdir("/proc/self/task")]
-assert not any("gloo" in task for task in tasks), tasks  # such a thread may abort a program that ends
+def tasks():
+    for each in os.listdir("/proc/self/task"):
+        try:
+            yield open(f"/proc/self/task/{each}/comm").read()
+        except OSError:  # it has ended
+            pass
+until = time.monotonic() + 60
+while (left := [task for task in tasks() if "gloo" in task]) and time.monotonic() < until:
+    time.sleep(0.1)
+assert not left, left  # such a thread may abort a program that ends
 sys.exit(0 if same else 1)
 """
 
