@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.runs.device import device
     from distillkac.runs.run import build_network
     from distillkac.runs.run_data import check_place, located
-    from distillkac.runs.start import check_source, refuse_lost, started
+    from distillkac.runs.start import started
     from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
@@ -79,10 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         args.config.noise.refuse_unused()
     check_steps(args.config)
     _refuse_augmented_latents(args)
-    if args.init is not None:
-        check_source(args.init)
-    else:
-        refuse_lost(args.run, saved)
+    _check_init(args, saved)
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
     _say_what_a_transformer_lacks(args.config)
@@ -136,6 +133,16 @@ def _refuse_augmented_latents(args: TrainArgs) -> None:
     would say so, long after --dry-run. Files of images have one channel or three."""
     if args.config.augment and _has_data_of_preset(args) and args.config.shape[0] not in (0, 1, 3):
         raise ValueError(f"augment turns and scales images, and those of preset {args.preset} are latents: omit it")
+
+
+def _check_init(args: TrainArgs, saved: RunConfig | None) -> None:
+    """Raises ValueError if --init names nothing to begin with, or is missing where a run began so and has no checkpoint."""
+    from distillkac.runs.start import check_source, refuse_lost
+
+    if args.init is not None:
+        check_source(args.init)
+    else:
+        refuse_lost(args.run, saved)
 
 
 def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -> None:

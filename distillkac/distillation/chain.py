@@ -65,10 +65,7 @@ def distill(
     if not isinstance(run, Run):
         raise ValueError(f"run must be what train or open_run returned, got {run!r:.80}")
     config = DistillConfig() if config is None else configs.checked(config, DistillConfig)
-    try:
-        refuse_unused(config, DistillConfig())
-    except ValueError as unused:  # in Python one set of options may be meant for several plans
-        warnings.warn(f"{unused}; it is not looked at", stacklevel=2)
+    _say_unused(config)
     run, config = dataclasses.replace(run, folder=run.folder.absolute()), for_teacher(config, run.config)
     begin = None if start is None else Path(start).expanduser()
     check_start_folder(begin, config)
@@ -92,6 +89,14 @@ def distill(
             if not finished:
                 raise KeyboardInterrupt(f"stopped at {student.name}; distill(..., resume=True) goes on")
     return made
+
+
+def _say_unused(config: DistillConfig) -> None:
+    """Warns of options that lone inverse distillation does not look at: in Python one set may be meant for several plans."""
+    try:
+        refuse_unused(config, DistillConfig())
+    except ValueError as unused:
+        warnings.warn(f"{unused}; it is not looked at", stacklevel=3)
 
 
 def _check_weights(run: Run) -> None:

@@ -3,12 +3,13 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distillkac.ops._arguments import tracing
 
-__all__ = ["is_written_out", "written_out"]
+__all__ = ["WrittenOut", "is_written_out", "written_out"]
 
 _lock = threading.Lock()
 _inside = 0
@@ -19,6 +20,17 @@ def written_out() -> contextlib.AbstractContextManager[object]:
     """Inside, torch computes attention by its own products. What chooses is a setting of the whole program: the first thread
     that enters changes it, the last one that leaves puts it back."""
     return sdpa_kernel(SDPBackend.MATH) if tracing() else _counted()  # a compiler knows what the former means
+
+
+class WrittenOut(contextlib.AbstractContextManager[None]):
+    """written_out(), which may be entered once more after it was left."""
+
+    def __enter__(self) -> None:
+        self._now = written_out()
+        self._now.__enter__()
+
+    def __exit__(self, *what: Any) -> None:
+        self._now.__exit__(*what)
 
 
 def is_written_out() -> bool:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillkac.base import backbones
 from distillkac.flow import transformer
-from distillkac.flow.attention import is_written_out, written_out
+from distillkac.flow.attention import WrittenOut, is_written_out, written_out
 from distillkac.flow.channels_last import with_channels_last
 from distillkac.flow.embeddings import embedding_of_number, zero
 from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig, norm_groups
@@ -147,7 +147,7 @@ def recomputed(block: nn.Module, *inputs: Tensor | None) -> object:
     if not is_written_out():
         return checkpoint(block, *inputs, use_reentrant=False)
     # What is computed again, after the call of the network, must be what was computed.
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), written_out()))
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), WrittenOut()))
 
 
 def _positions(config: NetworkConfig, shape: tuple[int, int, int]) -> int:

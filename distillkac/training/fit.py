@@ -109,35 +109,29 @@ def fit_run(
     that trains in the folder now. A checkpoint that cannot be continued is refused before anything is written. measure: what
     measures the average during the training, where config.optim.measure_every asks for it.
     """
-    folder = Path(folder).expanduser()
-    refuse_shipped(folder)
-    refuse_inference_mode()
-    if config.latent and config.preview:
-        vae.check_place(config.latent)
-
+    folder = _place(folder, config)
     measuring = measuring_for(config, measure, accelerator.device, folder)
 
     def saved(average: torch.nn.Module, step: int) -> None:
         kept.keep(folder, step, config.optim.keep)
         draw(Run(folder, config, config.noise.build(), average, accelerator.device), step)
 
-    # Gradients: the caller may have them off.
-    with run_lock(folder, accelerator), torch.enable_grad(), fast_products(accelerator.device):
-        before = resume.check(folder, config, go_on)
-        if config.optim.exact_parts is not None:
-            exact_sums.check(network, accelerator.num_processes)
+    with (
+        run_lock(folder, accelerator),
+        torch.enable_grad(),
+        fast_products(accelerator.device),
+    ):  # whatever the caller has
+        before, config = _looked_at(folder, config, network, accelerator, go_on)
         trainer = Trainer(
             *(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title),
             saved,
             measuring,
         )
-        if before is not None and config.began_with is None:  # a config that was given does not know
-            config = dataclasses.replace(config, began_with=before.began_with)
         if trainer.step > config.steps:
             raise ValueError(f"{folder} has made {trainer.step} steps already, more than --steps {config.steps}")
-        if accelerator.is_main_process:
-            begin(folder, config, before, trainer.step, measuring, getattr(objective, "schedule", None))
         made = trainer.step
+        if accelerator.is_main_process:
+            begin(folder, config, before, made, measuring, getattr(objective, "schedule", None))
         fit = trainer.fit()
         if accelerator.is_main_process and made == config.steps and not are_drawn(folder, config):
             saved(fit.network, made)
@@ -148,6 +142,28 @@ def fit_run(
     if accelerator.is_main_process:
         say_how_it_ended(folder, fit, config.steps)
     return fit
+
+
+def _place(folder: str | os.PathLike[str], config: RunConfig) -> Path:
+    """The folder of a run that may begin here. Raises ValueError if it may not."""
+    folder = Path(folder).expanduser()
+    refuse_shipped(folder)
+    refuse_inference_mode()
+    if config.latent and config.preview:
+        vae.check_place(config.latent)
+    return folder
+
+
+def _looked_at(
+    folder: Path, config: RunConfig, network: torch.nn.Module, accelerator: Accelerator, go_on: bool
+) -> tuple[RunConfig | None, RunConfig]:
+    """The saved config of the run that is continued, see resume.check, and that of this one. Raises ValueError as that does."""
+    before = resume.check(folder, config, go_on)
+    if config.optim.exact_parts is not None:
+        exact_sums.check(network, accelerator.num_processes)
+    if before is not None and config.began_with is None:  # a config that was given does not know
+        config = dataclasses.replace(config, began_with=before.began_with)
+    return before, config
 
 
 def say_how_it_ended(folder: Path, fit: Fit, steps: int) -> None:

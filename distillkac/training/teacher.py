@@ -77,12 +77,7 @@ def train(
         config = _with_given(config, images)
     _check_noise(config, new=not (resume and checkpoints.begun(folder)))
     config, network = _with_network(config, network, images)
-    before = load_config(folder) if resume and checkpoints.begun(folder) else None
-    if init is not None:
-        config = started(network, config, init, before)
-    else:
-        refuse_lost(folder, before)
-    config = settled(config, network)
+    config = settled(_begun_with(init, folder, config, network, resume), network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume, measure)
         device = accelerator.device
@@ -102,6 +97,17 @@ def _usual(
         return RunConfig()
     saved = load_config(folder)
     return dataclasses.replace(saved, data=DataConfig(), network=saved.network if network is None else NetworkConfig())
+
+
+def _begun_with(
+    init: str | os.PathLike[str] | None, folder: Path, config: RunConfig, network: nn.Module, resume: bool
+) -> RunConfig:
+    """The config of a run that begins with the weights of `init`, if there is one, which the network then has."""
+    before = load_config(folder) if resume and checkpoints.begun(folder) else None
+    if init is not None:
+        return started(network, config, init, before)
+    refuse_lost(folder, before)
+    return config
 
 
 def _check_noise(config: RunConfig, new: bool) -> None:

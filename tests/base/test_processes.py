@@ -225,7 +225,7 @@ def test_peers_that_are_gone_are_told_from_other_errors():
 
 
 MUON = """
-import os, sys, time, torch
+import contextlib, os, sys, time, torch
 from torch import distributed, nn
 from distillkac.base import processes
 from distillkac.training.optimizer import Muon
@@ -246,16 +246,14 @@ def trained(shared):
 alone, together = trained(False), trained(True)
 same = all(torch.allclose(a, b, 1e-5, 1e-5) for a, b in zip(alone, together))  # rounding of products, by their alignment
 processes._part()
-def tasks():
-    for each in os.listdir("/proc/self/task"):
-        try:
-            yield open(f"/proc/self/task/{each}/comm").read()
-        except OSError:  # it has ended
-            pass
+def left():
+    with contextlib.suppress(OSError):  # one that ends meanwhile
+        return [one for i in os.listdir("/proc/self/task") if "gloo" in (one := open(f"/proc/self/task/{i}/comm").read())]
+    return ["unknown"]
 until = time.monotonic() + 60
-while (left := [task for task in tasks() if "gloo" in task]) and time.monotonic() < until:
+while left() and time.monotonic() < until:
     time.sleep(0.1)
-assert not left, left  # such a thread may abort a program that ends
+assert not left(), left()  # such a thread may abort a program that ends
 sys.exit(0 if same else 1)
 """
 
@@ -278,17 +276,8 @@ def test_a_training_of_two_processes_stops_and_goes_on(tmp_path):
     from tests.toys import TINY_OPTIONS
 
     folder = tmp_path / "a run"
-    options = [
-        "--run",
-        str(folder),
-        *TINY_OPTIONS,
-        "--preview",
-        "0",
-        "--optim.batch-size",
-        "16",
-        "--optim.optimizer",
-        "muon",
-    ]
+    options = ["--run", str(folder), *TINY_OPTIONS, "--preview", "0", "--optim.batch-size", "16"]
+    options += ["--optim.optimizer", "muon"]
     command = [sys.executable, "-m", "distillkac.train", *options, "--processes", "2", "--optim.log-every", "1"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     training = subprocess.Popen(

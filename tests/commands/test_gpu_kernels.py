@@ -25,7 +25,7 @@ def test_it_runs_in_small_and_keeps_what_it_measured(monkeypatch, tmp_path, caps
     assert [len(row) for row in table["rows"]] == [len(kernels.COLUMNS)] * 2 * 2 * (len(sass_kernels()) + 2)
     assert len(capsys.readouterr().out.splitlines()) == len(table["rows"])
     kept = json.loads(results.read_text())
-    assert kept["machine"] == {"gpu": "NVIDIA cpu", "driver": "1"}
+    assert kept["machine"] == {"gpu": "NVIDIA cpu"}  # that of the times, whatever it was before
     assert kept["counters"] == {"date": "then", "rows": [{"kernel": "x"}]}
     assert {row["kernel"] for row in kept["times"]["rows"]} == {*sass_kernels(), *kernels.DRAWS_OF_TORCH}
     assert all(row["us"] > 0 and row["copy_us"] > 0 and row["predicted"] is None for row in kept["times"]["rows"])

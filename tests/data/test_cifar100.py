@@ -77,6 +77,15 @@ class Doubled:
         return codecs.encode, (Doubled(self.times - 1) if self.times else b"aa", "hex")
 
 
+class Repeated:
+    """One long text that is encoded as often as it is named."""
+
+    text = "x" * 10**6
+
+    def __reduce__(self):
+        return codecs.encode, (self.text, "latin1")
+
+
 def nested(depth):
     """A list that holds one list ten times, which holds another one ten times."""
     return [nested(depth - 1)] * 10 if depth else [1] * 10
@@ -110,8 +119,13 @@ BAD = [
     (write_pickled, lambda f: (f / "test").unlink(), "test is missing"),
     (write_pickled, lambda f: repickle(f, "train", data=Hostile()), "asks for __builtin__.print"),
     (write_pickled, lambda f: repickle(f, "meta", fine_label_names=Hostile()), "asks for __builtin__.print"),
-    (write_pickled, lambda f: repickle(f, "train", data=Huge(120, 3072)), "larger arrays than its size allows"),
+    (write_pickled, lambda f: repickle(f, "train", data=Huge(120, 3072)), "is no file of CIFAR-100"),
     (write_pickled, lambda f: repickle(f, "train", data=Huge(2**62)), "is no file of CIFAR-100"),
+    (
+        write_pickled,
+        lambda f: repickle(f, "train", data=[Repeated() for _ in range(100)]),
+        "larger arrays than its size",
+    ),
     (write_pickled, lambda f: repickle(f, "train", data=Doubled(40)), "asks for the codec b?'hex'"),
     (write_pickled, lambda f: repickle(f, "train", data=nested(12)), "an entry is no array and no list"),
     (write_pickled, lambda f: repickle(f, "train", data=np.zeros((2, 5), np.uint8)), r"data must be \(N, 3072\)"),

@@ -134,7 +134,7 @@ def test_inverse_distillation_of_an_own_network(teacher, tmp_path):
     assert same(open_run(last.folder, network=Net()).network.state_dict(), last.network.state_dict())
     alone = DistillConfig(stages=(1,), steps=(), inverse=InverseConfig(steps=2), optim=OPTIM)
     with pytest.warns(
-        UserWarning, match=r"optim.lr is of stages, and stages 1 is inverse distillation alone.*not looked at"
+        UserWarning, match=r"optim.warmup is of stages, and stages 1 is inverse distillation alone.*not looked at"
     ):
         (only,) = distill(teacher, DATA, config=alone, out=tmp_path / "alone", start=teacher.folder / "student-1")
     assert same(only.network.state_dict(), last.network.state_dict())

@@ -163,15 +163,20 @@ def test_what_replaces_the_call_of_a_layer_is_called():
     network = network_of(*CONFIGS[0])
     before, norm = answers(network, 3, torch.float32)[0], network.unet.up_blocks[0].resnets[0].norm1
     own = norm.forward
-    norm.forward = lambda x: 2 * own(x)
+    norm.forward = lambda x: 50 * own(x)
     assert_other(answers(network, 3, torch.float32)[0], before)
     del norm.forward
     assert_same(answers(network, 3, torch.float32)[0], before)
     block = network.unet.up_blocks[0].resnets[0]
-    block.nonlinearity, silu = nn.Identity(), block.nonlinearity
+    block.nonlinearity, silu = Louder(), block.nonlinearity
     assert_other(answers(network, 3, torch.float32)[0], before)
     block.nonlinearity = silu
     assert_same(answers(network, 3, torch.float32)[0], before)
+
+
+class Louder(nn.Module):
+    def forward(self, x):
+        return 50 * x
 
 
 class Doubled(nn.Module):
