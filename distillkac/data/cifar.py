@@ -87,10 +87,9 @@ def _array(value: object, size: int) -> np.ndarray:
     if isinstance(value, np.ndarray):
         large = value.nbytes > size
     elif isinstance(value, list) and all(isinstance(each, int | float | bytes | str) for each in value):
+        # As an array all words are as wide as the longest.
         widths = [len(each) if isinstance(each, bytes | str) else 1 for each in value]
-        large = (
-            len(value) * max(widths, default=1) > 4 * size
-        )  # as an array, whose words are all as wide as the longest
+        large = len(value) * max(widths, default=1) > 4 * size
     else:
         raise ValueError("an entry is no array and no list of numbers or words")
     if large:
