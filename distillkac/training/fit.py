@@ -116,11 +116,8 @@ def fit_run(
         kept.keep(folder, step, config.optim.keep)
         draw(Run(folder, config, config.noise.build(), average, accelerator.device), step)
 
-    with (
-        run_lock(folder, accelerator),
-        torch.enable_grad(),
-        fast_products(accelerator.device),
-    ):  # whatever the caller has
+    # Gradients: the caller may have them off.
+    with run_lock(folder, accelerator), torch.enable_grad(), fast_products(accelerator.device):
         before, config = _looked_at(folder, config, network, accelerator, go_on)
         trainer = Trainer(
             *(network, objective, dataset, folder, config.steps, config.optim, config.seed, accelerator, title),
