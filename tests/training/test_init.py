@@ -120,6 +120,7 @@ def test_the_command(toy_run, tmp_path, capsys):
     assert f"did you mean the run {tmp_path / 'run'}?" in capsys.readouterr().err
 
 
+@pytest.mark.one_alignment
 def test_a_run_that_ended_before_its_first_checkpoint_is_told_again(toy_run, tmp_path, capsys):
     """It would begin with random weights, and its config say otherwise."""
     run = tmp_path / "run"
