@@ -52,25 +52,26 @@ def begin_from(network: nn.Module, config: RunConfig, source: str | os.PathLike[
     """Puts the weights of `source`, a run folder, a shipped model's name, or what diffusers saved, into the network of a new
     run. Raises ValueError if it is none of them, or a network of another kind or width."""
     weights, names = _weights(os.fspath(source))
-    mine, fresh, found = network.state_dict(), [], 0
+    mine, fresh, taken = network.state_dict(), [], {}
     for name, value in mine.items():
         other = weights.pop(name, None)
         if other is not None and name.endswith(CLASSES) and names != config.class_names:
             left = _take_classes(name, value, other, config.class_names, names)
             fresh += left
-            found += 0 if left else value.numel()
+            taken |= {} if left else {name: value}
         elif other is not None and other.shape == value.shape:
             value.copy_(other)
-            found += value.numel()
+            taken[name] = value
         else:
             fresh.append(name if other is None else f"{name} {tuple(value.shape)}, {tuple(other.shape)} there")
-    share = found / max(1, sum(value.numel() for value in mine.values()))
+    share = sum(value.numel() for value in taken.values()) / max(1, sum(value.numel() for value in mine.values()))
     if share < LEAST:
         raise ValueError(
             f"{source} is another network: {fresh[0] if fresh else 'nothing'} does not fit; give the options --network.* that "
             "it was made with"
         )
-    digest = checkpoints.digest_of(0, {name: value.cpu() for name, value in mine.items()})
+    # Of what was taken: the rest of an own network may be other random numbers each time it is made.
+    digest = checkpoints.digest_of(0, {name: value.cpu() for name, value in taken.items()})
     return Start(digest, share, tuple(fresh), tuple(weights))
 
 

@@ -95,6 +95,18 @@ def test_a_model_of_diffusers(tmp_path):
     assert start.fresh == ("classes.weight of 1 of 2 classes",)
 
 
+def test_what_is_left_fresh_is_no_part_of_what_a_run_began_with(toy_run):
+    """An own network may be made without a seed, and is another each time."""
+    found = set()
+    for seed in (1, 2):
+        config = run_config(network=dataclasses.replace(TINY, middle_attention=True), seed=seed)
+        found.add(begin_from(build_network(config), config, toy_run).digest)
+    assert len(found) == 1
+    whole, classes = run_config(), run_config(class_names=("bright", "red"))
+    assert begin_from(build_network(whole), whole, toy_run).digest in found  # all that there is was taken by each
+    assert begin_from(build_network(classes), classes, toy_run).digest not in found
+
+
 def test_the_command(toy_run, tmp_path, capsys):
     options = ["--run", str(tmp_path / "run"), "--steps", "1", "--preview", "0", "--optim.batch-size", "8"]
     begin = ["--init", str(toy_run), "--process", "gaussian"]
