@@ -52,7 +52,8 @@ def begin_from(network: nn.Module, config: RunConfig, source: str | os.PathLike[
     """Puts the weights of `source`, a run folder, a shipped model's name, or what diffusers saved, into the network of a new
     run. Raises ValueError if it is none of them, or a network of another kind or width."""
     weights, names = _weights(os.fspath(source))
-    mine, fresh, taken = network.state_dict(), [], {}
+    mine, fresh = network.state_dict(), []
+    taken: dict[str, Tensor] = {}
     for name, value in mine.items():
         other = weights.pop(name, None)
         if other is not None and name.endswith(CLASSES) and names != config.class_names:
