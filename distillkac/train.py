@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
-    from distillkac.training.teacher import fit_teacher, with_data
+    from distillkac.training.teacher import fit_teacher, say_what_a_transformer_lacks, with_data
 
     process = args.config.noise.build()
     if saved is None:
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     _check_init(args, saved)
     if saved is not None:
         _say_if_another_preset(argv, args, saved)
-    _say_what_a_transformer_lacks(args.config)
+    say_what_a_transformer_lacks(args.config)
     if args.dry_run and _images_are_to_come(args):
         print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
         print(described(args.config, cost(args.config, device()), device()))
@@ -156,19 +156,6 @@ def _say_if_another_preset(argv: list[str], args: TrainArgs, saved: RunConfig) -
         warnings.warn(
             f"--preset {args.preset} decides nothing of a run that is resumed, whose saved options stay: {'; '.join(words)}",
             stacklevel=3,
-        )
-
-
-def _say_what_a_transformer_lacks(config: RunConfig) -> None:
-    """Warns of options of the U-Net that are given, or have come with a preset, for a transformer."""
-    network, usual = config.network, NetworkConfig()
-    if not isinstance(network, NetworkConfig) or network.backbone != "dit":
-        return
-    names = ("attention", "middle_attention", "scale_shift")
-    if others := [f"network.{name}" for name in names if getattr(network, name) != getattr(usual, name)]:
-        warnings.warn(
-            f"network.backbone dit has attention and scales everywhere: {', '.join(others)} change nothing of it",
-            stacklevel=2,
         )
 
 

@@ -29,11 +29,11 @@ def text(device: str, out: Path) -> str:
     for path in sorted(out.glob("*/evaluation.json")):
         sections += [f"## {path.parent.name}, measured", _evaluation(json.loads(path.read_text()))]
     speed = out / "speed.md" if device == "cpu" else parts.ROOT / "docs" / "speed.md"
-    if (out / "ops.json").exists() and speed.exists():
-        sections += [
-            "## The ops",
-            speed.read_text(encoding="utf-8").partition(SPEED[0])[2].partition(SPEED[1])[0].strip(),
-        ]
+    ops = _result(out / "ops.json")
+    if ops is not None and ops["status"] != "skipped" and speed.exists():
+        tables = speed.read_text(encoding="utf-8").partition(SPEED[0])[2].partition(SPEED[1])[0].strip()
+        if tables := tables if device == "cpu" else tables_of(_name(device), tables):
+            sections += ["## The ops", tables]
     return "\n\n".join(sections) + "\n"
 
 
@@ -48,9 +48,24 @@ def _machine(device: str) -> str:
 
     from distillkac._kernels import native
 
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, in small"
     build = native.build_info()
-    return f"{name}; torch {torch.__version__}, {build['compiler']}, commit {build['commit']}"
+    return f"{_name(device)}; torch {torch.__version__}, {build['compiler']}, commit {build['commit']}"
+
+
+def _name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, in small"
+
+
+def tables_of(name: str, tables: str) -> str:
+    """Of the captions and tables of all machines, one after the other, those of this device; "" if it has none."""
+    each = tables.split("\n\n")
+    return "\n\n".join(
+        f"{caption}\n\n{table}"
+        for caption, table in zip(each[::2], each[1::2], strict=True)
+        if caption.startswith(name)
+    )
 
 
 def _result(path: Path) -> dict | None:

@@ -70,7 +70,7 @@ def _for_arrays(op: Callable[..., Any]) -> Callable[..., Any]:
         with torch.no_grad():
             result = op(**{key: _to_torch(name, key, value) for key, value in arguments.items()})
         if (out := arguments.get("out")) is not None and op is not ops.endpoint_loss:
-            pairs = zip(result, out, strict=True) if isinstance(out, tuple) else [(result, out)]
+            pairs = zip(result, out, strict=True) if isinstance(result, tuple) else [(result, out)]
             for part, array in pairs:
                 if part.is_cuda:
                     _from_torch(name, part, array)  # the library's stream waits for torch's from here on

@@ -77,6 +77,7 @@ def train(
         config = _with_given(config, images)
     _check_noise(config, new=not (resume and checkpoints.begun(folder)))
     config, network = _with_network(config, network, images)
+    say_what_a_transformer_lacks(config)
     config = settled(_begun_with(init, folder, config, network, resume), network)
     with own_accelerate():
         fit, accelerator = fit_teacher(folder, config, network, images, track, resume, measure)
@@ -97,6 +98,19 @@ def _usual(
         return RunConfig()
     saved = load_config(folder)
     return dataclasses.replace(saved, data=DataConfig(), network=saved.network if network is None else NetworkConfig())
+
+
+def say_what_a_transformer_lacks(config: RunConfig) -> None:
+    """Warns of options of the U-Net that are given, or have come with a preset, for a transformer."""
+    network, usual = config.network, NetworkConfig()
+    if not isinstance(network, NetworkConfig) or network.backbone != "dit":
+        return
+    names = ("attention", "middle_attention", "scale_shift")
+    if others := [f"network.{name}" for name in names if getattr(network, name) != getattr(usual, name)]:
+        warnings.warn(
+            f"network.backbone dit has attention and scales everywhere: {', '.join(others)} change nothing of it",
+            stacklevel=3,
+        )
 
 
 def _begun_with(

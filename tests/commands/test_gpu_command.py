@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import agreement, parts, resume, throughput, two_processes
+from benchmarks.gpu import agreement, parts, resume, summary, throughput, two_processes
 from distillkac import distill
 from tests.places import ROOT
 from tests.project.documented import Read, check_python
@@ -30,6 +30,20 @@ def two_parts(monkeypatch, tmp_path):
     ]
     monkeypatch.setattr(parts, "all_parts", lambda device, out: made)
     return tmp_path
+
+
+def test_what_follows_a_contest_that_fails_is_run_where_all_shall_be(tmp_path):
+    commands = [(sys.executable, "-c", code) for code in ("raise SystemExit(3)", f"open({str(tmp_path / 'x')!r}, 'w')")]
+    for whole in (False, True):
+        result = command.run(parts.Part("ops", "", tuple(commands), device="cpu", whole=whole), tmp_path, set())
+        assert (result["status"], result["reason"]) == (command.FAILED, "exit status 3")
+        assert (tmp_path / "x").exists() == whole
+
+
+def test_a_summary_has_the_tables_of_its_device_alone():
+    tables = "AMD EPYC, 2 cores; torch\n\n| a |\n\nNVIDIA H200; torch\n\n| b |"
+    assert summary.tables_of("NVIDIA H200", tables) == "NVIDIA H200; torch\n\n| b |"
+    assert summary.tables_of("NVIDIA L4", tables) == ""
 
 
 def test_parts_are_run_kept_and_told(two_parts, capsys):

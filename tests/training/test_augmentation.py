@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from distillkac import distill, export, sample, train
-from distillkac.flow.network_config import AUGMENT_LABELS
+from distillkac.flow.network_config import AUGMENT_LABELS, NetworkConfig
 from distillkac.pipeline import KacPipeline
 from distillkac.runs import packed
 from distillkac.runs.augmentation_config import AugmentationConfig
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.run import build_network, open_run
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from distillkac.training import train as train_in_python
 from distillkac.training.augmentation import Augmentation, _resampled, _turn
 from distillkac.training.batches import Batch
 from distillkac.training.objectives import objective_for
@@ -225,6 +226,9 @@ def test_what_a_transformer_does_not_have_is_said(tmp_path, capsys):
     ]
     with pytest.warns(UserWarning, match=r"everywhere: network.attention, network.scale_shift change nothing of it"):
         assert train.main([*options, "--network.attention", "0", "--network.scale-shift", "--dry-run"]) == 0
+    config = run_config(network=NetworkConfig("dit", channels=(16,), head_dim=8, scale_shift=True), steps=1, preview=0)
+    with pytest.warns(UserWarning, match=r"everywhere: network.scale_shift change nothing of it"):
+        train_in_python(tmp_path / "run", ToyData(), config=config)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*change nothing of it")
         assert train.main([*options, "--dry-run", "--optim.precision", "bf16"]) == 0
