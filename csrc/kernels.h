@@ -164,6 +164,7 @@ DISTILLKAC_EVERYWHERE int64_t units_in(const Rows& rows, int64_t chunk) {
 struct CpuKernels {
   bool (*kac_noise)(const KacNoiseArgs&, int64_t begin, int64_t end);
   bool (*kac_velocity)(const KacVelocityArgs&, int64_t begin, int64_t end);
+  bool (*kac_velocity_covers)(const KacVelocityArgs&, int64_t begin, int64_t end);  // looks, and writes nothing
   bool (*kac_pair)(const KacPairArgs&, int64_t begin, int64_t end);
   bool (*guided_velocity)(const GuidedVelocityArgs&, int64_t begin, int64_t end);
   bool (*guided_step)(const GuidedStepArgs&, int64_t begin, int64_t end);

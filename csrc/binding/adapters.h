@@ -38,8 +38,10 @@ void fill_noise(const Tensor& t, const Tensor& out, bool fresh, const Text& proc
       .kac = kac,
       .seed = source,
   };
-  Device(op, out).template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk,
-                                                                       "t must be finite and >= 0, with a*t <= 1e9");
+  constexpr const char* range = "t must be finite and >= 0, with a*t <= 1e9";
+  const Device device(op, out);
+  if (!fresh) device.check_values(args, kChunk, range);
+  device.template run<&CpuKernels::kac_noise, kac_noise_cuda>(args, kChunk, range);
 }
 
 template <class Device>
@@ -92,8 +94,10 @@ void fill_velocity(const Tensor& k, const Tensor& t, const Tensor& v, bool fresh
       .dtype = dtype,
       .kac = kac,
   };
-  Device(op, v).template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(
-      args, kChunk, "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)");
+  constexpr const char* range = "t must be finite and >= 0, with a*t <= 1e9, and |k| <= c*t (no particle gets further)";
+  const Device device(op, v);
+  if (!fresh) device.check_values(args, kChunk, range);
+  device.template run<&CpuKernels::kac_velocity, kac_velocity_cuda>(args, kChunk, range);
 }
 
 template <class Device>
@@ -186,9 +190,10 @@ void fill_step(const Tensor& x, const Tensor& u_cond, const OptionalTensor& u_un
       .dtype = dtype,
       .limit = limit,
   };
-  Device(op, x_next)
-      .template run<&CpuKernels::guided_step, guided_step_cuda>(
-          args, kChunk, "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite");
+  constexpr const char* range = "h_prev must not be 0, and w, h, h_prev and h (1 + h / (2 h_prev)) must be finite";
+  const Device device(op, x_next);
+  if (!fresh) device.check_values(args, kChunk, range);
+  device.template run<&CpuKernels::guided_step, guided_step_cuda>(args, kChunk, range);
 }
 
 template <class Device>
@@ -250,8 +255,10 @@ Tensor fill_loss(const Tensor& x, const Tensor& u, const Tensor& x_end, const Te
       .partial_sums = static_cast<double*>(partial_sums.mutable_data_ptr()),
       .loss = static_cast<float*>(loss.mutable_data_ptr()),
   };
-  Device(op, x).template run<&CpuKernels::endpoint_loss, endpoint_loss_cuda>(
-      args, kLossChunk, "delta must not be 0, and delta, weight and weight / delta^2 must be finite");
+  constexpr const char* range = "delta must not be 0, and delta, weight and weight / delta^2 must be finite";
+  const Device device(op, x);
+  if (!fresh) device.check_values(args, kLossChunk, range);
+  device.template run<&CpuKernels::endpoint_loss, endpoint_loss_cuda>(args, kLossChunk, range);
   if (!x.is_cuda()) {  // the CUDA kernel adds its partial sums itself
     double sum = 0;
     for (int64_t i = 0; i < chunks; ++i) sum += args.partial_sums[i];

@@ -2,6 +2,7 @@
 // arguments: adapters.h.
 #include <torch/csrc/stable/library.h>
 
+#define DISTILLKAC_ARCH portable
 #include "adapters.h"
 #include "network_adapters.h"
 #include "pair_adapters.h"

@@ -5,9 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
+#include <type_traits>
 
 #include "checks.h"
-#include "../kernels.h"
+#include "../ops/row_values.h"
 
 #ifdef DISTILLKAC_WITH_CUDA
 #include <dlfcn.h>
@@ -18,6 +19,17 @@ namespace distillkac {
 struct Cpu {
   const char* op;
   Cpu(const char* name, const Tensor&) : op(name) {}
+
+  // Before a caller's tensors are filled: the values of rows, and of kac_velocity the displacements too.
+  template <class Args>
+  void check_values(const Args& args, int64_t chunk, const char* range_error) const {
+    if constexpr (std::is_same_v<Args, KacVelocityArgs>) {
+      run<&CpuKernels::kac_velocity_covers, nullptr>(args, chunk, range_error);
+    } else {
+      for (int64_t row = 0; row < args.rows.count; ++row)
+        if (!DISTILLKAC_ARCH::covers_row(args, row)) fail(op, range_error);
+    }
+  }
 
   // The kernels are template arguments, so that a build without CUDA names but never refers to the CUDA ones.
   template <auto cpu_kernel, auto cuda_kernel, class Args>
@@ -45,6 +57,10 @@ struct Cuda {
   int32_t device;
   torch::stable::accelerator::DeviceGuard guard;
   Cuda(const char* name, const Tensor& tensor) : op(name), device(tensor.get_device_index()), guard(device) {}
+
+  // It would have to wait for the device.
+  template <class Args>
+  void check_values(const Args&, int64_t, const char*) const {}
 
   template <auto cpu_kernel, auto cuda_kernel, class Args>
   void run(const Args& args, int64_t, const char*) const {

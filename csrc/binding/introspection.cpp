@@ -33,7 +33,7 @@ static void force_level(const std::string& level) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Build information, SIMD level, Philox words, quantile table and quick calls of distillkac's kernels.";
-  distillkac::add_quick_call(m);
+  if (!distillkac::add_quick_call(m.ptr())) throw py::error_already_set();
   m.def(
       "build_info",
       [] {

@@ -69,10 +69,11 @@ void fill_pair(const Tensor& x0, const Tensor& t, const OptionalTensor& t_to, co
       .x_to = n == 3 ? results[n - 1].mutable_data_ptr() : nullptr,
       .t_to = times_to ? row_data(*times_to) : RowScalar{},
   };
-  Device(op, x0).template run<&CpuKernels::kac_pair, kac_pair_cuda>(
-      args, kChunk,
-      t_to ? "t and t_to must be finite and >= 0, with a*g of them <= 1e9"
-           : "t must be finite and >= 0, with a*g(t) <= 1e9");
+  const char* const range = t_to ? "t and t_to must be finite and >= 0, with a*g of them <= 1e9"
+                                 : "t must be finite and >= 0, with a*g(t) <= 1e9";
+  const Device device(op, x0);
+  if (!fresh) device.check_values(args, kChunk, range);
+  device.template run<&CpuKernels::kac_pair, kac_pair_cuda>(args, kChunk, range);
 }
 
 template <class Device>

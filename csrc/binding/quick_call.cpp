@@ -6,13 +6,49 @@
 
 #include <algorithm>
 #include <cstddef>
-
-namespace py = pybind11;
+#include <initializer_list>
+#include <utility>
 
 namespace distillkac {
 namespace {
 
 constexpr Py_ssize_t kMost = 24;  // arguments of an op with those of out=
+
+// A reference that is given back; null where Python raised.
+class Owned {
+ public:
+  explicit Owned(PyObject* object = nullptr) : object_(object) {}
+  Owned(Owned&& other) : object_(other.release()) {}
+  Owned& operator=(Owned&& other) {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Owned() { Py_XDECREF(object_); }
+  PyObject* get() const { return object_; }
+  PyObject* release() { return std::exchange(object_, nullptr); }
+  explicit operator bool() const { return object_ != nullptr; }
+
+ private:
+  PyObject* object_;
+};
+
+// What Python has raised, if anything, is put aside, and raised again at the end.
+class Aside {
+ public:
+#if PY_VERSION_HEX >= 0x030c0000
+  Aside() : raised_(PyErr_GetRaisedException()) {}
+  ~Aside() { PyErr_SetRaisedException(raised_); }
+
+ private:
+  PyObject* raised_;
+#else
+  Aside() { PyErr_Fetch(&type_, &value_, &trace_); }
+  ~Aside() { PyErr_Restore(type_, value_, trace_); }
+
+ private:
+  PyObject *type_, *value_, *trace_;
+#endif
+};
 
 // What of torch decides and what is called, looked up once.
 struct Torch {
@@ -21,12 +57,13 @@ struct Torch {
 
   // Null where this torch has not all of it: then every call is left to the checks, which need none.
   static const Torch* find() {
-    static const Torch* const found = []() -> const Torch* {
-      try {
-        return new Torch(look_up());
-      } catch (const py::error_already_set&) {
-        return nullptr;
-      }
+    static const Torch* const found = [] {
+      Torch* const torch = new Torch(look_up());
+      PyErr_Clear();
+      for (PyObject* part : {torch->tensor, torch->any_requires_grad, torch->transforms, torch->below_autograd,
+                             torch->increment_version, torch->forward_mode, torch->level, torch->enter, torch->exit})
+        if (!part) return static_cast<Torch*>(nullptr);
+      return torch;
     }();
     return found;
   }
@@ -34,31 +71,35 @@ struct Torch {
 
  private:
   static Torch look_up() {
-    const py::module_ c = py::module_::import("torch._C"), forward = py::module_::import("torch.autograd.forward_ad");
-    const auto keep = [](py::object object) { return object.release().ptr(); };
+    // An attribute of an attribute of a module, as long as the process lives; null where one is missing.
+    const auto kept = [](const char* module, std::initializer_list<const char*> names) {
+      Owned object(PyImport_ImportModule(module));
+      for (const char* name : names) {
+        if (!object) break;
+        object = Owned(PyObject_GetAttrString(object.get(), name));
+      }
+      if (!object) PyErr_Clear();
+      return object.release();
+    };
     return Torch{
-        .tensor = keep(py::module_::import("torch").attr("Tensor")),
-        .any_requires_grad = keep(c.attr("_any_requires_grad")),
-        .transforms = keep(c.attr("_functorch").attr("peek_interpreter_stack")),
-        .below_autograd = keep(c.attr("_AutoDispatchBelowAutograd")),
-        .increment_version = keep(c.attr("_increment_version")),
-        .forward_mode = keep(forward.attr("__dict__")),
-        .level = keep(py::str("_current_level")),
-        .enter = keep(c.attr("_AutoDispatchBelowAutograd").attr("__enter__")),
-        .exit = keep(c.attr("_AutoDispatchBelowAutograd").attr("__exit__")),
+        .tensor = kept("torch", {"Tensor"}),
+        .any_requires_grad = kept("torch._C", {"_any_requires_grad"}),
+        .transforms = kept("torch._C", {"_functorch", "peek_interpreter_stack"}),
+        .below_autograd = kept("torch._C", {"_AutoDispatchBelowAutograd"}),
+        .increment_version = kept("torch._C", {"_increment_version"}),
+        .forward_mode = kept("torch.autograd.forward_ad", {"__dict__"}),
+        .level = PyUnicode_InternFromString("_current_level"),
+        .enter = kept("torch._C", {"_AutoDispatchBelowAutograd", "__enter__"}),
+        .exit = kept("torch._C", {"_AutoDispatchBelowAutograd", "__exit__"}),
     };
   }
 };
-
-using Owned = py::object;  // a reference that is given back
-Owned owned(PyObject* object) { return py::reinterpret_steal<Owned>(object); }
 
 struct QuickCall {
   PyObject_HEAD vectorcallfunc call;
   PyObject *fresh, *filling;  // the op that returns new tensors; the one that fills those of out=, or None
   PyObject* kinds;            // ((type, ...), ...): of what follows the tensors
   Py_ssize_t tensors;         // the first so many arguments: each a plain tensor or None
-  int late;                   // whether the op may refuse what it has read after it has written
 };
 
 bool is_plain(PyObject* object) {
@@ -79,22 +120,21 @@ bool is_of_kind(PyObject* kind, PyObject* const* args, Py_ssize_t count) {
 // No gradient is wanted of any of these, nothing transforms the program, and no tangent can be about.
 bool is_bare(PyObject* const* tensors, Py_ssize_t count) {
   const Torch& torch = Torch::get();
-  const Owned level = py::reinterpret_borrow<Owned>(PyDict_GetItem(torch.forward_mode, torch.level));
-  if (!level || PyLong_AsLong(level.ptr()) >= 0) return false;
-  const Owned transforms = owned(PyObject_CallNoArgs(torch.transforms));
-  if (transforms.ptr() != Py_None) return false;
-  return owned(PyObject_Vectorcall(torch.any_requires_grad, tensors, count, nullptr)).ptr() == Py_False;
+  PyObject* const level = PyDict_GetItem(torch.forward_mode, torch.level);  // borrowed
+  if (!level || PyLong_AsLong(level) >= 0) return false;
+  if (Owned(PyObject_CallNoArgs(torch.transforms)).get() != Py_None) return false;
+  return Owned(PyObject_Vectorcall(torch.any_requires_grad, tensors, count, nullptr)).get() == Py_False;
 }
 
 // The op without autograd's rule: there is nothing to record. Null where Python raised.
 Owned below_autograd(PyObject* op, PyObject* const* args, Py_ssize_t count) {
   const Torch& torch = Torch::get();
-  const Owned guard = owned(PyObject_CallNoArgs(torch.below_autograd));  // each serves once
-  if (!guard || !owned(PyObject_CallOneArg(torch.enter, guard.ptr()))) return Owned();
-  Owned result = owned(PyObject_Vectorcall(op, args, count, nullptr));
-  const py::error_scope raised;  // by the op, if anything was
-  PyObject* const leave[] = {guard.ptr(), Py_None, Py_None, Py_None};
-  if (!owned(PyObject_Vectorcall(torch.exit, leave, 4, nullptr))) return Owned();
+  const Owned guard(PyObject_CallNoArgs(torch.below_autograd));  // each serves once
+  if (!guard || !Owned(PyObject_CallOneArg(torch.enter, guard.get()))) return Owned();
+  Owned result(PyObject_Vectorcall(op, args, count, nullptr));
+  const Aside raised;  // by the op
+  PyObject* const leave[] = {guard.get(), Py_None, Py_None, Py_None};
+  if (!Owned(PyObject_Vectorcall(torch.exit, leave, 4, nullptr))) return Owned();
   return result;
 }
 
@@ -127,21 +167,18 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* ke
     known = known || is_of_kind(PyTuple_GET_ITEM(quick.kinds, i), all + read, rest);
   if (!plain || !known || (many && outs < 2) || !is_bare(all, read)) return ask();
   Owned result = below_autograd(outs ? quick.filling : quick.fresh, all, read + rest);
-  // What is filled may be what was read: asked again, the op would find other values.
-  if (!result) return outs && quick.late && PyErr_ExceptionMatches(PyExc_ValueError) ? nullptr : ask();
-  if (outs == 0) return result.release().ptr();
+  if (!result) return ask();  // nothing is written yet
+  if (outs == 0) return result.release();
   // A backward pass that needs the old values fails loudly.
-  const Owned written = many ? py::reinterpret_borrow<Owned>(out) : owned(PyTuple_Pack(1, out));
-  if (!owned(PyObject_CallOneArg(Torch::get().increment_version, written.ptr()))) return nullptr;
-  return result.is_none() ? Py_NewRef(out) : result.release().ptr();
+  const Owned written(many ? Py_NewRef(out) : PyTuple_Pack(1, out));
+  if (!Owned(PyObject_CallOneArg(Torch::get().increment_version, written.get()))) return nullptr;
+  return result.get() == Py_None ? Py_NewRef(out) : result.release();
 }
 
 PyObject* make(PyTypeObject* type, PyObject* args, PyObject*) {
   PyObject *fresh, *filling, *kinds;
   Py_ssize_t tensors;
-  int late = 0;
-  if (!PyArg_ParseTuple(args, "OOnO!|p:QuickCall", &fresh, &filling, &tensors, &PyTuple_Type, &kinds, &late))
-    return nullptr;
+  if (!PyArg_ParseTuple(args, "OOnO!:QuickCall", &fresh, &filling, &tensors, &PyTuple_Type, &kinds)) return nullptr;
   QuickCall* self = reinterpret_cast<QuickCall*>(type->tp_alloc(type, 0));
   if (!self) return nullptr;
   self->call = call;
@@ -149,7 +186,6 @@ PyObject* make(PyTypeObject* type, PyObject* args, PyObject*) {
   self->filling = Py_NewRef(filling);
   self->kinds = Py_NewRef(kinds);
   self->tensors = tensors;
-  self->late = late;
   return reinterpret_cast<PyObject*>(self);
 }
 
@@ -163,7 +199,7 @@ void destroy(PyObject* self) {
 
 }  // namespace
 
-void add_quick_call(py::module_& native) {
+bool add_quick_call(PyObject* native) {
   static PyMemberDef members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(QuickCall, call), READONLY, nullptr},
                                   {nullptr, 0, 0, 0, nullptr}};
   static const char* doc =
@@ -180,7 +216,8 @@ void add_quick_call(py::module_& native) {
   };
   PyType_Spec spec = {"distillkac._native.QuickCall", sizeof(QuickCall), 0,
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, slots};
-  native.attr("QuickCall") = owned(PyType_FromSpec(&spec));
+  const Owned type(PyType_FromSpec(&spec));
+  return type && PyObject_SetAttrString(native, "QuickCall", type.get()) == 0;
 }
 
 }  // namespace distillkac

@@ -4,12 +4,22 @@
 
 DK_NAMESPACE_BEGIN
 
+// element(lanes, i) of one float for what whole vectors leave. The empty statement keeps the compiler from making
+// vectors of it once more: half of the code and of the time to compile it, for a few elements.
+template <class F>
+DK_INLINE void for_each_scalar(int64_t begin, int64_t end, int64_t step, F&& element) {
+  for (int64_t i = begin; i < end; i += step) {
+    asm volatile("");
+    element(Scalar{}, i);
+  }
+}
+
 // element(lanes, i) for whole vectors first, then for what is left, one float at a time: the same element code.
 template <class V, class F>
 DK_INLINE void for_each_vector(int64_t begin, int64_t end, F&& element) {
   int64_t i = begin;
   for (; i + V::kWidth <= end; i += V::kWidth) element(V{}, i);
-  for (; i < end; ++i) element(Scalar{}, i);
+  if constexpr (V::kWidth > 1) for_each_scalar(i, end, 1, element);
 }
 
 // The same for groups of n (1, 2 or 4) neighbours: element(lanes, i) handles the elements [i, i + n * width).
@@ -17,7 +27,7 @@ template <class V, int n, class F>
 DK_INLINE void for_each_group_vector(int64_t begin, int64_t end, F&& element) {
   int64_t i = begin;
   for (; i + n * V::kWidth <= end; i += n * V::kWidth) element(V{}, i);
-  for (; i < end; i += n) element(Scalar{}, i);
+  if constexpr (V::kWidth > 1) for_each_scalar(i, end, n, element);
 }
 
 // x[0], ..., x[3] hold the first, ..., the fourth of each four neighbours, y their vectors as they lie in memory.

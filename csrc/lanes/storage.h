@@ -92,6 +92,9 @@ DK_INLINE double row_scalar(const RowScalar& scalar, int64_t row) {
   return scalar.is_double ? static_cast<const double*>(scalar.data)[row] : static_cast<const float*>(scalar.data)[row];
 }
 
+// A row's time. -0, which rounding gives, is 0: the sign would reach what is drawn.
+DK_INLINE double row_time(const RowScalar& scalar, int64_t row) { return row_scalar(scalar, row) + 0.0; }
+
 DK_INLINE uint64_t seed_value(const Seed& seed) { return uint64_t(seed.data ? *seed.data : seed.value); }
 
 DK_NAMESPACE_END

@@ -12,7 +12,7 @@ DK_INLINE void for_each_channel(int64_t channels, F&& f) {
   for (; c + Lanes::kWidth <= channels; c += Lanes::kWidth) f(Lanes{}, c);
   if constexpr (Lanes::kWidth > 8)
     for (; c + 8 <= channels; c += 8) f(Lanes::Eight{}, c);
-  for (; c < channels; ++c) f(Scalar{}, c);
+  if constexpr (Lanes::kWidth > 1) for_each_scalar(c, channels, 1, f);
 }
 
 // sums[j][c] = the sum over all positions i of the j-th number that term(lanes, i, c, numbers) gives: in float32 for

@@ -7,6 +7,7 @@ DK_NAMESPACE_BEGIN
 const CpuKernels kKernels = {
     .kac_noise = kac_noise_cpu,
     .kac_velocity = kac_velocity_cpu,
+    .kac_velocity_covers = kac_velocity_covers_cpu,
     .kac_pair = kac_pair_cpu,
     .guided_velocity = guided_velocity_cpu,
     .guided_step = guided_step_cpu,

@@ -17,7 +17,7 @@ struct NoiseSink {
 
 bool kac_noise_cpu(const KacNoiseArgs& args, int64_t begin, int64_t end) {
   const Draws draws(args.kac, args.seed);
-  const auto time = [&](int64_t row) { return row_scalar(args.t, row); };
+  const auto time = [&](int64_t row) { return row_time(args.t, row); };
   return with_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
     const auto sink = [&](int64_t row) { return NoiseSink<T>{static_cast<T*>(args.out) + row * args.rows.width}; };

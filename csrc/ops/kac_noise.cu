@@ -10,7 +10,7 @@ __global__ void __launch_bounds__(kThreads, Shared::kResident)
   const int64_t units = units_in(args.rows, chunk_size);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, chunk_size, index);
-    prepare(shared, row_scalar(args.t, chunk.row), args.kac, args.seed, chunk, table);
+    prepare(shared, row_time(args.t, chunk.row), args.kac, args.seed, chunk, table);
     T* out = static_cast<T*>(args.out) + chunk.row * args.rows.width + chunk.begin;
     const bool whole = in_whole_groups(length_of(chunk), out);
     for_each_draw<false>(

@@ -43,13 +43,10 @@ struct TwoTimesSink {
 bool kac_pair_cpu(const KacPairArgs& args, int64_t begin, int64_t end) {
   const Draws draws(args.kac, args.seed);
   const auto bridge = [&](const RowScalar& t, int64_t row) {
-    return bridge_row(row_scalar(t, row), args.f, args.g, args.kappa);
+    return bridge_row(row_time(t, row), args.f, args.g, args.kappa);
   };
-  const auto age = [&](const RowScalar& t, int64_t row) {
-    return row_scalar(t, row) >= 0 ? bridge(t, row).g : double(NAN);
-  };
-  const auto time = [&](int64_t row) { return age(args.t, row); };
-  const auto time_to = [&](int64_t row) { return age(args.t_to, row); };
+  const auto time = [&](int64_t row) { return age(row_time(args.t, row), args.g); };
+  const auto time_to = [&](int64_t row) { return age(row_time(args.t_to, row), args.g); };
   return with_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
     const auto at = [&](auto* p, int64_t row) { return p + row * args.rows.width; };

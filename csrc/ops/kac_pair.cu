@@ -13,10 +13,10 @@ __global__ void __launch_bounds__(kThreads, Shared::kResidentPair)
   const int64_t units = units_in(args.rows, chunk_size);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, chunk_size, index);
-    const double t = row_scalar(args.t, chunk.row);
+    const double t = row_time(args.t, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, args.seed, chunk, table);
+    prepare(shared, age(t, args.g), args.kac, args.seed, chunk, table);
     const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;
@@ -46,12 +46,12 @@ __global__ void __launch_bounds__(kThreads, Shared::kResidentPair)
   const int64_t units = units_in(args.rows, chunk_size);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, chunk_size, index);
-    const double t = row_scalar(args.t, chunk.row), t_to = row_scalar(args.t_to, chunk.row);
+    const double t = row_time(args.t, chunk.row), t_to = row_time(args.t_to, chunk.row);
     const BridgeRow row = bridge_row(t, args.f, args.g, args.kappa);
     const BridgeRow row_to = bridge_row(t_to, args.f, args.g, args.kappa);
     const Bridge<Scalar> bridge(row), bridge_to(row_to);
-    prepare(shared, t >= 0 ? row.g : double(NAN), args.kac, args.seed, chunk, table);
-    prepare(shared_to, t_to >= 0 ? row_to.g : double(NAN), args.kac, args.seed, chunk, table);
+    prepare(shared, age(t, args.g), args.kac, args.seed, chunk, table);
+    prepare(shared_to, age(t_to, args.g), args.kac, args.seed, chunk, table);
     const int64_t start = chunk.row * args.rows.width + chunk.begin;
     const T* x0 = static_cast<const T*>(args.x0) + start;
     T *x_t = static_cast<T*>(args.x_t) + start, *u = static_cast<T*>(args.u) + start;

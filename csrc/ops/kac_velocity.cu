@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kThreads) telegraph_velocity_kernel(KacVelocit
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, chunk.row);
+    const double t = row_time(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const TelegraphVelocityRow row = telegraph_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c);
     const float limit = cone_limit(row.cone, cone_rounding(T{})) * row.cone.unscale;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) planar_velocity_kernel(KacVelocityAr
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, chunk.row);
+    const double t = row_time(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const PlanarVelocityRow row = planar_velocity_row(valid ? t : 0.0, args.kac.c);
     const float limit = cone_limit(row.cone, cone_rounding(T{}));
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) quad_velocity_kernel(KacVelocityArgs
   const int64_t units = units_in(args.rows, kCudaChunk);
   for (int64_t index = blockIdx.x; index < units; index += gridDim.x) {
     const Chunk chunk = chunk_of(args.rows, kCudaChunk, index);
-    const double t = row_scalar(args.t, chunk.row);
+    const double t = row_time(args.t, chunk.row);
     const bool valid = row_is_valid(t, args.kac.a, args.kac.c);
     const ConeRounding rounding = cone_rounding(T{});
     const QuadVelocityRow row = quad_velocity_row(valid ? t : 0.0, args.kac.a, args.kac.c, rounding);

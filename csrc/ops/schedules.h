@@ -9,12 +9,24 @@
 DK_NAMESPACE_BEGIN
 
 struct BridgeRow {
-  double f, df, g, dg;
+  double f, df, dg;
 };
+
+// g(t), the time of the process; NaN where t is below 0.
+DK_INLINE double age(double t, GSchedule g_schedule) {
+  if (!(t >= 0)) return NAN;
+  switch (g_schedule) {
+    case GSchedule::kLinear:
+      return t;
+    case GSchedule::kQuadratic:
+      return t * t;
+  }
+  DK_UNREACHABLE();
+}
 
 DK_INLINE BridgeRow bridge_row(double t, FSchedule f_schedule, GSchedule g_schedule, double kappa) {
   constexpr double kHalfPi = 1.57079632679489661923;
-  BridgeRow row = {NAN, NAN, NAN, NAN};
+  BridgeRow row = {NAN, NAN, NAN};
   switch (f_schedule) {
     case FSchedule::kLinear:
       row.f = 1 - t, row.df = -1;
@@ -32,10 +44,10 @@ DK_INLINE BridgeRow bridge_row(double t, FSchedule f_schedule, GSchedule g_sched
   }
   switch (g_schedule) {
     case GSchedule::kLinear:
-      row.g = t, row.dg = 1;
+      row.dg = 1;
       break;
     case GSchedule::kQuadratic:
-      row.g = t * t, row.dg = 2 * t;
+      row.dg = 2 * t;
       break;
   }
   return row;

@@ -83,7 +83,8 @@ DK_INLINE void telegraph_short_vector(const TelegraphRow<V>& lanes, const float 
       if (is_rare[n] == 0.f) continue;
       bool never_turned;
       const float magnitude =
-          telegraph_rare(telegraph_row(t[n], a, c), table, row_stream(key, row + n), 0, i, 0, word[n], never_turned);
+          telegraph_rare(telegraph_row(t[n], a, c), table, row_stream(key, int64_t(uint64_t(row) + uint64_t(n))), 0, i,
+                         0, word[n], never_turned);
       drawn[n] = with_sign<Scalar>(magnitude, word[n]);
       is_atom[n] = never_turned;
     }

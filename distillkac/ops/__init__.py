@@ -8,8 +8,8 @@ Common to all:
 - 0 < a <= 1e30 is the flip rate [1/time], 1e-30 <= c <= 1e20 the speed [pixel units/time]; a * t <= 1e9 and c * t <= 1e30.
 - finite elements up to 1e18 give finite results wherever these fit in float32 (float16); NaN stays NaN.
 - results never share memory with arguments; an `out` must not overlap an argument, unless it is all of it (in place).
-- a wrong argument is a ValueError that names op, argument, wanted and got. Values are checked on the CPU; on CUDA, where a
-  check would wait for the device, rows with t < 0 or NaN come back as NaN.
+- a wrong argument is a ValueError that names op, argument, wanted and got, and changes nothing. Values are checked on the CPU;
+  on CUDA, where a check would wait for the device, rows with t < 0 or NaN come back as NaN.
 - "differentiable" means gradients and forward mode (torch.func.jvp, dual tensors). A tangent where an op has no derivative, or
   beside `out`, is a ValueError; torch.func.grad is refused by torch, torch.func.vmap is a call for each.
 - randomness: `seed` is an int, a torch.Generator (one number is drawn from it) or an int64 tensor of one element on the

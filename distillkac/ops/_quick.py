@@ -10,20 +10,19 @@ from distillkac._kernels import native as _native
 _lib = torch.ops.distillkac
 
 
-def _call(op: str, out: str | None, tensors: int, *kinds: tuple[type, ...], late: bool = False) -> Callable[..., Any]:
+def _call(op: str, out: str | None, tensors: int, *kinds: tuple[type, ...]) -> Callable[..., Any]:
     """What a call of plain tensors, floats and ints that wants no gradient goes by; for all else it is NotImplemented.
 
     op, out: the overload that returns new tensors, and the one that fills those of `out`. tensors: how many come first.
     kinds: the types that the rest may have. Nothing else is checked: checks take longer than a small op does. If the call
-    fails, NotImplemented: then the checks say what is wrong, or the same call once more. late: the op may find what it has read
-    to be wrong when it has written already, perhaps to the same place: its ValueError is raised then.
+    fails, NotImplemented: then the checks say what is wrong, or the same call once more; nothing is written by a refused one.
     """
 
     def overload(name: str) -> Any:
         op, _, kind = name.partition(".")
         return getattr(getattr(_lib, op), kind or "default")._op
 
-    return _native.QuickCall(overload(op), None if out is None else overload(out), tensors, kinds, late)
+    return _native.QuickCall(overload(op), None if out is None else overload(out), tensors, kinds)
 
 
 _none, _random = type(None), (int, type(None), int)
@@ -32,7 +31,7 @@ _LIMITS = ((_none, str), (float, str))
 _STEPS = tuple((float, float, float, _none, _none, _none, *limit) for limit in _LIMITS)
 noise = _call("kac_noise", None, 1, (tuple, *_KAC, *_random, torch.dtype))
 noise_into = _call("kac_noise", "kac_noise.out", 1, (*_KAC, *_random))
-velocity = _call("kac_velocity", "kac_velocity.out", 2, _KAC, late=True)
+velocity = _call("kac_velocity", "kac_velocity.out", 2, _KAC)
 pair = _call("kac_pair", "kac_pair.out", 2, _PAIRS)
 pair_to = _call("kac_pair.to", "kac_pair.to_out", 3, _PAIRS)
 guided = _call("guided_velocity", None, 2, *((float, _none, *limit) for limit in _LIMITS))

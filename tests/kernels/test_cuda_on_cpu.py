@@ -136,6 +136,17 @@ def test_pair_at_two_times_draws_the_rare_words_of_both(cuda):
     assert all(map(torch.equal, got, expected))
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_time_of_minus_zero_is_zero(cuda, process):
+    zero, (x0,) = T * 0, draws(72)
+    for result in (
+        lambda t: cuda.kac_noise(t, (72,), process, A, C, 5),
+        lambda t: cuda.kac_velocity(x0 * 0, t, process, A, C),
+        lambda t: torch.stack(cuda.kac_pair(x0, t, process, A, C, seed=7, t_to=t)),
+    ):
+        assert torch.equal(result(-zero), result(zero))
+
+
 def test_rows_out_of_range_are_nan(cuda):
     t = torch.tensor([-1.0, float("nan"), 0.5], dtype=torch.float64)
     x_t, u, x_to = cuda.kac_pair(torch.zeros(3, 72), t, "telegraph", A, C, t_to=t.flip(0))

@@ -220,6 +220,22 @@ def test_out_and_in_place(process, dtype):
             assert torch.equal(u2, wanted[1])
 
 
+@every_process
+@pytest.mark.parametrize("width", [4, 64])
+def test_a_time_of_minus_zero_is_zero(process, width):
+    """Rounding gives it: -.2 rounded and clamped to [0, 1] is -0."""
+    x = tensors((2, width))[0]
+    for dtype in (torch.float32, torch.float64):
+        zero = torch.zeros(2, dtype=dtype)
+        for result in (
+            lambda t: ops.kac_noise(t, (width,), process, A, C, 5),
+            lambda t: ops.kac_velocity(x * 0, t, process, A, C),
+            lambda t: torch.stack(ops.kac_pair(x, t, process, A, C, "cosine", "quadratic", 5)),
+            lambda t: torch.stack(ops.kac_pair(x, t + 0.5, process, A, C, seed=5, t_to=t)),
+        ):
+            assert torch.equal(result(zero).view(torch.int32), result(-zero).view(torch.int32))  # the sign of 0 too
+
+
 def test_row_scalars_may_be_numbers_or_tensors():
     x, cond, uncond, prev = tensors((3, 8))
     wanted = ops.guided_step(x, cond, uncond, prev, 2.0, 0.25, 0.5)
