@@ -1,5 +1,7 @@
 """Shapes that every room needs."""
 
+import math
+
 import torch
 
 
@@ -10,7 +12,7 @@ def column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def flat_rows(x: torch.Tensor) -> torch.Tensor:
     """(B, ...) -> (B, n): all of each row, also of rows of one value, (B,)."""
-    return x.flatten(1) if x.dim() > 1 else x[:, None]
+    return x.reshape(len(x), math.prod(x.shape[1:]))  # batched gradients have no rule for flatten
 
 
 def sent(value: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:

@@ -21,46 +21,63 @@ def rows_of(value: float, tensor: Tensor | None, like: Tensor) -> float | Tensor
     return value if tensor is None else column(tensor, like).to(torch.float32)
 
 
+def in_groups(x: Tensor, size: int) -> Tensor:
+    """(..., W) as (..., W / size, size). By reshape: batched gradients have no rule for unflatten."""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
+
+
 def along_velocity(k: Tensor, t: Tensor, moved: Tensor, process: str, a: float, c: float) -> Tensor:
     """How the velocity at k changes where k moves so; the map is symmetric, so a gradient goes back by it too.
 
-    In float64: this is not on any hot path.
+    In float64: this is not on any hot path. At t = 0 nothing can move, and it is 0.
     """
     x, g = k.double(), moved.double()
     t = column(t.double(), x)
-    if process == "planar":
-        # v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second
-        # term is infinite outwards, and only the first is kept.
-        x, g, ct = x.unflatten(-1, (-1, 2)), g.unflatten(-1, (-1, 2)), c * t.unsqueeze(-1)
-        s = torch.sqrt((ct.square() - x.square().sum(-1, keepdim=True)).clamp(min=0))
-        first = c / (ct + s).clamp(min=1e-300)
-        inner = torch.where(s > 0, (x * g).sum(-1, keepdim=True) / (s * (ct + s)).clamp(min=1e-300), 0)
-        return (first * (g + x * inner)).flatten(-2).to(k.dtype)
-    if process == "quad":
-        return _along_quad_velocity(x, g, t, a, c, k.dtype)
-    # v = a x / (lambda + G(z)), z^2 = y = (a/c)^2 (c^2 t^2 - x^2), G' = (2 G + y - G^2) / z:
-    # dv/dx = a / (lambda + G) (1 + (a x / c)^2 H / (lambda + G)), H = (2 G + y - G^2) / y.
-    on_cone = k.float().abs() >= (c * t).float()
+    moves = t > 0
+    slope = _ALONG[process](x, g, torch.where(moves, t, 1), a, c, k.dtype)
+    return torch.where(moves, slope, 0).to(k.dtype)
+
+
+def _along_planar(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
+    """v = c x / (c t + s): dv = c dx / (c t + s) + c x (x . dx) / (s (c t + s)^2); on the light circle the second term is
+    infinite outwards, and only the first is kept."""
+    shape, ct = x.shape, c * t.unsqueeze(-1)
+    x, g = in_groups(x, 2), in_groups(g, 2)
+    square = ct.square() - x.square().sum(-1, keepdim=True)
+    inside = square > 0
+    s = torch.where(inside, torch.where(inside, square, 1).sqrt(), 0)  # the root's own slope at 0 is infinite
+    inner = torch.where(inside, (x * g).sum(-1, keepdim=True) / (s * (ct + s)).clamp(min=1e-300), 0)
+    return (c / (ct + s) * (g + x * inner)).reshape(shape)
+
+
+def _along_telegraph(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
+    """v = a x / (lambda + G(z)), z^2 = y = (a/c)^2 (c^2 t^2 - x^2), G' = (2 G + y - G^2) / z:
+    dv/dx = a / (lambda + G) (1 + (a x / c)^2 H / (lambda + G)), H = (2 G + y - G^2) / y."""
+    on_cone = x.to(dtype).float().abs() >= (c * t).float()
     y = ((a / c) ** 2 * (c * t - x.abs()) * (c * t + x.abs())).clamp(min=1e-12)
     z = torch.sqrt(y)
     g_z = z * torch.special.i0e(z) / torch.special.i1e(z)
     h = torch.where(y < 1e-4, 0.5 - y / 24, (2 * g_z + y - g_z.square()) / y)
     slope = a / (a * t + g_z) * (1 + (a / c * x).square() * h / (a * t + g_z))
-    return torch.where(on_cone, 0, g * slope).to(k.dtype)
+    return torch.where(on_cone, 0, g * slope)
 
 
 _ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # csrc/ops/kac_velocity.h
 
 
-def _along_quad_velocity(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
+def _along_quad(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:
     """v = x w / (2 t), w = (z + 3) / (z + 2), dz = -2 lambda x . dx / (c t)^2; on the sphere v = c x / |x|."""
-    x, g, t = x.unflatten(-1, (-1, 4)), g.unflatten(-1, (-1, 4)), t.unsqueeze(-1)
+    shape, t = x.shape, t.unsqueeze(-1)
+    x, g = in_groups(x, 4), in_groups(g, 4)
     along, size, ct = (x * g).sum(-1, keepdim=True), x.norm(dim=-1, keepdim=True), c * t
     per_square = a / (c * ct).clamp(min=1e-300)  # lambda / (c t)^2
     z = per_square * ((ct - size) * (ct + size)).clamp(min=0)
     inside = ((z + 3) / (z + 2) * g + 2 * per_square / (z + 2).square() * x * along) / (2 * t).clamp(min=1e-300)
     outside = c / size.clamp(min=1e-300) * (g - x * along / size.square().clamp(min=1e-300))
-    return torch.where(size >= ct * (1 - _ROUNDING[dtype]), outside, inside).flatten(-2).to(dtype)
+    return torch.where(size >= ct * (1 - _ROUNDING[dtype]), outside, inside).reshape(shape)
+
+
+_ALONG = {"telegraph": _along_telegraph, "planar": _along_planar, "quad": _along_quad}
 
 
 def through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, process: str) -> Tensor:
@@ -69,14 +86,11 @@ def through_limit(grad: Tensor, unlimited: Tensor, max_speed: float | None, proc
     if process == "telegraph":
         return torch.where(unlimited.abs() > max_speed, 0, grad)
     group = 2 if process == "planar" else 4
-    x, g = (
-        unlimited.unflatten(-1, (-1, group)).double(),
-        grad.unflatten(-1, (-1, group)),
-    )  # squares of float32 fit in there
+    x, g = in_groups(unlimited, group).double(), in_groups(grad, group)  # squares of float32 fit in there
     speed = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300)
     n = x / speed
     limited = (max_speed / speed).clamp(max=1) * (g - n * (n * g).sum(-1, keepdim=True))
-    return torch.where(speed > max_speed, limited.to(g.dtype), g).flatten(-2)
+    return torch.where(speed > max_speed, limited.to(g.dtype), g).reshape(grad.shape)
 
 
 def velocity(given: Arguments, tangents: Tangents) -> list[Tensor]:

@@ -1,10 +1,11 @@
-"""The six ops for NumPy, CuPy and other arrays that speak DLPack: the same names and arguments as in `distillkac.ops`.
+"""The six ops for NumPy, CuPy, JAX and other arrays that speak DLPack: the same names and arguments as in `distillkac.ops`.
 
     from distillkac.ops import interop
     k = interop.kac_noise(np.full(64, 0.5, np.float32), (3, 32, 32), "telegraph", a=25.0, c=2.0, seed=1)   # a NumPy array
 
 Arrays are shared, not copied (a NumPy array that may not be written is copied). Results are arrays of the library that
-the first array argument comes from, and `out=` arrays are filled. No gradients. Seeds are ints.
+the first array argument comes from, and `out=` arrays are filled (JAX's cannot be: they never change). No gradients. Seeds
+are ints.
 """
 
 import functools
@@ -25,10 +26,16 @@ Array = Any
 
 
 def _to_torch(op: str, name: str, value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return tuple(_to_torch(op, name, item) for item in value)
     if isinstance(value, torch.Tensor) or not _is_array(value):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{op}: {name} is a masked array, and the ops know no masks; pass {name}.filled(...) of numbers"
+        )
+    if name == "out" and _library(value) in _NEVER_CHANGED:
+        raise ValueError(f"{op}: out cannot be filled: arrays of {_library(value)} never change; omit out")
     try:
         if not isinstance(value, np.ndarray):
             return torch.utils.dlpack.from_dlpack(value)
@@ -50,8 +57,15 @@ def _from_torch(op: str, result: Any, like: Array) -> Any:
         if result.dtype == torch.bfloat16:
             raise ValueError(f"{op}: dtype must be float32 or float16 for NumPy, which has no bfloat16")
         return result.numpy()
-    library = sys.modules[type(like).__module__.partition(".")[0]]
-    return library.from_dlpack(result)
+    namespace = like.__array_namespace__() if hasattr(like, "__array_namespace__") else sys.modules[_library(like)]
+    return namespace.from_dlpack(result)
+
+
+_NEVER_CHANGED = {"jax", "jaxlib", "tensorflow"}
+
+
+def _library(array: Array) -> str:
+    return type(array).__module__.partition(".")[0]
 
 
 def _is_array(value: object) -> bool:

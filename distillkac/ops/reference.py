@@ -7,6 +7,7 @@ two times are no path, so `kac_pair` has no t_to here. Formulas: docs/method.md.
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 
+Of = TypeVar("Of")
+
+
 def rows(value: Rows, like: Tensor) -> Tensor:
     """A float or (B,) tensor as float64, shaped to multiply `like` (B, ...)."""
     value = torch.as_tensor(value, dtype=torch.float64, device=like.device)
@@ -50,13 +54,21 @@ def kac_noise(
     out: Tensor | None = None,
 ) -> Tensor:
     """Displacements K_t: t (B,) -> (B, *size). Row b is drawn from a generator of its own, seeded by (seed, offset + b)."""
+    draw = _of_process("kac_noise", _ROWS, process)
     result = torch.empty(len(t), *size, dtype=torch.float64)
     for b, time in enumerate(t.double().tolist()):
-        state = np.random.SeedSequence([int(seed) % 2**63, offset + b]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([int(seed) % 2**64, offset + b]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> 1))
-        result[b] = _ROWS[process](time, tuple(size), a, c, generator)
+        result[b] = draw(time, tuple(size), a, c, generator)
     result = result.to(dtype)
     return result if out is None else out.copy_(result)
+
+
+def _of_process(op: str, by_name: dict[str, Of], process: str) -> Of:
+    """What belongs to a process; that there is no such process is a ValueError."""
+    if process not in by_name:
+        raise ValueError(f"{op}: process must be 'telegraph', 'planar' or 'quad', got {process!r}")
+    return by_name[process]
 
 
 def _uniform(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -104,6 +116,7 @@ float32 draw."""
 
 def kac_velocity(k: Tensor, t: Tensor, process: ProcessName, a: float, c: float) -> Tensor:
     """Conditional velocity at displacement k (B, ...) after time t (B,): float64, like k. |k| >= c t is on the light cone."""
+    _of_process("kac_velocity", _ROWS, process)
     k = k.double()
     t = rows(t, k)
     if process == "planar":
@@ -149,11 +162,12 @@ def kac_pair(
 
 def limit_speed(u: Tensor, max_speed: float | None, process: ProcessName) -> Tensor:
     """Clamp each coordinate (telegraph), or the length of each two (planar) or four (quad) neighbours of u, to max_speed."""
+    group = _of_process("limit_speed", {"telegraph": 1, "planar": 2, "quad": 4}, process)
     if max_speed is None:
         return u
-    if process == "telegraph":
+    if group == 1:
         return u.clamp(-max_speed, max_speed)
-    pairs = u.unflatten(-1, (-1, 2 if process == "planar" else 4))
+    pairs = u.unflatten(-1, (-1, group))
     speed = torch.sqrt(pairs.square().sum(-1, keepdim=True).clamp(min=1e-300))
     return (pairs * (max_speed / speed).clamp(max=1)).flatten(-2)
 
@@ -171,7 +185,7 @@ def guided_step(
     u_cond: Tensor,
     u_uncond: Tensor | None,
     u_prev: Tensor | None,
-    w: Rows,
+    w: Rows | None,
     h: Rows,
     h_prev: Rows | None,
     max_speed: float | None = None,
@@ -179,7 +193,12 @@ def guided_step(
 ) -> tuple[Tensor, Tensor]:
     """Guidance and one step from t to t - h: Euler, or with u_prev Adams-Bashforth 2. Returns (x_next, u)."""
     x = x.double()
-    u = guided_velocity(u_cond, u_cond if u_uncond is None else u_uncond, w, max_speed, process)
+    if u_uncond is None:
+        u = limit_speed(u_cond.double(), max_speed, process)
+    elif w is None:
+        raise ValueError("guided_step: w must be the weight of the guidance, got None; or pass no u_uncond")
+    else:
+        u = guided_velocity(u_cond, u_uncond, w, max_speed, process)
     h = rows(h, x)
     if u_prev is None:
         return x - h * u, u

@@ -45,9 +45,10 @@ def test_out_is_filled_and_returned():
     out = np.zeros((6, 3, 4), np.float32)
     assert interop.kac_noise(T, (3, 4), "telegraph", 9.0, 3.0, 5, out=out) is out
     assert np.abs(out).max() > 0
-    pair = (np.zeros_like(X0), np.zeros_like(X0))
-    assert interop.kac_pair(X0, T, "telegraph", 9.0, 3.0, seed=2, out=pair) is pair
-    assert pair[0].any()
+    for kind in (tuple, list):
+        pair = kind((np.zeros_like(X0), np.zeros_like(X0)))
+        assert interop.kac_pair(X0, T, "telegraph", 9.0, 3.0, seed=2, out=pair) is pair
+        assert pair[0].any()
     gradient = np.zeros_like(X0)
     loss = interop.endpoint_loss(X0, X0 / 2, X0 / 3, T, out=gradient)
     assert loss.shape == ()
@@ -63,7 +64,8 @@ def test_arrays_of_any_memory_layout():
     np.testing.assert_array_equal(backwards, expected[::-1])
 
 
-def test_another_library_gets_its_own_arrays_back(monkeypatch):
+@pytest.fixture
+def other(monkeypatch):
     """A stand-in for CuPy: an array type that speaks DLPack, and a module with from_dlpack."""
     library = types.ModuleType("otherlib")
 
@@ -80,9 +82,35 @@ def test_another_library_gets_its_own_arrays_back(monkeypatch):
     Array.__module__ = "otherlib.core"
     library.from_dlpack = lambda source: Array(torch.from_dlpack(source))
     monkeypatch.setitem(sys.modules, "otherlib", library)
-    result = interop.kac_noise(Array(torch.from_numpy(T)), (3, 4), "planar", 9.0, 3.0, 5)
-    assert isinstance(result, Array)
+    return Array
+
+
+def assert_own_noise(array_type):
+    result = interop.kac_noise(array_type(torch.from_numpy(T)), (3, 4), "planar", 9.0, 3.0, 5)
+    assert isinstance(result, array_type)
     assert torch.equal(result.tensor, ops.kac_noise(torch.from_numpy(T), (3, 4), "planar", 9.0, 3.0, 5))
+
+
+def test_another_library_gets_its_own_arrays_back(other):
+    assert_own_noise(other)
+
+
+def test_a_library_whose_arrays_name_its_functions(other, monkeypatch):
+    """JAX: the module of its arrays is not the one with from_dlpack; the array API's standard says where that is."""
+    library = sys.modules["otherlib"]
+    other.__array_namespace__ = lambda self: library
+    other.__module__ = "jaxlib._jax"
+    monkeypatch.setitem(sys.modules, "jaxlib", types.ModuleType("jaxlib"))
+    assert_own_noise(other)
+    out = other(torch.zeros(6, 3, 4))
+    with pytest.raises(ValueError, match="kac_noise: out cannot be filled: arrays of jaxlib never change; omit out"):
+        interop.kac_noise(T, (3, 4), "planar", 9.0, 3.0, 5, out=out)
+    assert not out.tensor.any()
+
+
+def test_a_mask_is_not_lost():
+    with pytest.raises(ValueError, match="kac_pair: x0 is a masked array"):
+        interop.kac_pair(np.ma.masked_less(X0, 0), T, "telegraph", 9.0, 3.0, seed=2)
 
 
 def test_mistakes_are_those_of_the_ops():

@@ -283,3 +283,18 @@ def test_any_unit_of_time_and_space(process):
                 assert ((got - truth).abs() <= 1e-6 * truth.abs() + 1e-37).all(), (a, c, lam)
             zero = ops.kac_velocity(torch.zeros(1, 8), torch.zeros(1), process, a, c)
             assert (zero.double().abs() <= c * (1 + 1e-6)).all()
+
+
+def test_the_reference_names_its_mistakes_too():
+    for call in (
+        lambda: reference.kac_noise(T, (8,), "quat", 9.0, 3.0, 0),
+        lambda: reference.kac_velocity(X, T, "quat", 9.0, 3.0),
+        lambda: reference.guided_velocity(X, X, 1.0, None, "quat"),
+    ):
+        with pytest.raises(ValueError, match="process must be 'telegraph', 'planar' or 'quad', got 'quat'"):
+            call()
+    with pytest.raises(ValueError, match="w must be the weight"):
+        reference.guided_step(X, X, X, None, None, 0.1, None)
+    assert torch.equal(reference.guided_step(X, X, None, None, None, 0.1, None)[0], X.double())
+    one, other = (reference.kac_noise(T, (8,), "planar", 9.0, 3.0, seed) for seed in (-1, 2**63 - 1))
+    assert not torch.equal(one, other)  # every seed of 64 bits has draws of its own

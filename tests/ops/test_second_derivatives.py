@@ -6,12 +6,40 @@ from torch.autograd import forward_ad
 
 from distillkac import ops
 from distillkac.ops import reference
+from tests.ops.op_cases import CASES, DIFFERENTIABLE, A, C, run, tensors
+from tests.ops.op_parameters import every_process
 
 
 def batch(seed=0):
     source = torch.Generator().manual_seed(seed)
     x, u, x_end = torch.randn(3, 3, 2, 4, generator=source)
     return x, u, x_end, torch.tensor([0.5, 0.3, 0.7]), torch.tensor([1.0, 2.0, 0.5])
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@every_process
+def test_gradients_of_every_op_by_one_batched_pass(name, process):
+    inputs = tuple(tensors((2, 2, 8))[: CASES[name][1]])
+
+    def results(*given):
+        return run(name, given, process)
+
+    one, many = (
+        torch.autograd.functional.jacobian(results, inputs, vectorize=vectorize) for vectorize in (False, True)
+    )
+    torch.testing.assert_close(one, many)
+
+
+@every_process
+def test_nothing_moves_at_time_0(process):
+    """Not by infinitely much either: a gradient of 0, and so is the gradient of that."""
+    k = torch.zeros(2, 8, requires_grad=True)
+    v = ops.kac_velocity(k, torch.tensor([0.0, 1.0]), process, A, C)
+    (slope,) = torch.autograd.grad(v.sum(), k, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.square().sum(), k)
+    assert not slope[0].any()
+    assert slope[1].all()
+    assert curvature.isfinite().all()
 
 
 @pytest.mark.parametrize("weighed", [False, True])
