@@ -19,7 +19,7 @@ template <class V, class F>
 DK_INLINE void for_each_vector(int64_t begin, int64_t end, F&& element) {
   int64_t i = begin;
   for (; i + V::kWidth <= end; i += V::kWidth) element(V{}, i);
-  if constexpr (V::kWidth > 1) for_each_scalar(i, end, 1, element);
+  for (; i < end; ++i) element(Scalar{}, i);
 }
 
 // The same for groups of n (1, 2 or 4) neighbours: element(lanes, i) handles the elements [i, i + n * width).

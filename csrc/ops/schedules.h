@@ -14,14 +14,16 @@ struct BridgeRow {
 
 // g(t), the time of the process; NaN where t is below 0.
 DK_INLINE double age(double t, GSchedule g_schedule) {
-  if (!(t >= 0)) return NAN;
+  double time = NAN;
   switch (g_schedule) {
     case GSchedule::kLinear:
-      return t;
+      time = t;
+      break;
     case GSchedule::kQuadratic:
-      return t * t;
+      time = t * t;
+      break;
   }
-  DK_UNREACHABLE();
+  return t >= 0 ? time : double(NAN);
 }
 
 DK_INLINE BridgeRow bridge_row(double t, FSchedule f_schedule, GSchedule g_schedule, double kappa) {
