@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     out, accelerator = args.out or args.run, accelerator_for(config.optim)
     teacher = placed(load_network(args.run, run), accelerator.device)
     teacher = accelerator.prepare_model(teacher, evaluation_mode=True)
-    dataset, place = images_for(args.run, run, config, args.data)
+    dataset, place = images_for(args.run, run, config, out, args.data)
     means = class_means(RunData(args.run, run, args.data).load("train")) if config.exact_start else None
     run = dataclasses.replace(run, data=place, fingerprint=dataset.fingerprint)
     if args.dry_run:

@@ -52,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.data.vae import load_vae, space_of
     from distillkac.runs.device import device
     from distillkac.runs.lock import take
+    from distillkac.runs.run_data import check_place
 
     if args.data.path is not None and is_latents(Path(args.data.path)):
         raise ValueError(f"--data.path {args.data.path} holds latents, not images")
     if args.data.streaming:
         raise ValueError("encode reads every image once, which needs no --data.streaming: omit it")
+    check_place(args.out, args.data.path, "--out")
     check_folder(args.out, *ARRAYS)
     _check_new(args.out)
     splits = {split: load(args.data, split) for split in ("train", "test")}

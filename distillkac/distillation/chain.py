@@ -72,14 +72,14 @@ def distill(
     refuse_teacher(run.folder, run.config, config)
     _check_weights(run)
     make = maker(run, network, config)
-    images, teacher = given_images(run, dataset, config)
+    students_in = run.folder if out is None else Path(out).expanduser()
+    images, teacher = given_images(run, dataset, config, students_in)
     means = _means(images) if config.exact_start else None
     with own_accelerate():
         accelerator = accelerator_for(config.optim)
         # Prepared for mixed precision, and moved to its device; that of the caller stays as it is, in train mode perhaps.
         still = copy.deepcopy(run.network).eval().requires_grad_(False)
         teaching = accelerator.prepare_model(still, evaluation_mode=True)
-        students_in = run.folder if out is None else Path(out).expanduser()
         chain = Chain(
             run.folder, students_in, begin, config, teacher, teaching, make, images, means, accelerator, resume
         )

@@ -12,19 +12,20 @@ from distillkac.distillation.stages import DistillConfig
 from distillkac.runs.config import RunConfig
 from distillkac.runs.data_place import DataPlace
 from distillkac.runs.run import Run
-from distillkac.runs.run_data import NO_IMAGES, RunData
+from distillkac.runs.run_data import NO_IMAGES, RunData, check_place
 
 
 def images_for(
-    folder: Path, run: RunConfig, plan: DistillConfig, place: DataPlace | None = None
+    folder: Path, run: RunConfig, plan: DistillConfig, out: Path, place: DataPlace | None = None
 ) -> tuple[Dataset, DataConfig]:
-    """The images of a teacher's run, and where they are. place: as of RunData.
+    """The images of a teacher's run, and where they are. out: folder of the students. place: as of RunData.
 
     Of a run that was adopted without its images, all of them are black: a plan that learns from noise alone never looks at one.
-    Raises ValueError if it does.
+    Raises ValueError if it does, or if the students would come among the images.
     """
     if run.data.path != NO_IMAGES or (place is not None and place.path is not None):
         images = RunData(folder, run, place)
+        check_place(out, images.data.path, "--out")
         return images.load_training(), images.data
     if (needed := learns_from_images(plan)) is not None:
         raise ValueError(
@@ -37,11 +38,11 @@ def images_for(
     return ImageDataset(black, torch.arange(len(run.class_names)), run.class_names), run.data
 
 
-def given_images(run: Run, dataset: Dataset | None, plan: DistillConfig) -> tuple[Dataset, RunConfig]:
-    """What the students of `distill` learn from, and the config of the teacher that knows it. Raises ValueError for other
-    images than those that the teacher was trained on."""
+def given_images(run: Run, dataset: Dataset | None, plan: DistillConfig, out: Path) -> tuple[Dataset, RunConfig]:
+    """What the students of `distill`, in `out`, learn from, and the config of the teacher that knows it. Raises ValueError for
+    other images than those that the teacher was trained on."""
     if dataset is None:
-        dataset, place = images_for(run.folder, run.config, plan)
+        dataset, place = images_for(run.folder, run.config, plan, out)
         return dataset, replace(run.config, data=place, fingerprint=dataset.fingerprint)
     _, known = checked(dataset)
     names, names_now = run.config.class_names, tuple(dataset.class_names)

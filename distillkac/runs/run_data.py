@@ -157,12 +157,14 @@ def _refuse_others(
         )
 
 
-def check_place(run: Path, images: str | None) -> None:
-    """Raises ValueError if the run's own pictures would come among the images: they would be others when it goes on."""
-    place, folder = (Path(os.path.realpath(path)) for path in (run, images or ""))
-    inside = images and folder.is_dir() and folder in place.parents
+def check_place(out: Path, images: str | None, option: str = "--run") -> None:
+    """Raises ValueError if what is written to `out` would come among the images: they would be others the next time, or could
+    not be read any more. option: that names `out`."""
+    place, folder = (Path(os.path.realpath(path)) for path in (out, images or ""))
+    inside = images and folder.is_dir() and folder in (place, *place.parents)
     if inside and not any(map(is_system, place.relative_to(folder).parts)):
+        lies = "is" if place == folder else "lies inside"
         raise ValueError(
-            f"--run {run} lies inside the folder of the images, {images}, which would then hold the run's own pictures too: "
+            f"{option} {out} {lies} the folder of the images, {images}, which would then hold what is written there too: "
             "choose a folder beside it"
         )

@@ -16,6 +16,8 @@ from distillkac import demo, diagnose, distill, encode, evaluate, export, report
 from distillkac.base.options import parse, with_paths
 from distillkac.base.paths import PATH, PATH_OR_NAME
 from distillkac.data import DataConfig
+from distillkac.distillation import distill as students
+from distillkac.runs import open_run
 from distillkac.runs.config import load_config
 from tests.image_sets import samples, write_folder
 from tests.toys import refusal
@@ -97,9 +99,21 @@ def test_a_run_inside_the_folder_of_its_images_is_refused(tmp_path, capsys):
         said = refusal(train, ["--run", str(run), "--data.path", str(images), *TINY], capsys)
         assert f"--run {run} lies inside the folder of the images, {images}" in said
         assert not run.exists()
+    for run in (images, tmp_path / "link"):
+        said = refusal(train, ["--run", str(run), "--data.path", str(images), *TINY], capsys)
+        assert f"--run {run} is the folder of the images, {images}" in said
     for run in (tmp_path / "set-run", images / ".runs" / "x"):
         assert train.main(["--run", str(run), "--data.path", str(images), "--steps", "1", *TINY]) == 0
         assert train.main(["--run", str(run), "--resume", "--steps", "2"]) == 0
+    inside = ["--out", str(images / "new")]
+    for module, argv in (
+        (encode, ["--data.path", str(images), "--vae", "x", *inside]),
+        (distill, [str(tmp_path / "set-run"), *inside]),
+    ):
+        assert f"--out {images / 'new'} lies inside the folder of the images, {images}" in refusal(module, argv, capsys)
+    with pytest.raises(ValueError, match=r"--out .* lies inside the folder of the images"):
+        students(open_run(tmp_path / "set-run"), out=images / "new")
+    assert not (images / "new").exists()
 
 
 @pytest.mark.parametrize("address", ["https://example.org/x.tar", "s3://bucket/set", "HF://owner/name"])
