@@ -8,13 +8,16 @@ can be mapped into memory and read by row number.
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distillkac.base import files
 from distillkac.base.progress import Bar
 from distillkac.data import cache
+from distillkac.data.classes import printable
 from distillkac.data.config import DataConfig
 from distillkac.data.file_splits import find_files, split_files
 from distillkac.data.records import file_identity
@@ -50,8 +53,8 @@ def _map(paths: list[Path], info):
     import pyarrow
 
     # As bytes, which need not be UTF-8.
-    files = [pyarrow.memory_map(os.fsencode(path)) for path in paths]
-    tables = [pyarrow.ipc.open_stream(file).read_all() for file in files]
+    mapped = [pyarrow.memory_map(os.fsencode(path)) for path in paths]
+    tables = [pyarrow.ipc.open_stream(file).read_all() for file in mapped]
     # Of a split without rows no file is written.
     table = pyarrow.concat_tables(tables or [info.features.arrow_schema.empty_table()])
     fingerprint = cache.digest(map(file_identity, paths))
@@ -79,45 +82,57 @@ class ParquetSplit:
 
     def convert(self, config: DataConfig):
         """A `Dataset` in the cache that a later run finds again. Raises ValueError if it cannot be written there."""
-        import datasets
-
         words = ("parquet 1", *map(file_identity, self.files))
-        folder = cache.downloads(config)
-        path = folder / f"parquet-{cache.digest(words)}.arrow"
-        if not os.access(path, os.R_OK):
-            # One that another user keeps for himself is left alone.
-            path = (cache.own() if os.path.exists(path) else cache.writable(folder)) / path.name
-            with _alone(path):
-                if not path.is_file():  # another process may have made it
-                    self._write(path)
-        return _map([path], datasets.DatasetInfo(features=self.features))
+        kept = cache.downloads(config) / f"parquet-{cache.digest(words)}.arrow"
+        if (found := self._kept(kept)) is not None:
+            return found
+        folder = kept.parent
+        if os.access(kept, os.R_OK):
+            warnings.warn(printable(f"{kept}: is damaged, so it is made again from the parquet files"), stacklevel=2)
+        elif os.path.exists(kept):  # one that another user keeps for himself is left alone
+            folder = cache.own()
+        path = cache.writable(folder) / kept.name
+        with _alone(path) as alone:
+            if (found := self._kept(path)) is None:  # another process may have made it
+                self._write(path, alone)
+                found = self._kept(path)
+        if found is None:
+            raise ValueError(f"{path}: the parquet files changed while they were converted to it; start again")
+        return found
 
-    def _write(self, path: Path) -> None:
+    def _kept(self, path: Path):
+        """The rows that were written to `path`, mapped into memory; None if these are not all of them."""
+        import datasets
         import pyarrow
 
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            found = _map([path], datasets.DatasetInfo(features=self.features))
+        except (pyarrow.ArrowException, OSError, ValueError):
+            return None
+        return found if len(found) == self.rows else None
+
+    def _write(self, path: Path, alone: bool) -> None:
+        import pyarrow
+
         try:
             with (
-                open(temporary, "wb") as file,
+                files.replacing(path, shared=not alone) as file,
                 pyarrow.ipc.new_stream(file, self.features.arrow_schema) as writer,
                 Bar(title="converting parquet", unit="row", total=self.rows) as bar,
             ):
                 for _, table in _tables(self.files, self.features):
                     writer.write_table(table)
                     bar.update(len(table))
-            os.replace(temporary, path)
         except OSError as error:  # what cannot be read is a ValueError
             raise ValueError(
-                f"{temporary}: cannot be written ({error}); make room, or choose another folder with --data.cache"
+                f"{path}: cannot be written ({error.__cause__}); make room, or choose another folder with --data.cache"
             ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def open_parquet(path: Path, config: DataConfig) -> dict[str, ParquetSplit]:
     """The splits of a file or of all files below a folder. Raises ValueError naming a file that is damaged."""
-    files = find_files(path, ".parquet", config)
-    splits = {"train": files} if path.is_file() else split_files(path, files)
+    found = find_files(path, ".parquet", config)
+    splits = {"train": found} if path.is_file() else split_files(path, found)
     return {name: _parquet_split(part) for name, part in splits.items()}
 
 
@@ -190,12 +205,12 @@ def _locate(table, folder: Path):
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lets one process convert while the others wait for it; where there are no locks, each converts for itself."""
+def _alone(path: Path) -> Iterator[bool]:
+    """Lets one process convert while the others wait for it; where there are no locks (False), each converts for itself."""
     from filelock import FileLock
 
     lock = FileLock(f"{path}.lock")
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError, NotImplementedError):
             held.enter_context(lock)
-        yield
+        yield lock.is_locked

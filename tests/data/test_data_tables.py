@@ -197,6 +197,37 @@ def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"cannot be written .*No space left.*--data\.cache"):
             load(config(path, tmp_path), "train")
     assert written
-    assert not list((tmp_path / "cache").glob("*.arrow*[!k]"))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
     first = read(load(config(path, tmp_path), "train"), range(20))[0]
     assert torch.equal(read(load(config(path, tmp_path), "train"), range(20))[0], first)
+
+
+@pytest.mark.parametrize("damage", ["first batch alone", "half", "nothing", "zeros"])
+def test_a_damaged_cache_is_made_again(tmp_path, damage):
+    import pyarrow
+
+    path, cache = write_parquet(tmp_path / "p", samples(120)), tmp_path / "cache"
+    first = read(load(config(path, tmp_path), "train"), range(120))[0]
+    file = next(cache.glob("*.arrow"))
+    whole = file.read_bytes()
+    source = pyarrow.BufferReader(whole)
+    pyarrow.ipc.open_stream(source).read_next_batch()  # of 100 rows: what follows is a table too
+    kept = {"first batch alone": whole[: source.tell()], "half": whole[: len(whole) // 2], "nothing": b""}
+    file.write_bytes(kept.get(damage, bytes(len(whole))))
+    with pytest.warns(UserWarning, match=r"\.arrow: is damaged, so it is made again"):
+        again = load(config(path, tmp_path), "train")
+    assert torch.equal(read(again, range(120))[0], first)
+    assert file.read_bytes() == whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load(config(path, tmp_path), "train")) == 120
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path):
+    path, cache = write_parquet(tmp_path / "p", samples()), tmp_path / "cache"
+    load(config(path, tmp_path), "train")
+    file = next(cache.glob("*.arrow"))
+    file.rename(left := cache / f".{file.name}.tmp")
+    load(config(path, tmp_path), "train")
+    assert file.is_file()
+    assert not left.exists()
