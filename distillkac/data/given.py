@@ -51,7 +51,7 @@ def from_tensors(
         _refuse_gaps(labels)
         class_names = tuple(map(str, range(int(labels.max()) + 1)))
     names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
-    _check_names(names)
+    check_names(names)
     _check_labels("labels", labels, names)
     none = images[:0], labels[:0]
     return ImageDataset(images, labels, names, flip, (), fingerprint.of_arrays(images, labels, *none, len(names)))
@@ -78,7 +78,7 @@ def checked(dataset: Dataset) -> tuple[DataConfig, Fingerprint]:
     shape, names = tuple(dataset.shape), tuple(dataset.class_names)
     if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"{name}.shape must be (C, H, W), got {shape}")
-    _check_names(names, f"{name}.class_names")
+    check_names(names, f"{name}.class_names")
     rows = _first_rows(name, dataset)
     x, y = _looked_at(name, dataset, rows, shape, names)
     _say_if_not_spread(name, x)
@@ -181,7 +181,7 @@ def _check_labels(what: str, labels: torch.Tensor, names: tuple[str, ...]) -> No
         raise ValueError(f"{what} must lie in [0, {len(names) - 1}], for {len(names)} classes, got {low} to {high}")
 
 
-def _check_names(names: tuple, what: str = "class_names") -> None:
+def check_names(names: tuple, what: str = "class_names") -> None:
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{what} must be the names of the classes, each once, got {names!r:.80}")
 

@@ -20,8 +20,10 @@ from distillkac.base import files
 from distillkac.data.config import DataConfig, Fingerprint, LatentSpace
 from distillkac.data.dataset import ImageDataset, Splits
 from distillkac.data.fingerprint import of_marks
+from distillkac.data.given import check_names
 
 INDEX = "latents.json"
+MARKED = 64  # latents of each split that a run knows its latents by; of folders of earlier versions the first one alone
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Latents:
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.array[rows.numpy()].astype(np.float32))
 
-    def mark(self) -> str:
-        """A word for the fingerprint: shape and first latent; all of them may be more than memory holds."""
-        return f"{self.shape} {self.array.dtype} {hashlib.blake2b(self.array[0].tobytes()).hexdigest()}"
+    def mark(self, count: int) -> str:
+        """A word for the fingerprint: shape, and `count` latents from the first to the last; all of them may be more than
+        memory holds."""
+        rows = np.arange(count) * (len(self.array) - 1) // max(1, count - 1)
+        return f"{self.shape} {self.array.dtype} {hashlib.blake2b(self.array[rows].tobytes()).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,15 @@ def read_latents(path: Path, config: DataConfig) -> Splits:
     """Both splits of a folder of latents. Raises ValueError naming the file that is missing or damaged."""
     index = _index(path)
     parts = {split: _split(path, split, index, config.unconditional) for split in ("train", "test")}
-    marks = ([index["space"].weights, str(index["fingerprint"]), part.images.mark()] for part in parts.values())
+    shapes = [part.shape for part in parts.values()]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{path}: latents of train are {shapes[0]} but those of test {shapes[1]}; encode the images anew"
+        )
+    marks = (
+        [index["space"].weights, str(index["fingerprint"]), part.images.mark(index["marked"])]
+        for part in parts.values()
+    )
     train, test = zip(marks, (part.labels for part in parts.values()), strict=True)
     known = of_marks(*train, *test, len(index["class_names"]))
     return {split: dataclasses.replace(part, fingerprint=known) for split, part in parts.items()}
@@ -76,6 +88,7 @@ def write_index(path: Path, space: LatentSpace, data: DataConfig, images: ImageD
         "space": dataclasses.asdict(space),
         "data": dataclasses.asdict(data),
         "class_names": images.class_names,
+        "spread": True,
     }
     content["fingerprint"] = None if images.fingerprint is None else dataclasses.asdict(images.fingerprint)
     files.write_json(path / INDEX, content)
@@ -89,8 +102,10 @@ def _index(path: Path) -> dict:
         if known is not None:
             known = Fingerprint(**_with_tuples(known))
         data, names = DataConfig(**content["data"]), tuple(content["class_names"])
-        return {"space": space, "data": data, "class_names": names, "fingerprint": known}
-    except (KeyError, TypeError) as error:
+        check_names(names)
+        marked = MARKED if content.get("spread") else 1
+        return {"space": space, "data": data, "class_names": names, "fingerprint": known, "marked": marked}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path / INDEX}: not written by this version of distillkac.encode ({error})") from None
 
 
@@ -107,6 +122,11 @@ def _split(path: Path, split: str, index: dict, unconditional: bool) -> LatentDa
     names, labels = index["class_names"], torch.from_numpy(np.array(numbers, dtype=np.int64))
     if unconditional:
         names, labels = ("all",), labels * 0
+    elif not 0 <= labels.min() <= labels.max() < len(names):
+        raise ValueError(
+            f"{path}: the labels of {split} reach from {labels.min()} to {labels.max()} instead of 0 to {len(names) - 1}; "
+            "encode the images anew"
+        )
     return LatentDataset(Latents(array), labels, names, space=index["space"])
 
 
