@@ -8,6 +8,7 @@ given).
 import contextlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def class_names(where: str, features: dict, label: str) -> tuple[str, ...] | Non
     if (names := getattr(features[label], "names", None)) is None:
         return None
     names = tuple(map(class_name, names))
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+    if len(set(names)) < len(names):
+        (twice, _), *_ = Counter(names).most_common(1)
         raise ValueError(f"{where}: column {label!r} calls two classes {twice!r}; give each a name of its own")
     return names
 

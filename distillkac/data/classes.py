@@ -58,7 +58,7 @@ def number_classes(
     if words == {True}:
         values, test = [class_name(value) for value in values], [class_name(value) for value in test]
     found = sorted(set(values), key=natural) if words == {True} else sorted(set(values))
-    if odd := [value for value in set(test) if value not in set(found)]:
+    if odd := set(test).difference(found):
         raise ValueError(f"{where}: the test part has class {min(odd)!r}, which no training image has")
     if words == {False} and found != list(range(len(found))):
         warnings.warn(

@@ -146,8 +146,8 @@ def hold_out(
     train: list[int] = []
     test: list[int] = []
     draws = torch.tensor([_draw(key(row)) for row in range(len(labels)) if fraction], dtype=torch.float64)
-    for label, name in enumerate(names):
-        rows = torch.nonzero(labels == label).flatten()
+    by_class = labels.argsort(stable=True).split(labels.bincount(minlength=len(names)).tolist())
+    for rows, name in zip(by_class, names, strict=True):
         if len(rows) == 0:
             raise ValueError(f"{path}: no image has class {name!r}; add some, or remove the class")
         if fraction and len(rows) < 2:

@@ -53,8 +53,9 @@ def difference(before: Fingerprint, names: Sequence[str], now: Fingerprint, name
     if (before, tuple(names)) == (now, tuple(names_now)):
         return None
     counts, counts_now = _by_class(before, names), _by_class(now, names_now)
-    parts = _told([name for name in names if name not in names_now], "gone")
-    parts += _told([name for name in names_now if name not in names], "new")
+    known, known_now = set(names), set(names_now)
+    parts = _told([name for name in names if name not in known_now], "gone")
+    parts += _told([name for name in names_now if name not in known], "new")
     if not parts and sorted(names) == sorted(names_now) and tuple(names) != tuple(names_now):
         parts.append("the classes are numbered in another order")
     if (change := sum(counts_now.values()) - sum(counts.values())) and names_now:

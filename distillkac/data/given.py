@@ -134,9 +134,9 @@ def _say_if_not_spread(name: str, x: torch.Tensor) -> None:
 
 def _refuse_gaps(labels: torch.Tensor) -> None:
     """Raises ValueError if a class that nobody named has no image: it would be learned, shown and drawn."""
-    present = labels.unique()
-    if int(present[0]) >= 0 and len(present) != int(present[-1]) + 1:
-        absent = next(number for number in range(len(present) + 1) if number not in present.tolist())
+    present = labels.unique().tolist()
+    if present[0] >= 0 and len(present) != present[-1] + 1:
+        absent = next(number for number, label in enumerate(present) if number != label)
         raise ValueError(
             f"labels must be 0, 1, ... without a gap, or class_names must name all classes: there is no image of class "
             f"{absent} (torch.unique(labels, return_inverse=True)[1] numbers them anew)"

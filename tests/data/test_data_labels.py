@@ -1,12 +1,16 @@
 """Labels in the forms that files have, and names of arrays in an .npz."""
 
 import warnings
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from distillkac.data import DataConfig, load, read
+from distillkac.data import DataConfig, arrow, load, read
 from distillkac.data.classes import class_name, natural, number_classes, printable
+from distillkac.data.dataset import hold_out
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 6, 4, 3), np.uint8)
 LABELS = np.arange(20) % 2
@@ -168,3 +172,36 @@ def test_numbers_of_words_and_numbers():
         assert number_classes("x", [3, 7, 3], [7]) == ([0, 1, 0], [1], ("3", "7"))
     assert number_classes("x", ["b", "a"], []) == ([1, 0], [], ("a", "b"))
     assert number_classes("x", ["e\u0301", "\u00e9"], []) == ([0, 0], [], ("\u00e9",))
+
+
+def test_many_classes_take_as_long_as_many_images(monkeypatch):
+    """Looked at so many times each, not so many times each other."""
+    looked: Counter = Counter()
+
+    class Number(int):
+        def __hash__(self):
+            looked["numbers"] += 1
+            return super().__hash__()
+
+    class Name(str):
+        def __eq__(self, other):
+            looked["names"] += 1
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+    class Made(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            looked["rows"] += made.numel() if isinstance(made, torch.Tensor) else 0
+            return made
+
+    count = 300
+    numbers = [Number(i) for i in range(count)]
+    assert len(number_classes("x", numbers, numbers)[2]) == count
+    monkeypatch.setattr(arrow, "class_name", Name)
+    names = arrow.class_names("x", {"label": SimpleNamespace(names=list(map(str, numbers)))}, "label")
+    with Made():
+        train, test = hold_out(str, torch.arange(count).repeat(2), names, 0.5, "x")
+    assert sorted(train + test) == list(range(2 * count))
+    assert max(looked.values()) < 30 * count, looked
