@@ -55,7 +55,7 @@ def index(path: Path, config) -> tuple[Index, str | None]:
     """(what is in it, what damage it has or None)."""
     try:
         words = (file_identity(path), str(config.label_column), str(config.unconditional))
-        file, known = cache.recall(config, "shard 2", *words)
+        file, known = cache.recall(config, "shard 3", *words)
         if known is not None and known.keys() == asdict(Index()).keys():
             return Index(**known | {"members": [Member(*entry) for entry in known["members"]]}), None
         found, damage = _scan(path, config)
@@ -68,7 +68,8 @@ def index(path: Path, config) -> tuple[Index, str | None]:
 
 
 def _scan(path: Path, config) -> tuple[Index, str | None]:
-    found, images, labels, end, damage = Index(), [], {}, 0, None
+    found, images, end, damage = Index(), [], 0, None
+    labels: dict[str, tuple[int | str | None, str | None]] = {}
     with open(path, "rb") as file:
         try:
             # Plain tar only: inside a compressed one nothing can be found by its position.
@@ -90,7 +91,12 @@ def _scan(path: Path, config) -> tuple[Index, str | None]:
                         found.leave_out(OTHERS, member.name)
                     elif not config.unconditional:
                         found.texts |= kind == "json"
-                        labels[f"{name.with_name(name.stem)}.{kind}"] = _label(file, member, kind, config.label_column)
+                        key, said = (
+                            f"{name.with_name(name.stem)}.{kind}",
+                            _label(file, member, kind, config.label_column),
+                        )
+                        if labels.setdefault(key, said) != said:
+                            labels[key] = None, printable(f"{member.name}: says another class than the one before it")
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
             damage = printable(f"{path}: is no whole, uncompressed tar archive ({error}); copy or make it again")
         # tarfile takes a damaged header for the end. The real end is zeros.

@@ -83,6 +83,11 @@ def test_test_shards_are_the_split(tmp_path, names):
         ({"a.png": None, "a.jpg": None}, "two images called a"),
         ({"a.png": None, "a.cls": b"0", "b.png": None, "b.cls": b"dog"}, "some classes are words"),
         ({"a.png": None, "a.cls": b"\xff\xfe"}, "a.cls: does not say a class"),
+        ({"a.png": None, "a.cls": b"0", "./a.cls": b"1"}, "a.cls: says another class than the one before it"),
+        (
+            {"a.png": None, "a.cls": b"0", "a.CLS": b"1", "./a.cls": b"1"},
+            "a.cls: says another class than the one before it",
+        ),
     ],
 )
 def test_shards_that_make_no_sense(tmp_path, members, message):
