@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 
 import torch
 
 from distillkac.data import fingerprint
+from distillkac.data.classes import class_name
 from distillkac.data.config import DataConfig, Fingerprint
 from distillkac.data.dataset import ImageDataset
 from distillkac.data.protocol import Dataset
@@ -28,9 +29,10 @@ def from_tensors(
     """A data set of images in memory.
 
     images: (N, C, H, W), uint8 from 0 to 255, or float32 that spans [-1, 1]; with other than 1 or 3 channels any finite
-    float32. labels: (N,) whole numbers from 0; None for images without classes. class_names: by default "0", "1", ... up to
-    the largest label. flip: every image is met together with its mirror image. Nothing is scaled, clipped or copied, so the
-    tensors are not to be changed afterwards; raises ValueError for other values, NaN among them.
+    float32. labels: (N,) whole numbers from 0; None for images without classes. class_names: in the order of these
+    numbers, by default "0", "1", ... up to the largest label. flip: every image is met together with its mirror image. Nothing
+    is scaled, clipped or copied, so the tensors are not to be changed afterwards; raises ValueError for other values, NaN among
+    them.
     """
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"images must be a tensor (N, C, H, W), not empty, got {_told(images)}")
@@ -42,7 +44,8 @@ def from_tensors(
     if images.dtype == torch.uint8:
         say_narrow("images", float(images.min()), float(images.max()), (0, 255))
     if labels is None:
-        labels, class_names = torch.zeros(len(images), dtype=torch.int64), class_names or ("all",)
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        class_names = ("all",) if class_names is None else class_names
     whole = isinstance(labels, torch.Tensor) and not (labels.is_floating_point() or labels.is_complex())
     if not whole or labels.shape != images.shape[:1] or labels.dtype == torch.bool:
         raise ValueError(f"labels must be {len(images)} whole numbers, one for each image, got {_told(labels)}")
@@ -50,8 +53,7 @@ def from_tensors(
     if class_names is None:
         _refuse_gaps(labels)
         class_names = tuple(map(str, range(int(labels.max()) + 1)))
-    names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
-    check_names(names)
+    names = _names_in_order(class_names)
     _check_labels("labels", labels, names)
     none = images[:0], labels[:0]
     return ImageDataset(images, labels, names, flip, (), fingerprint.of_arrays(images, labels, *none, len(names)))
@@ -179,6 +181,16 @@ def _check_labels(what: str, labels: torch.Tensor, names: tuple[str, ...]) -> No
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(names):
         raise ValueError(f"{what} must lie in [0, {len(names) - 1}], for {len(names)} classes, got {low} to {high}")
+
+
+def _names_in_order(given: object) -> tuple[str, ...]:
+    """The names as every source has them. Raises ValueError for what is none, or has no order to number classes by."""
+    given = (given,) if isinstance(given, str) else given
+    if isinstance(given, set | frozenset | dict) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise ValueError(f"class_names must be a list of the names of the classes, in order, got {given!r:.80}")
+    names = tuple(class_name(name) if isinstance(name, str) else name for name in given)
+    check_names(names)
+    return names
 
 
 def check_names(names: tuple, what: str = "class_names") -> None:

@@ -165,6 +165,21 @@ def test_classes_that_nobody_named_have_images():
     assert from_tensors(FLOATS, class_names="cat").class_names == ("cat",)
 
 
+def test_names_of_classes_have_an_order():
+    two = torch.arange(6) % 2
+    for names in (["e\u0301", "x"], np.array(["\u00e9", "x"]), iter(["\u00e9", "x"])):
+        found = from_tensors(FLOATS, two, names).class_names
+        assert found == ("\u00e9", "x")
+        assert {type(name) for name in found} == {str}
+    assert from_tensors(FLOATS, class_names=np.array(["cat"])).class_names == ("cat",)
+    for names in ({"a", "b"}, frozenset("ab"), {"a": 0, "b": 1}, np.array([["a"], ["b"]]), np.array("a"), 2):
+        with pytest.raises(ValueError, match=r"class_names must be a list of the names of the classes, in order, got "):
+            from_tensors(FLOATS, two, names)
+    for names in ([], ["a", 1], ["a", "a"], ["e\u0301", "\u00e9"], np.arange(2)):
+        with pytest.raises(ValueError, match=r"class_names must be the names of the classes, each once, got "):
+            from_tensors(FLOATS, two, names)
+
+
 class Of(ToyData):
     """ToyData whose images went through a function."""
 
