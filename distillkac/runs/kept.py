@@ -1,6 +1,7 @@
 """Checkpoints that are kept beside the last one, the best among them, and what a killed run leaves behind."""
 
 import contextlib
+import re
 from pathlib import Path
 
 from distillkac.base import files
@@ -99,6 +100,16 @@ def _move(source: Path, target: Path) -> None:
 def kept(folder: Path) -> list[Path]:
     """The run folders that `keep` made, the first step first, and what is left of those that it removed."""
     return sorted((folder / KEPT).glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def drop_later(folder: Path, step: int) -> list[str]:
+    """Removes the checkpoints that `keep` made after `step`, where a training goes on from there: they would be taken for its
+    own. Returns their names."""
+    runs = [path for path in kept(folder) if (path / checkpoints.CONFIG).exists()]
+    later = [path for path in runs if (match := re.fullmatch(r"step-(\d+)", path.name)) and int(match[1]) > step]
+    for path in later:
+        _remove(path)
+    return [path.name for path in later]
 
 
 def keeper(folder: Path) -> Path | None:

@@ -185,6 +185,8 @@ def begin(
     schedule: of consistency, if that is the objective."""
     kept.clean(folder)
     averages.drop_later(folder, step)
+    if later := kept.drop_later(folder, step):
+        print(f"{folder} goes on from step {step}: removed {', '.join(later)}, which it had made before", flush=True)
     if before is not None and step == config.steps:
         config = finished(folder, before, config)
     save_config(folder, config)

@@ -41,6 +41,20 @@ def test_the_last_checkpoints_are_kept_as_runs(tmp_path, monkeypatch):
     assert (middle / "evaluation.json").exists()
 
 
+def test_a_run_that_is_taken_back_keeps_none_of_the_later_checkpoints_of_before(tmp_path, capsys):
+    run, middle = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-000002"
+    options = ["--optim.save-every", "2", "--optim.keep", "3", *TINY]
+    assert train.main(["--run", str(run), "--steps", "6", *options]) == 0
+    before = weights(run)
+    (run / "checkpoints" / "step-000006" / "evaluation.json").write_text("{}")
+    shutil.copytree(middle, run, dirs_exist_ok=True)
+    assert train.main(["--run", str(run), "--resume", "--optim.lr", "0.01"]) == 0
+    assert "goes on from step 2: removed step-000004, step-000006, which it had made before" in capsys.readouterr().out
+    assert [path.name for path in kept.kept(run)] == ["step-000002", "step-000004", "step-000006"]
+    assert weights(run) == weights(run / "checkpoints" / "step-000006") != before
+    assert (run / "checkpoints" / "step-000006" / "evaluation.json").exists()
+
+
 def test_a_checkpoint_that_was_not_kept_for_want_of_time_is_kept_on_resume(tmp_path):
     run = tmp_path / "run"
     options = ["--optim.save-every", "2", "--optim.keep", "2", *TINY]
