@@ -1,7 +1,7 @@
 """Folders of image files: a sub-folder for each class, split folders above them or none."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -129,12 +129,14 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
     where, depth = printable(str(folder)), len(tree.inside(folder))
     if folder != tree.root:
         images = _below(tree, images, folder.name)
+    inside = [tree.inside(path)[depth:] for path in images]
     if config.unconditional and images:
+        if (said := _splits_in_classes(where, inside)) is not None:
+            warnings.warn(f"{said}, so all images are taken together and none for a split", stacklevel=3)
         return images, [0] * len(images), ("all",)
     classes: dict[str, list[Path]] = {path.name: [] for path in tree.folders if path.parent == folder}
     loose: list[Path] = []
-    for path in images:
-        name, *rest = tree.inside(path)[depth:]
+    for path, (name, *rest) in zip(images, inside, strict=True):
         (classes[name] if rest else loose).append(path)
     if not images:
         raise ValueError(_no_images(where, tree, folder))
@@ -155,15 +157,29 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
                 "them or rename one"
             )
     if len(classes) == 1:
-        _check_one_class(where, depth, tree, images)
+        _check_one_class(where, inside)
+    elif (said := _splits_in_classes(where, inside)) is not None:
+        raise ValueError(f"{said}: put the splits above the classes, train/CLASS and test/CLASS")
     ordered = sorted(by_name, key=natural)
     files = [path for name in ordered for path in classes[by_name[name]]]
     return files, [i for i, name in enumerate(ordered) for _ in classes[by_name[name]]], tuple(ordered)
 
 
-def _check_one_class(where: str, depth: int, tree: Tree, images: list[Path]) -> None:
-    """A lone folder around the classes, as archives unpack to, is seldom meant as the only class."""
-    parts = [tree.inside(path)[depth:] for path in images]
+def _splits_in_classes(where: str, parts: Sequence[Sequence[str]]) -> str | None:
+    """The beginning of a sentence about a class with nothing but train and test folders in it; None if there is none. parts:
+    below the folder of the classes, of each image."""
+    inner: dict[str, set[str]] = {}
+    for name, *rest in parts:
+        if rest:
+            inner.setdefault(name, set()).add(rest[0])
+    for name, folders in inner.items():
+        if {role(folder) for folder in folders} == {"train", "test"}:
+            return f"{where}: its class {printable(name)} holds {_shown(sorted(folders))}"
+    return None
+
+
+def _check_one_class(where: str, parts: Sequence[Sequence[str]]) -> None:
+    """A lone folder around the classes, as archives unpack to, is seldom meant as the only class. parts: see above."""
     inner, name = sorted({part[1] for part in parts if len(part) > 2}), printable(parts[0][0])
     remedy = f"if these are the {'splits' if are_splits(inner) else 'classes'} give --data.path {where}/{name}"
     if are_splits(inner):

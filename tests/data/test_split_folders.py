@@ -83,6 +83,20 @@ def test_splits_with_classes_of_their_own_beside_other_folders_are_refused(tmp_p
     assert "none for a split" in words
 
 
+def test_splits_below_the_classes_are_refused(tmp_path):
+    pictures(tmp_path, "cats/train", "cats/test", "dogs/Train", "dogs/val")
+    assert "its class cats holds test, train: put the splits above the classes, train/CLASS and test/CLASS" in refused(
+        tmp_path
+    )
+    data, _, words = told(tmp_path, unconditional=True)
+    assert len(data) == 16
+    assert "its class cats holds test, train, so all images are taken together and none for a split" in words
+    for folder in ("cats", "dogs"):
+        pictures(tmp_path / "rails", f"{folder}/train", f"{folder}/bus")  # kinds of what is seen
+    data, _, words = told(tmp_path / "rails")
+    assert (len(data), data.class_names, words) == (16, ("cats", "dogs"), "")
+
+
 def test_notes_beside_splits_are_no_class_but_an_empty_folder_may_be_one(tmp_path):
     pictures(tmp_path, "train", "test")
     (tmp_path / "annotations").mkdir()
