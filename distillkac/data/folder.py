@@ -29,7 +29,7 @@ def read_folder(tree: Tree, config: DataConfig) -> Splits:
     if test_folder is None:
         records = Files(files, tree.root)
         return read_splits(where, records, torch.tensor(labels), names, None, config, lost)
-    test, test_labels, test_names = _read_part(tree, test_folder, images, config)
+    test, test_labels, test_names = _read_part(tree, test_folder, images, config, lacking=True)
     number = {name: i for i, name in enumerate(names)}
     if odd := [name for name in test_names if name not in number]:
         raise ValueError(
@@ -124,8 +124,9 @@ def _check_others(
     warnings.warn(f"{where}: holds {beside}, so all of them are taken for classes and none for a split", stacklevel=4)
 
 
-def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig) -> Part:
-    """A class per sub-folder, or one class if there is none; classes in natural order, the files of a class by path."""
+def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig, lacking: bool = False) -> Part:
+    """A class per sub-folder, or one class if there is none; classes in natural order, the files of a class by path. lacking:
+    whether a class may be without images, and is left out then."""
     where, depth = printable(str(folder)), len(tree.inside(folder))
     if folder != tree.root:
         images = _below(tree, images, folder.name)
@@ -147,6 +148,8 @@ def _read_part(tree: Tree, folder: Path, images: list[Path], config: DataConfig)
             f"{where}: holds both sub-folders (classes) and loose images such as {printable(loose[0].name)}; move the "
             "images into a class or the sub-folders away, or add --data.unconditional to learn without classes"
         )
+    if lacking:
+        classes = {name: paths for name, paths in classes.items() if paths}
     if empty := [name for name in sorted(classes, key=natural) if not classes[name]]:
         raise ValueError(_no_images(printable(str(folder / empty[0])), tree, folder / empty[0]))
     by_name: dict[str, str] = {}

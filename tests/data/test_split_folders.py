@@ -142,6 +142,11 @@ def test_classes_of_the_test_part(tmp_path):
     assert set(learned.values()) == {"a", "b", "c"}
     assert set(measured.values()) == {"b"}
     assert "test has no images of class a, c: learned, but not measured" in words
+    (tmp_path / "test" / "a").mkdir()
+    assert sizes(tmp_path) == (learned, measured, words)
+    (tmp_path / "train" / "d").mkdir()
+    assert "d: holds no images; fill this class folder or remove it" in refused(tmp_path)
+    (tmp_path / "train" / "d").rmdir()
     pictures(tmp_path, "test/z", first=30)
     assert "z is in test alone" in refused(tmp_path)
     assert len(told(tmp_path, "test", unconditional=True)[0]) == 8
