@@ -5,9 +5,11 @@ Everything the package writes goes through `replacing`: a temporary name, fsync,
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,7 +36,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """A new file that replaces the one at `path`: after a crash it holds the old bytes or the new ones, never a mix.
 
     shared: others may write the same file at the same time, each under a temporary name of its own; the last one stays, and
-    what a killed one had begun lies beside it until somebody removes it.
+    what a killed one had begun lies beside it until somebody writes the file again after a day.
 
     Raises OSError saying that what was there is kept: no space, read-only, no permission.
     """
@@ -43,6 +45,8 @@ def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One that a killed run left behind goes; "x" follows no link that somebody put there in its place.
         written.unlink(missing_ok=True)
+        if shared:
+            _remove_left(path)
         with open(written, "xb") as file:
             yield file
             flush_to_disk(file)
@@ -54,6 +58,14 @@ def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
             raise unwritable(path, error) from error
         raise
     _flush_folder(path.parent)
+
+
+def _remove_left(path: Path) -> None:
+    """Removes what killed processes had begun of a shared file; what nobody has written to for a day."""
+    for left in path.parent.glob(temporary(path.with_name(f"{glob.escape(path.name)}.*")).name):
+        with contextlib.suppress(OSError):  # another one removes it
+            if left.stat().st_mtime < time.time() - 24 * 3600:
+                left.unlink()
 
 
 def rename_folder(source: Path, target: Path) -> None:

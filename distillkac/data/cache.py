@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import tempfile
 import warnings
@@ -14,6 +15,7 @@ from distillkac.data.classes import printable
 
 NOWHERE = Path(os.devnull) / "distillkac"
 """Where a user without a home folder keeps things: what is looked for is not there, and writing fails with a warning."""
+DIGEST = "digest"  # of all else in a file, by which one that is damaged or was edited is told
 
 
 def folder(config) -> Path:
@@ -72,28 +74,31 @@ def digest(words: Iterable[str]) -> str:
 
 
 def recall(config, *words: str) -> tuple[Path, dict | None]:
-    """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged or not ours to
-    read."""
+    """(file, content): what was remembered under exactly these words; None if nothing was, or if it is damaged, changed or not
+    ours to read."""
     path = folder(config) / f"{digest(words)}.json"
     try:
         content = files.read_json(path)
     except (ValueError, OSError):
         return path, None
-    return path, content if isinstance(content, dict) else None
+    whole = isinstance(content, dict) and content.pop(DIGEST, None) == _digest_of(content)
+    return path, content if whole else None
 
 
 def remember(path: Path, content: dict) -> None:
     """Warns if it cannot: the run goes on, and the next one does the work again."""
-    # A name of its own for each process, because all processes of a run may come here at once.
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}")
     try:
-        files.write_json(temporary, content)
-        os.replace(temporary, path)
+        # All processes of a run may come here at once.
+        files.write_json(path, content | {DIGEST: _digest_of(content)}, shared=True)
     except OSError as error:
-        reason = "there is no home folder" if path.parent == NOWHERE else error
+        reason = "there is no home folder" if path.parent == NOWHERE else error.__cause__
         # Of the folder, not of the file: one warning for all archives of a set.
         warnings.warn(
             f"{path.parent}: cannot be written ({reason}), so the next run looks at all images again; --data.cache FOLDER "
             "keeps what was found",
             stacklevel=2,
         )
+
+
+def _digest_of(content: dict) -> str:
+    return digest([json.dumps(content)])

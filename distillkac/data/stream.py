@@ -206,10 +206,8 @@ class Stream(Dataset):
         files = find_files(path, ".parquet", self.config) if path.exists() else []
         what = (self.shards.where, self.config.subset, self.shards.split, len(self.shards), sorted(self.held.items()))
         file, content = cache.recall(self.config, "stream 1", *map(str, what), *map(file_identity, files))
-        known = content.get("lengths") if content else None
-        known = known if isinstance(known, dict) else {}
-        valid = all(k.isdecimal() and type(n) is int and n >= 0 for k, n in known.items()) and any(known.values())
-        return {int(k): n for k, n in known.items() if int(k) < len(self.shards)} if valid else {}, file
+        known = content["lengths"] if content else {}
+        return {int(k): n for k, n in known.items()} if any(known.values()) else {}, file
 
     def _shape(self) -> tuple[int, int, int]:
         images, reason = [], None
