@@ -54,4 +54,5 @@ def _decode(content: bytes) -> str:
 
 
 def _number_or_word(value: int | str) -> int | str:
-    return int(float(value)) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(\.0*)?", value) else value
+    # By its digits: a float does not hold more than 15 of them.
+    return int(value.split(".")[0]) if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.0*)?", value) else value

@@ -174,7 +174,9 @@ def _check_images(where: str, images: np.ndarray, key: str, config: DataConfig) 
     images = images[..., None] if images.ndim == 3 and shape[2] not in (1, 3) else images
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in shape:
         hint = ""
-        if images.ndim == 4 and shape[1] in (1, 3):
+        if 0 in shape:
+            hint = ", which has no pixels"
+        elif images.ndim == 4 and shape[1] in (1, 3):
             hint = "; for channels first, (N, C, H, W), save images.transpose(0, 2, 3, 1)"
         elif images.ndim == 4 and len(set(shape[1:])) == 1:
             hint = "; these are volumes, as in MedMNIST's 3-D sets, and only flat images are learned"

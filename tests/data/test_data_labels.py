@@ -1,5 +1,6 @@
 """Labels in the forms that files have, and names of arrays in an .npz."""
 
+import json
 import warnings
 from collections import Counter
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from distillkac.data import DataConfig, arrow, load, read
 from distillkac.data.classes import class_name, natural, number_classes, printable
 from distillkac.data.dataset import hold_out
+from distillkac.data.labels import class_in_json, class_in_text
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 6, 4, 3), np.uint8)
 LABELS = np.arange(20) % 2
@@ -122,6 +124,8 @@ def test_arrays_that_are_not_read_are_named(tmp_path):
         ({"train_images": IMAGES, "y_train": LABELS}, "has y_train but no x_train"),
         ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "labels for both x_train and x_test"),
         ({"images": IMAGES.transpose(0, 3, 1, 2)}, r"channels first, .*transpose\(0, 2, 3, 1\)"),
+        ({"images": np.zeros((0, 3, 3, 3), np.uint8)}, r"not empty, got \(0, 3, 3, 3\), which has no pixels$"),
+        ({"images": np.zeros((5, 0, 0, 0), np.uint8)}, r"not empty, got \(5, 0, 0, 0\), which has no pixels$"),
         ({"images": IMAGES[..., :1].transpose(0, 3, 1, 2)}, r"got \(20, 1, 6, 4\); for channels first"),
         ({"images": IMAGES[0]}, r"got \(6, 4, 3\); of a single image save images\[None\]"),
         (
@@ -165,6 +169,11 @@ def test_natural_order():
     names = ["b1", "a10", "a9", "A9b", "10", "9", "01", "1", "", "a", "ä2"]
     assert natural("9" * 5000) < natural("1" + "0" * 5000)
     assert sorted(names, key=natural) == ["", "01", "1", "9", "10", "a", "a9", "A9b", "a10", "b1", "ä2"]
+
+
+@pytest.mark.parametrize("text", ["12345678901234567890", "12345678901234567890.0", "9" * 1000, "-1", "007"])
+def test_numbers_may_have_many_digits(text):
+    assert class_in_text(text.encode()) == class_in_json(json.dumps(text).encode(), None) == int(text.split(".")[0])
 
 
 def test_numbers_of_words_and_numbers():
