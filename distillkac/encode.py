@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     check_place(args.out, args.data.path, "--out")
     check_folder(args.out, *ARRAYS)
     _check_new(args.out)
-    splits = {split: load(args.data, split) for split in ("train", "test")}
     vae = load_vae(args.vae, device())
+    splits = {split: load(args.data, split) for split in ("train", "test")}
     space = space_of(args.vae, vae, splits["train"].shape)
     # Two at once would fill each other's arrays.
     with contextlib.ExitStack() as held:

@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
+    from distillkac.training.resume import goes_on
     from distillkac.training.teacher import fit_teacher, say_what_a_transformer_lacks, with_data
 
     process = args.config.noise.build()
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
         print(described(args.config, cost(args.config, device()), device()))
         return 0
+    if not args.dry_run:
+        goes_on(args.run, args.resume)
     if saved is not None:
         located(args.run, args.config.data)
     else:

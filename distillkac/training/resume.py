@@ -24,13 +24,10 @@ FREE = {"data": ("path", "cache"), "network": ("checkpointing",)}
 SWITCHES = ("--inverse.pairs", "--inverse.adversarial", "--inverse.fake", "--pairs.by", "--pairs.slopes")
 
 
-def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
-    """The saved config of the run that is continued, None if one begins.
+def goes_on(folder: Path, resume: bool) -> bool:
+    """Whether a run is continued in the folder; False if one begins. Asked before images are read.
 
-    Raises ValueError if a new run would overwrite another one's weights or the user's files, or a resumed one would become
-    another model. A resumed run may train longer, with other settings of the same optimizer and another preview, with and
-    without --network.checkpointing, its data and --data.cache elsewhere; nothing else (`all_changes`). The help of --resume
-    (train.py, distill.py) says the same.
+    Raises ValueError if it would overwrite another one's weights or the user's files.
     """
     if (keeper := kept.keeper(folder)) is not None:
         raise ValueError(
@@ -44,7 +41,7 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
                 "them"
             )
         _refuse_foreign(folder)
-        return None
+        return False
     if not resume:
         raise ValueError(
             f"{folder} already holds a checkpoint: add --resume (in Python resume=True) to continue it, or choose another "
@@ -55,6 +52,18 @@ def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
             f"{folder} has the average {chosen} for its model, chosen by evaluate --keep-best, which a training would replace: "
             f"keep a copy of the folder for that, and move {checkpoints.ORIGINAL} to {checkpoints.EMA} here to go on"
         )
+    return True
+
+
+def check(folder: Path, config: RunConfig, resume: bool) -> RunConfig | None:
+    """The saved config of the run that is continued, None if one begins.
+
+    Raises ValueError as `goes_on` does, or if a resumed run would become another model. It may train longer, with other
+    settings of the same optimizer and another preview, with and without --network.checkpointing, its data and --data.cache
+    elsewhere; nothing else (`all_changes`). The help of --resume (train.py, distill.py) says the same.
+    """
+    if not goes_on(folder, resume):
+        return None
     saved = load_config(folder)
     if (saved.student is None) != (config.student is None):
         raise ValueError(

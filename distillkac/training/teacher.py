@@ -33,6 +33,7 @@ from distillkac.training.fit import (
 from distillkac.training.loop import Fit
 from distillkac.training.measuring import Figures
 from distillkac.training.objectives import objective_for, settled, trained
+from distillkac.training.resume import goes_on
 
 _DEFAULTS = NetworkConfig(), NetworkConfig(interval_embedding=True), NetworkConfig(augment_embedding=True)
 """config.network where nothing was said."""
@@ -65,6 +66,7 @@ def train(
     `config` that these arguments leave without a meaning.
     """
     folder = _looked_at(folder, network, track)
+    goes_on(folder, resume)
     config = dataclasses.replace(_usual(folder, config, network, resume), student=None)
     if isinstance(dataset, DataConfig):
         _refuse_two("data", config.data, (DataConfig(), dataset))

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from distillkac import data, encode
 from distillkac.data import DataConfig, from_tensors, load
 from distillkac.data.config import LatentSpace
 from distillkac.data.latents import write_index
+from tests.toys import refused
 
 SPACE = LatentSpace("vae", 0.7, 0.2, "0" * 64, (3, 16, 16))
 
@@ -96,3 +98,9 @@ def test_those_of_an_earlier_version_stay_the_same(folder):
     array[199] += 1
     np.save(folder / "train.npy", array)
     assert latents(folder).fingerprint == before
+
+
+def test_the_autoencoder_is_looked_at_before_the_images_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    assert str(tmp_path / "vae") in refused(encode, ["--vae", tmp_path / "vae", "--out", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from distillkac import distill, evaluate, sample, train
+from distillkac import data, distill, evaluate, sample, train
 from distillkac.evaluation import classifier
 from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.sampling import SamplerConfig, choose
+from distillkac.training import train as train_run
 from distillkac.training.fit import new_schedule
 from distillkac.training.learning_rate import learning_rate
 from tests.toys import optim, refusal, run_config
@@ -50,13 +51,18 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_options(tra
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
-def test_weights_without_a_checkpoint_are_not_overwritten(trained, tmp_path, options, capsys):
+def test_weights_without_a_checkpoint_are_not_overwritten(trained, tmp_path, monkeypatch, options, capsys):
     folder = tmp_path / "shared"
     folder.mkdir()
     for name in (checkpoints.CONFIG, checkpoints.EMA):
         shutil.copy(trained / name, folder)
-    said = refusal(train, ["--run", str(folder), *options, *TINY], capsys)
-    assert "holds weights of a run, but no state/training.pt to go on from" in said
+    monkeypatch.setattr(data, "load_training", None)  # which may take an hour
+    assert train.main(["--run", str(folder), *options, *TINY]) == 1
+    told = capsys.readouterr()
+    assert "holds weights of a run, but no state/training.pt to go on from" in told.err
+    assert "nothing to resume" not in told.out
+    with pytest.raises(ValueError, match="holds weights of a run"):
+        train_run(folder, data.DataConfig(), resume=bool(options))
     assert weights(folder) == weights(trained)
 
 
