@@ -71,13 +71,19 @@ def unreadable(name: str, error: Exception) -> str:
 def to_array(image: Image.Image, image_size: int | None, channels: int | None) -> np.ndarray:
     """A Pillow image -> (C, H, W) uint8: upright, opaque on white, scaled and cropped to a square of `image_size`.
 
-    channels: 1, 3, or None for 1 if the image is grey and 3 otherwise. Raises ValueError for floating-point pixels.
+    channels: 1, 3, or None for 1 if the image is grey and 3 otherwise. Raises ValueError for floating-point pixels, and for a
+    transparent colour of 16 bits.
     """
+    # Pillow would look for it among the pixels that it has cut to 8 bits.
+    if "transparency" in image.info and any(tile[3] == "RGB;16B" for tile in getattr(image, "tile", ())):
+        raise ValueError("its transparent colour has 16 bits; save it with 8 bits or with an alpha channel")
     image.load()
+    # Of fewer bits Pillow turns it round itself.
+    white_is_zero = getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
     image = _upright(image)
     channels = channels or (1 if image.mode in GREY_MODES else 3)
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = _eight_bits(image, white_is_zero)
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits, or use an .npz")
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
@@ -100,7 +106,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, white_is_zero: bool) -> Image.Image:
     """16-bit grey (which some formats open as 32-bit) -> 8-bit grey, rounded; Pillow itself would clip at 255. The value that a
     PNG calls transparent is white."""
     pixels = np.asarray(image).astype(np.int64)
@@ -108,6 +114,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         pixels[pixels == clear] = 65535
     if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
         raise ValueError(f"its pixels reach from {pixels.min()} to {pixels.max()}; save it with 8 or 16 bits")
+    if white_is_zero:
+        pixels = 65535 - pixels
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
 
 

@@ -1,6 +1,8 @@
 """Image files of every kind and mode, and errors that name the file."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -61,6 +63,33 @@ def test_the_transparent_value_of_16_bits_is_white(tmp_path):
     assert read_image(tmp_path / "clear.png", None, None).tolist() == [[[255, 100], [255, 0]]]
     Image.fromarray(pixels).save(tmp_path / "plain.png")
     assert read_image(tmp_path / "plain.png", None, None).tolist() == [[[0, 100], [255, 0]]]
+
+
+def test_a_transparent_colour_of_16_bits_is_refused(tmp_path):
+    """Pillow keeps 8 bits of each pixel, of which it cannot be told which ones have it."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head, pixels = (
+        struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0),
+        zlib.compress(b"\0" + struct.pack(">3H", 0, 257, 65535)),
+    )
+    for name, clear in (("clear", chunk(b"tRNS", struct.pack(">3H", 0, 0, 0))), ("plain", b"")):
+        parts = chunk(b"IHDR", head), clear, chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert flat(tmp_path / "plain.png") == [0, 1, 255]
+    with pytest.raises(
+        ValueError, match=r"clear\.png: .*transparent colour has 16 bits; save it with 8 bits or with an alpha"
+    ):
+        flat(tmp_path / "clear.png")
+
+
+def test_16_bits_whose_zero_is_white_are_turned_round(tmp_path):
+    pixels = np.array([[0, 257 * 100], [65535, 257]], np.uint16)
+    for what, expected in ((0, [[255, 155], [0, 254]]), (1, [[0, 100], [255, 1]])):
+        Image.fromarray(pixels).save(tmp_path / "x.tiff", tiffinfo={262: what})
+        assert read_image(tmp_path / "x.tiff", None, None).tolist() == [expected]
 
 
 def test_palette_with_and_without_transparency(tmp_path):
