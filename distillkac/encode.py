@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     # Torch only now, so that help and mistakes in options come at once.
     from distillkac.data import load
     from distillkac.data.latents import is_latents, write_index
+    from distillkac.data.sources import find
     from distillkac.data.vae import load_vae, space_of
     from distillkac.runs.device import device
     from distillkac.runs.lock import take
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     check_place(args.out, args.data.path, "--out")
     check_folder(args.out, *ARRAYS)
     _check_new(args.out)
+    find(args.data)  # a mistake in these options is told before an autoencoder is fetched
     vae = load_vae(args.vae, device())
     splits = {split: load(args.data, split) for split in ("train", "test")}
     space = space_of(args.vae, vae, splits["train"].shape)
