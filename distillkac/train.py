@@ -67,12 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     from distillkac import data
     from distillkac.runs.device import device
     from distillkac.runs.run import build_network
-    from distillkac.runs.run_data import check_place, located
     from distillkac.runs.start import started
     from distillkac.training import trackers
     from distillkac.training.cost import cost, described
     from distillkac.training.measuring import check_steps
-    from distillkac.training.resume import goes_on
     from distillkac.training.teacher import fit_teacher, say_what_a_transformer_lacks, with_data
 
     process = args.config.noise.build()
@@ -88,12 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"There is nothing at {args.config.data.path} yet: counted for the shape and classes of the preset.")
         print(described(args.config, cost(args.config, device()), device()))
         return 0
-    if not args.dry_run:
-        goes_on(args.run, args.resume)
-    if saved is not None:
-        located(args.run, args.config.data)
-    else:
-        check_place(args.run, args.config.data.path)
+    _check_places(args, saved)
     dataset = data.load_training(args.config.data)
     process.check_shape(dataset.shape)
     config = with_data(args.config, dataset, saved)
@@ -136,6 +129,19 @@ def _refuse_augmented_latents(args: TrainArgs) -> None:
     would say so, long after --dry-run. Files of images have one channel or three."""
     if args.config.augment and _has_data_of_preset(args) and args.config.shape[0] not in (0, 1, 3):
         raise ValueError(f"augment turns and scales images, and those of preset {args.preset} are latents: omit it")
+
+
+def _check_places(args: TrainArgs, saved: RunConfig | None) -> None:
+    """Raises ValueError if the run may not be trained in its folder, or its images are not where they should be."""
+    from distillkac.runs.run_data import check_place, located
+    from distillkac.training.resume import goes_on
+
+    if not args.dry_run:
+        goes_on(args.run, args.resume)
+    if saved is not None:
+        located(args.run, args.config.data)
+    else:
+        check_place(args.run, args.config.data.path)
 
 
 def _check_init(args: TrainArgs, saved: RunConfig | None) -> None:
