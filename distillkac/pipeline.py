@@ -173,7 +173,7 @@ class KacPipeline(DiffusionPipeline):
             folder = choose(folder, SamplerConfig(steps=steps))
         config = load_config(folder)
         settings = asdict(network_config(folder, config))
-        unet = KacNet(settings, config.shape, config.class_names)
+        unet = KacNet(settings, config.shape, config.class_names).float()  # under any default dtype
         unet.velocity.load_state_dict(load_network(folder, config).state_dict())
         vae = asked.vae
         if vae is None and config.latent is not None:

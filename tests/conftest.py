@@ -46,6 +46,7 @@ TORCH_KERNELS = {
     "test_continuity",
     "test_copies",
     "test_crashes",
+    "test_default_dtypes",
     "test_demo",
     "test_demo_server",
     "test_determinism",

@@ -1,8 +1,22 @@
-"""Shapes that every room needs."""
+"""Shapes, types and places of tensors, that every room needs."""
+
+import contextlib
+from collections.abc import Iterator
 
 import math
 
 import torch
+
+
+@contextlib.contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Inside, torch makes numbers float32 where nothing is said, whatever the default dtype of the program is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def column(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -27,8 +27,10 @@ class BlankPaths:
     device: torch.device
 
     def __call__(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        states = torch.zeros(self.config.num_states + 1, len(index), *self.config.shape, device=self.device)
-        w = None if self.config.w_max is None else torch.zeros(len(index), device=self.device)
+        states = torch.zeros(
+            self.config.num_states + 1, len(index), *self.config.shape, dtype=torch.float32, device=self.device
+        )
+        w = None if self.config.w_max is None else torch.zeros(len(index), dtype=torch.float32, device=self.device)
         return states, torch.zeros(len(index), dtype=torch.int64, device=self.device), w
 
 

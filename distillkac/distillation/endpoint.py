@@ -70,7 +70,7 @@ def rolled_out(
         going = (k > step).nonzero().flatten()
         # One row where none is left: every process asks as often as the others, which sharded weights need.
         rows = sent(going if len(going) else torch.zeros(1, dtype=torch.int64), x.device)
-        t = torch.full((len(rows),), grid[step], device=x.device)
+        t = torch.full((len(rows),), grid[step], dtype=torch.float32, device=x.device)
         with plain_calls():
             u = student(x[rows], t, y[rows], *(w[rows] for w in weights)).float()
         if len(going):

@@ -48,7 +48,7 @@ class FeatureLoss:
 
     def features(self, images: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
         """(B, values) of every block. images: (B, C, H, W)."""
-        self.network(images, torch.full((len(images),), TIME, device=images.device), y)
+        self.network(images, torch.full((len(images),), TIME, dtype=torch.float32, device=images.device), y)
         flat = [answer.flatten(1) for answer in self._answers.seen]
         return [answer / (answer.detach().square().mean(1, keepdim=True).sqrt() + EPS) for answer in flat]
 

@@ -45,7 +45,7 @@ class GeneratorStates:
         x0, device = batch.x0, batch.x0.device
         noise = self.process.prior(len(x0), tuple(x0.shape[1:]), derive_seed(self.seed, "prior"), batch.first, device)
         if self.num_steps == 1:
-            return noise, torch.ones(len(x0), device=device)
+            return noise, torch.ones(len(x0), dtype=torch.float32, device=device)
         counts, k = self.moments(batch, "moment")
         starts = self._starts()[counts]
         t = sent(starts.gather(1, k[:, None]).squeeze(1), device)

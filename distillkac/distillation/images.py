@@ -34,7 +34,7 @@ def images_for(
             "by --method pairs or --backward 1 (inverse distillation: "
             "inverse.alpha and inverse.beta 1, and inverse.backward 1 in several steps)"
         )
-    black = torch.zeros(1, *run.shape).expand(len(run.class_names), *run.shape)
+    black = torch.zeros(1, *run.shape, dtype=torch.float32).expand(len(run.class_names), *run.shape)
     return ImageDataset(black, torch.arange(len(run.class_names)), run.class_names), run.data
 
 

@@ -71,7 +71,7 @@ class GeneratorAndFake(nn.Module):
             x, y = example
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # the same heads in every process
-                self.fake.eval()(x, torch.ones(1, device=x.device), y)
+                self.fake.eval()(x, torch.ones(1, dtype=torch.float32, device=x.device), y)
                 self.fake.train()
                 self.heads = Heads(channels_of(self._answers.seen)).to(x.device)
 

@@ -108,7 +108,7 @@ class Paths:
     def __call__(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(states (num_states + 1, n, C, H, W), classes (n,), guidance weights (n,) or None) of the paths of these numbers
         (n,), on the CPU, noise first. Waits for those that are yet to be made; raises what keeps them from being made."""
-        states = torch.empty(self.config.num_states, len(index), *self.config.shape)
+        states = torch.empty(self.config.num_states, len(index), *self.config.shape, dtype=torch.float32)
         numbers, places = index // FILE_ROWS, index % FILE_ROWS
         for number in numbers.unique().tolist():
             mine = (numbers == number).nonzero().flatten()

@@ -115,7 +115,7 @@ def network_velocity(run: Run, x: torch.Tensor, t: float, y: torch.Tensor) -> to
     """The unguided network at time t, in blocks. x: (n, ...), y: (n,). Returns like x, on the CPU."""
     answers = []
     for part, labels in zip(x.split(_block(run)), y.split(_block(run)), strict=True):
-        times = torch.full((len(part),), t, device=run.device)
+        times = torch.full((len(part),), t, dtype=torch.float32, device=run.device)
         answers.append(run.network(part.to(run.device), times, labels.to(run.device)).float().cpu())
     return torch.cat(answers)
 

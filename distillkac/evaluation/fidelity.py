@@ -175,7 +175,7 @@ def collect(
     share = -(-count // accelerator.num_processes)
     start = min(accelerator.process_index * share, count)
     stop = min(start + share, count)
-    mine = torch.zeros(share, extractor.num_features)
+    mine = torch.zeros(share, extractor.num_features, dtype=torch.float32)
     with Bar(title=title, unit="image", total=count, main=accelerator.is_main_process) as bar:
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
@@ -228,7 +228,11 @@ class Reference:
         key = self.key() if accelerator.is_main_process else ""
         found = checkpoints.read_cached(path, key=key) if accelerator.is_main_process else None
         if _agreed(found is not None, accelerator):
-            return found[0]["features"] if found is not None else torch.empty(0, self.extractor.num_features)
+            return (
+                found[0]["features"]
+                if found is not None
+                else torch.empty(0, self.extractor.num_features, dtype=torch.float32)
+            )
         made = collect(
             self.extractor, self.images, len(self.rows), batch_size, accelerator, f"real images ({self.split})"
         )

@@ -162,7 +162,7 @@ def restarted(
     """
     if share == 0 or (not torch.is_tensor(t_next) and t_next == 0):
         return x_next
-    at = t_next if torch.is_tensor(t_next) else torch.full((len(x_next),), t_next, device=x_next.device)
+    at = t_next if torch.is_tensor(t_next) else x_next.new_full((len(x_next),), t_next, dtype=torch.float32)
     fresh = process.bridge(x_hat, at, derive_seed(seed, "restart", step), offset)
     if share == 1:
         return fresh

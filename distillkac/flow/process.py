@@ -74,7 +74,7 @@ class Process:
 
         With f = "exp" some data is left at t = 1, exp(-kappa) x_0, which this prior leaves out.
         """
-        return self.noise(torch.ones(n, device=device), size, seed, offset)
+        return self.noise(torch.ones(n, dtype=torch.float32, device=device), size, seed, offset)
 
     def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""

@@ -184,7 +184,7 @@ def _noise(network: VelocityFrom, shape: object, classes: object) -> ImageDatase
         raise ValueError(f"classes must be a number of at least 1, or the names of the classes, got {classes!r:.80}")
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes names one of them twice, got {classes!r:.80}")
-    x = torch.rand(2, *shape, generator=generator(0, "tried")) * 2 - 1
+    x = torch.rand(2, *shape, dtype=torch.float32, generator=generator(0, "tried")) * 2 - 1
     return ImageDataset(x, torch.arange(2) % len(classes), tuple(classes))
 
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from distillkac.base.memory import in_own_memory
 from distillkac.base.random import derive_seed
+from distillkac.base.tensors import float32_by_default
 from distillkac.flow.adopted import AdoptedNet, AdoptedNetwork
 from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.flow.networks import NetworkConfig, VelocityNet
@@ -97,11 +98,11 @@ def network_config(folder: Path, config: RunConfig) -> NetworkConfig | AdoptedNe
 
 
 def build_network(config: RunConfig) -> VelocityNet | AdoptedNet:
-    """A freshly initialised network of config.network; its weights depend on config.seed only. Raises ValueError if that was
-    given in Python."""
+    """A freshly initialised network of config.network, float32; its weights depend on config.seed only. Raises ValueError if
+    that was given in Python."""
     if isinstance(config.network, OwnNetwork):
         raise ValueError(f"config.network is {config.network.module}, given in Python: give the network itself")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), float32_by_default():
         torch.manual_seed(derive_seed(config.seed, "weights"))
         return new_network(config.network, config.shape, len(config.class_names))
 

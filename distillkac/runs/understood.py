@@ -39,8 +39,11 @@ def answers(network: nn.Module, shape: tuple[int, int, int], num_classes: int) -
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     source, size = generator(0, "understood"), (2, len(POINTS), *shape)
     # Uniform, of variance 1: its bits are the same on every machine.
-    x, along = ((torch.rand(size, generator=source) * 2 - 1) * 3**0.5).to(device)
-    y, t = torch.arange(len(POINTS), device=device) % num_classes, torch.tensor(POINTS, device=device)
+    x, along = ((torch.rand(size, dtype=torch.float32, generator=source) * 2 - 1) * 3**0.5).to(device)
+    y, t = (
+        torch.arange(len(POINTS), device=device) % num_classes,
+        torch.tensor(POINTS, dtype=torch.float32, device=device),
+    )
     found = []
     with torch.random.fork_rng():
         for number in range(2):

@@ -39,7 +39,9 @@ class Batch:
     def uniform(self, seed: int, name: str, device: torch.device | None = None) -> torch.Tensor:
         """(B,) draws in [0, 1), independent of each other. device: where they lie, by default with x0; what the program itself
         must read, such as a number of rows, it reads on the CPU, where no GPU is waited for."""
-        return self._mine(torch.rand(self.total, generator=generator(seed, name, self.step)), device)
+        return self._mine(
+            torch.rand(self.total, dtype=torch.float32, generator=generator(seed, name, self.step)), device
+        )
 
     def stratified(
         self,
@@ -56,7 +58,7 @@ class Batch:
         source = generator(seed, name, self.step)
         cells = torch.randperm(self.total, generator=source)
         # The clamp keeps float32 rounding from reaching 1 in the last cell.
-        draws = (cells + torch.rand(self.total, generator=source)) / self.total
+        draws = (cells + torch.rand(self.total, dtype=torch.float32, generator=source)) / self.total
         return self._mine(draws.clamp(max=BELOW_ONE), device, law)
 
     def _mine(

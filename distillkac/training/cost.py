@@ -39,7 +39,7 @@ def flops(work: Callable[[], object]) -> int:
 def flops_per_image(network: torch.nn.Module, shape: tuple[int, ...]) -> int:
     """Floating-point operations of one evaluation of a network (forward(x, t, y)) for one image of this shape."""
     batch = blank_batch(shape, next(network.parameters()).device)
-    time = torch.ones(1, device=batch.x0.device)
+    time = torch.ones(1, dtype=torch.float32, device=batch.x0.device)
     with torch.no_grad():
         return flops(lambda: GuidedVelocity(network)(batch.x0, time, batch.y))
 

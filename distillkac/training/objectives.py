@@ -80,7 +80,11 @@ def settled(config: RunConfig, network: nn.Module) -> RunConfig:
 def has_forward_mode(network: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether torch can differentiate the network forward, tried by a copy on two images of zeros."""
     network, device = copied(network), next(network.parameters()).device
-    x, t, y = torch.zeros(2, *shape, device=device), torch.full((2,), 0.5, device=device), torch.zeros(2).long()
+    x, t, y = (
+        torch.zeros(2, *shape, dtype=torch.float32, device=device),
+        torch.full((2,), 0.5, dtype=torch.float32, device=device),
+        torch.zeros(2).long(),
+    )
 
     def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return network(x, t, y.to(device), r=t / 2)
