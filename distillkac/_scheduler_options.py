@@ -4,15 +4,36 @@ noise, or a velocity is shaped."""
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from distillkac._pipeline_options import whole
 from distillkac.flow.onward import known
+from distillkac.flow.process import check_times
 from distillkac.flow.processes import Process
 from distillkac.flow.shaping import Shaping
 from distillkac.flow.trajectory import Means, data_and_noise, trajectory_step
-from distillkac.runs.sampler import SamplerOptions
+from distillkac.runs.process_config import ProcessConfig
+from distillkac.runs.sampler import SamplerOptions, refuse_fresh
 
-__all__ = ["Kinetic"]
+__all__ = ["Kinetic", "plain_numbers", "times_of"]
+
+INTEGRATORS = ("euler", "ab2")
+
+
+def plain_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a scheduler's settings that are NumPy's, as numbers of Python, which JSON can hold. Raises ValueError naming one
+    that is out of its range, or no number. The process has checks of its own."""
+    if (integrator := config["integrator"]) not in INTEGRATORS:
+        raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
+    asked = SamplerOptions(**{name: config[name] for name in ("max_speed", "rho", "shift", "restart")})
+    if asked.restart and integrator != "euler":
+        raise ValueError(
+            f"restarts take Euler steps: give integrator euler with restart {asked.restart}, got {integrator}"
+        )
+    if config["num_steps"] is not None:
+        whole("num_steps", config["num_steps"])
+    return {name: value.item() for name, value in config.items() if isinstance(value, np.generic)}
 
 
 class Kinetic(NamedTuple):
@@ -36,7 +57,8 @@ class Kinetic(NamedTuple):
         """config: of the scheduler. predicts_data: in place of its own. Raises ValueError where these do not go together."""
         restart = None if gamma is not None else config["restart"]
         asked = SamplerOptions(gamma=gamma, restart=restart, launch=launch, landing=landing)
-        if gamma is None and not asked.shaped:
+        straight = ProcessConfig.of(process).straight
+        if gamma is None and not asked.shaped and (not restart or straight):
             return cls()
         if config["average_velocity"]:
             raise ValueError(
@@ -47,6 +69,8 @@ class Kinetic(NamedTuple):
             raise ValueError(
                 "launch and landing shape the velocity of a teacher, and this is a student's scheduler: omit them"
             )
+        if not straight and not (data and config["num_steps"] is None):
+            refuse_fresh("the model of this scheduler", data, restart or 0.0, gamma)
         if gamma is not None:
             known(process)
         return cls(gamma, Shaping(launch, landing) if asked.shaped else None, "data" if data else "velocity")
@@ -65,12 +89,24 @@ class Kinetic(NamedTuple):
         return data_and_noise(process, x, u, t, self.means)[0]
 
 
+def times_of(timesteps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The times (B,). x: (B, ...). Raises ValueError unless there is one in [0, 1] for each row, as where they are numbers of
+    timesteps, of which other schedulers of diffusers have 1000."""
+    check_times(timesteps, len(x), "timesteps")
+    if not ((timesteps >= 0) & (timesteps <= 1)).all():
+        raise ValueError(
+            f"timesteps must be times in [0, 1], from data to noise, got {timesteps.tolist()[:4]}: divide numbers of timesteps "
+            "by how many there are"
+        )
+    return timesteps
+
+
 def _predicts_data(config: Mapping[str, Any]) -> bool:
     if config["predicts_data"] is not None:
         return bool(config["predicts_data"])
     if config["num_steps"] is None and config["integrator"] != "ab2":
         raise ValueError(
-            "gamma, launch and landing must know what the model answers: give predicts_data, True where x - t u is a student's "
-            "picture of the data, False where u is the velocity of a teacher"
+            "restart, gamma, launch and landing must know what the model answers: give predicts_data, True where x - t u is a "
+            "student's picture of the data, False where u is the velocity of a teacher"
         )
     return config["num_steps"] is not None

@@ -26,8 +26,8 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
-from distillkac._scheduler_options import Kinetic
-from distillkac.base.ranges import check_number
+from distillkac._pipeline_options import whole
+from distillkac._scheduler_options import Kinetic, plain_numbers, times_of
 from distillkac.base.tensors import column
 from distillkac.flow import patches
 from distillkac.flow.integrators import restarted, time_grid
@@ -38,11 +38,9 @@ from distillkac.runs.config import load_config
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import default_network
 from distillkac.runs.sampler import Trained
-from distillkac.runs.times_config import SHIFTS
 
 __all__ = ["KacScheduler", "KacSchedulerOutput"]
 
-INTEGRATORS = ("euler", "ab2")
 Generators = torch.Generator | list[torch.Generator] | None
 Device = torch.device | str | None
 
@@ -94,11 +92,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         shift: float = 1.0,
         predicts_data: bool | None = None,
     ) -> None:
-        if integrator not in INTEGRATORS:
-            raise ValueError(f"integrator must be one of {', '.join(INTEGRATORS)}, got {integrator!r}")
-        if not 0 <= restart <= 1 or (restart > 0 and integrator != "euler"):
-            raise ValueError(f"restart must lie in [0, 1], above 0 with integrator euler, got {restart}, {integrator}")
-        check_number("shift", shift, SHIFTS)
+        self.register_to_config(**plain_numbers(self.config))
         if num_steps is not None and rho is None:
             raise ValueError(f"a student of {num_steps} steps has a grid of its own: give its rho")
         if average_velocity and (restart > 0 or integrator != "euler"):
@@ -106,7 +100,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
                 "average velocities lead to the end of a step alone, by an Euler step without fresh noise: restart 0 and "
                 f"integrator euler, got {restart}, {integrator}"
             )
-        noise = ProcessConfig(process, a, c, sigma, f, g, tau_max, path)
+        numbers = {field.name: self.config[field.name] for field in fields(ProcessConfig)}
+        noise = ProcessConfig(**numbers)
         if said := noise.unused():  # a warning: pipelines saved by earlier versions may have one
             warnings.warn(f"{said}: it means nothing here, omit it", stacklevel=2)
         self.process: Process = noise.build()
@@ -165,6 +160,7 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
         student takes any number; launch and landing shape a teacher's velocity. predicts_data: in place of the scheduler's.
         Raises ValueError for a number of steps that a student was not made for, and for what does not go together.
         """
+        num_inference_steps = whole("num_inference_steps", num_inference_steps)
         if gamma is None and self.config.num_steps not in (None, num_inference_steps):
             raise ValueError(
                 f"this is the scheduler of a student of {self.config.num_steps} Euler steps on its own grid, got "
@@ -260,21 +256,21 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """K_{g(t)}, like original_samples: the noise for `add_noise` and `get_velocity`. timesteps: (B,) in [0, 1].
 
-        generator: as in `prior`.
+        generator: as in `prior`. Raises ValueError, as these do, for what is not one time for each row.
         """
-        _, (g, _) = self.process.schedules(timesteps)
+        _, (g, _) = self.process.schedules(times_of(timesteps, original_samples))
         size = tuple(original_samples.shape[1:])
         noise = _drawn(len(g), generator, lambda rows, seed: self.process.noise(g[rows.start : rows.stop], size, seed))
         return noise.to(original_samples)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = f(t) x_0 + noise, noise from `sample_noise` at the same timesteps (it is not unit Gaussian)."""
-        (f, _), _ = self.process.schedules(timesteps)
+        (f, _), _ = self.process.schedules(times_of(timesteps, original_samples))
         return column(f.to(original_samples), original_samples) * original_samples + noise
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The training target f' x_0 + g' v(g, noise). sample: x_0, noise: from `sample_noise`."""
-        (_, df), (g, dg) = self.process.schedules(timesteps)
+        (_, df), (g, dg) = self.process.schedules(times_of(timesteps, sample))
         return column(df.to(sample), sample) * sample + column(dg.to(sample), sample) * self.process.velocity(noise, g)
 
     def __len__(self) -> int:

@@ -10,7 +10,18 @@ from distillkac.base.tensors import column
 from distillkac.flow.fields import SpeedNorm
 from distillkac.ops.schedules import F_NAMES, G_NAMES, FName, GName, f_schedule, g_schedule
 
-__all__ = ["Process"]
+__all__ = ["Process", "check_times"]
+
+
+def check_times(t: Any, rows: int, name: str = "t") -> None:
+    """Raises ValueError unless t is a tensor of one time for each row, (rows,). One of shape (1,) would give every row the same
+    noise, and torch would stretch it."""
+    if not isinstance(t, Tensor) or t.shape != (rows,) or not t.is_floating_point():
+        got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r:.80}"
+        raise ValueError(
+            f"{name} must be a floating-point tensor of one time in [0, 1] for each row, ({rows},), got {got}: repeat one that "
+            f"is meant for all, torch.full(({rows},), t)"
+        )
 
 
 class Process:
@@ -78,6 +89,7 @@ class Process:
 
     def bridge(self, x0: Tensor, t: Tensor, seed: int, offset: int = 0) -> Tensor:
         """x_t = f(t) x_0 + K_{g(t)}. x0: (B, ...), t: (B,) in [0, 1]. Returns like x0."""
+        check_times(t, len(x0))
         (f, _), (g, _) = self.schedules(t)
         return (column(f.to(x0.dtype), x0) * x0 + self.noise(g, tuple(x0.shape[1:]), seed, offset)).to(x0.dtype)
 

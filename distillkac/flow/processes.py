@@ -18,7 +18,7 @@ from distillkac.base.tensors import column, sent
 from distillkac.flow import patches
 from distillkac.flow.fields import SpeedNorm
 from distillkac.flow.probability_paths import PathFunction, check_path, path_end, path_scales, path_schedules
-from distillkac.flow.process import Process
+from distillkac.flow.process import Process, check_times
 from distillkac.ops.schedules import FName, GName
 
 __all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Quad", "Telegraph", "from_dict"]
@@ -252,6 +252,7 @@ class Gaussian(Process):
         return sent(normal_rows(len(x0), tuple(x0.shape[1:]), seed, offset), x0.device).to(x0.dtype)
 
     def _with(self, z: Tensor, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        check_times(t, len(x0))
         (f, f_dot), (g, g_dot) = ([column(v.to(x0.dtype), x0) for v in pair] for pair in self.schedules(t))
         return f * x0 + self.sigma * g * z, f_dot * x0 + self.sigma * g_dot * z
 

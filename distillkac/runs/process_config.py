@@ -60,6 +60,12 @@ class ProcessConfig:
         known = {name: values[name] for name in values.keys() & cls.__annotations__.keys()}
         return cls(process.name, **known)  # type: ignore[arg-type]  # one of the four names
 
+    @property
+    def straight(self) -> bool:
+        """Whether x - t u may stand for the data where u is the velocity of the process: with linear f and g, on no path by
+        name."""
+        return self.path is None and (self.f, self.g) == ("linear", "linear")
+
     def unused(self) -> str | None:
         """What a sentence says of a number of another process, which means nothing here; None if there is none."""
         kac = ("telegraph", "planar", "quad")

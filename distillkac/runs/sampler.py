@@ -63,6 +63,17 @@ def halves(most: int) -> tuple[int, ...]:
     return tuple(most >> k for k in range(most.bit_length()))
 
 
+def refuse_fresh(name: str, predicts_data: bool, restart: float, gamma: float | None) -> None:
+    """Raises ValueError if steps are drawn anew from x - t u, by what is neither straight (see Trained) nor a student of any
+    number of steps."""
+    if restart > 0 or (gamma is not None and predicts_data):
+        instead = "omit restart and gamma" if predicts_data else "give gamma in place of restart"
+        raise ValueError(
+            f"{name} has a path or schedules (f, g) with which one step of its velocity does not lead to the data, where a "
+            f"step drawn anew begins: {instead}, or distil by method consistency"
+        )
+
+
 class Settled(NamedTuple):
     """What a sampler means for one network, with nothing left open.
 
@@ -120,12 +131,11 @@ class Trained:
         if config.objective != "flow-matching":
             rho, restart = usual_rho(config.shape, student=True), RESTART if config.objective == "consistency" else 0.0
             return cls(config.label_drop, FEW_STEPS, rho, restart=restart, objective=config.objective)
-        straight = config.noise.path is None and (config.noise.f, config.noise.g) == ("linear", "linear")
         if student is None:
             shift = config.times.factor(config.shape)
-            return cls(config.label_drop, rho=usual_rho(config.shape), straight=straight, shift=shift)
+            return cls(config.label_drop, rho=usual_rho(config.shape), straight=config.noise.straight, shift=shift)
         own = (student.num_steps, student.rho, student.w, student.w_max, student.restart)
-        return cls(config.label_drop, *own, straight=straight, shift=student.shift)
+        return cls(config.label_drop, *own, straight=config.noise.straight, shift=student.shift)
 
     @property
     def takes_w(self) -> bool:
@@ -171,13 +181,8 @@ class Trained:
             )
         if settled.w == 0 and tuple(sampler.interval) != (0.0, 1.0):
             raise ValueError(f"interval {sampler.interval} says when guidance acts, and there is none to act: omit it")
-        of_student = settled.gamma is not None and self.predicts_data
-        if (settled.restart > 0 or of_student) and not self.straight and self.restart is None:
-            instead = "omit restart and gamma" if self.predicts_data else "give gamma in place of restart"
-            raise ValueError(
-                f"{name} has a path or schedules (f, g) with which one step of its velocity does not lead to the data, where a "
-                f"step drawn anew begins: {instead}, or distil by method consistency"
-            )
+        if not self.straight and self.restart is None:
+            refuse_fresh(name, self.predicts_data, settled.restart, settled.gamma)
         return settled
 
     def _any_w(self, sampler: SamplerConfig, name: str) -> float:

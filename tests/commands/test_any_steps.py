@@ -99,7 +99,7 @@ def test_a_pipeline_takes_any_number_too(made, tmp_path):
     both = drawn(pipeline, 3, [torch.Generator().manual_seed(k) for k in (5, 6)])
     alone = pipeline([4], num_inference_steps=3, generator=torch.Generator().manual_seed(6), output_type="pt").images
     torch.testing.assert_close(both[1:], alone)
-    with pytest.raises(ValueError, match="restart must lie in"):
+    with pytest.raises(ValueError, match="give integrator euler with restart"):
         type(pipeline.scheduler)(restart=0.5)
 
 

@@ -219,3 +219,13 @@ def test_the_bridge_has_the_dtype_of_the_data(process, dtype):
     assert x_t.dtype == dtype
     exact = process.bridge(x0.double(), t, 3)
     assert (x_t.double() - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("process", ALL, ids=lambda p: p.name)
+@pytest.mark.parametrize("t", [torch.tensor([0.5]), torch.tensor(0.5), 0.5, torch.tensor([0, 1, 1])], ids=str)
+def test_one_time_for_many_rows_is_refused(process, t):
+    x0 = torch.zeros(3, 1, 4, 4)
+    for drawn in (process.bridge, process.pair):
+        with pytest.raises(ValueError, match=r"\(3,\)|\(B,\)|integers|int64"):
+            drawn(x0, t, 0)
+    assert process.bridge(x0[:1], torch.tensor([0.5]), 0).shape == (1, 1, 4, 4)
