@@ -57,7 +57,7 @@ class Options:
     def of_diffusers(pipeline: type, options: dict[str, Any]) -> dict[str, Any]:
         """The options as diffusers takes them. Raises ValueError for one that it would only warn of, or not see."""
         options = dict(options)
-        own = [name for name in inspect.signature(pipeline).parameters if name != "trained"]
+        own = [name for name in inspect.signature(pipeline).parameters if name not in ("trained", "process")]
         for name in options:
             if name not in (*KNOWN, *own):
                 raise ValueError(_unknown(name, (*own, *sorted(KNOWN))))
@@ -142,6 +142,23 @@ def check_kind(name: str, part: object, kinds: type | tuple[type, ...]) -> None:
     if not isinstance(part, kinds):
         wanted = kinds[0] if isinstance(kinds, tuple) else kinds
         raise ValueError(f"{name} must be of the class {wanted.__name__}, got {type(part).__name__}")
+
+
+def check_scheduler(scheduler: Any, averages: bool, process: dict[str, Any]) -> None:
+    """Raises ValueError if a KacScheduler is of another kind of network, or of other noise. averages: the network's
+    interval_embedding. process: what it was trained with, as a dict."""
+    if scheduler.config.get("average_velocity", False) != averages:
+        raise ValueError(
+            f"the scheduler's average_velocity must be {averages}, as the network's interval_embedding is: load the scheduler "
+            "of its run, or set it"
+        )
+    given = scheduler.process.to_dict()
+    if names := [name for name in process | given if process.get(name) != given.get(name)]:
+        was, now = (", ".join(f"{name} {part.get(name)}" for name in names) for part in (process, given))
+        raise ValueError(
+            f"the network of this pipeline was trained with noise of {was}, and the scheduler has {now}: load the scheduler of "
+            "its run, or give one the same process"
+        )
 
 
 @contextlib.contextmanager

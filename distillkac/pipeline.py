@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, Mod
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
-from distillkac._pipeline_options import Options, asked_of, check_kind, naming_the_place, number, whole
+from distillkac._pipeline_options import Options, asked_of, check_kind, check_scheduler, naming_the_place, number, whole
 from distillkac.base import memory, paths, progress
 from distillkac.data.vae import load_decoder
 from distillkac.flow.adopted import AdoptedNetwork
@@ -98,6 +98,8 @@ class KacPipeline(DiffusionPipeline):
 
     trained: what the network was trained for (sampler.Trained as a dict), by which every call is checked as the command
     line checks its options. None, as in pipelines saved by the first versions: nothing is checked.
+    process: the noise that the network was trained with (flow.Process.to_dict); by default the scheduler's. Every later
+    scheduler must have it as well.
     """
 
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
@@ -113,6 +115,7 @@ class KacPipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         vae: AutoencoderKL | VQModel | None = None,
         trained: dict[str, Any] | None = None,
+        process: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, part, kinds in (
@@ -123,7 +126,8 @@ class KacPipeline(DiffusionPipeline):
             check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         steps = whole("num_inference_steps", num_inference_steps)
-        self.register_to_config(num_inference_steps=steps, trained=trained)
+        process = scheduler.process.to_dict() if process is None else process
+        self.register_to_config(num_inference_steps=steps, trained=trained, process=process)
         if trained is None:
             warnings.warn(
                 "this pipeline does not know what its network was trained for (it was saved by an earlier version, or made "
@@ -181,7 +185,7 @@ class KacPipeline(DiffusionPipeline):
                 vae = load_decoder(config.latent, torch.device("cpu"), asked.local_files_only)
         # One that has no steps yet has length 0.
         scheduler = KacScheduler.from_pretrained(folder) if asked.scheduler is None else asked.scheduler
-        pipeline = cls(unet.eval(), scheduler, steps, vae, asdict(Trained.of(config)))
+        pipeline = cls(unet.eval(), scheduler, steps, vae, asdict(Trained.of(config)), config.noise.build().to_dict())
         return asked.place(pipeline)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
@@ -261,11 +265,7 @@ class KacPipeline(DiffusionPipeline):
         """The weight w of the field. Raises ValueError where the network cannot do what is asked."""
         scheduler = self.scheduler
         check_kind("scheduler", scheduler, KacScheduler)  # it may be exchanged
-        if scheduler.config.get("average_velocity", False) != self.unet.interval_embedding:
-            raise ValueError(
-                f"the scheduler's average_velocity must be {self.unet.interval_embedding}, as the network's interval_embedding "
-                "is: load the scheduler of its run, or set it"
-            )
+        check_scheduler(scheduler, self.unet.interval_embedding, self.config.process)
         w = None if guidance_scale is None else number(guidance_scale) - 1
         if w is not None and not 0 <= w < math.inf:
             raise ValueError(f"guidance_scale is 1 + w and must be at least 1, got {guidance_scale!r}")

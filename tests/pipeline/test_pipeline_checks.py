@@ -203,3 +203,20 @@ def test_pictures_need_one_or_three_channels():
 def test_a_scheduler_names_numbers_of_another_process(asked, said):
     with pytest.warns(UserWarning, match=said):
         KacScheduler(**asked)
+
+
+def test_a_scheduler_has_the_process_of_the_network(runs, tmp_path):
+    folder, pipe = loaded(runs, "teacher")
+    other, said = KacScheduler(a=9.0), "trained with noise of a 25.0, and the scheduler has a 9.0: load the scheduler"
+    with pytest.raises(ValueError, match=said):
+        KacPipeline.from_pretrained(folder, scheduler=other)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        KacPipeline.from_pretrained(tmp_path, scheduler=other)
+    assert KacPipeline.from_pretrained(tmp_path, scheduler=KacScheduler()).scheduler.config.rho is None
+    pipe.scheduler = other
+    with pytest.raises(ValueError, match=said):
+        pipe([0], 2)
+    pipe.scheduler = KacScheduler("gaussian")
+    with pytest.raises(ValueError, match=r"noise of name telegraph, .* and the scheduler has name gaussian"):
+        pipe([0], 2)

@@ -16,7 +16,9 @@ ROWS = torch.zeros(3, 1, 4, 4)
 @pytest.mark.parametrize("process", ["telegraph", "gaussian"])
 def test_each_row_has_a_time_of_its_own(process, t):
     steps = KacScheduler(process)
-    words = r"timesteps must (be a floating-point tensor of one time in \[0, 1\] for each row, \(3,\)|be times in \[0, 1\])"
+    words = (
+        r"timesteps must (be a floating-point tensor of one time in \[0, 1\] for each row, \(3,\)|be times in \[0, 1\])"
+    )
     with pytest.raises(ValueError, match=words):
         steps.sample_noise(ROWS, t)
     with pytest.raises(ValueError, match=words):
