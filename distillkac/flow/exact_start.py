@@ -23,7 +23,7 @@ class ExactStart(GuidedVelocity):
     rows are told to be at 1 (t a number or on a CPU).
 
     process: with f(1) = 0. means: of data.class_means, (num_classes + 1, C, H, W), the last for
-    "no class". options: w, interval, max_speed.
+    "no class". options: w, interval, max_speed, shaping, of GuidedVelocity.
     """
 
     def __init__(self, network: Network, process: Process, means: torch.Tensor, **options: Any) -> None:
@@ -44,16 +44,12 @@ class ExactStart(GuidedVelocity):
         age, mean = torch.full((len(x),), self._age, device=x.device), sent(self._means, x.device).to(x.dtype)[y]
         return self._df * mean + self._dg * self._process.velocity(x - self._f * mean, age)
 
-    def evaluate(
-        self,
-        x: torch.Tensor,
-        t: float | torch.Tensor,
-        y: torch.Tensor | None,
-        r: float | torch.Tensor | None = None,
+    def _answers(
+        self, x: torch.Tensor, t: float | torch.Tensor, y: torch.Tensor | None, r: float | torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, Weight]:
         some, every = self._starting(t)
         if not some:
-            return super().evaluate(x, t, y, r)
+            return super()._answers(x, t, y, r)
         if y is None:
             raise ValueError("noise correction needs class labels y (B,), got None")
         null = torch.full_like(y, len(self._means) - 1)
@@ -61,7 +57,7 @@ class ExactStart(GuidedVelocity):
             w = self._weight(t)
             guided = torch.is_tensor(w) or w != 0
             return self.exact(x, y), self.exact(x, null) if guided else None, w
-        u_cond, u_uncond, w = super().evaluate(x, t, y, r)
+        u_cond, u_uncond, w = super()._answers(x, t, y, r)
         assert torch.is_tensor(t), "a float is that of every row"
         start = column(t >= 1, x)
         # The other rows have data in them, which may reach further than any noise of t = 1.

@@ -4,9 +4,11 @@ w is the paper's weight, 0 = no guidance; the `guidance_scale` that diffusers us
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from distillkac.base.ranges import is_number
 from distillkac.base.tensors import column, sent
 from distillkac.flow import patches
 from distillkac.flow.fields import (
@@ -48,6 +50,10 @@ class GuidedVelocity:
         speed_norm: SpeedNorm = "telegraph",
         shaping: Shaping | None = None,
     ) -> None:
+        if not (torch.is_tensor(w) or is_number(w)):
+            raise ValueError(
+                f"guidance weight w must be a number or a (B,) tensor, got {w!r:.80}, of type {type(w).__name__}"
+            )
         weights = torch.as_tensor(w)
         if not (torch.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(f"guidance weight w must be finite and at least 0 (0 = no guidance), got {w}")
@@ -83,7 +89,7 @@ class GuidedVelocity:
         network without classes. r: for a network with `interval_embedding` the time that the step leads to, like t; None is t
         itself, and the answer the velocity there. u_uncond is None, and only one evaluation is made, where guidance does
         nothing: w = 0, t outside the interval, or w is a network input. Raises ValueError if a class that guidance needs is
-        missing, or the network takes no r.
+        missing, the network takes no r, or its answer is not like x.
         """
         u_cond, u_uncond, w = self._answers(x, t, y, r)
         if self.shaping is None:
@@ -99,14 +105,15 @@ class GuidedVelocity:
         network, last = self.network, self._end(r, times, x)
         if self.embedded:
             self.nfe += 1
-            return network(x, times, y, self._rows(w, x), **last), None, 0.0
+            return self._like(x, network(x, times, y, self._rows(w, x), **last)), None, 0.0
         if isinstance(w, float) and w == 0:
             self.nfe += 1
-            return network(x, times, y, **last), None, 0.0
+            return self._like(x, network(x, times, y, **last)), None, 0.0
         y, null = self._labels(y)
         self.nfe += 2
         last = {name: torch.cat([value, value]) for name, value in last.items()}
-        both = network(torch.cat([x, x]), torch.cat([times, times]), torch.cat([y, null]), **last)
+        twice = torch.cat([x, x])
+        both = self._like(twice, network(twice, torch.cat([times, times]), torch.cat([y, null]), **last))
         u_cond, u_uncond = both.chunk(2)
         return u_cond, u_uncond, w
 
@@ -133,6 +140,16 @@ class GuidedVelocity:
             raise ValueError(f"{type(self.network).__name__} takes no end r of a step (interval_embedding): omit r")
         return {}
 
+    def _like(self, x: torch.Tensor, answer: Any) -> torch.Tensor:
+        """The network's answer. Raises ValueError if it is no velocity like x, which torch would stretch or convert."""
+        if not isinstance(answer, torch.Tensor) or (answer.shape, answer.dtype) != (x.shape, x.dtype):
+            known = isinstance(answer, torch.Tensor)
+            got = f"{answer.dtype} {tuple(answer.shape)}" if known else f"a {type(answer).__name__}"
+            raise ValueError(
+                f"{type(self.network).__name__} must answer with a velocity like x, {x.dtype} {tuple(x.shape)}, got {got}"
+            )
+        return answer
+
     @staticmethod
     def _rows(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         if torch.is_tensor(value):
@@ -146,12 +163,11 @@ class GuidedVelocity:
         return y, torch.full_like(y, null_class(self.network))
 
     def _weight(self, t: float | torch.Tensor) -> Weight:
+        w = self.w if torch.is_tensor(self.w) else float(self.w)
         low, high = self.interval
         if not torch.is_tensor(t):
-            if not low <= t <= high:
-                return 0.0
-            return self.w if torch.is_tensor(self.w) else float(self.w)
-        if self.interval == (0.0, 1.0) or (not torch.is_tensor(self.w) and self.w == 0):
-            return self.w if torch.is_tensor(self.w) else float(self.w)
+            return w if low <= t <= high else 0.0
+        if self.interval == (0.0, 1.0) or (not torch.is_tensor(w) and w == 0):
+            return w
         inside = (t >= low) & (t <= high)
-        return (sent(self.w, t.device).float() if torch.is_tensor(self.w) else self.w) * inside
+        return (sent(w, t.device).float() if torch.is_tensor(w) else w) * inside

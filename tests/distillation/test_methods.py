@@ -13,6 +13,7 @@ from distillkac.flow.exact_start import ExactStart
 from distillkac.flow.guidance import GuidedVelocity
 from distillkac.flow.integrators import integrate, restart_chain, time_grid
 from distillkac.flow.processes import Planar, Quad, Telegraph
+from distillkac.flow.shaping import Shaping
 from tests.distillation.batches import BATCH, DATA, Affine, every_process
 from tests.toys import SHAPE
 
@@ -137,6 +138,17 @@ def test_exact_start_replaces_the_network_at_one_and_nowhere_else():
     mixed = field(x, t, y)
     torch.testing.assert_close(mixed[::3], expected[::3])
     torch.testing.assert_close(mixed[1::3], plain(x, t, y)[1::3])
+
+
+def test_exact_start_is_shaped_as_the_network_is():
+    process, shaping, y = Telegraph(), Shaping(launch=0.5), BATCH.y
+    x, means = process.prior(12, SHAPE, 3), class_means(DATA)
+    plain, shaped = (ExactStart(Affine(), process, means, shaping=given) for given in (None, shaping))
+    for t in (1.0, torch.where(torch.arange(12) % 3 == 0, 1.0, 0.6)):
+        factor = shaping.factor(t)
+        factor = factor.view(-1, 1, 1, 1) if torch.is_tensor(t) else factor
+        torch.testing.assert_close(shaped(x, t, y), factor * plain(x, t, y))
+    assert shaping.factor(1.0) == 1.5
 
 
 @pytest.mark.parametrize("slow", [Telegraph(4.0, 0.6), Planar(4.0, 0.6), Quad(4.0, 0.6)], ids=lambda p: p.name)

@@ -1,8 +1,10 @@
 """Guidance: the formula, the interval, the speed limit, and how many evaluations it costs."""
 
+import numpy as np
 import pytest
 import torch
 
+from distillkac.flow import Telegraph, integrate, restart_chain, time_grid, trajectory_chain
 from distillkac.flow.guidance import GuidedVelocity
 
 
@@ -99,3 +101,38 @@ def test_what_guidance_needs_and_is_missing_is_named():
         GuidedVelocity(Linear(), 1.0)(X, 0.5, None)
     with pytest.raises(ValueError, match="guidance needs the network's null_class"):
         GuidedVelocity(lambda x, t, y: 2 * x, 1.0)(X, 0.5, Y)
+
+
+def test_a_weight_may_be_a_whole_number():
+    t = torch.tensor([0.8, 0.5])
+    expected = GuidedVelocity(Linear(), 2.0, interval=(0.25, 0.75))(X, t, Y)
+    for w in (2, np.float32(2), np.int64(2)):
+        assert torch.equal(GuidedVelocity(Linear(), w, interval=(0.25, 0.75))(X, t, Y), expected)
+    with pytest.raises(ValueError, match="guidance weight w must be a number"):
+        GuidedVelocity(Linear(), "2")
+
+
+ANSWERS = {
+    "stretched": lambda x: x.mean(1, keepdim=True),
+    "one row": lambda x: x[:1],
+    "float64": lambda x: x.double(),
+    "bfloat16": lambda x: x.bfloat16(),
+    "tuple": lambda x: (x,),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("options", [{}, {"w": 1.0}, {"max_speed": 2.0}], ids=str)
+def test_every_sampler_refuses_an_answer_that_is_not_like_the_state(answer, options):
+    class Wrong(Linear):
+        def __call__(self, x, t, y):
+            return ANSWERS[answer](x)
+
+    field, grid, process = GuidedVelocity(Wrong(), **options), time_grid(3), Telegraph()
+    for sampler in (
+        lambda: integrate(field, X, Y, grid),
+        lambda: restart_chain(field, X, Y, grid, process, 0.5, 0),
+        lambda: trajectory_chain(field, X, Y, grid, process, 0.5, 0),
+    ):
+        with pytest.raises(ValueError, match=r"Wrong must answer with a velocity like x, torch.float32"):
+            sampler()
