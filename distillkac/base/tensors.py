@@ -30,5 +30,6 @@ def flat_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def sent(value: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
-    """The values on a device, which the program does not wait for: those of ordinary memory are copied aside at once."""
-    return value.to(device, non_blocking=True)
+    """The values on a device, for which the program does not wait: those of ordinary memory are copied aside at once. For
+    those that go from a GPU to the CPU it waits, which would read them before they are there."""
+    return value.to(device, non_blocking=device is None or torch.device(device).type != "cpu")
