@@ -25,7 +25,12 @@ __all__ = ["PROCESSES", "Gaussian", "Planar", "Process", "Quad", "Telegraph", "f
 
 
 SERIES = 1e-4
-"""Expected turns below which the logarithm of the spread has its slope from the series: the closed form would cancel."""
+"""Expected turns below which the spread and the slope of its logarithm come from the series: the closed form would cancel."""
+
+
+def _unturned(x: Tensor) -> Tensor:
+    """x - 1 + e^-x, to which the variance of a flight is in proportion, to rounding for every x >= 0."""
+    return torch.where(x < SERIES, x * x / 2 * (1 - x / 3 + x * x / 12), x + torch.expm1(-x))
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Telegraph(_Kac):
 
     def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
-        return self.c / self.a * (turns + torch.expm1(-2 * turns) / 2).sqrt()
+        return self.c / self.a * (_unturned(2 * turns) / 2).sqrt()
 
     def log_std_slope(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
@@ -105,7 +110,7 @@ class Planar(_Kac):
 
     def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
-        return self.c / self.a * (turns + torch.expm1(-turns)).sqrt()
+        return self.c / self.a * _unturned(turns).sqrt()
 
     def log_std_slope(self, t: Tensor) -> Tensor:
         return _slope_of_flight(self.a, t)
@@ -150,7 +155,7 @@ class Quad(_Kac):
 
     def std(self, t: Tensor) -> Tensor:
         turns = self.a * t.double()
-        return self.c / self.a * ((turns + torch.expm1(-turns)) / 2).sqrt()
+        return self.c / self.a * (_unturned(turns) / 2).sqrt()
 
     def log_std_slope(self, t: Tensor) -> Tensor:
         return _slope_of_flight(self.a, t)

@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 
@@ -229,3 +230,14 @@ def test_one_time_for_many_rows_is_refused(process, t):
         with pytest.raises(ValueError, match=r"\(3,\)|\(B,\)|integers|int64"):
             drawn(x0, t, 0)
     assert process.bridge(x0[:1], torch.tensor([0.5]), 0).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(("process", "rate", "share"), [(Telegraph, 2, 2), (Planar, 1, 1), (Quad, 1, 2)])
+def test_std_has_all_its_digits_however_few_turns_are_expected(process, rate, share):
+    """Var = (c / a)^2 (x - 1 + e^-x) / share with x = rate a t (docs/method.md, eq. 3), in 60 digits."""
+    a, c = 25.0, 2.0
+    times = torch.logspace(-20, 0, 81, dtype=torch.float64)
+    with mpmath.workdps(60):
+        turns = [rate * mpmath.mpf(a) * mpmath.mpf(t) for t in times.tolist()]
+        exact = [float(c / mpmath.mpf(a) * mpmath.sqrt((x - 1 + mpmath.exp(-x)) / share)) for x in turns]
+    torch.testing.assert_close(process(a, c).std(times), torch.tensor(exact, dtype=torch.float64), rtol=1e-12, atol=0)
