@@ -15,13 +15,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from distillkac.base.tensors import column
 from distillkac.flow.fields import guidance_embedding, interval_embedding
 from distillkac.flow.probability_paths import EARLIEST
 from distillkac.flow.processes import Gaussian, Process
 
-__all__ = ["LEAST_DATA", "PREDICTIONS", "Prediction", "VelocityFrom"]
+__all__ = ["LEAST_DATA", "PREDICTIONS", "Prediction", "VelocityFrom", "refuse_wrapped"]
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "velocity"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
@@ -63,6 +64,12 @@ class VelocityFrom(nn.Module):
         velocity like x."""
         late = t if self.prediction == "velocity" else t.clamp(min=EARLIEST)
         answer = self.model(x, late if self.time is None else self.time(late), y, *w)
+        if not isinstance(answer, Tensor):
+            raise ValueError(
+                f"the model must answer with a tensor like x, got a {type(answer).__name__}: give a torch.nn.Module whose "
+                "forward returns that, such as model(x, t, y).sample of a network of diffusers; one that diffusers saved is "
+                "taken as it is by distillkac.runs.adopt"
+            )
         if answer.shape != x.shape:  # which torch would stretch
             raise ValueError(f"the model must answer like x, {tuple(x.shape)}, got {tuple(answer.shape)}")
         if self.prediction == "velocity":
@@ -83,11 +90,16 @@ class VelocityFrom(nn.Module):
         return (alpha * d_alpha + sigma * d_sigma) / square, (alpha * d_sigma - sigma * d_alpha) / square
 
 
+def refuse_wrapped(name: str, network: object) -> None:
+    """Raises ValueError if it is a module of torch around another, of which it shows no attribute, such as null_class."""
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        raise ValueError(f"{name} is a {type(network).__name__}, which wraps another: give that one, its .module")
+
+
 def _check(model: Any, process: Any, prediction: Any, time: Any) -> None:
     if not callable(model) or isinstance(model, type):
         raise ValueError(f"model must be a torch.nn.Module or a function (x, t, y) -> prediction, got {model!r:.80}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(f"model is a {type(model).__name__}, which wraps another: give that one, its .module")
+    refuse_wrapped("model", model)
     if not isinstance(process, Process):
         raise ValueError(
             f"process must be a Gaussian, Planar, Quad or Telegraph of distillkac.flow, got {process!r:.80}"

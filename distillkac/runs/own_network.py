@@ -10,7 +10,7 @@ from torch import nn
 
 from distillkac.base.ranges import in_ranges
 from distillkac.flow.fields import guidance_embedding, interval_embedding
-from distillkac.flow.velocity_from import Prediction, VelocityFrom
+from distillkac.flow.velocity_from import Prediction, VelocityFrom, refuse_wrapped
 from distillkac.runs import checkpoints
 from distillkac.runs.understood import meaning
 
@@ -89,8 +89,7 @@ def check_network(
     """
     name = type(network).__name__
     check_attributes(network, num_classes)
-    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(f"network is a {name}, which wraps another: give that one, its .module")
+    refuse_wrapped("network", network)
     if torch.is_inference_mode_enabled():
         raise ValueError("nothing can be trained under torch.inference_mode(): train outside of it")
     _check_weights(network)

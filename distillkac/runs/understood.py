@@ -35,7 +35,7 @@ def meaning(network: nn.Module) -> tuple[float, ...]:
 @torch.no_grad()
 def answers(network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> tuple[float, ...]:
     """Of the velocity at each of POINTS, for fixed noise and classes, the root mean square and the part along other fixed
-    noise. () of a network that is random itself. network: in eval mode."""
+    noise. () of a network that is random itself. network: in eval mode. Raises ValueError if it fails."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     source, size = generator(0, "understood"), (2, len(POINTS), *shape)
     # Uniform, of variance 1: its bits are the same on every machine.
@@ -48,7 +48,13 @@ def answers(network: nn.Module, shape: tuple[int, int, int], num_classes: int) -
     with torch.random.fork_rng():
         for number in range(2):
             torch.manual_seed(number)
-            u = network(x.clone(), t.clone(), y.clone()).double().flatten(1)
+            try:
+                u = network(x.clone(), t.clone(), y.clone()).double().flatten(1)
+            except Exception as error:  # whatever the module of a user raises
+                reason = (str(error).splitlines() or [""])[0]
+                raise ValueError(
+                    f"this {type(network).__name__} failed for {len(t)} images, {type(error).__name__}: {reason}"
+                ) from error
             found.append([u.square().mean(1).sqrt(), (u * along.flatten(1)).mean(1)])
     first, second = (torch.cat(parts).tolist() for parts in found)
     return tuple(first) if _like(first, second) else ()
@@ -78,8 +84,8 @@ def check_answers(folder: Path, before: tuple[float, ...], network: nn.Module, s
         return
     try:
         now = answers(network, shape, num_classes)
-    except Exception as error:  # whatever the module of a user raises
-        raise ValueError(f"{folder}: this {type(network).__name__} failed, {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     if not now or not _like(before, now):
         raise ValueError(
             f"{folder} was adopted with a network that answered otherwise with the same weights: its code or an attribute has "

@@ -176,6 +176,11 @@ class Changed(Net):
         return self.factor * super().forward(x, number, y)
 
 
+class Pairs(Plain):
+    def forward(self, x, t, y):
+        return super().forward(x.view(2, *x.shape[1:]), t, y)
+
+
 class Noisy(Net):
     def forward(self, x, number, y):
         return super().forward(x, number, y) + torch.randn_like(x)
@@ -202,7 +207,7 @@ def test_a_network_that_was_changed_is_not_opened(taken, tmp_path):
     ):
         open_run(run.folder, network=wrapped(other))
     other.forward = lambda x, number: x
-    with pytest.raises(ValueError, match="this VelocityFrom failed, TypeError"):
+    with pytest.raises(ValueError, match="this VelocityFrom failed for 4 images, TypeError"):
         open_run(run.folder, network=wrapped(other))
 
 
@@ -231,6 +236,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
         ((wrapped(), tmp_path / "run", DATA), {"null_class": True}, "null_class is of a model that diffusers saved"),
         ((wrapped(), tmp_path / "run", DATA), {"sigma": 2.0}, "sigma is of a model that diffusers saved"),
         ((wrapped(nn.Identity()), tmp_path / "run", DATA), {}, "failed for"),
+        ((wrapped(Pairs()), tmp_path / "run", DATA), {}, "this VelocityFrom failed for 4 images, RuntimeError: shape"),
         ((wrapped(Plain1()), tmp_path / "run", DATA), {}, "null_class, .* must be 2"),
         ((wrapped(process=Gaussian(path=halfway)), tmp_path / "run", DATA), {}, "its path is a function"),
         ((wrapped(process=Gaussian(f="exp")), tmp_path / "run", DATA), {}, "config.noise.f must be one of"),

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from distillkac.base.random import generator
 from distillkac.flow import Gaussian, GuidedVelocity, Planar, VelocityFrom, integrate, time_grid
+from tests.adopted import unet
 from tests.flow.exact_points import POINTS
 
 END = 0.98
@@ -170,6 +172,13 @@ def test_an_answer_of_another_shape_is_refused():
         VelocityFrom(lambda x, t, y: x[:, :1], Gaussian(), "sample")(torch.ones(2, 3, 4, 4), torch.ones(2), None)
 
 
+def test_an_answer_in_a_wrapping_of_diffusers_is_refused():
+    model = unet().eval()
+    made = VelocityFrom(model, Gaussian(path="vp"), "epsilon")
+    with pytest.raises(ValueError, match=r"got a UNet2DOutput: give a torch.nn.Module .*model\(x, t, y\).sample"):
+        made(torch.zeros(2, 1, 8, 8), torch.ones(2), None)
+
+
 def test_mistakes_are_told():
     answer = lambda x, t, y: x  # noqa: E731
     for arguments, message in (
@@ -199,8 +208,11 @@ def test_what_wraps_a_model_is_refused_and_parts_of_it_are_no_methods():
         def forward(self, x, t, y):
             return self.feature_layers[0](x)
 
-    with pytest.raises(ValueError, match=r"model is a DataParallel, which wraps another: give that one, its \.module"):
-        VelocityFrom(nn.DataParallel(Model()), Gaussian(), "velocity")
+    for wrapper in (nn.DataParallel, AveragedModel):
+        with pytest.raises(
+            ValueError, match=f"model is a {wrapper.__name__}, which wraps another: give .* its .module"
+        ):
+            VelocityFrom(wrapper(Model()), Gaussian(), "velocity")
     made = VelocityFrom(Model(), Gaussian(), "velocity")
     assert made.null_class == 2
     assert [name for name, _ in made.named_parameters(remove_duplicate=False)] == [

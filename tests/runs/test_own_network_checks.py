@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from distillkac.runs.own_network import check_network
 from tests.training.test_own_networks import Net
@@ -192,8 +193,11 @@ def test_train_mode_is_tried_too(answer, words):
 
 
 def test_wrappers_and_inference_mode_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"network is a DataParallel, which wraps another: give that one, its .module"):
-        check(nn.DataParallel(Net()))
+    for wrapper in (nn.DataParallel, AveragedModel):
+        with pytest.raises(
+            ValueError, match=f"network is a {wrapper.__name__}, which wraps another: give .* its .module"
+        ):
+            check(wrapper(Net()))
     with torch.no_grad():
         check(Net(2))  # training switches gradients on itself
     with torch.inference_mode():
