@@ -67,6 +67,7 @@ TORCH_KERNELS = {
     "test_few_steps",
     "test_fidelity",
     "test_fidelity_command",
+    "test_fresh_noise",
     "test_guidance",
     "test_heads",
     "test_inception",
@@ -104,6 +105,7 @@ TORCH_KERNELS = {
     "test_path_runs",
     "test_pipeline",
     "test_pipeline_checks",
+    "test_pipeline_images",
     "test_pipeline_kinetic",
     "test_pipeline_loading",
     "test_pipeline_precision",
@@ -132,6 +134,7 @@ TORCH_KERNELS = {
     "test_training_determinism",
     "test_transformer",
     "test_unet_blocks",
+    "test_updates",
 }
 
 

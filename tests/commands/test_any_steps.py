@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def test_its_run_folder_says_what_it_is(made):
 )
 def test_students_of_that_number_come_first_then_the_one_of_any_then_the_teacher(made, steps, network):
     assert choose(made, SamplerConfig(steps)) == made / network
+
+
+def test_of_those_of_any_number_that_of_the_fewest_comes_first(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "run")
+    eight = shutil.copytree(folder / "student-4-consistency", folder / "student-8-consistency")
+    config = load_config(eight)
+    save_config(eight, replace(config, student=replace(config.student, num_steps=8)))
+    assert choose(folder, SamplerConfig(3)) == folder / "student-4-consistency"
+    assert choose(folder, SamplerConfig(5)) == eight
 
 
 def test_what_a_dedicated_student_cannot_do_the_one_of_any_number_may(made):

@@ -36,6 +36,9 @@ def test_names_default_to_numbers_and_mirror_images_double_the_data():
     [
         (FLOATS * 3, r"must span \[-1, 1\] where they are float32, got \[-.*: scale them"),
         (FLOATS.abs(), r"must span \[-1, 1\].*from \[0, 1\] by 2 \* x - 1"),
+        ((FLOATS > 0).float(), r"must span \[-1, 1\].*, got \[0, 1\]"),
+        (FLOATS.where(FLOATS < 0.9, 1.5), r"must span \[-1, 1\]"),
+        (FLOATS.where(FLOATS > -0.9, -1.5), r"must span \[-1, 1\]"),
         (FLOATS.double(), r"uint8 from 0 to 255, or float32 in \[-1, 1\], got torch.float64"),
         (BYTES.int(), "got torch.int32"),
         (FLOATS.where(FLOATS < 0.9, float("nan")), r"images\[\d\] has values that are not finite"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distillkac.base.random import derive_seed
-from distillkac.data import class_means
+from distillkac.data import class_means, from_tensors
 from distillkac.distillation.endpoint import EndpointDistillation, StudentStates
 from distillkac.distillation.reconstruction import ReconstructionConfig, ShiftedReconstruction
 from distillkac.flow.exact_start import ExactStart
@@ -106,6 +106,8 @@ def test_class_means():
     for label in (0, 1):
         torch.testing.assert_close(means[label], DATA.x[DATA.y == label].mean(0))
     torch.testing.assert_close(means[2], DATA.x.mean(0))
+    few = from_tensors(torch.tensor([-1.0, -1, -1, 1]).view(4, 1, 1, 1), torch.tensor([0, 0, 0, 1]))
+    assert class_means(few).flatten().tolist() == [-1, 1, -0.5]  # of all images, not of the classes' means
 
 
 @every_process

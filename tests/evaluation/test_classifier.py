@@ -145,3 +145,10 @@ def test_stale_or_damaged_cache_is_not_used(tmp_path, trainings, monkeypatch):
     monkeypatch.setattr(classifier, "RECIPE", "another")
     Evaluator(relabelled, small(seed=2), tmp_path)
     assert len(trainings) == 7
+
+
+def test_the_four_mirrorings_are_four():
+    x = torch.arange(4.0).view(1, 1, 2, 2).expand(4, 1, 2, 2)
+    images, which = classifier._mirror(x)
+    assert which.tolist() == [0, 1, 2, 3]
+    assert all(map(torch.equal, images, (x[0], x[0].flip(-1), x[0].flip(-2), x[0].flip(-1, -2))))

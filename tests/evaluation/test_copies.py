@@ -36,6 +36,12 @@ def test_images_of_a_network_that_has_learned_by_heart_are_copies():
     assert detector(torch.cat([noise(learned[:1], 0.05), fresh[:39]]))["copying_p"] > CHANCE
 
 
+def test_a_copy_is_nearer_than_a_third_of_the_second_distance():
+    train = ImageDataset(torch.tensor([-0.5, 0.5, 1.0]).view(3, 1, 1, 1), torch.zeros(3).long(), ("all",))
+    # At distances 0.24 and 0.76, 0.26 and 0.74.
+    assert [Copies(train, train).count(torch.full((1, 1, 1, 1), -x)) for x in (0.26, 0.24)] == [1, 0]
+
+
 def test_exact_copies_are_found_among_large_values():
     """Where |x|^2 - 2 x y + |y|^2 in float32 would be rounding alone."""
     x = 0.999 + 1e-3 * torch.rand(50, 3, 16, 16, generator=torch.Generator().manual_seed(0))

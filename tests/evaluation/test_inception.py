@@ -77,6 +77,25 @@ def test_parameters_are_those_of_the_published_network():
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules()) == 94
 
 
+def test_what_tensorflow_does_otherwise_than_torchvision():
+    """Bytes become [-1, 127/128], batch norms have eps 1e-3, means leave the padding out, and the last pool is a maximum."""
+    network, seen = inception.Inception().eval(), []
+    network.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].unique().tolist()))
+    with torch.no_grad():
+        for level in (0, 255):
+            network(torch.full((1, 3, 299, 299), level, dtype=torch.uint8))
+    assert seen == [[-1.0], [127 / 128]]
+    assert {part.eps for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {1e-3}
+    blocks = {name: part for name, part in network.named_children() if isinstance(part, inception.Mixed)}
+    last = {name: block.branches[-1][0] for name, block in blocks.items()}
+    assert [name for name, first in last.items() if first == inception.MAX] == ["Mixed_7c"]
+    mean = inception.Mixed(1, (inception.AVERAGE, ("pool", 1, 1))).eval()
+    torch.nn.init.ones_(mean.pool.conv.weight)
+    with torch.no_grad():
+        flat = mean(torch.ones(1, 1, 5, 5))
+    torch.testing.assert_close(flat, flat[:, :, 2:3, 2:3].expand_as(flat))
+
+
 def test_load_says_which_weights_it_used(weight_file, capsys):
     network = inception.load_inception(weight_file)
     assert network.sha256 == hashlib.sha256(weight_file.read_bytes()).hexdigest()

@@ -68,6 +68,8 @@ def test_nn_ratio_shows_copies(evaluator, splits):
 def test_images_are_clamped(evaluator, real):
     x, y = real[0] * 1.5, real[1]
     assert evaluator(x, y) == pytest.approx(evaluator(x.clamp(-1, 1), y), rel=1e-9)
+    for measure in (evaluator.features, evaluator.logits, evaluator.nearest_train):
+        torch.testing.assert_close(measure(x[:20]), measure(x[:20].clamp(-1, 1)))
 
 
 def test_bad_images_are_refused(evaluator, real):

@@ -108,3 +108,11 @@ def test_a_clip_is_a_bound():
     for wrong in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="clip must be positive and finite"):
             AdoptedNetwork("UNet2DModel", SETTINGS, TABLES["linear"], clip=wrong)
+
+
+def test_a_schedule_without_signal_at_its_end_goes_on_as_before_and_cannot_predict_noise_there():
+    whole = NoiseSchedule("scaled_linear", zero_terminal_snr=True)
+    before, last = whole.knots().diff()[-2:].tolist()
+    assert last == pytest.approx(before)
+    ends = {used: dataclasses.replace(whole, used=used).ends_in_noise for used in (None, 1000, 999)}
+    assert ends == {None: True, 1000: True, 999: False}

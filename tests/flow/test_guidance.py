@@ -66,16 +66,44 @@ def test_max_speed_limits_coordinates_or_pairs(w):
     torch.testing.assert_close(pairs, free * (limit / free.norm(dim=1, keepdim=True)).clamp(max=1))
 
 
+def test_guidance_acts_at_both_ends_of_its_interval_for_one_time_as_for_many():
+    field, guided = GuidedVelocity(Linear(), 2.0, interval=(0.25, 0.75)), COND + 2 * (COND - NULL)
+    for t in (0.25, 0.75):
+        torch.testing.assert_close(field(X, t, Y), t * guided)
+        torch.testing.assert_close(field(X, torch.tensor([t, t]), Y), t * guided)
+
+
+def test_both_halves_of_a_guided_batch_are_told_the_end_of_the_step():
+    heard = []
+
+    class Listening:
+        interval_embedding, null_class = True, 3
+
+        def __call__(self, x, t, y, r):
+            heard.append((y.tolist(), t.tolist(), r.tolist()))
+            return x
+
+    GuidedVelocity(Listening(), 1.0)(X, 0.75, Y, 0.25)
+    assert heard == [([0, 2, 3, 3], [0.75] * 4, [0.25] * 4)]
+
+
+class Conditioned:
+    guidance_embedding = True
+
+    def __call__(self, x, t, y, w):
+        return x * w[:, None]
+
+
 def test_an_embedded_weight_goes_into_the_network():
-    class Conditioned:
-        guidance_embedding = True
-
-        def __call__(self, x, t, y, w):
-            return x * w[:, None]
-
     field = GuidedVelocity(Conditioned(), torch.tensor([2.0, 3.0]))
     torch.testing.assert_close(field(X, 0.5, Y), X * torch.tensor([[2.0], [3.0]]))
     assert field.nfe == 1
+
+
+def test_an_embedded_weight_is_nought_outside_the_interval():
+    field = GuidedVelocity(Conditioned(), 2.0, interval=(0.25, 0.75))
+    torch.testing.assert_close(field(X, 0.8, Y), 0 * X)
+    torch.testing.assert_close(field(X, torch.tensor([0.8, 0.5]), Y), X * torch.tensor([[0.0], [2.0]]))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ def test_a_grid_is_shifted_by_its_process():
         time_grid(4, 1.0, 3.0)
 
 
+def test_a_shifted_grid_is_even_before_it_is_shifted_where_no_exponent_is_given():
+    torch.testing.assert_close(time_grid(20, shift=3.0, process=Gaussian()), time_grid(20, 1.0, 3.0, Gaussian()))
+
+
 @pytest.mark.parametrize("process", [Telegraph(), Planar(a=3.0), Quad(a=3.0), Telegraph(a=1e-3), Gaussian(0.7)])
 def test_the_slope_of_the_logarithm_of_the_spread(process):
     t = torch.logspace(-9, 0, 200, dtype=torch.float64)

@@ -119,6 +119,13 @@ def test_gradient_of_the_quad_velocity_on_the_sphere_is_that_of_its_direction():
     assert torch.allclose(grad, torch.tensor([[0.64, 0.0, 0.0, -0.48]]), atol=1e-6)
 
 
+def test_gradient_of_the_planar_velocity_on_the_light_circle_is_that_of_a_straight_way():
+    """v = x / t there. Outwards its slope is infinite, and only this part is kept."""
+    x, grad_v = torch.tensor([[0.6, 0.8, 1.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0, 2, 3]])
+    (grad,) = torch.autograd.grad(ops.kac_velocity(x, torch.ones(1), "planar", 9.0, 1.0), x, grad_v)
+    assert torch.allclose(grad, grad_v)
+
+
 def test_gradient_of_the_loss_weighs_rows():
     x, u, end = (v.requires_grad_() for v in tensors((3, 34))[:3])
     delta, weight = rows(3, 9, 0.1, 1), torch.tensor([0.0, 1.0, 3.0])
@@ -129,6 +136,19 @@ def test_gradient_of_the_loss_weighs_rows():
         got, (residual / delta.float()[:, None], -residual, -residual / delta.float()[:, None]), strict=True
     ):
         assert torch.allclose(g, e, rtol=1e-5, atol=1e-9)
+    # Each alone, as where nothing else is trained.
+    for i, alone in enumerate((x, u, end)):
+        args = [v if v is alone else v.detach() for v in (x, u, end)]
+        (grad,) = torch.autograd.grad(ops.endpoint_loss(*args, delta, weight), alone, torch.tensor(2.0))
+        assert torch.equal(grad, got[i])
+
+
+def test_the_scale_of_a_loss_multiplies_its_gradient_before_that_is_rounded_to_float16():
+    """A gradient of 2.5e-9, which float16 has not, times a scale of 2^16, by which autocast trains."""
+    x, u, end = (torch.full((1, 8), value, dtype=torch.float16) for value in (0.0, 1e-3, 0.0))
+    loss = ops.endpoint_loss(x, u.requires_grad_(), end, torch.ones(1), torch.full((1,), 1e-5))
+    (grad,) = torch.autograd.grad(loss, u, torch.tensor(2.0**16))
+    assert torch.allclose(grad.float(), torch.full((1, 8), 2**16 * 1e-5 * 2 * 1e-3 / 8), rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "kac_pair to t_to"])  # which it has not

@@ -108,6 +108,14 @@ def test_noise_and_velocity_are_the_training_pair(process):
     torch.testing.assert_close(u, expected[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("process", "coordinates"), [("telegraph", 1), ("planar", 2), ("quad", 4)])
+def test_a_schedulers_bound_is_that_of_a_pixel_a_pair_or_a_patch(process, coordinates):
+    scheduler, x = KacScheduler(process, integrator="euler", max_speed=1.0), torch.zeros(1, 1, 2, 2)
+    scheduler.set_timesteps(1)
+    landed = scheduler.step(torch.full_like(x, 3.0), 1.0, x).prev_sample
+    torch.testing.assert_close(landed, torch.full_like(x, -(coordinates**-0.5)))
+
+
 def test_misuse_is_explained(run):
     scheduler = KacScheduler()
     x = torch.zeros(1, 1, 2, 2)

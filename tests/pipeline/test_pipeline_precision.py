@@ -6,12 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.runs.sampler import Trained
 from distillkac.scheduler import KacScheduler
-from tests.pipeline.kinds_of_runs import loaded, seeded
+from tests.pipeline.kinds_of_runs import autoencoder, loaded, seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -48,16 +47,15 @@ def test_half_precision_of_a_transformer_and_by_to():
     torch.testing.assert_close(pipe(["a", "b"], 3, 2.0, seeded(), "pt").images, expected, rtol=0, atol=0.1)
 
 
-def autoencoder():
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=1,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-        shift_factor=0.1,
-    ).eval()
+def test_times_keep_their_precision(runs):
+    """In bfloat16 1000 times would be told as 256."""
+    heard, net = [], loaded(runs, "teacher")[1].unet.to(torch.bfloat16)
+    net.velocity.forward = lambda x, t, y, r: heard.append((x.dtype, t, r)) or x
+    t, r = torch.tensor([0.1234567]), torch.tensor([0.7654321])
+    assert net(torch.zeros(1, 1, 4, 4), t, torch.zeros(1).long(), r=r).dtype == torch.float32
+    ((dtype, *times),) = heard
+    assert dtype == torch.bfloat16
+    assert all(map(torch.equal, times, (t, r)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

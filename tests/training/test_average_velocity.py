@@ -11,7 +11,7 @@ from distillkac.flow.networks import NetworkConfig, VelocityNet
 from distillkac.flow.processes import Gaussian, Planar, Telegraph
 from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.optim_config import OptimConfig
-from distillkac.training.average_velocity import AverageVelocity, forward_derivative
+from distillkac.training.average_velocity import FLOOR, AverageVelocity, forward_derivative
 from distillkac.training.batches import Batch
 from distillkac.training.objectives import has_forward_mode, objective_for, settled
 from tests.distillation.batches import BATCH
@@ -231,6 +231,42 @@ def test_rows_weigh_alike_whatever_their_error_with_power_one():
 
     assert abs(objective(Gaussian(0.4), velocity=1.0, power=1.0)(Off(), BATCH) - 1) < 1e-3
     assert objective(Gaussian(0.4), velocity=1.0, power=0.0)(Off(), BATCH) > 500
+
+
+def test_the_weight_of_a_row_has_no_gradient():
+    """error / (error + floor) with a fixed denominator: the slope is that of the error, divided by it."""
+
+    class Scaled(nn.Module):
+        interval_embedding = True
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, x, t, y, r):
+            return self.scale * x
+
+    network, one = Scaled(), dataclasses.replace(BATCH, x0=BATCH.x0[:1], y=BATCH.y[:1])
+    weighted, error = (objective(Telegraph(), derivative="difference", power=p)(network, one) for p in (1.0, 0.0))
+    (found,), (slope,) = (torch.autograd.grad(loss, network.scale) for loss in (weighted, error))
+    assert found.item() == pytest.approx(slope.item() / (error.item() + FLOOR), rel=1e-4)
+
+
+@pytest.mark.parametrize("derivative", ["forward", "difference"])
+def test_classes_are_dropped_in_all_that_the_network_is_asked(derivative):
+    heard = []
+
+    class Listening(nn.Module):
+        interval_embedding = True
+
+        def forward(self, x, t, y, r):
+            heard.append(y)
+            return 0 * x
+
+    AverageVelocity(Telegraph(), 2, 0.5, 4, AverageVelocityConfig(derivative))(Listening(), BATCH)
+    dropped = BATCH.uniform(4, "label") < 0.5
+    assert 0 < dropped.sum() < len(dropped)
+    assert all(torch.equal(y, torch.where(dropped, 2, BATCH.y)) for y in heard)
 
 
 def test_a_network_and_an_objective_that_do_not_go_together_are_refused():

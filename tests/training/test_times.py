@@ -137,6 +137,13 @@ def test_the_curve_learns_the_logarithm_of_the_loss():
     assert slope_at(weight + 0.1).abs().max() > 0.01
 
 
+def test_the_curve_does_not_decay():
+    network = WithUncertainty(nn.Linear(1, 1))
+    *others, curve = network.param_groups()
+    assert (curve["params"], curve["weight_decay"]) == (list(network.curve.parameters()), 0)
+    assert all("weight_decay" not in group for group in others)
+
+
 def learned_trainer(folder, config) -> Trainer:
     network, accelerator = build_network(config), Accelerator(cpu=True)
     objective, learner = objective_for(config, network), trained(config, network)

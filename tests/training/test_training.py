@@ -254,6 +254,13 @@ def test_ema_starts_fast():
     assert ema.weights["weight"].item() == pytest.approx(1 - 2 / 11)
 
 
+def test_ema_keeps_no_more_than_its_decay():
+    ema, kept = EMA(nn.Linear(1, 1), 0.5), []
+    for ema.updates in (1, 7, 8, 9, 1000):
+        kept.append(ema.kept())
+    assert kept == pytest.approx([2 / 11, 8 / 17, 0.5, 0.5, 0.5])
+
+
 def test_a_gradient_that_no_optimizer_has_does_not_add_up(tmp_path, monkeypatch):
     """Of parameters that param_groups leaves out: it would weigh in the norm by which all gradients are clipped."""
     config = run_config()
