@@ -150,11 +150,13 @@ venv:
 	$(BIN)/python -m pip --version
 
 # What the optional parts need; tests of what cannot be had are skipped. torchcfm comes alone: it asks for torchdyn, which
-# brings torchvision, Lightning and IPython, and its matchers use none of them.
+# brings torchvision, Lightning and IPython, and its matchers use none of them. torch-fidelity, with whose network ours is
+# compared, lies apart: where torchmetrics can see it, it wants all of it, and so torchvision.
 EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard flow_matching pot
 .venv/extras: .venv/built
 	$(PIP) install -q -c $(CONSTRAINTS) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
 	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
+	$(PIP) install -q -c $(CONSTRAINTS) --no-deps --upgrade --target .venv/apart torch-fidelity || echo "torch-fidelity cannot be installed: its tests are skipped"
 	touch $@
 
 # What mypy reads the types of, in the tested versions; of all else it knows nothing, there or not (pyproject.toml).

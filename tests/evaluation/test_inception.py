@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def weight_file(tmp_path_factory):
 
 @pytest.fixture
 def torch_fidelity(monkeypatch):
-    """Its Inception module; the package around it, which needs torchvision, is left out."""
+    """Its Inception module, from where `make test` puts it; the package around it, which needs torchvision, is left out."""
+    monkeypatch.syspath_prepend(Path(sys.prefix) / "apart")
     spec = importlib.util.find_spec("torch_fidelity")
     if spec is None:
         pytest.skip("torch-fidelity, to compare with, is not installed")
