@@ -104,7 +104,9 @@ def build(folder, arguments):
 def nvcc_of(folder):
     """The nvcc that CMake found for the build in `folder`, None if it found or looked for none."""
     cache = folder / "CMakeCache.txt"
-    found = re.search(r"^DISTILLKAC_NVCC:\w+=(.*)$", cache.read_text() if cache.exists() else "", re.MULTILINE)
+    found = re.search(
+        r"^DISTILLKAC_NVCC:\w+=(.*)$", cache.read_text(encoding="utf-8") if cache.exists() else "", re.MULTILINE
+    )
     return found[1] if found and not found[1].endswith("NOTFOUND") else None
 
 

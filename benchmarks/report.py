@@ -41,13 +41,13 @@ class ReportArgs:
 
 def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(ReportArgs, args=argv, prog="python -m benchmarks.report")
-    run = json.loads(args.file.read_text())
+    run = json.loads(args.file.read_text(encoding="utf-8"))
     machine, contests = from_run(run)
     path = args.results / f"{machine_name(machine)}.json"
-    known = json.loads(path.read_text())["contests"] if path.exists() else []
+    known = json.loads(path.read_text(encoding="utf-8"))["contests"] if path.exists() else []
     merged = merge(known, contests)
     args.results.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_json(machine, merged))
+    path.write_text(as_json(machine, merged), encoding="utf-8")
     print(f"{path}: {len(contests)} contests of this run, {len(merged)} in all\n")
     if machine["gpu"] is None:
         draw(args.results, args.images)
@@ -105,7 +105,7 @@ def as_json(machine: dict, contests: list[dict]) -> str:
 
 def sections(results: Path) -> dict[str, str]:
     """What stands between the marks: the whole table of every machine in the folder, and the short one of them all."""
-    machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    machines = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))]
     columns = {name: found["contests"] for name, found in zip(brands(machines), machines, strict=True)}
     return {
         FULL: "\n\n".join(f"{caption(found)}\n\n{tables.speed_table(found['contests'])}" for found in machines),
@@ -115,7 +115,7 @@ def sections(results: Path) -> dict[str, str]:
 
 def draw(results: Path, images: Path) -> None:
     """The plots, of every processor in the folder of results."""
-    machines = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    machines = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))]
     processors = {
         f"{name}: {device(found['machine'])}": found["contests"]
         for name, found in zip(brands(machines), machines, strict=True)

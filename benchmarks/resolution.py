@@ -178,7 +178,11 @@ def measure(out: Path, process: str, side: int, variant: Variant, seed: int, sec
     words = ["--run", str(folder), "--steps", str(steps_of(side, seconds)), *words_of(process, side, variant, seed)]
     words += ["--resume"] if (folder / checkpoints.STATE).exists() else []
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(out / f"{name}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with (
+        open(out / f"{name}.log", "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         if train.main(words):
             raise RuntimeError(f"training {name} failed: see {out / name}.log")
         run = open_run(folder, torch.device("cpu"))

@@ -156,7 +156,7 @@ def peak_memory(model: Model, device: torch.device, ours: bool) -> float:
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     if sys.platform == "linux":  # ru_maxrss there starts at the size of the process that started this one
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
         return int(peak[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

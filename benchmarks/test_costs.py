@@ -42,10 +42,10 @@ def test_fixed_price_of_a_call(race, one_thread, device, op):
 
 # The import of torch and the pages of the output belong to neither side.
 FIRST_USE = """
-import json, time, torch
+import json, resource, time, torch
 torch.set_num_threads(1)
 def megabytes():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 def timed(function):
     before, start = megabytes(), time.perf_counter()
     result = function()
@@ -60,10 +60,10 @@ _, second_ms, _ = timed(lambda: ops.kac_noise(t, (3, 32, 32), "telegraph", 25.0,
 figures = [import_ms, import_MB, first_ms, first_MB, second_ms]
 """
 BUILD_TABLE = """
-import json, os, time, torch
+import json, os, resource, time, torch
 from benchmarks.baselines import TableSampler
 def megabytes():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 before, start = megabytes(), time.perf_counter()
 table = TableSampler(25.0, 2.0, nodes=NODES, quantiles=QUANTILES)
 figures = [time.perf_counter() - start, megabytes() - before]

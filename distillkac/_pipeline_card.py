@@ -17,7 +17,7 @@ FILE = "README.md"
 def write(pipeline: Any, folder: Path, name: str | None = None) -> None:
     """Writes FOLDER/README.md, of a pipeline that is loaded as `name`. One that somebody wrote is kept, with a warning."""
     path = folder / FILE
-    before = path.read_text(errors="replace") if path.is_file() else ""
+    before = path.read_text(errors="replace", encoding="utf-8") if path.is_file() else ""
     if before.strip() and MARK not in before and OF_DIFFUSERS not in before:
         if "distillkac.pipeline" not in before:
             warnings.warn(

@@ -43,8 +43,8 @@ def main() -> None:
     # JSON escapes what C++ wants escaped.
     header = "".join(f"#define DISTILLKAC_{name} {json.dumps(str(text))}\n" for name, text in stamps.items())
     out = Path(sys.argv[1])
-    if not out.exists() or out.read_text() != header:  # an unchanged stamp recompiles nothing
-        out.write_text(header)
+    if not out.exists() or out.read_text(encoding="utf-8") != header:  # an unchanged stamp recompiles nothing
+        out.write_text(header, encoding="utf-8")
 
 
 if __name__ == "__main__":

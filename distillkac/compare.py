@@ -173,7 +173,11 @@ def run_cell(out: Path, plan: Plan, setting: Setting, seed: int) -> None:
 
     folder = cell_folder(out, setting, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with (
+        open(folder / "log.txt", "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         _command(train.main, teacher_options(folder, plan, setting, seed))
         measured = Measurements(folder, plan, setting, seed)
         for integrator, steps in plan.teacher_samples:

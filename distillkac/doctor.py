@@ -156,7 +156,7 @@ def requirements() -> dict[str, list[str]]:
     project = Path(distillkac.__file__).parents[1] / "pyproject.toml"
     lines: dict[str, list[str]] = {"packages": []}
     if project.exists():
-        table = tomllib.loads(project.read_text())["project"]
+        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
         lines = {"packages": table["dependencies"]}
         lines |= {f"[{extra}]": wanted for extra, wanted in table["optional-dependencies"].items()}
     else:
@@ -180,7 +180,7 @@ def _version(name: str) -> str:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return found[1] if found else platform.processor() or platform.machine()
 
 

@@ -18,7 +18,7 @@ def on_files(files, config):
     from mkdocs.structure.files import File
 
     for page, source in SHOWN.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     return files
 
 

@@ -74,7 +74,7 @@ class Faults:
                 return super().write(content)
 
         file = io.BufferedWriter(File(path, mode.rstrip("b")))
-        return file if "b" in mode else io.TextIOWrapper(file)
+        return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8")
 
 
 def contents(step: int) -> dict:
@@ -107,7 +107,7 @@ def serve(request: dict) -> dict:
 
     kill_after: seconds until SIGKILL. kill_when: a file; SIGKILL as soon as there is something in it.
     """
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         start, child = time.monotonic(), os.fork()
         if child == 0:
             code = 1

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +36,15 @@ def without_fashion() -> str | None:
     if all(path.is_file() for path in FASHION_FILES):
         return None
     return f"no Fashion-MNIST in {FASHION}: apt-get install dataset-fashion-mnist, or say FASHION_MNIST=FOLDER"
+
+
+def skip_unless_may_become(uid: int) -> None:
+    """Skips a test that becomes another user: for root alone, and not where a container has no other users."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become another user")
+    tried = subprocess.run([sys.executable, "-c", f"import os; os.setuid({uid})"], capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"root may not become user {uid} here, as in a user namespace that has no such user")
 
 
 def script(path: Path) -> ModuleType:

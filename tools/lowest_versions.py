@@ -20,4 +20,4 @@ def lowest(dependencies: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(lowest(tomllib.loads(PROJECT.read_text())["project"]["dependencies"])))
+    print("\n".join(lowest(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"])))

@@ -19,7 +19,7 @@ CITED = re.compile(r'^version: "?([^"\s]+)"?$', re.MULTILINE)
 
 def stated(pattern: re.Pattern[str], path: Path) -> str:
     """The one value that `pattern` finds in a file."""
-    found = pattern.findall(path.read_text())
+    found = pattern.findall(path.read_text(encoding="utf-8"))
     if len(found) != 1:
         raise ValueError(f"{path} must state its version once, found {len(found)}")
     return found[0]
@@ -31,7 +31,7 @@ def version(root: Path) -> str:
 
 def notes(root: Path, wanted: str) -> str:
     """The section of the changelog under `## [wanted] - YYYY-MM-DD`, without its heading."""
-    text = (root / "CHANGELOG.md").read_text()
+    text = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     section = re.search(
         rf"^## \[{re.escape(wanted)}\] - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## \[|\Z)", text, re.MULTILINE | re.DOTALL
     )
@@ -61,7 +61,9 @@ def set_local(root: Path, label: str) -> str:
             f"cannot add the label {label!r} to version {public}: wanted letters and digits, and no label yet"
         )
     path = root / "distillkac" / "__init__.py"
-    path.write_text(VERSION.sub(f'__version__ = "{public}+{label}"', path.read_text()))
+    path.write_text(
+        VERSION.sub(f'__version__ = "{public}+{label}"', path.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     return version(root)
 
 

@@ -43,9 +43,9 @@ def main() -> None:
     for label, wheels in links(sys.stdin).items():
         project = folder / label / "distillkac"
         project.mkdir(parents=True, exist_ok=True)
-        (project / "index.html").write_text(PAGE.format(title="distillkac", links="\n".join(wheels)))
+        (project / "index.html").write_text(PAGE.format(title="distillkac", links="\n".join(wheels)), encoding="utf-8")
         root = '<a href="distillkac/">distillkac</a>'
-        (folder / label / "index.html").write_text(PAGE.format(title=label, links=root))
+        (folder / label / "index.html").write_text(PAGE.format(title=label, links=root), encoding="utf-8")
 
 
 if __name__ == "__main__":

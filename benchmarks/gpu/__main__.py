@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{part.name}: not begun, {args.minutes:g} minutes are over", flush=True)
             continue
         result = run(part, args.out, missing)
-        (args.out / f"{part.name}.json").write_text(json.dumps(result))
+        (args.out / f"{part.name}.json").write_text(json.dumps(result), encoding="utf-8")
         print(f"{part.name}: {told(result)}", flush=True)
         (args.out / "summary.md").write_text(summary.text(args.device, args.out), encoding="utf-8")
     found = {part.name: read(args.out, part).get("status") for part in chosen}
@@ -91,7 +91,7 @@ def spent(began: float) -> dict:
 
 def read(out: Path, part: parts.Part) -> dict:
     path = out / f"{part.name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def told(result: dict) -> str:

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         table = [[op, str(largest), f"{share:.1e}"] for op, largest, share in rows]
         columns = ["op", "largest distance, ulp", "share of elements that differ"]
         title = f"Agreement of {args.device} with the CPU, {len(SHAPES)} shapes, {len(RATES)} rates (float32)"
-        args.out.write_text(json.dumps({"title": title, "columns": columns, "rows": table}))
+        args.out.write_text(json.dumps({"title": title, "columns": columns, "rows": table}), encoding="utf-8")
     wrong = [op for op, largest, _ in rows if largest > limit]
     if wrong:
         print(f"more than {limit} units of the last place apart: {', '.join(wrong)}")

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give the file of this GPU's results, which python -m benchmarks.gpu.kernels --results makes")
     given = {"commit": args.commit, "date": args.date}
     origin = kernels.origin() | {name: value for name, value in given.items() if value is not None}
-    of = json.loads(args.results.read_text())["machine"]
+    of = json.loads(args.results.read_text(encoding="utf-8"))["machine"]
     rows = counted(args.file.read_text(encoding="utf-8").splitlines())
     kernels.keep(args.results.parent, of, "counters", origin | {"shape": list(kernels.ONCE), "rows": rows})
     return 0

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         title = f"Time of each kernel on {args.device}"
         table = {"title": title, "columns": COLUMNS, "rows": [cells(row, rows) for row in rows]}
-        args.out.write_text(json.dumps(table))
+        args.out.write_text(json.dumps(table), encoding="utf-8")
     if args.results:
         keep(args.results, machine(args.device), "times", origin() | {"rows": rows})
     return 0
@@ -148,7 +148,7 @@ def known_machine(gpu: str) -> cuda_model.Machine | None:
 @functools.cache
 def budget() -> dict:
     """What csrc/tools/sass.py counted."""
-    return json.loads(cuda_model.BUDGET.read_text())
+    return json.loads(cuda_model.BUDGET.read_text(encoding="utf-8"))
 
 
 def predicted(kernel: str, dtype: str, known: cuda_model.Machine | None) -> float | None:
@@ -203,9 +203,11 @@ def keep(folder: Path, of: dict, what: str, value: dict) -> None:
     """Puts times or counters into the file of a machine, a line for each row, and leaves the other as it was; the machine is
     that of the times."""
     path = folder / f"{re.sub('[^a-z0-9]+', '-', of['gpu'].lower())}.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_json(known | {"machine": of if what == "times" else known.get("machine", of), what: value}))
+    path.write_text(
+        as_json(known | {"machine": of if what == "times" else known.get("machine", of), what: value}), encoding="utf-8"
+    )
 
 
 def as_json(results: dict) -> str:

@@ -47,12 +47,12 @@ def stopped(run: Path, steps: int, at: int) -> int:
     process = subprocess.Popen(command(run, steps))
     log, end = run / "metrics.jsonl", time.monotonic() + WAIT
     while process.poll() is None and time.monotonic() < end:
-        if log.exists() and len(log.read_text().splitlines()) >= at:
+        if log.exists() and len(log.read_text(encoding="utf-8").splitlines()) >= at:
             process.send_signal(signal.SIGINT)
             break
         time.sleep(0.01)
     process.wait(WAIT)
-    last = int(json.loads(log.read_text().splitlines()[-1])["step"])
+    last = int(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["step"])
     if not at <= last < steps:
         raise SystemExit(f"error: the training was to be stopped between steps {at} and {steps}, and ended at {last}")
     return last

@@ -24,10 +24,10 @@ def text(device: str, out: Path) -> str:
     sections = [f"# {_machine(device)}", f"{counts}; {seconds / 60:.1f} minutes."]
     sections.append(_table(["part", "", "seconds"], rows))
     for path in sorted(out.glob("*-figures.json")):
-        figures = json.loads(path.read_text())
+        figures = json.loads(path.read_text(encoding="utf-8"))
         sections += [f"## {figures['title']}", _table(figures["columns"], figures["rows"])]
     for path in sorted(out.glob("*/evaluation.json")):
-        sections += [f"## {path.parent.name}, measured", _evaluation(json.loads(path.read_text()))]
+        sections += [f"## {path.parent.name}, measured", _evaluation(json.loads(path.read_text(encoding="utf-8")))]
     speed = out / "speed.md" if device == "cpu" else parts.ROOT / "docs" / "speed.md"
     ops = _result(out / "ops.json")
     if ops is not None and ops["status"] != "skipped" and speed.exists():
@@ -69,7 +69,7 @@ def tables_of(name: str, tables: str) -> str:
 
 
 def _result(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _because(result: dict) -> str:

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         row = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"variant": f"{variant}: failed"}
         print(row, flush=True)
         rows.append(row)
-        args.out.write_text(json.dumps(table(rows, args.device)))
+        args.out.write_text(json.dumps(table(rows, args.device)), encoding="utf-8")
     return int(failed > 0)
 
 
@@ -68,7 +68,7 @@ def measured(variant: str, device: str) -> dict:
     labels = torch.arange(len(images)) % 10
     with tempfile.TemporaryDirectory() as folder:
         run = train(Path(folder) / "run", from_tensors(images, labels), config=config(variant, device))
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         row = {"variant": variant, "rate": json.loads(lines[-1])["samples_per_second"]}
         if device == "cuda":
             row["memory"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)

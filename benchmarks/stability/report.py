@@ -177,7 +177,7 @@ def _csv(rows: Rows) -> str:
 
 
 def _read_csv(path: Path) -> Rows:
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [
             {k: text if k in TEXTS else _value(text) for k, text in row.items() if text} for row in csv.DictReader(file)
         ]

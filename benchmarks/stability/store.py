@@ -37,7 +37,11 @@ class Store:
     def train(self, process: str) -> None:
         """Teacher and student of a process; what is there stays, what was cut short goes on. What is printed goes to
         OUT/PROCESS.log."""
-        with open(self.out / f"{process}.log", "a") as log, redirect_stdout(log), redirect_stderr(log):
+        with (
+            open(self.out / f"{process}.log", "a", encoding="utf-8") as log,
+            redirect_stdout(log),
+            redirect_stderr(log),
+        ):
             self._train(process)
 
     def _train(self, process: str) -> None:

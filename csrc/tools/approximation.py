@@ -72,7 +72,9 @@ def cpp(name, coefficients, first=0):
 
 def read_constants(header):
     """{name: float32} of every `kName = <number>f` in a C++ header."""
-    found = re.findall(r"\b(k[A-Z]\w*)\s*=\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)f\b", Path(header).read_text())
+    found = re.findall(
+        r"\b(k[A-Z]\w*)\s*=\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)f\b", Path(header).read_text(encoding="utf-8")
+    )
     return {name: np.float32(number) for name, number in found}
 
 

@@ -137,12 +137,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="replace the tables of docs/speed.md")
     write = parser.parse_args().write
-    text = tables(json.loads(BUDGET.read_text()))
+    text = tables(json.loads(BUDGET.read_text(encoding="utf-8")))
     print(text)
     if write:
-        page = PAGE.read_text()
+        page = PAGE.read_text(encoding="utf-8")
         before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main():
         text = literals(arguments.input.read_bytes())
     except ValueError as error:
         raise SystemExit(f"{arguments.input}: {error}") from error
-    arguments.output.write_text(text)
+    arguments.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

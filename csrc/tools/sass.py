@@ -192,7 +192,7 @@ def main() -> None:
     text = f'{{\n  "compiler": "{compiler()}",\n' + ",\n".join(blocks) + "\n}\n"
     print(text, end="")
     if write:
-        BUDGET.write_text(text)
+        BUDGET.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

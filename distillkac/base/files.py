@@ -112,12 +112,12 @@ def marked(page: Path, name: str) -> str:
     """The lines of a Markdown file between <!-- NAME:begin --> and <!-- NAME:end -->. Raises ValueError without them."""
     marks_of(page, [name])
     begin, end = _marks(name)
-    return page.read_text().partition(begin)[2].partition(end)[0]
+    return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
 
 
 def marks_of(page: Path, names: Iterable[str]) -> list[str]:
     """Which of the names the page has such marks of. Raises ValueError if of none."""
-    content = page.read_text() if page.is_file() else ""
+    content = page.read_text(encoding="utf-8") if page.is_file() else ""
     if found := [name for name in names if all(mark in content for mark in _marks(name))]:
         return found
     raise ValueError(
@@ -131,7 +131,7 @@ def into_pages(pages: Iterable[Path], texts: dict[str, str]) -> None:
     for page in pages:
         for name in marks_of(page, texts):
             begin, end = _marks(name)
-            before, _, rest = page.read_text().partition(begin)
+            before, _, rest = page.read_text(encoding="utf-8").partition(begin)
             after = rest.partition(end)[2]
             write_atomic(page, f"{before}{begin}{texts[name].rstrip()}\n{end}{after}".encode())
 
@@ -156,7 +156,7 @@ def read_json(path: Path) -> Any:
         check_ordinary(path)
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_JSON}")
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -126,7 +126,7 @@ def cores() -> int:
     """Whole cores that this process may use: by its affinity, and by the quota of its container."""
     count = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-        quota, period = map(int, _QUOTA.read_text().split())
+        quota, period = map(int, _QUOTA.read_text(encoding="utf-8").split())
         count = min(count, max(1, quota // period))
     return count
 

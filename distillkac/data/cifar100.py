@@ -63,7 +63,11 @@ def _names_in_text(folder: Path, kind: str) -> tuple[str, ...]:
     path = folder / f"{kind}_label_names.txt"
     if not path.is_file() or path.stat().st_size > MOST_NAMES:
         raise ValueError(f"{path}: is missing, or no list of names; unpack CIFAR-100's archive anew")
-    return tuple(class_name(line.strip()) for line in path.read_text(errors="replace").splitlines() if line.strip())
+    return tuple(
+        class_name(line.strip())
+        for line in path.read_text(errors="replace", encoding="utf-8").splitlines()
+        if line.strip()
+    )
 
 
 def _names_in_meta(folder: Path, kind: str) -> tuple[str, ...]:

@@ -216,7 +216,7 @@ def _read_mapping(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     if path.stat().st_size > MOST_MAPPING:
         raise ValueError(f"{where}: is too large for a mapping of EMNIST; fetch it anew")
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace", encoding="utf-8").splitlines(), 1):
         words = line.split()
         if not words:
             continue

@@ -269,7 +269,7 @@ class MetricsLog:
     def append(self, values: dict, durable: bool = False) -> None:
         """durable: wait until it is on the disk. Before a checkpoint, whose lines are not written again on resume."""
         try:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
                 if durable:
                     files.flush_to_disk(file)
@@ -280,7 +280,7 @@ class MetricsLog:
     def read(folder: Path) -> list[dict]:
         """The lines so far, without any that is damaged, such as a last line cut short by a crash."""
         path, lines = folder / METRICS, []
-        for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        for line in path.read_text(errors="replace", encoding="utf-8").splitlines() if path.is_file() else ():
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
         return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

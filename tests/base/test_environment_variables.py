@@ -216,6 +216,6 @@ def test_every_variable_that_accelerate_reads_has_been_judged():
     root = Path(find_spec("accelerate").origin).parent
     sources = [path for path in root.rglob("*.py") if not {"commands", "test_utils"} & {*path.relative_to(root).parts}]
     read = {name for path in sources for name in re.findall(r"[\"'](ACCELERATE_[A-Z0-9_]+)[\"']", path.read_text())}
-    ours = Path(launch_settings.__file__).read_text()
+    ours = Path(launch_settings.__file__).read_text(encoding="utf-8")
     assert len(read) > 30
     assert [name for name in sorted(read) if name not in ours and not re.fullmatch(HARMLESS, name)] == []

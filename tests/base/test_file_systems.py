@@ -23,7 +23,7 @@ from distillkac.runs import checkpoints
 from distillkac.runs.config import load_config
 from distillkac.runs.lock import run_lock
 from tests import image_sets
-from tests.places import ROOT
+from tests.places import ROOT, skip_unless_may_become
 
 SMALL = [
     "--network.channels",
@@ -203,8 +203,7 @@ def test_matplotlib_is_not_asked_for_a_home(homeless, monkeypatch):
 
 def test_a_user_unknown_to_the_system_trains(tmp_path, shard):
     """The whole way in a process of its own: from the first import to the pictures."""
-    if os.getuid() != 0:
-        pytest.skip("needs root, to become another user")
+    skip_unless_may_become(12345)
     here = tmp_path / "here"
     here.mkdir()
     # The real user is what is looked up; the effective one still reads the files of this installation.
@@ -237,6 +236,21 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(OSError, match=r"cannot be read \(Permission denied\)"):
         readers[read](tmp_path)
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    """With one of ASCII, in a process of its own."""
+    page, value = tmp_path / "page.md", tmp_path / "value.json"
+    page.write_text("Größe\n<!-- table:begin -->\n<!-- table:end -->\n", encoding="utf-8")
+    value.write_text('{"name": "Ä"}', encoding="utf-8")
+    program = (
+        "from pathlib import Path; from distillkac.base import files; "
+        f"name = files.read_json(Path({str(value)!r}))['name']; page = Path({str(page)!r}); "
+        "files.into_pages([page], {'table': name}); assert files.marked(page, 'table') == name + chr(10)"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | ascii_only, check=True)
+    assert page.read_text(encoding="utf-8") == "Größe\n<!-- table:begin -->\nÄ\n<!-- table:end -->\n"
 
 
 def test_a_tilde_without_a_home_names_the_variable(monkeypatch):

@@ -181,7 +181,9 @@ def test_nobody_waits_for_a_window_that_nobody_wants(tmp_path, monkeypatch, work
     first = next(source)
     while len(come) < 52:  # a window of 40, and some of the next
         time.sleep(0.01)
-    threading.Timer(0.2, more.release).start()  # the record that is on its way
+    stopped = data._stopped
+    # The record that is on its way comes after nobody wants it any more, and not before.
+    threading.Thread(target=lambda: stopped.wait(30) and more.release(), daemon=True).start()
     source.close()
     data._fetcher.submit(int).result(timeout=30)  # it has nothing else to do now
     assert len(come) == 53

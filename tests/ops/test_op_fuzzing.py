@@ -31,7 +31,7 @@ def memory_limit():
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as statm:
+    with open("/proc/self/statm", encoding="utf-8") as statm:
         present = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (present + (6 << 30), before[1]))
     yield

@@ -69,14 +69,14 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     """The fenced blocks, with the line where each begins."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     found = re.finditer(r'^```(\w*)(?: +title="([^"]+)")?[^\n]*\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     return [Block(path, text.count("\n", 0, m.start()) + 2, m[1], m[3], m[2] or "") for m in found]
 
 
 def inline(path: Path) -> list[str]:
     """The code spans of the text outside the blocks, on one line each."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 

@@ -64,7 +64,7 @@ def test_missing_build(copy):
 
 
 def test_stale_build(copy):
-    with open(copy / "csrc" / "kernels.h", "a") as file:
+    with open(copy / "csrc" / "kernels.h", "a", encoding="utf-8") as file:
         file.write("// edited\n")
     result = imported_from(copy)
     last = result.stderr.strip().splitlines()[-1]

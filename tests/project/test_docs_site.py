@@ -59,7 +59,7 @@ def without_code(text: str) -> str:
 def anchors(path: Path) -> set[str]:
     """The addresses of the headings, as code hosts make them and mkdocs.yml asks for."""
     found = set()
-    for title in re.findall(r"^#+ +(.+?) *$", BLOCK.sub("", path.read_text()), re.MULTILINE):
+    for title in re.findall(r"^#+ +(.+?) *$", BLOCK.sub("", path.read_text(encoding="utf-8")), re.MULTILINE):
         title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
         slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
         count = 1
@@ -129,7 +129,9 @@ def is_there(span: str) -> bool:
     found = [file for file in FILES if pattern.fullmatch(file)]
     if test:
         found = [
-            f for f in found if re.search(rf"^ *def {re.escape(test)}\b", Path(f"{ROOT}{f}").read_text(), re.MULTILINE)
+            f
+            for f in found
+            if re.search(rf"^ *def {re.escape(test)}\b", Path(f"{ROOT}{f}").read_text(encoding="utf-8"), re.MULTILINE)
         ]
     return bool(found)
 

@@ -9,7 +9,6 @@ Tutorials are carried out from end to end by test_tutorials.py.
 
 import argparse
 import importlib
-import importlib.util
 import re
 import shutil
 from pathlib import Path

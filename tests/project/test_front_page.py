@@ -30,7 +30,7 @@ def read_csv(path: Path) -> list[dict]:
                 pass
         return text
 
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return [{k: value(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 

@@ -40,7 +40,7 @@ class Tree:
 
     def put(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(PYTHON)
+        path.write_text(PYTHON, encoding="utf-8")
         path.chmod(0o755)
 
     def make(self, *words: str, code: int = 0) -> list[list[str]]:

@@ -31,7 +31,7 @@ BY_COMPARE = {("compare", "train"), ("compare", "distill")}
 def imports_of(path: Path) -> set[tuple[str, ...]]:
     """Dotted names below `distillkac` that a module imports anywhere in it, also under TYPE_CHECKING and in functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {tuple(name.name.split(".")[1:]) for name in node.names if name.name.startswith("distillkac.")}
         elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "distillkac"):

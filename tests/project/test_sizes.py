@@ -21,14 +21,14 @@ def name(path: Path) -> str:
 
 
 def lines(path: Path) -> int:
-    return len(path.read_text().splitlines())
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def long_functions(path: Path) -> list[str]:
     """Names of the functions that are too long, from `def` to the last line."""
     return [
         node.name
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION
     ]

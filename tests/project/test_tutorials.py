@@ -36,7 +36,7 @@ def tell(story: list[Block], read) -> None:
     printed = ""
     for block in story:
         if block.title:
-            Path(block.title).write_text(block.text)
+            Path(block.title).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             exec(compile(block.text, block.where, "exec"), {"__name__": "documented"})
         elif block.language == "text":

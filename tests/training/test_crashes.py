@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from distillkac.runs import checkpoints
 from distillkac.runs.lock import run_lock
 from tests.forked_commands import DIED, contents
+from tests.places import skip_unless_may_become
 from tests.toys import TINY_OPTIONS
 
 SAVING = ["--optim.batch-size", "4", "--optim.log-every", "1", "--optim.save-every", "2"]
@@ -177,7 +178,7 @@ def test_exports_that_a_crash_left_behind_are_made_up_for(forked, whole, tmp_pat
     old = contents(1)
     checkpoints.export(tmp_path / "run", 1, old["model"], old["ema"])
     (tmp_path / "run" / checkpoints.MODEL).unlink()
-    with open(tmp_path / "run" / checkpoints.METRICS, "a") as log:
+    with open(tmp_path / "run" / checkpoints.METRICS, "a", encoding="utf-8") as log:
         log.write('{"step": 12, "lo')
     assert forked(**request("teacher", tmp_path / "run", expected))["code"] == 0
     check_same_run("teacher", expected, tmp_path / "run")
@@ -231,8 +232,7 @@ def test_a_full_disk(forked, whole, tmp_path):
 
 
 def test_a_read_only_folder(forked):
-    if os.getuid() != 0:
-        pytest.skip("needs root, to train as a user who may not write")
+    skip_unless_may_become(65534)
     with tempfile.TemporaryDirectory() as root:
         os.chmod(root, 0o755)
         answer = forked(**request("teacher", Path(root) / "run", Path(root)), uid=65534)

@@ -1,6 +1,7 @@
 """Nothing grows: neither with the steps of a run nor with the runs that one process makes."""
 
 import gc
+import resource
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from tests.toys import ToyData, optim, run_config
 
 def resident() -> float:
     """MB of memory of this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 / 1e6
+    with open("/proc/self/statm", encoding="utf-8") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
 
 
 class Affine(nn.Module):

@@ -113,7 +113,7 @@ def test_resume_drops_log_lines_after_the_checkpoint(tmp_path):
     job.objective = stopping_at(7, signal.SIGINT, job.objective)
     job.fit()
     with open(
-        tmp_path / checkpoints.METRICS, "a"
+        tmp_path / checkpoints.METRICS, "a", encoding="utf-8"
     ) as file:  # a crash after the checkpoint: more lines, the last one cut
         file.write(json.dumps({"step": 10, "loss": 1.0}) + '\n{"step": 12, "lo')
     trainer(tmp_path, config).fit()

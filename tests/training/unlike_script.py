@@ -15,4 +15,4 @@ if __name__ == "__main__":
     try:
         train(Path(sys.argv[1]), ToyData(), Net(2, seed=int(os.environ["RANK"])), config)
     except ValueError as error:
-        Path(f"{sys.argv[1]}-{os.environ['RANK']}.txt").write_text(str(error))
+        Path(f"{sys.argv[1]}-{os.environ['RANK']}.txt").write_text(str(error), encoding="utf-8")

@@ -246,7 +246,7 @@ def test_the_command_serves_until_ctrl_c_and_calls_nobody(command):
 
 
 def resident_mb(pid):
-    with open(f"/proc/{pid}/status") as status:
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
