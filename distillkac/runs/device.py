@@ -1,6 +1,8 @@
 """Where a run is trained and sampled, and what is faster there."""
 
 import contextlib
+import functools
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from distillkac import ops
 from distillkac._kernels import native
 from distillkac.base import launch_settings
 
@@ -16,22 +19,45 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def device() -> torch.device:
-    """The GPU, if torch can use one, there are kernels for it, and the launcher was not told to leave it (ACCELERATE_USE_CPU).
+    """The GPU, if torch can use one, it runs our kernels, and the launcher was not told to leave it (ACCELERATE_USE_CPU).
 
-    Warns where only the kernels are missing.
+    Warns where only the kernels are missing, or made for other GPUs.
     """
     if launch_settings.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
         return torch.device("cpu")
-    build = native.build_info()
-    if build["cuda"]:
+    rank = os.environ.get("LOCAL_RANK", "")  # each process asks its own GPU: on another it would only take memory
+    problem = gpu_problem(torch.device("cuda", int(rank) % torch.cuda.device_count() if rank.isdecimal() else 0))
+    if problem is None:
         return torch.device("cuda")
-    why = build["cuda_problem"] or "it was built without"
-    warnings.warn(
-        f"torch can use a GPU, but distillkac has no CUDA kernels ({why}): computing on the CPU; docs/install.md says how to "
-        "build them",
-        stacklevel=2,
-    )
+    warnings.warn(f"computing on the CPU: torch can use a GPU, but {problem}", stacklevel=2)
     return torch.device("cpu")
+
+
+def gpu_problem(device: torch.device) -> str | None:
+    """Why our kernels cannot run on this GPU, which torch can use, and what to do; None if they can."""
+    build = native.build_info()
+    if not build["cuda"]:
+        why = build["cuda_problem"] or "it was built without"
+        return f"distillkac has no CUDA kernels ({why}): docs/install.md says how to build them"
+    if failure := _failure(device):
+        architecture = "".join(map(str, torch.cuda.get_device_capability(device)))
+        return (
+            f"the CUDA kernels of distillkac, built for {build['cuda_architectures']}, do not run on it ({failure}): set "
+            f"CUDAARCHS={architecture} and build again (docs/install.md)"
+        )
+    return None
+
+
+@functools.cache
+def _failure(device: torch.device) -> str:
+    """What one small op says where it cannot run on this GPU, else nothing. Each GPU is asked once."""
+    try:
+        ops.kac_velocity(torch.zeros(1, 1, device=device), torch.ones(1, device=device), "telegraph", 1.0, 1.0).cpu()
+    except torch.OutOfMemoryError:  # no matter of the kernels: what needs the memory will say so
+        return ""
+    except RuntimeError as error:
+        return (str(error).splitlines() or [""])[0]
+    return ""
 
 
 def placed(network: Network, device: torch.device) -> Network:

@@ -20,7 +20,7 @@ from distillkac.flow.velocity_from import VelocityFrom
 from distillkac.runs import checkpoints, shipped
 from distillkac.runs.config import RunConfig, load_config
 from distillkac.runs.device import device as chosen_device
-from distillkac.runs.device import placed
+from distillkac.runs.device import gpu_problem, placed
 from distillkac.runs.own_network import OwnNetwork, check_attributes, copied
 from distillkac.runs.understood import check_answers, check_meaning
 
@@ -84,10 +84,13 @@ def _usable(device: torch.device | str) -> torch.device:
         )
     try:
         torch.empty(0, device=device)
-        return torch.device(device)
+        device = torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f'device {str(device)!r} cannot be used here, choose "cpu" or omit it: {reason}') from None
+    if device.type == "cuda" and (problem := gpu_problem(device)):
+        raise ValueError(f'device {str(device)!r} cannot be used here, choose "cpu" or omit it: {problem}')
+    return device
 
 
 def network_config(folder: Path, config: RunConfig) -> NetworkConfig | AdoptedNetwork:

@@ -143,11 +143,9 @@ class Trainer:
                 measure = measuring is not None and measuring.may_fall_on(self.step) and not stopped
                 # A checkpoint is always preceded by a report, whose check keeps a diverged state from being saved.
                 if save or measure or self.step % self.optim.log_every == 0:
-                    now = time.perf_counter()
-                    rate, since = len(updates) // self.updates * self.optim.batch_size / (now - since), now
-                    self._report(updates, rate, log, bar, durable=save or measure)
+                    self._report(updates, since, log, bar, durable=save or measure)
                     updates = []
-                if snapshot := self.averages.due(self.step):
+                if self.averages.due(self.step):
                     self.averages.snapshot(self.folder, self.step, self.followed, main)
                 if measuring is not None and measure:
                     ended = measuring.after(self.step, self._average, self._checkpoint, self._agreed, log)
@@ -155,7 +153,7 @@ class Trainer:
                     self._checkpoint()
                     if main and self.on_save is not None:
                         self.on_save(self.averaged, self.step)
-                if save or snapshot or measure:
+                if not updates:  # what came after their report is no part of the next ones
                     since = time.perf_counter()
             stopped = stopped or self._stopped(stop)
         return Fit(self._average(), self.step, self.step >= self.steps, stopped, ended)
@@ -259,9 +257,10 @@ class Trainer:
             self.dataset, self.seed, updates, optim.batch_size, parts, self.accelerator.device, optim.workers
         )
 
-    def _report(self, updates, rate, log, bar, durable) -> None:
-        """The log's line on the updates since the last one; raises FloatingPointError if one was not finite."""
-        failed = self.failed(updates)
+    def _report(self, updates, since, log, bar, durable) -> None:
+        """The log's line on the updates since that time; raises FloatingPointError if one was not finite."""
+        failed = self.failed(updates)  # which waits for the device: only now are they made
+        rate = len(updates) // self.updates * self.optim.batch_size / (time.perf_counter() - since)
         if any(failed):
             first = failed.index(True)
             update = self.step * self.updates - len(failed) + first

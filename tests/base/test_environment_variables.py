@@ -164,7 +164,7 @@ def test_a_plain_file_of_accelerate_config_passes(monkeypatch, user_file):
 
 def test_a_launcher_may_keep_a_command_off_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device, "native", SimpleNamespace(build_info=lambda: {"cuda": "13.0"}))
+    monkeypatch.setattr(device, "gpu_problem", lambda _: None)
     assert device.device().type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert device.device().type == "cpu"
@@ -176,6 +176,7 @@ def test_a_launcher_may_keep_a_command_off_the_gpu(monkeypatch):
 def test_a_gpu_without_kernels_is_said(monkeypatch, problem):
     """As after an installation with an nvcc that could not build them."""
     build = {"cuda": "", "cuda_problem": problem}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "native", SimpleNamespace(build_info=lambda: build))
     with pytest.warns(UserWarning, match=r"has no CUDA kernels \((nvcc cannot build|it was built without)"):

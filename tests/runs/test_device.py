@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,13 +10,52 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkac.runs import checkpoints, device
-from distillkac.runs.run import build_network
+from distillkac.runs.run import build_network, open_run
 from distillkac.training import loop
 from distillkac.training.loop import Trainer
 from distillkac.training.objective import FlowMatching
 from tests.toys import ToyData, optim, run_config
 
 MATMUL, CUDA = torch.backends.cuda.matmul, torch.device("cuda")
+
+
+@pytest.fixture
+def foreign_gpu(monkeypatch):
+    """Two GPUs that torch can use and none of our kernels was built for; which of them were asked."""
+    asked = []
+
+    def velocity(k, *_):
+        asked.append(k)
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    build = {"cuda": "13.0", "cuda_architectures": "80-real;90-real"}
+    monkeypatch.setattr(device, "native", SimpleNamespace(build_info=lambda: build))
+    monkeypatch.setattr(device, "ops", SimpleNamespace(kac_velocity=velocity))
+    for name in ("zeros", "ones", "empty"):
+        monkeypatch.setattr(torch, name, lambda *_, device: torch.device(device))
+    for name, value in (("is_available", True), ("device_count", 2), ("get_device_capability", (7, 5))):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    device._failure.cache_clear()
+    yield asked
+    device._failure.cache_clear()
+
+
+def test_a_gpu_that_the_kernels_were_not_built_for_is_said_and_left(monkeypatch, foreign_gpu):
+    with pytest.warns(
+        UserWarning, match=r"on the CPU: .* built for 80-real;90-real, .* no kernel image .*CUDAARCHS=75"
+    ):
+        assert device.device() == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # of a second process on this machine, of two on each GPU
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="CUDAARCHS=75 and build again") as said:
+            assert device.device() == torch.device("cpu")
+    assert "\n" not in str(said[0].message)
+    assert foreign_gpu == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+def test_a_gpu_that_the_kernels_were_not_built_for_is_refused_where_it_is_asked_for(foreign_gpu):
+    with pytest.raises(ValueError, match=r"device 'cuda:1' cannot be used here, .*: set CUDAARCHS=75 and build again"):
+        open_run("digits", "cuda:1")
 
 
 def precision():

@@ -1,10 +1,13 @@
 """What one update does and what the log says of it: clipping, rates, losses, and what is random inside a network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from distillkac.runs import checkpoints
+from distillkac.training import loop
 from distillkac.training.learning_rate import learning_rate
 from tests.toys import optim, run_config, trainer
 
@@ -47,6 +50,31 @@ def test_of_several_updates_a_step_the_log_has_the_loss_of_the_last(tmp_path):
             return sum(p.sum() for p in network.parameters()) * 0 + float(batch.step % 2)
 
     assert [line["loss"] for line in logged(tmp_path, optim(log_every=1), Two())] == [1.0] * 4
+
+
+def test_the_rate_is_of_steps_that_were_made_and_of_their_time_alone(tmp_path, monkeypatch):
+    """Begun in no time, as on a GPU, whose four steps are waited for 10 s by the report; a checkpoint then takes 100 s, a
+    snapshot between two reports 5 s, which cannot be told from the steps that it waits for."""
+    made, now = trainer(tmp_path, run_config(steps=8, optim=optim(log_every=4, save_every=4))), [0.0]
+
+    def taking(owner, name, seconds):
+        function = getattr(owner, name)
+
+        def slow(*args):
+            now[0] += seconds
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(made.averages, "due", lambda step: step == 6)
+    monkeypatch.setattr(made.averages, "snapshot", lambda *_: None)
+    taking(made, "failed", 10.0)
+    taking(made, "_checkpoint", 100.0)
+    taking(made.averages, "snapshot", 5.0)
+    made.fit()
+    rates = [line["samples_per_second"] for line in checkpoints.MetricsLog.read(tmp_path)]
+    assert rates == [4 * 12 / 10, 4 * 12 / 15]
 
 
 def test_each_step_and_each_process_has_dropout_of_its_own(tmp_path, monkeypatch):
