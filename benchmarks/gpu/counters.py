@@ -49,13 +49,22 @@ def main(argv: list[str] | None = None) -> int:
     given = {"commit": args.commit, "date": args.date}
     origin = kernels.origin() | {name: value for name, value in given.items() if value is not None}
     of = json.loads(args.results.read_text(encoding="utf-8"))["machine"]
-    rows = counted(args.file.read_text(encoding="utf-8").splitlines())
+    # Files of before know their GPU by its name alone.
+    known = kernels.known_machine(of["gpu"])
+    architecture = of.get("architecture", "" if known is None else known.architecture)
+    if architecture not in kernels.budget():
+        parser.error(
+            f"csrc/tools/sass.py counted nothing for {architecture or of['gpu']}, to set the counters beside: let it count for "
+            "that too, or measure on a GPU of those in sass_budget.json"
+        )
+    rows = counted(args.file.read_text(encoding="utf-8").splitlines(), architecture)
     kernels.keep(args.results.parent, of, "counters", origin | {"shape": list(kernels.ONCE), "rows": rows})
     return 0
 
 
-def counted(lines: Iterable[str]) -> list[dict]:
-    """A row for each float32 kernel in the CSV of ncu, whose other lines are its messages."""
+def counted(lines: Iterable[str], architecture: str) -> list[dict]:
+    """A row for each float32 kernel in the CSV of ncu, whose other lines are its messages. architecture: the GPU's, as
+    "sm_90"."""
     table = csv.DictReader(line for line in lines if line.startswith('"'))
     launches: dict[str, dict] = {}
     for line in table:
@@ -64,14 +73,16 @@ def counted(lines: Iterable[str]) -> list[dict]:
     rows: dict[str, dict] = {}
     for launch in launches.values():
         if (kernel := kernel_of(launch.pop("name"))) is not None and kernel not in rows:
-            rows[kernel] = row_of(kernel, {name: float(value.replace(",", "")) for name, value in launch.items()})
+            rows[kernel] = row_of(
+                kernel, architecture, {name: float(value.replace(",", "")) for name, value in launch.items()}
+            )
     return list(rows.values())
 
 
-def row_of(kernel: str, values: dict[str, float]) -> dict:
+def row_of(kernel: str, architecture: str, values: dict[str, float]) -> dict:
     """Instructions for an element, counted (the longest hot path and a unit's share) and executed; shares in percent."""
     model, name = kernels.cuda_model, f"{kernel} float32"
-    expected = kernels.budget()["sm_90"][name]
+    expected = kernels.budget()[architecture][name]
     setup = expected["unit"] * model.UNIT / model.unit_of(name, kernels.ONCE)
     waits = {name: values.get(STALL.format(name), 0.0) for name in WAITS}
     longest = max(waits, key=lambda name: waits[name])

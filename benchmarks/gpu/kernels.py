@@ -179,6 +179,7 @@ def machine(device: str) -> dict:
     build = native.build_info()
     return {
         "gpu": torch.cuda.get_device_name() if device == "cuda" else platform.machine() + " CPU, in small",
+        "architecture": "sm_{}{}".format(*torch.cuda.get_device_capability()) if device == "cuda" else "",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "nvcc": build["cuda"],

@@ -150,7 +150,7 @@ def profile(*launches: tuple[str, float]) -> list[str]:
     return lines
 
 
-def test_counters_are_read_for_an_element(tmp_path):
+def test_counters_are_read_for_an_element(tmp_path, capsys):
     pair = "void kac_pair_to_kernel<float, PlanarShared>(KacPairArgs, QuantileTable)"
     elements = kernels.math.prod(kernels.ONCE)
     lines = profile(
@@ -159,19 +159,25 @@ def test_counters_are_read_for_an_element(tmp_path):
         (pair, 1),
         (pair.replace("float", "BFloat16"), 1),
     )
-    (row,) = counters.counted(lines)
+    (row,) = counters.counted(lines, "sm_80")
     assert (row["kernel"], row["executed"], row["registers"]) == ("kac_pair to t_to planar", 50.0, 148)
     assert (row["issue"], row["waits_for"], row["waiting"]) == (2.5, "long scoreboard", 7.3)
-    budget = kernels.budget()["sm_90"]["kac_pair to t_to planar float32"]
+    budget, other = (kernels.budget()[name]["kac_pair to t_to planar float32"] for name in ("sm_80", "sm_90"))
+    assert budget != other
     assert row["counted"] == pytest.approx(budget["most"] + budget["unit"] / 2, abs=0.06)  # units of 4096, not 2048
     (tmp_path / "ncu.csv").write_text("\n".join(lines))
-    (tmp_path / "nvidia-x.json").write_text('{"machine": {"gpu": "NVIDIA X"}, "times": {"date": "then", "rows": []}}')
+    of = {"machine": {"gpu": "NVIDIA X", "architecture": "sm_80"}, "times": {"date": "then", "rows": []}}
+    (tmp_path / "nvidia-x.json").write_text(json.dumps(of))
     words = [str(tmp_path / "ncu.csv"), str(tmp_path / "nvidia-x.json"), "--commit", "abc"]
     assert counters.main(words) == 0
     kept = json.loads((tmp_path / "nvidia-x.json").read_text())
     assert kept["counters"]["commit"] == "abc"
     assert kept["counters"]["rows"] == [row]
     assert kept["times"] == {"date": "then", "rows": []}
+    (tmp_path / "nvidia-x.json").write_text(json.dumps(of | {"machine": {"gpu": "NVIDIA X"}}))
+    with pytest.raises(SystemExit):
+        counters.main(words)
+    assert "sass.py counted nothing for NVIDIA X" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
