@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CSRC = ROOT / "distillkac", ROOT / "csrc"
-GOLDEN = json.loads((ROOT / "tests" / "golden" / "telegraph.json").read_text())["rows"]
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "telegraph.json").read_text(encoding="utf-8"))["rows"]
 
 # Fashion-MNIST, for tests marked `fashion`: where Debian's package puts it, or where the variable says.
 FASHION = Path(os.environ.get("FASHION_MNIST") or "/usr/share/datasets/fashion-mnist")

@@ -11,7 +11,7 @@ from tests.places import ROOT
 
 def cmake_flags(name: str) -> list[str]:
     """What CMakeLists.txt sets a list to."""
-    return re.search(rf"set\({name} ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
+    return re.search(rf"set\({name} ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))[1].split()
 
 
 def kernel_flags(level: str) -> list[str]:
@@ -29,9 +29,9 @@ def build(folder: Path, driver: Path, levels, flags=(), mutate=lambda name, text
     for path in (p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cpp")):
         copy = csrc / path.relative_to(ROOT / "csrc")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        text = mutate(path.name, path.read_text())
-        if not copy.exists() or copy.read_text() != text:
-            copy.write_text(text)
+        text = mutate(path.name, path.read_text(encoding="utf-8"))
+        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
             changed.add(copy)
     embed = [ROOT / "csrc/tools/embed_table.py", ROOT / "csrc/telegraph/quantile_table.bin"]
     subprocess.run([sys.executable, *map(str, embed), str(folder / "quantile_table.inc")], check=True)

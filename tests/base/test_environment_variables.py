@@ -105,7 +105,7 @@ def test_every_update_is_made_as_often_as_the_log_says(tmp_path, monkeypatch):
     assert train.main(["--run", str(tmp_path), *options]) == 0
     moments = checkpoints.load_state(tmp_path)["optimizer"]["state"]
     assert {int(values["step"]) for values in moments.values()} == {4}
-    assert len((tmp_path / checkpoints.METRICS).read_text().splitlines()) == 4
+    assert len((tmp_path / checkpoints.METRICS).read_text(encoding="utf-8").splitlines()) == 4
 
 
 def launched(*options: str) -> dict[str, str]:
@@ -125,7 +125,7 @@ def user_file(tmp_path, monkeypatch):
 
     def write(**settings):
         usual = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "num_processes": 1, "use_cpu": False}
-        path.write_text(json.dumps(usual | settings))  # JSON is YAML
+        path.write_text(json.dumps(usual | settings), encoding="utf-8")  # JSON is YAML
 
     return write
 
@@ -216,7 +216,11 @@ def test_every_variable_that_accelerate_reads_has_been_judged():
     """Fails with a version of accelerate that reads a new one: decide what it means here."""
     root = Path(find_spec("accelerate").origin).parent
     sources = [path for path in root.rglob("*.py") if not {"commands", "test_utils"} & {*path.relative_to(root).parts}]
-    read = {name for path in sources for name in re.findall(r"[\"'](ACCELERATE_[A-Z0-9_]+)[\"']", path.read_text())}
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r"[\"'](ACCELERATE_[A-Z0-9_]+)[\"']", path.read_text(encoding="utf-8"))
+    }
     ours = Path(launch_settings.__file__).read_text(encoding="utf-8")
     assert len(read) > 30
     assert [name for name in sorted(read) if name not in ours and not re.fullmatch(HARMLESS, name)] == []

@@ -59,7 +59,7 @@ def test_a_folder_of_that_name_is_no_package(first_on_the_path, monkeypatch, nam
 def test_code_of_that_name_is_named(first_on_the_path, name, place):
     file = first_on_the_path / place.format(name)
     file.parent.mkdir(exist_ok=True)
-    file.write_text("mine = True\n")
+    file.write_text("mine = True\n", encoding="utf-8")
     with pytest.raises(ValueError, match="is imported instead: start in another folder or rename it") as told:
         optional.load(name, "this test")
     assert str(file.parent if file.name == "__init__.py" else file) in str(told.value)
@@ -77,7 +77,7 @@ def test_an_absent_package_names_the_extra(monkeypatch, name):
 )
 def test_a_broken_package_says_why(first_on_the_path, code):
     (first_on_the_path / "wandb").mkdir()
-    (first_on_the_path / "wandb" / "__init__.py").write_text(code + "\n")
+    (first_on_the_path / "wandb" / "__init__.py").write_text(code + "\n", encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"wandb, which cannot be imported .*Error: .*install it anew: pip install wandb"
     ):
@@ -96,7 +96,7 @@ def test_tracking_is_not_switched_off_by_a_folder(first_on_the_path, monkeypatch
 def test_a_tracker_that_accelerate_does_not_find_is_no_tracker(first_on_the_path, monkeypatch):
     """It looks for the metadata of an installation, and would go on without the tracker."""
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
-    (first_on_the_path / "wandb.py").write_text("init = print\n")
+    (first_on_the_path / "wandb.py").write_text("init = print\n", encoding="utf-8")
     with (
         pytest.warns(UserWarning, match="no supported trackers"),
         pytest.raises(ValueError, match="--track wandb: accelerate does not find"),
@@ -121,9 +121,9 @@ def test_a_folder_where_a_command_starts(tmp_path):
 def test_no_other_way_to_look_for_a_package():
     """`find_spec` finds folders, and an import of one is its name alone: both belong to optional.load."""
     for path in (ROOT / "distillkac").rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name != "optional.py":
-            assert "find_spec" not in path.read_text(), path
+            assert "find_spec" not in path.read_text(encoding="utf-8"), path
         for node in ast.walk(tree):
             if isinstance(node, ast.Try):
                 inside = {name for item in node.body for name in imported(item)}

@@ -111,11 +111,11 @@ def test_bars_of_libraries_are_switched_off_and_on_again(monkeypatch):
 
 def test_every_bar_of_the_package_is_made_in_one_place():
     root = Path(train.__file__).parent
-    assert [path.name for path in root.rglob("*.py") if "tqdm" in path.read_text()] == ["progress.py"]
+    assert [path.name for path in root.rglob("*.py") if "tqdm" in path.read_text(encoding="utf-8")] == ["progress.py"]
 
 
 def test_a_warning_of_a_command_is_one_sentence(folder, tmp_path):
-    (folder / "a" / "notes.txt").write_text("no image")
+    (folder / "a" / "notes.txt").write_text("no image", encoding="utf-8")
     done = subprocess.run(command(folder, tmp_path / "run"), capture_output=True, text=True, check=True)
     told = [line for line in done.stderr.splitlines() if not line.startswith("train: ")]
     assert told == [f"warning: {folder}: left out 1 files that are no images, such as a/notes.txt"]

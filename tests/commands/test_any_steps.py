@@ -101,7 +101,7 @@ def test_a_pipeline_takes_any_number_too(made, tmp_path):
         return pipeline([3, 4], num_inference_steps=steps, generator=generator, output_type="pt").images
 
     pipeline.save_pretrained(tmp_path / "saved")
-    assert "any number of steps, best at most 4" in (tmp_path / "saved" / "README.md").read_text()
+    assert "any number of steps, best at most 4" in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
     again = KacPipeline.from_pretrained(tmp_path / "saved")
     for steps in (1, 2, 3):
         assert torch.equal(drawn(pipeline, steps), drawn(again, steps))
@@ -115,7 +115,7 @@ def test_a_pipeline_takes_any_number_too(made, tmp_path):
 
 def test_evaluation_measures_it_at_its_steps_and_the_halves_of_them(made):
     assert evaluate.main([str(made), "--num", "20", "--teacher-steps", "2"]) == 0
-    rows = json.loads((made / "evaluation.json").read_text())["rows"]
+    rows = json.loads((made / "evaluation.json").read_text(encoding="utf-8"))["rows"]
     found = [(row["steps"], row["nfe"]) for row in rows if row["name"] == "student-4-consistency"]
     assert found == [(4, 4), (2, 2), (1, 1)]
     for steps in (4, 2, 1):
@@ -138,9 +138,9 @@ def test_the_demo_page_offers_it(made):
 def test_older_configs_mean_what_they_meant(made, tmp_path):
     config = load_config(made / "student-2")
     save_config(tmp_path, config)
-    content = json.loads((tmp_path / "config.json").read_text())
+    content = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     del content["student"]["restart"]
-    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
     assert load_config(tmp_path) == config
     assert config.student.restart is None
 

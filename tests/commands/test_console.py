@@ -18,7 +18,7 @@ def test_every_command_is_a_verb():
 
 
 def test_the_package_has_the_script():
-    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["distillkac"]
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["distillkac"]
     module, name = script.split(":")
     assert getattr(importlib.import_module(module), name) is __main__.main
 

@@ -53,15 +53,15 @@ def test_parts_are_run_kept_and_told(two_parts, capsys):
     assert "nowhere is not installed: parts that need it are skipped" in told
     assert "machine: passed" in told
     assert "tests: failed, exit status 1" in told
-    text = (two_parts / "out" / "summary.md").read_text()
+    text = (two_parts / "out" / "summary.md").read_text(encoding="utf-8")
     assert "1 passed, 1 failed, 1 skipped" in text
     assert "skipped (needs nowhere" in text
-    assert "a finding" in (two_parts / "out" / "tests.txt").read_text()
+    assert "a finding" in (two_parts / "out" / "tests.txt").read_text(encoding="utf-8")
     assert command.main(words) == 1
     assert "machine: passed before" in capsys.readouterr().out
-    assert (two_parts / "count").read_text() == "x"
+    assert (two_parts / "count").read_text(encoding="utf-8") == "x"
     assert command.main([*words, "--again", "--only", "machine"]) == 0
-    assert (two_parts / "count").read_text() == "xx"
+    assert (two_parts / "count").read_text(encoding="utf-8") == "xx"
     assert command.main([*words, "--minutes", "0", "--only", "tests"]) == 1  # as it failed before
     assert "tests: not begun" in capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_agreement_is_measured_by_distance_and_fails_above_its_limit(monkeypatch
     monkeypatch.setattr(agreement, "SHAPES", ((3, 34),))
     monkeypatch.setattr(agreement, "RATES", ((9.0, 3.0),))
     assert agreement.main(["--device", "cpu", "--out", str(out)]) == 0
-    rows = json.loads(out.read_text())["rows"]
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert len(rows) == 14
     assert {row[1] for row in rows} == {"0"}
     apart = [("kac_noise planar", torch.ones(2), torch.ones(2) + 2**-23), ("guided_step planar", one, one)]

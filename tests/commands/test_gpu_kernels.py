@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu import counters, kernel_page, kernels
 from distillkac.base import files
 
-H200 = json.loads((kernel_page.RESULTS / "nvidia-h200.json").read_text())
+H200 = json.loads((kernel_page.RESULTS / "nvidia-h200.json").read_text(encoding="utf-8"))
 
 
 def test_it_runs_in_small_and_keeps_what_it_measured(monkeypatch, tmp_path, capsys):
@@ -18,13 +18,14 @@ def test_it_runs_in_small_and_keeps_what_it_measured(monkeypatch, tmp_path, caps
     out, results = tmp_path / "kernels-figures.json", tmp_path / "results" / "nvidia-cpu.json"
     results.parent.mkdir()
     results.write_text(
-        '{"machine": {"gpu": "NVIDIA cpu", "driver": "1"}, "counters": {"date": "then", "rows": [{"kernel": "x"}]}}'
+        '{"machine": {"gpu": "NVIDIA cpu", "driver": "1"}, "counters": {"date": "then", "rows": [{"kernel": "x"}]}}',
+        encoding="utf-8",
     )
     assert kernels.main(["--device", "cpu", "--out", str(out), "--results", str(tmp_path / "results")]) == 0
-    table = json.loads(out.read_text())
+    table = json.loads(out.read_text(encoding="utf-8"))
     assert [len(row) for row in table["rows"]] == [len(kernels.COLUMNS)] * 2 * 2 * (len(sass_kernels()) + 2)
     assert len(capsys.readouterr().out.splitlines()) == len(table["rows"])
-    kept = json.loads(results.read_text())
+    kept = json.loads(results.read_text(encoding="utf-8"))
     assert kept["machine"] == {"gpu": "NVIDIA cpu"}  # that of the times, whatever it was before
     assert kept["counters"] == {"date": "then", "rows": [{"kernel": "x"}]}
     assert {row["kernel"] for row in kept["times"]["rows"]} == {*sass_kernels(), *kernels.DRAWS_OF_TORCH}
@@ -165,16 +166,16 @@ def test_counters_are_read_for_an_element(tmp_path, capsys):
     budget, other = (kernels.budget()[name]["kac_pair to t_to planar float32"] for name in ("sm_80", "sm_90"))
     assert budget != other
     assert row["counted"] == pytest.approx(budget["most"] + budget["unit"] / 2, abs=0.06)  # units of 4096, not 2048
-    (tmp_path / "ncu.csv").write_text("\n".join(lines))
+    (tmp_path / "ncu.csv").write_text("\n".join(lines), encoding="utf-8")
     of = {"machine": {"gpu": "NVIDIA X", "architecture": "sm_80"}, "times": {"date": "then", "rows": []}}
-    (tmp_path / "nvidia-x.json").write_text(json.dumps(of))
+    (tmp_path / "nvidia-x.json").write_text(json.dumps(of), encoding="utf-8")
     words = [str(tmp_path / "ncu.csv"), str(tmp_path / "nvidia-x.json"), "--commit", "abc"]
     assert counters.main(words) == 0
-    kept = json.loads((tmp_path / "nvidia-x.json").read_text())
+    kept = json.loads((tmp_path / "nvidia-x.json").read_text(encoding="utf-8"))
     assert kept["counters"]["commit"] == "abc"
     assert kept["counters"]["rows"] == [row]
     assert kept["times"] == {"date": "then", "rows": []}
-    (tmp_path / "nvidia-x.json").write_text(json.dumps(of | {"machine": {"gpu": "NVIDIA X"}}))
+    (tmp_path / "nvidia-x.json").write_text(json.dumps(of | {"machine": {"gpu": "NVIDIA X"}}), encoding="utf-8")
     with pytest.raises(SystemExit):
         counters.main(words)
     assert "sass.py counted nothing for NVIDIA X" in capsys.readouterr().err
@@ -201,13 +202,15 @@ def test_the_page_has_the_tables_of_the_files(tmp_path):
     assert files.marked(kernel_page.PAGE, kernel_page.MARK).strip() == kernel_page.section(kernel_page.RESULTS).strip()
     changed = json.loads(json.dumps(H200))
     changed["times"]["rows"][0]["us"] = 1234.0
-    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    (tmp_path / "changed.json").write_text(json.dumps(changed), encoding="utf-8")
     assert "| 1234.0 |" in kernel_page.section(tmp_path)
 
 
 def test_figures_in_the_text_are_those_of_the_tables():
     """Of what the page says of the tables; other figures are computed here. What was before is in no table any more."""
-    text, _, led_to = kernel_page.PAGE.read_text().partition("**What it says.**")[2].partition("**What the first")
+    text, _, led_to = (
+        kernel_page.PAGE.read_text(encoding="utf-8").partition("**What it says.**")[2].partition("**What the first")
+    )
     now = [line.split("|")[3] for line in led_to.partition("### ")[0].splitlines() if line.startswith("| ")][2:]
     ratios = [row["executed"] / row["counted"] for row in H200["counters"]["rows"]]
     large = [row for row in H200["times"]["rows"] if row["shape"][0] == 128]
@@ -228,7 +231,7 @@ def test_the_file_of_the_h200_is_whole():
     assert set(rows) == expected
     assert {row["kernel"] for row in H200["counters"]["rows"]} == H200_KERNELS - {*kernels.DRAWS_OF_TORCH}
     assert all(H200[what][name] for what in ("times", "counters") for name in ("commit", "date"))
-    assert kernels.as_json(H200) == (kernel_page.RESULTS / "nvidia-h200.json").read_text()
+    assert kernels.as_json(H200) == (kernel_page.RESULTS / "nvidia-h200.json").read_text(encoding="utf-8")
 
 
 H200_KERNELS = {row["kernel"] for row in H200["times"]["rows"]}

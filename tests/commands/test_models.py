@@ -89,13 +89,13 @@ def test_the_list_says_what_they_are_how_made_and_how_good(capsys):
 
 
 def test_the_page_shows_what_is_printed(capsys):
-    page = (ROOT / "docs" / "models.md").read_text()
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert page.partition("```text\n")[2].partition("```")[0] == told(capsys).rpartition("\ndraw from one")[0]
 
 
 @pytest.mark.parametrize("name", list(shipped.index()))
 def test_a_name_prints_its_card(capsys, name):
-    assert told(capsys, name) == (shipped.FOLDER / name / shipped.CARD).read_text()
+    assert told(capsys, name) == (shipped.FOLDER / name / shipped.CARD).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,17 @@ def test_a_model_is_made_that_opens_by_its_name(run, monkeypatch, capsys):
     monkeypatch.setattr(shipped, "FOLDER", out)
     assert shipped.problems() == []
     entry = shipped.index()["mine"]
-    assert (out / "mine" / "card.md").read_text() == model_card.card("mine", entry)
-    known = json.loads((run / "evaluation.json").read_text())
+    assert (out / "mine" / "card.md").read_text(encoding="utf-8") == model_card.card("mine", entry)
+    known = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert entry["evaluator"] == known["evaluator"]
     assert (entry["num"], entry["commit"], entry["made_by"]) == (60, "abc", "a test")
     assert [row["name"] for row in entry["rows"]] == ["real train images", "teacher", "student-2"]
     assert entry["trained"] == [{k: v for k, v in known["rows"][-1].items() if k != "images_per_second"}]
     opened, before = open_run(choose("mine", SamplerConfig(2)), "cpu"), open_run(run / "student-2", "cpu")
     assert opened.config == before.config
-    assert "It draws images of 8 × 8 pixels, grey, in 2 steps." in (out / "mine" / "card.md").read_text()
+    assert "It draws images of 8 × 8 pixels, grey, in 2 steps." in (out / "mine" / "card.md").read_text(
+        encoding="utf-8"
+    )
     gaps = [
         (value - before.network.state_dict()[name]).abs().max() / value.abs().max().clamp(min=1e-6)
         for name, value in opened.network.state_dict().items()
@@ -92,14 +94,14 @@ def test_one_student_for_any_number_of_steps_is_shipped_for_all_of_them(run, mon
     rows = files.read_json(out / "index.json")["any"]["rows"]
     name = "student-2-consistency"
     assert [(row["name"], row["nfe"]) for row in rows[2:]] == [(name, 2), (name, 1)]
-    assert "distillkac sample any --steps 1" in (out / "any" / "card.md").read_text()
+    assert "distillkac sample any --steps 1" in (out / "any" / "card.md").read_text(encoding="utf-8")
     monkeypatch.setattr(shipped, "FOLDER", out)
     assert all(choose("any", SamplerConfig(steps)).name == name for steps in (1, 2))
 
 
 def spoil(run, how):
     path = run / "evaluation.json"
-    known = json.loads(path.read_text())
+    known = json.loads(path.read_text(encoding="utf-8"))
     if how == "no evaluation":
         path.unlink()
     elif how == "no student":

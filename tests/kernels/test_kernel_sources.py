@@ -33,7 +33,7 @@ def wrong_includes(csrc):
     wrong = []
     for path in sources(csrc):
         room = path.relative_to(csrc).parts[0]
-        for name in set(re.findall(r'^#include "(.*)"', path.read_text(), re.MULTILINE)) - GENERATED:
+        for name in set(re.findall(r'^#include "(.*)"', path.read_text(encoding="utf-8"), re.MULTILINE)) - GENERATED:
             target = (path.parent / name).resolve()
             other = target.relative_to(csrc.resolve()).parts[0] if target.exists() else None
             if other is None or (other != room and floor[other] >= floor[room]):
@@ -61,9 +61,9 @@ def compile_with(folder, old, new):
     """Checks the two ops that make every choice, with `old` in kernels.h replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     header = folder / "csrc" / "kernels.h"
-    text = header.read_text()
+    text = header.read_text(encoding="utf-8")
     assert text.count(old) == 1
-    header.write_text(text.replace(old, new))
+    header.write_text(text.replace(old, new), encoding="utf-8")
     flags = ["-std=gnu++20", "-fsyntax-only", "-DDISTILLKAC_ARCH=portable", *standalone.cmake_flags("WARNINGS")]
     return [
         subprocess.run(
@@ -87,7 +87,7 @@ def test_a_choice_that_is_served_nowhere_does_not_compile(tmp_path, last):
 
 
 def test_the_readme_names_files_that_exist():
-    text = (CSRC / "README.md").read_text()
+    text = (CSRC / "README.md").read_text(encoding="utf-8")
     names = set(re.findall(r"[\w./*-]+\.(?:h|cpp|cu|cuh|py|bin|md|txt)\b", text))
     assert len(names) > 50
     lost = [name for name in names if not any(ROOT.glob(name)) and not any(CSRC.rglob(name))]

@@ -15,7 +15,7 @@ import control_flow
 import cuda_model
 import sass
 
-BUDGET = json.loads(sass.BUDGET.read_text())
+BUDGET = json.loads(sass.BUDGET.read_text(encoding="utf-8"))
 FLOAT32 = BUDGET["sm_90"]
 needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
 
@@ -52,10 +52,10 @@ def test_one_more_philox_round_is_noticed(tmp_path):
     for path in (p for p in CSRC.rglob("*") if p.suffix in (".h", ".cuh", ".cu")):
         copy = tmp_path / "csrc" / path.relative_to(CSRC)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text().replace(
+        text = path.read_text(encoding="utf-8").replace(
             "round < 10; ++round) {\n    DK_UNROLL", "round < 11; ++round) {\n    DK_UNROLL"
         )
-        copy.write_text(text.replace("low[10], high[10];", "low[11], high[11];"))
+        copy.write_text(text.replace("low[10], high[10];", "low[11], high[11];"), encoding="utf-8")
     cubin, log = sass.compile_op("kac_noise", "90", tmp_path, tmp_path / "csrc")
     name = "kac_noise planar float32"
     counted = sass.counts("kac_noise", sass.disassemble(cubin), log)[name]
@@ -96,7 +96,7 @@ def test_hot_paths_are_as_short_as_was_asked(kernel, most):
 
 
 def test_the_page_has_the_tables():
-    page = cuda_model.PAGE.read_text()
+    page = cuda_model.PAGE.read_text(encoding="utf-8")
     assert page.split(cuda_model.BEGIN)[1].split(cuda_model.END)[0].strip() == cuda_model.tables(BUDGET)
 
 
@@ -193,7 +193,7 @@ def test_launches_by_hand():
 
 
 def test_the_model_has_the_constants_of_the_kernels():
-    text = (CSRC / "ops" / "cuda_common.cuh").read_text()
+    text = (CSRC / "ops" / "cuda_common.cuh").read_text(encoding="utf-8")
     for name, value in (
         ("kThreads", cuda_model.THREADS),
         ("kCudaChunk", cuda_model.UNIT),
@@ -203,6 +203,6 @@ def test_the_model_has_the_constants_of_the_kernels():
         assert re.search(rf"{name} = (\d+);", text)[1] == str(value)
     assert f"kMostDrawn = {cuda_model.LONGEST} * kCudaChunk;" in text
     assert cuda_model.UNIT == cuda_model.THREADS * sass.PER_THREAD
-    flags = (ROOT / "CMakeLists.txt").read_text()
+    flags = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert all(flag in flags for flag in ("--fmad=false", "DISTILLKAC_ARCH=cuda", "CUDA_STANDARD 17"))
     assert re.search(r"CMAKE_CUDA_ARCHITECTURES (\S+) (\S+) (\S+)\)", flags).groups() == ("80-real", "90-real", "100")

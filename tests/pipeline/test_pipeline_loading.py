@@ -21,17 +21,17 @@ from tests.toys import run_config
 def test_a_pipeline_of_an_earlier_version_loads_with_a_word(runs, tmp_path):
     _, pipe = loaded(runs, "plain")
     pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
+    index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     del index["trained"]
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
-    scheduler = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    scheduler = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     del scheduler["num_steps"]
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler), encoding="utf-8")
     with pytest.warns(UserWarning, match="does not know what its network was trained for"):
         old = KacPipeline.from_pretrained(tmp_path)
     assert len(old([0, 1], 20).images) == 2
     index["trained"] = {"label_drop": 0.1, "of_tomorrow": 1}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(ValueError, match="not of this version of distillkac"):
         KacPipeline.from_pretrained(tmp_path)
 
@@ -103,7 +103,7 @@ def test_saved_pipelines_carry_a_card(runs, tmp_path):
     ):
         _, pipe = loaded(runs, name)
         pipe.save_pretrained(tmp_path / name)
-        card = (tmp_path / name / "README.md").read_text()
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
         for words in (
             "from distillkac.pipeline import KacPipeline",
             "license: unknown",
@@ -116,21 +116,21 @@ def test_saved_pipelines_carry_a_card(runs, tmp_path):
         code = code.replace("image.png", str(tmp_path / f"{name}.png"))
         exec(compile(code, "README.md", "exec"), {})
         assert (tmp_path / f"{name}.png").exists()
-    index = json.loads((tmp_path / "teacher" / "model_index.json").read_text())
+    index = json.loads((tmp_path / "teacher" / "model_index.json").read_text(encoding="utf-8"))
     assert index["unet"] == ["distillkac.pipeline", "KacNet"]
     assert index["scheduler"] == ["distillkac.scheduler", "KacScheduler"]
 
 
 def test_a_card_that_somebody_wrote_is_kept(runs, tmp_path):
     _, pipe = loaded(runs, "teacher")
-    (tmp_path / "README.md").write_text("# My digits\n")
+    (tmp_path / "README.md").write_text("# My digits\n", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"README\.md is kept as it is"):
         pipe.save_pretrained(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "# My digits\n"
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# My digits\n"
     (tmp_path / "README.md").unlink()
     pipe.save_pretrained(tmp_path)
     pipe.save_pretrained(tmp_path)  # our own is written anew
-    assert "KacPipeline" in (tmp_path / "README.md").read_text()
+    assert "KacPipeline" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
@@ -160,7 +160,7 @@ def test_the_hub_gets_the_card(runs, tmp_path, monkeypatch, way, remote):
             pipe.push_to_hub("someone/kac")
         else:
             pipe.save_pretrained(str(tmp_path / "saved"), push_to_hub=True, repo_id="someone/kac")
-    card = (tmp_path / "hub" / "someone" / "kac" / "README.md").read_text()
+    card = (tmp_path / "hub" / "someone" / "kac" / "README.md").read_text(encoding="utf-8")
     assert ("KacPipeline.from_pretrained(" in card) == (remote is None)
     assert ("# Mine, by hand" in card) == (remote is not None)
 

@@ -21,7 +21,7 @@ FILES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 STORIES = {"first-hour.md": "runs/first"}
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PROGRAMS = (
     "make",
     "python",

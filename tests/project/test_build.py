@@ -112,7 +112,7 @@ def build(tmp_path, monkeypatch):
 
 def program(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -162,7 +162,7 @@ def test_an_nvcc_that_cannot_build_costs_the_cuda_kernels_only(
     assert said in last
     assert "DISTILLKAC_CUDA" in last
     assert "CUDAARCHS" in last
-    arguments = (tmp_path / "arguments").read_text().splitlines()
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
     assert "-DDISTILLKAC_CUDA=OFF" in arguments
     told = next(word for word in arguments if word.startswith("-DDISTILLKAC_CUDA_PROBLEM="))
     assert said in told
@@ -184,7 +184,7 @@ def test_no_cuda_kernels_for_a_torch_that_cannot_run_them(pretended, tmp_path, m
     monkeypatch.setenv("NVCC", "/opt/cuda/bin/nvcc")
     monkeypatch.setenv("DISTILLKAC_CUDA", asked)
     run_cmake(pretended, tmp_path / "build")
-    arguments = (tmp_path / "arguments").read_text().splitlines()
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
     assert f"-DDISTILLKAC_CUDA={built}" in arguments
     reason = f"torch {torch.__version__}, beside which this was built, is without CUDA"
     told = reason if asked in ("", "auto") else ""
@@ -218,7 +218,7 @@ def test_a_broken_nvcc_on_the_path(build, tmp_path, monkeypatch, capsys, how):
     printed = capsys.readouterr().out
     assert f"distillkac: warning: {tmp_path}/bin/nvcc cannot build the CUDA kernels (" in printed
     assert "(message)" not in printed.splitlines()[-1]  # the reason, not where CMake says it
-    cache = (tmp_path / "build" / "CMakeCache.txt").read_text()
+    cache = (tmp_path / "build" / "CMakeCache.txt").read_text(encoding="utf-8")
     assert re.search(r"^DISTILLKAC_CUDA:STRING=OFF$", cache, re.MULTILINE)
     assert "nvcc cannot build" in re.search(r"^DISTILLKAC_CUDA_PROBLEM:STRING=(.*)$", cache, re.MULTILINE)[1]
     monkeypatch.setenv("DISTILLKAC_CUDA", "perhaps")
@@ -231,7 +231,7 @@ def test_the_reason_is_stamped_into_the_build(tmp_path):
     script = ROOT / "distillkac" / "_sources.py"
     for words, expected in (([], '""'), (['a "b" \\ c'], '"a \\"b\\" \\\\ c"')):
         subprocess.run([sys.executable, script, tmp_path / "stamp.h", *words], check=True)
-        assert f"#define DISTILLKAC_CUDA_PROBLEM {expected}\n" in (tmp_path / "stamp.h").read_text()
+        assert f"#define DISTILLKAC_CUDA_PROBLEM {expected}\n" in (tmp_path / "stamp.h").read_text(encoding="utf-8")
 
 
 def test_a_cmake_that_does_not_run_is_replaced_by_the_one_of_its_package(build, tmp_path, monkeypatch):
@@ -241,13 +241,15 @@ def test_a_cmake_that_does_not_run_is_replaced_by_the_one_of_its_package(build, 
         tmp_path / "scripts" / "cmake", "#!/bin/sh\necho \"ModuleNotFoundError: No module named 'cmake'\" >&2\nexit 1\n"
     )
     inside = program(tmp_path / "site" / "cmake" / "bin" / "cmake", "#!/bin/sh\necho cmake version 3.31.0\n")
-    (tmp_path / "site" / "cmake" / "__init__.py").write_text(f"CMAKE_BIN_DIR = {str(inside.parent)!r}\n")
+    (tmp_path / "site" / "cmake" / "__init__.py").write_text(
+        f"CMAKE_BIN_DIR = {str(inside.parent)!r}\n", encoding="utf-8"
+    )
     monkeypatch.setenv("PATH", str(tmp_path / "scripts"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.delitem(sys.modules, "cmake", raising=False)
     assert backend.find_tool("cmake") == str(inside)
     assert not [name for name in backend._missing() if name.startswith("cmake")]
-    inside.write_text("#!/bin/sh\necho cmake version 3.19.8\n")  # too old
+    inside.write_text("#!/bin/sh\necho cmake version 3.19.8\n", encoding="utf-8")  # too old
     assert backend.find_tool("cmake") is None
     assert "cmake>=3.20" in backend._missing()
     monkeypatch.setitem(sys.modules, "cmake", None)

@@ -43,7 +43,7 @@ def configuration() -> dict:
         """mkdocs.yml names a Python function, which is not needed here."""
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
-    return yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
+    return yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
 
 
 def leaves(nav) -> list[str]:
@@ -143,7 +143,7 @@ def test_every_page_is_in_the_navigation_and_there():
 
 @pytest.mark.parametrize("path", TEXTS, ids=IDS)
 def test_links_lead_somewhere(path):
-    assert not broken(path.read_text(), path)
+    assert not broken(path.read_text(encoding="utf-8"), path)
 
 
 @pytest.mark.parametrize("page", [*HOOKS.SHOWN, *(p.relative_to(ROOT / "docs").as_posix() for p in WRITTEN)])
@@ -151,7 +151,7 @@ def test_links_lead_somewhere_in_the_site_too(page):
     """After the hook: pages and files of docs/, from where the page lies in the site."""
     source = ROOT / HOOKS.SHOWN.get(page, f"docs/{page}")
     there = ROOT / "docs"
-    text = without_code(HOOKS.relinked(source.read_text(), page))
+    text = without_code(HOOKS.relinked(source.read_text(encoding="utf-8"), page))
     for target in re.findall(r"\]\(([^)\s]+)\)", text) + [m[2] for m in HOOKS.ATTRIBUTE.finditer(text)]:
         name = target.partition("#")[0]
         if name and not re.match(r"[a-z]+:", name):
@@ -163,14 +163,14 @@ def test_links_lead_somewhere_in_the_site_too(page):
 @pytest.mark.parametrize("path", [p for p in TEXTS if p.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_of_the_package_exist(path):
     """The changelog may speak of what is gone; everything else may not."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert not wrong_names(text)
     assert not missing_files(text)
 
 
 def test_mistakes_are_seen(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A title, here\n\n# A title, here\n")
+    page.write_text("# A title, here\n\n# A title, here\n", encoding="utf-8")
     assert not broken("[a](page.md#a-title-here) [b](page.md#a-title-here-1) [c](https://x.y/z) `[d](gone.md)`", page)
     text = '[a](gone.md) [b](page.md#a-titel) [![c](gone.png)](https://x.y) [![d](page.md)](gone.html) <img src="gone.gif">'
     assert sorted(broken(text, page)) == ["gone.gif", "gone.html", "gone.md", "gone.png", "page.md#a-titel"]

@@ -148,7 +148,7 @@ def test_options_in_the_text_exist():
     """`--name` and `command --name` in running text."""
     known = set(OF_OTHERS)
     for path in (ROOT / "distillkac").rglob("*.py"):
-        for kind in re.findall(r"^class (\w+Args)", path.read_text(), re.MULTILINE):
+        for kind in re.findall(r"^class (\w+Args)", path.read_text(encoding="utf-8"), re.MULTILINE):
             module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
             known |= set(options.names(getattr(module, kind), "x"))
     for path in FILES:

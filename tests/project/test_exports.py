@@ -27,7 +27,7 @@ def test_every_name_is_there_once_and_in_order(room):
 @pytest.mark.parametrize("room", ROOMS)
 def test_type_checkers_see_the_same_names(room):
     """Of a room whose names are imported late, by the imports under TYPE_CHECKING."""
-    tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
     seen = {
         alias.asname or alias.name
         for node in ast.walk(tree)

@@ -45,7 +45,7 @@ class Tree:
 
     def make(self, *words: str, code: int = 0) -> list[list[str]]:
         """The arguments of every call of Python, but for the questions whether there is a pip."""
-        self.log.write_text("")
+        self.log.write_text("", encoding="utf-8")
         environment = outside_make()
         command = ["make", f"PYTHON={self.python}", f"CPUINFO={self.cpuinfo}", "GPUS=", *words]
         result = subprocess.run(
@@ -53,7 +53,7 @@ class Tree:
         )
         assert (result.returncode != 0) == (code != 0), result.stdout + result.stderr
         self.said = result.stdout
-        calls = [call.splitlines() for call in self.log.read_text().split("--\n")[:-1]]
+        calls = [call.splitlines() for call in self.log.read_text(encoding="utf-8").split("--\n")[:-1]]
         return [call for call in calls if call != ["-m", "pip", "--version"]]
 
 
@@ -86,7 +86,7 @@ def test_a_half_made_environment_is_made_again(tree, left):
     if left == "no pip":
         tree.put(python)
     elif left == "no interpreter":
-        python.write_text("#!/nowhere/python\n")
+        python.write_text("#!/nowhere/python\n", encoding="utf-8")
         python.chmod(0o755)
     elif left == "a dangling link":
         python.symlink_to("/nowhere/python3.9")
@@ -180,7 +180,7 @@ def test_the_number_of_processes_is_for_the_user_to_choose(tree, monkeypatch):
 def test_the_demo_is_trained_in_bfloat16_where_the_processor_has_it(tree, flags, words, precision):
     """And says so, where nobody asked for it."""
     if flags is not None:
-        tree.cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
+        tree.cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n", encoding="utf-8")
     commands = [call for call in tree.make("demo", *words) if "distillkac" in call[1]]
     chosen = [call[call.index("--optim.precision") + 1] if "--optim.precision" in call else None for call in commands]
     assert chosen == [precision, precision, None, None]
@@ -191,7 +191,7 @@ def test_commands_may_keep_bytecode(tree, monkeypatch):
     """pip compiles nothing here: else every command would compile all that it imports."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     tree.make("demo")
-    assert (tree.root / "bytecode").read_text() == "may be kept\n" * 4
+    assert (tree.root / "bytecode").read_text(encoding="utf-8") == "may be kept\n" * 4
 
 
 @pytest.mark.parametrize("name", ["fashion", "patches"])
@@ -209,7 +209,7 @@ def test_other_images_have_their_preset_and_their_folder(tree, name):
     commands = [call for call in tree.make(name, "RUN=runs/other", "ARGS=--process planar") if "distillkac" in call[1]]
     other = ["--run", "runs/other", *together, "--process", "planar"]
     assert commands[0] == ["-m", "distillkac.train", "--preset", name, *other]
-    tree.cpuinfo.write_text("flags\t\t: fpu avx512_bf16 sse\n")
+    tree.cpuinfo.write_text("flags\t\t: fpu avx512_bf16 sse\n", encoding="utf-8")
     commands = [call for call in tree.make(name) if "distillkac" in call[1]]
     assert ["bf16" in call for call in commands] == learned
 
@@ -262,7 +262,7 @@ def test_a_demo_stops_where_it_fails(tree):
 
 def test_nothing_is_run_through_a_script_that_names_its_folder():
     """Scripts of an environment hold its path; of one that was moved, they run another Python or none."""
-    assert set(re.findall(r"\$\(BIN\)/[\w-]+", (ROOT / "Makefile").read_text())) == {"$(BIN)/python"}
+    assert set(re.findall(r"\$\(BIN\)/[\w-]+", (ROOT / "Makefile").read_text(encoding="utf-8"))) == {"$(BIN)/python"}
 
 
 def test_lists_of_test_files_name_files_that_are_there():

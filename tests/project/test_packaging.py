@@ -21,8 +21,10 @@ import distillkac
 from distillkac import doctor
 from tests.places import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINNED = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINNED = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line
+)
 EVALUATORS = sorted(path for path in (ROOT / "distillkac" / "evaluation" / "evaluators").iterdir() if path.is_file())
 # Of the models: cards, configs, weights and the index.
 MODELS = sorted(
@@ -38,7 +40,7 @@ BUILT = ("build", ".venv", ".git", "runs", "dist", "*.egg-info", "site")  # of t
 def test_version_is_stated_once():
     assert "version" not in PROJECT
     assert PROJECT["dynamic"] == ["version"]
-    package = ast.parse((ROOT / "distillkac" / "__init__.py").read_text())
+    package = ast.parse((ROOT / "distillkac" / "__init__.py").read_text(encoding="utf-8"))
     stated = [node.value.value for node in package.body if isinstance(node, ast.Assign)]
     assert stated == [distillkac.__version__]
     assert re.fullmatch(r"\d+\.\d+\.\d+", distillkac.__version__)
@@ -156,7 +158,9 @@ def test_wheel_from_the_sdist_runs_in_a_fresh_environment(sdist, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
     # What torch and the others are installed in is put behind the environment's own packages: no network is needed.
-    (site / "base.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    (site / "base.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n", encoding="utf-8"
+    )
     install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     program = (

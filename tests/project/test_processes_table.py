@@ -45,7 +45,7 @@ def test_students_of_one_step_do_what_their_teachers_do(table, tmp_path, capsys)
 
 
 def test_mistakes_are_told(table, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     for arguments, message in (
         (["--processes", "diffusion"], "processes must be some of linear, cosine"),
         (["--methods", "magic"], "methods must be some of endpoint"),

@@ -15,14 +15,16 @@ import distillkac
 from tests.places import ROOT
 
 GITHUB = ROOT / ".github"
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 ADDRESS = PROJECT["urls"]["Source"]
 
 if not GITHUB.is_dir():
     pytest.skip("an sdist holds no workflows", allow_module_level=True)
 
-WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in sorted((GITHUB / "workflows").iterdir())}
+WORKFLOWS = {
+    path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((GITHUB / "workflows").iterdir())
+}
 JOBS = {f"{name}:{job}": body for name, workflow in WORKFLOWS.items() for job, body in workflow["jobs"].items()}
 STEPS = [(job, step) for job, body in JOBS.items() for step in body["steps"]]
 # All that any job may do beyond reading the repository.
@@ -52,7 +54,7 @@ def test_rights_are_least(name):
     )  # run with rights that others steer
     for job in workflow["jobs"]:
         assert JOBS[f"{name}:{job}"].get("permissions", {}) == RIGHTS.get(f"{name}:{job}", {})
-    assert "secrets." not in (GITHUB / "workflows" / name).read_text()
+    assert "secrets." not in (GITHUB / "workflows" / name).read_text(encoding="utf-8")
 
 
 def test_a_job_with_an_identity_runs_nothing_of_the_repository():
@@ -71,7 +73,7 @@ def test_actions_are_pinned_to_a_commit_with_its_version_beside_it():
     """One commit for each action, everywhere: what reads `uses` in its file, the remark included."""
     used = {}
     for path in (GITHUB / "workflows").iterdir():
-        for line in re.findall(r"uses: *(.*)", path.read_text()):
+        for line in re.findall(r"uses: *(.*)", path.read_text(encoding="utf-8")):
             found = re.fullmatch(r"((?:actions|pypa)/[\w-]+)@([0-9a-f]{40})  # (v\d+\.\d+\.\d+)", line)
             assert found, f"{path.name}: {line}"
             used.setdefault(found[1], set()).add(found.group(2, 3))
@@ -90,9 +92,13 @@ def test_no_expression_is_put_into_a_shell():
 
 
 def test_what_workflows_run_exists():
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
-    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.partition("==")[0]
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
     for job, command in commands():
         words = command.split()
         if words[0] == "make":
@@ -125,10 +131,10 @@ def test_pythons_are_those_of_the_metadata():
 
 def test_ci_is_what_a_change_must_pass():
     """The same checks by the two ways in, and by the hook that runs before a commit."""
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     said = [command for job, command in commands() if job.startswith("ci.yml")]
     assert {"make lint", "make test"} <= set(said) & set(script)
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     (hook,) = repository["hooks"]
     assert (repository["repo"], hook["language"], hook["entry"]) == ("local", "system", "make lint")
     assert hook["pass_filenames"] is False
@@ -153,7 +159,7 @@ def test_the_nightly_run_is_what_it_says():
 
 
 def test_make_installs_through_the_constraints_it_is_given():
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     installs = re.findall(r"\$\(PIP\) install .*", makefile)
     assert len(installs) >= 6
     assert all("-c $(CONSTRAINTS) " in line for line in installs)
@@ -195,7 +201,7 @@ def test_wheels_leave_torch_out():
 
 
 def test_the_citation_is_of_this_version():
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == distillkac.__version__
     assert cited["license"] == PROJECT["license"]
     assert cited["repository-code"] == ADDRESS
@@ -211,20 +217,23 @@ def test_addresses_are_of_one_place():
 
 
 def test_a_bug_report_asks_for_what_is_needed():
-    form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text())
+    form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text(encoding="utf-8"))
     fields = {field["id"]: field for field in form["body"] if "id" in field}
     for name in ("command", "happened", "expected", "doctor"):
         assert fields[name]["validations"]["required"] is True
     assert "python -m distillkac.doctor" in fields["doctor"]["attributes"]["label"]
     for name in ("bug.yml", "feature.yml"):
-        form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / name).read_text())
+        form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / name).read_text(encoding="utf-8"))
         assert form["name"]
         assert form["description"]
-    assert yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text()) == {"blank_issues_enabled": False}
+    assert yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text(encoding="utf-8")) == {
+        "blank_issues_enabled": False
+    }
 
 
 def test_what_is_pinned_is_looked_after():
     kinds = {
-        update["package-ecosystem"] for update in yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
+        update["package-ecosystem"]
+        for update in yaml.safe_load((GITHUB / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
     }
     assert kinds == {"github-actions", "pip"}

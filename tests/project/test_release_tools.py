@@ -14,7 +14,7 @@ import distillkac
 from tests.places import ROOT
 from tools import lowest_versions, release, wheel_index
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SHA256 = "sha256:" + "0" * 64
 CHANGES = """# Changelog
 
@@ -39,9 +39,9 @@ def tree(tmp_path):
     """What states a version, released as 1.2.3."""
     (tmp_path / "distillkac").mkdir()
     for name in ("distillkac/__init__.py", "CITATION.cff"):
-        text = (ROOT / name).read_text().replace(distillkac.__version__, "1.2.3")
-        (tmp_path / name).write_text(text)
-    (tmp_path / "CHANGELOG.md").write_text(CHANGES)
+        text = (ROOT / name).read_text(encoding="utf-8").replace(distillkac.__version__, "1.2.3")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "CHANGELOG.md").write_text(CHANGES, encoding="utf-8")
     return tmp_path
 
 
@@ -67,9 +67,9 @@ def test_the_tag_of_a_release(tree, capsys):
 )  # fmt: skip
 def test_a_tag_that_is_not_this_version_is_refused(tree, capsys, file, change, tag, said):
     if file:
-        before = (tree / file).read_text()
+        before = (tree / file).read_text(encoding="utf-8")
         assert change[0] in before
-        (tree / file).write_text(before.replace(*change))
+        (tree / file).write_text(before.replace(*change), encoding="utf-8")
     assert release.main(["check", tag], tree) == 1
     told = capsys.readouterr()
     assert told.out == ""
@@ -98,12 +98,12 @@ def test_the_index_of_the_cuda_wheels(tmp_path):
     lines = "".join(f"{name}\thttps://host/{name.replace('+', '%2B')}\t{SHA256}\n" for name in names)
     script = ROOT / "tools" / "wheel_index.py"
     subprocess.run([sys.executable, script, tmp_path], input=lines, text=True, check=True)
-    page = (tmp_path / "cu130" / "distillkac" / "index.html").read_text()
+    page = (tmp_path / "cu130" / "distillkac" / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'<a href="(.*?)"', page) == [
         f"https://host/{name.replace('+', '%2B')}#sha256={'0' * 64}" for name in sorted(names[:2])
     ]
     assert page.count(f'data-requires-python="{PROJECT["requires-python"].replace(">", "&gt;")}"') == 2
-    assert 'href="distillkac/"' in (tmp_path / "cu130" / "index.html").read_text()
+    assert 'href="distillkac/"' in (tmp_path / "cu130" / "index.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cu130"]
     with pytest.raises(ValueError, match="must come with its sha256, got ''"):
         wheel_index.links([f"{names[0]}\thttps://host/x\t\n"])

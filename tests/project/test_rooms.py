@@ -89,7 +89,7 @@ def test_a_room_hides_none_of_its_modules(path):
         other.name for other in path.parent.iterdir() if other.is_dir()
     }
     bound = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module != ".".join(path.relative_to(PACKAGE.parent).parts[:-1]):
             bound |= {name.asname or name.name for name in node.names}
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):

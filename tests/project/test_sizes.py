@@ -53,6 +53,6 @@ def test_no_function_is_too_long():
 def test_a_function_that_is_too_long_is_found(tmp_path):
     for length in (MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_FUNCTION + 1):
         body = ["        x = 1"] * (length - 1)
-        (tmp_path / f"{length}.py").write_text("\n".join(["class A:", "    def f(self):", *body]))
+        (tmp_path / f"{length}.py").write_text("\n".join(["class A:", "    def f(self):", *body]), encoding="utf-8")
     assert long_functions(tmp_path / "50.py") == []
     assert long_functions(tmp_path / "51.py") == ["f"]

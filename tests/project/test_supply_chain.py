@@ -64,13 +64,13 @@ def findings(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_code_runs_on_load(path):
-    assert findings(path.read_text()) == []
+    assert findings(path.read_text(encoding="utf-8")) == []
 
 
 def test_pickles_are_read_by_a_restricted_unpickler_only():
     """Whoever derives from Unpickler says which names it may look up; nobody uses the plain one."""
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any("Unpickler" in ast.unparse(base) for base in node.bases):
                 assert "find_class" in [item.name for item in node.body if isinstance(item, ast.FunctionDef)], path
             if isinstance(node, ast.Call):

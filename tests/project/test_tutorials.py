@@ -108,6 +108,6 @@ def test_a_tutorial_is_carried_out(story_world, monkeypatch, capfd, name):
     ],
 )
 def test_a_wrong_tutorial_is_seen(story_world, capfd, page):
-    (story_world / "page.md").write_text(page)
+    (story_world / "page.md").write_text(page, encoding="utf-8")
     with pytest.raises((AssertionError, pytest.fail.Exception, ImportError)):
         tell(blocks(story_world / "page.md"), lambda: "".join(capfd.readouterr()))

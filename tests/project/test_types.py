@@ -10,7 +10,7 @@ import pytest
 
 from tests.places import PACKAGE, ROOT
 
-MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
 SOURCES = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES}
 # What users import: everything in it has full annotations.
@@ -40,7 +40,10 @@ def test_whole_package_is_checked_and_strict_where_nothing_is_said():
     assert MYPY["files"] == ["distillkac"]
     assert MYPY["strict"] is True
     assert MYPY["python_version"] == "3.11"
-    assert "mypy\n" in re.search(r"^lint:.*?\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)[0]
+    assert (
+        "mypy\n"
+        in re.search(r"^lint:.*?\n\n", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0]
+    )
     assert {key for key, value in MYPY.items() if value is False} == {"warn_return_any"}
 
 
@@ -53,14 +56,14 @@ def test_exceptions_are_of_modules_that_are_there_and_have_a_reason():
     for override in MYPY["overrides"]:
         for pattern in override["module"]:
             assert not pattern.startswith("distillkac") or fnmatch.filter(MODULES, pattern), pattern
-    blocks = (ROOT / "pyproject.toml").read_text().split("[[tool.mypy.overrides]]")
+    blocks = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[[tool.mypy.overrides]]")
     assert len(blocks) == len(MYPY["overrides"]) + 1
     assert all(re.fullmatch(r"# .+[.]", block.rstrip().splitlines()[-1]) for block in blocks[:-1])
 
 
 def test_an_ignored_error_has_its_code_and_a_reason():
     for path in SOURCES:
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             if "type: ignore" in line:
                 assert re.search(r"# type: ignore\[[a-z-]+\]  # \w.{10}", line), f"{path}: {line}"
 

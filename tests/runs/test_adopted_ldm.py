@@ -65,7 +65,7 @@ def test_it_is_sampled_distilled_and_given_back(run, tmp_path):
     pictures = KacPipeline.from_pretrained(student.folder)([0, 0], output_type="pt").images
     assert pictures.shape == (2, 3, 16, 16)
     save_for_diffusers(student, tmp_path / "back")
-    assert "from diffusers import LDMPipeline" in (tmp_path / "back" / "README.md").read_text()
+    assert "from diffusers import LDMPipeline" in (tmp_path / "back" / "README.md").read_text(encoding="utf-8")
     pipeline = diffusers.LDMPipeline.from_pretrained(tmp_path / "back")
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(3, torch.Generator().manual_seed(1), num_inference_steps=1, output_type="np").images
@@ -86,7 +86,9 @@ def test_latents_of_an_autoencoder_without_a_quantiser_are_given_back_as_parts(t
     """Not as a pipeline of images, which they are not."""
     run = adopt(saved_ldm(tmp_path / "ldm", "AutoencoderKL"), tmp_path / "run")
     save_for_diffusers(run, tmp_path / "back")
-    assert "What it gives are latents z of the autoencoder" in (tmp_path / "back" / "README.md").read_text()
+    assert "What it gives are latents z of the autoencoder" in (tmp_path / "back" / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert not (tmp_path / "back" / "model_index.json").exists()
 
 

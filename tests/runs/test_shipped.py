@@ -56,7 +56,7 @@ def test_the_index_knows_every_file_and_the_card_is_its_text(name):
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == set(entry["files"])
     assert entry["bytes"] == sum(path.stat().st_size for path in folder.glob(f"*/{checkpoints.EMA}"))
-    assert (folder / shipped.CARD).read_text() == model_card.card(name, entry)
+    assert (folder / shipped.CARD).read_text(encoding="utf-8") == model_card.card(name, entry)
     assert [load_config(path).student.num_steps for path in students(folder)] == [4, 1]
 
 
@@ -171,7 +171,7 @@ def test_weights_are_checked_by_their_own_digest_too(copies):
 @pytest.mark.parametrize("content", [None, "{", "no JSON"])
 def test_a_damaged_index_spoils_the_models_alone(copies, toy_run, content):
     path = copies / shipped.INDEX
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"index\.json is missing or damaged .*install it again"):
         open_run("digits")
     assert open_run(toy_run, "cpu").config.student is None
@@ -235,7 +235,7 @@ def test_a_run_that_has_the_name_already_goes_on(elsewhere, toy_run):
     shutil.copytree(toy_run, "digits")
     for place in ("digits", "digits/student-4-consistency", "digits/student-2"):
         shipped.refuse(place, "never said")
-    assert json.loads((elsewhere / "digits" / "config.json").read_text())["student"] is None
+    assert json.loads((elsewhere / "digits" / "config.json").read_text(encoding="utf-8"))["student"] is None
 
 
 def test_export_takes_a_model(elsewhere, capsys):
