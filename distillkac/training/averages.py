@@ -111,7 +111,7 @@ class Reconstruction:
         state = checkpoints.load_state(folder)
         now = state["step"] if state is not None else checkpoints.load_weights(folder)[1]
         self.step = now if step is None else step
-        if not 1 <= self.step <= now:
+        if step is not None and not 1 <= step <= now:
             raise ValueError(f"{folder} has made {now} steps: there is no average after {step}")
         self.own = state.get("averages", {}) if state is not None and self.step == now else {}
         self.files = snapshots(folder, self.step)

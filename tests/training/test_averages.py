@@ -10,6 +10,7 @@ import torch
 from distillkac import distill, evaluate, sample, train
 from distillkac.runs import checkpoints, kept
 from distillkac.runs.optim_config import OptimConfig
+from distillkac.runs.run import build_network
 from distillkac.training import averages, resume
 from distillkac.training.averages import Reconstruction, snapshots
 from tests.toys import TINY_OPTIONS, run_config, trainer
@@ -145,6 +146,15 @@ def test_what_a_run_cannot_reconstruct_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"kept no averages to choose from: train with --optim.averages 0.05 0.10"):
         Reconstruction(trained(tmp_path / "plain", *TINY, steps=1))
     assert [step for step, _ in snapshots(run, 3)] == [1, 2, 3]
+
+
+def test_a_network_that_was_not_trained_here_kept_no_averages(tmp_path):
+    weights = build_network(run_config()).state_dict()
+    checkpoints.export(tmp_path, 0, weights, weights)
+    with pytest.raises(ValueError, match="kept no averages to choose from"):
+        Reconstruction(tmp_path)
+    with pytest.raises(ValueError, match="has made 0 steps: there is no average after 1"):
+        Reconstruction(tmp_path, 1)
 
 
 def test_evaluate_measures_all_and_makes_the_best_the_model(run, tmp_path, capsys):
