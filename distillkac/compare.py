@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(CompareArgs, argv, prog("compare"))
     if not args.seeds:
         raise ValueError("seeds must name at least one")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ValueError(f"seeds must be named once each, got {' '.join(map(str, args.seeds))}: omit what repeats")
     # Torch only now, so that help and mistakes in options come at once; here and below.
     from distillkac.evaluation import comparison_report
     from distillkac.evaluation.metrics import Evaluator
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for future in concurrent.futures.as_completed(waiting):
                 setting, seed = waiting[future]
-                future.result()
+                finish(future, cell_folder(args.out, setting, seed))
                 done += 1
                 report(args, plan)
                 spent = (time.perf_counter() - start) / 60
@@ -233,7 +235,18 @@ def _option(name: str, value) -> list[str]:
 def _command(main, options: list[str]) -> None:
     print("$", *options, flush=True)
     if code := main(options):
-        raise RuntimeError(f"{' '.join(options)}: ended with exit code {code}; see log.txt in the cell's folder")
+        raise ValueError(f"{' '.join(options)}: ended with exit code {code}; see log.txt in the cell's folder")
+
+
+def finish(future: concurrent.futures.Future, folder: Path) -> None:
+    """Raises what a cell failed by; ValueError where its worker, or one beside it, ended with no word."""
+    try:
+        future.result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise ValueError(
+            f"a worker was ended from outside, as where memory runs out, before {folder} was done: give the same command "
+            "again, which goes on, with fewer --workers if that was the reason"
+        ) from error
 
 
 def one_thread() -> None:

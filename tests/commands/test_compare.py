@@ -1,7 +1,10 @@
 """The comparison: its plan in command lines, its bookkeeping, its report; a whole tiny run end to end."""
 
+import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
+import os
 import pathlib
 
 import pytest
@@ -13,6 +16,7 @@ from distillkac.distillation.inverse_options import InverseConfig
 from distillkac.distillation.stages import DistillConfig, stages_of
 from distillkac.evaluation import comparison_report, measurements
 from distillkac.evaluation.comparison import SETTINGS, Method, Plan, equal_compute, full_plan, quick_plan
+from tests.toys import refused
 
 TINY_CHAIN = DistillConfig(stages=(4, 2, 1), steps=(2, 2))
 TINY = Plan(
@@ -157,8 +161,22 @@ def test_pages_get_the_tables_they_have_a_place_for(compared, tmp_path):
 
 
 def test_a_failed_command_names_itself(tmp_path):
-    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+    with pytest.raises(ValueError, match="ended with exit code 1"):
         compare._command(lambda options: 1, ["--run", str(tmp_path)])
+
+
+def test_a_worker_that_was_killed_is_told_in_a_sentence(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        killed = pool.submit(os._exit, 1)
+        with pytest.raises(ValueError, match=f"before {tmp_path} was done: give the same command again"):
+            compare.finish(killed, tmp_path)
+
+
+def test_a_seed_is_named_once(tmp_path, capsys):
+    error = refused(compare, ["--seeds", "0", "1", "0", "--out", tmp_path / "out"], capsys)
+    assert "seeds must be named once each, got 0 1 0" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_kept_samples_are_the_first_images(compared):
