@@ -1,9 +1,8 @@
 """Shapes, types and places of tensors, that every room needs."""
 
 import contextlib
-from collections.abc import Iterator
-
 import math
+from collections.abc import Iterator
 
 import torch
 
