@@ -3,13 +3,11 @@
 import contextlib
 import inspect
 import math
-import operator
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
@@ -112,17 +110,6 @@ def number(value: Any) -> float:
         return math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
-    try:
-        count = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return count
 
 
 def asked_of(scheduler: Any, steps: int, w: float | None, gamma: float | None = None, **shaping: Any) -> SamplerConfig:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from distillkac._pipeline_options import whole
+from distillkac.base.ranges import whole
 from distillkac.flow.onward import known
 from distillkac.flow.process import check_times
 from distillkac.flow.processes import Process

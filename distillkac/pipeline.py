@@ -19,8 +19,9 @@ from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, Mod
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from distillkac import _pipeline_card
-from distillkac._pipeline_options import Options, asked_of, check_kind, check_scheduler, naming_the_place, number, whole
+from distillkac._pipeline_options import Options, asked_of, check_kind, check_scheduler, naming_the_place, number
 from distillkac.base import memory, paths, progress
+from distillkac.base.ranges import whole
 from distillkac.data.vae import load_decoder
 from distillkac.flow.adopted import AdoptedNetwork
 from distillkac.flow.guidance import GuidedVelocity
@@ -126,8 +127,9 @@ class KacPipeline(DiffusionPipeline):
             check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         steps = whole("num_inference_steps", num_inference_steps)
-        process = scheduler.process.to_dict() if process is None else process
-        self.register_to_config(num_inference_steps=steps, trained=trained, process=process)
+        self.register_to_config(
+            num_inference_steps=steps, trained=trained, process=process or scheduler.process.to_dict()
+        )
         if trained is None:
             warnings.warn(
                 "this pipeline does not know what its network was trained for (it was saved by an earlier version, or made "

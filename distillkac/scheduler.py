@@ -26,8 +26,8 @@ from diffusers import SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 
-from distillkac._pipeline_options import whole
 from distillkac._scheduler_options import Kinetic, plain_numbers, times_of
+from distillkac.base.ranges import whole
 from distillkac.base.tensors import column
 from distillkac.flow import patches
 from distillkac.flow.integrators import restarted, time_grid

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import operator
 import re
 import types
 import typing
@@ -61,6 +62,17 @@ def check_number(name: str, value: Any, text: str) -> None:
         raise ValueError(f"{name} must be a number, got {value!r:.80}, of type {type(value).__name__}")
     if not (allowed := Range.of(text)).holds(value):
         raise ValueError(allowed.refusal(name, value))
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1, of Python, NumPy or torch. Raises ValueError."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # NumPy's own True and False are among these
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count
 
 
 def in_ranges(prefix: str, **ranges: str) -> Callable[[type[Kind]], type[Kind]]:

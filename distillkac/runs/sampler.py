@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the options of a command are told without torch
     from distillkac.flow.methods import Method
     from distillkac.runs.config import RunConfig
 
-__all__ = ["SamplerConfig", "SamplerOptions", "Settled", "Trained", "halves", "usual_rho"]
+__all__ = ["SamplerConfig", "SamplerOptions", "Settled", "Trained", "halves", "refuse_fresh", "usual_rho"]
 
 SMALL = 16
 """Pixels of the longer side up to which images are small, see usual_rho."""
