@@ -52,6 +52,7 @@ TORCH_KERNELS = {
     "test_determinism",
     "test_device",
     "test_diagnose",
+    "test_diagnose_sections",
     "test_distillation",
     "test_distributed",
     "test_earlier_formats",

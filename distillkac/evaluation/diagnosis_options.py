@@ -24,7 +24,8 @@ class DiagnoseArgs:
     """Measures on a run what the theory of finite-speed flows claims: speeds and their bound, velocities near the data,
     errors of the students on the way, error against steps, guidance, sensitivity, the start, the diffusion limit.
 
-    Prints a summary; writes diagnosis.json and a PNG for each plot.
+    Prints a summary; writes diagnosis.json and a PNG for each plot. If one of its sections fails, what those before it found is
+    in diagnosis-unfinished.json.
     """
 
     run: tyro.conf.Positional[Path]

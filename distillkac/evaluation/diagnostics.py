@@ -241,8 +241,10 @@ def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: i
     """
     exact = ExactStart(teacher.network, teacher.process, means)
     x = teacher.process.prior(len(labels), tuple(teacher.config.shape), derive_seed(seed, "prior"))
-    asked, report = {"class": labels, "no_class": torch.full_like(labels, null_class(teacher.network))}, {}
+    asked, report = {"class": labels}, {"no_class": None}
+    if teacher.config.label_drop > 0:
+        asked["no_class"] = torch.full_like(labels, null_class(teacher.network))
     for name, y in asked.items():
         truth = exact.exact(x, y)
         report[name] = float(rms(network_velocity(teacher, x, 1.0, y) - truth, 0) / rms(truth, 0))
-    return report if teacher.config.label_drop > 0 else report | {"no_class": None}
+    return report
