@@ -99,8 +99,7 @@ class KacPipeline(DiffusionPipeline):
 
     trained: what the network was trained for (sampler.Trained as a dict), by which every call is checked as the command
     line checks its options. None, as in pipelines saved by the first versions: nothing is checked.
-    process: the noise that the network was trained with (flow.Process.to_dict); by default the scheduler's. Every later
-    scheduler must have it as well.
+    process: the noise that it was trained with (flow.Process.to_dict), as every scheduler must have; None: as this one has.
     """
 
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers adds it to a list
@@ -127,9 +126,8 @@ class KacPipeline(DiffusionPipeline):
             check_kind(name, part, kinds)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         steps = whole("num_inference_steps", num_inference_steps)
-        self.register_to_config(
-            num_inference_steps=steps, trained=trained, process=process or scheduler.process.to_dict()
-        )
+        process = process or scheduler.process.to_dict()
+        self.register_to_config(num_inference_steps=steps, trained=trained, process=process)
         if trained is None:
             warnings.warn(
                 "this pipeline does not know what its network was trained for (it was saved by an earlier version, or made "
