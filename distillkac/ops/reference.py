@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-Of = TypeVar("Of")
+_Of = TypeVar("_Of")
 
 
 def rows(value: Rows, like: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def kac_noise(
     return result if out is None else out.copy_(result)
 
 
-def _of_process(op: str, by_name: dict[str, Of], process: str) -> Of:
+def _of_process(op: str, by_name: dict[str, _Of], process: str) -> _Of:
     """What belongs to a process; that there is no such process is a ValueError."""
     if process not in by_name:
         raise ValueError(f"{op}: process must be 'telegraph', 'planar' or 'quad', got {process!r}")
