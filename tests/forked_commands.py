@@ -60,12 +60,12 @@ class Faults:
 
         return call
 
-    def _open(self, path, mode="r"):
+    def _open(self, path, mode="r", **options):
         if mode not in ("xb", "a") or (isinstance(self.harm, int) and mode != "a"):
-            return open(path, mode)
+            return open(path, mode, **options)
         self.reached()
         if isinstance(self.harm, int):
-            return open(path, mode)
+            return open(path, mode, **options)
         faults = self
 
         class File(io.FileIO):
