@@ -241,7 +241,8 @@ def start_error(teacher: Run, means: torch.Tensor, labels: torch.Tensor, seed: i
     """
     exact = ExactStart(teacher.network, teacher.process, means)
     x = teacher.process.prior(len(labels), tuple(teacher.config.shape), derive_seed(seed, "prior"))
-    asked, report = {"class": labels}, {"no_class": None}
+    asked = {"class": labels}
+    report: dict[str, float | None] = {"no_class": None}
     if teacher.config.label_drop > 0:
         asked["no_class"] = torch.full_like(labels, null_class(teacher.network))
     for name, y in asked.items():
