@@ -33,9 +33,9 @@ def along_velocity(k: Tensor, t: Tensor, moved: Tensor, process: str, a: float, 
     """
     x, g = k.double(), moved.double()
     t = column(t.double(), x)
-    moves = t > 0
-    slope = _ALONG[process](x, g, torch.where(moves, t, 1), a, c, k.dtype)
-    return torch.where(moves, slope, 0).to(k.dtype)
+    still = c * t == 0
+    slope = _ALONG[process](x, g, torch.where(still, 1, t), a, c, k.dtype)
+    return torch.where(still, 0, slope).to(k.dtype)
 
 
 def _along_planar(x: Tensor, g: Tensor, t: Tensor, a: float, c: float, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 from distillkac import ops
-from distillkac.ops import reference
+from distillkac.ops import _tangents, reference
 from tests.ops.op_cases import CASES, DIFFERENTIABLE, A, C, run, tensors
 from tests.ops.op_parameters import every_process
 
@@ -40,6 +40,10 @@ def test_nothing_moves_at_time_0(process):
     assert not slope[0].any()
     assert slope[1].all()
     assert curvature.isfinite().all()
+    # A time that is none, which a GPU answers with NaN, has no gradient either.
+    none = _tangents.along_velocity(k.detach(), torch.tensor([torch.nan, 1.0]), torch.ones(2, 8), process, A, C)
+    assert none[0].isnan().all()
+    assert none[1].isfinite().all()
 
 
 @pytest.mark.parametrize("weighed", [False, True])
