@@ -17,8 +17,9 @@
 # PRECISION=bf16 trains and distils in bfloat16: faster on a GPU, and on a CPU that has instructions for it (AMX, AVX-512 BF16).
 # On such a CPU it is the default (PRECISION=auto), unless there is a GPU; PRECISION=no: in float32.
 # Each makes .venv when it is absent or does not work, installs through constraints.txt (CONSTRAINTS names another file, or
-# /dev/null for the newest of everything: in a fresh checkout) and, but for lint and docs, builds the kernels;
-# DISTILLKAC_CUDA, CUDAARCHS and MAX_JOBS say how (docs/install.md). Names of files in RUN and PYTHON may have spaces.
+# /dev/null for the newest of everything: in a fresh checkout) and, but for lint and docs, builds the kernels: those that train,
+# for this processor alone, which takes half the time. DISTILLKAC_CUDA, DISTILLKAC_CPU, CUDAARCHS and MAX_JOBS say how
+# (docs/install.md). Names of files in RUN and PYTHON may have spaces.
 PYTHON ?= python3
 RUN ?= runs/demo
 ARGS ?=
@@ -27,6 +28,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 # By modules: the scripts beside Python name the folder where they were installed, which may have been moved since.
 PIP := $(BIN)/python -m pip
+INSTALL = $(PIP) install -q -c $(CONSTRAINTS)
 # An environment that does not work (a full disk, Ctrl-C, a Python that is gone) is mended before anything else.
 VENV := $(if $(shell $(PIP) --version 2>/dev/null),,venv)
 # One word for the shell, whatever is in it.
@@ -80,7 +82,7 @@ distil = $(threads) $(BIN)/python -m distillkac.distill $(call quoted,$(RUN)) $1
 uncompiled = $(findstring --optim.shard,$(ARGS))$(findstring --optim.exact-parts,$(ARGS))
 fashion patches: compiled = $(if $(GPUS),$(if $(uncompiled),,--optim.compile))
 fashion patches: RUN = runs/$@
-demo fashion patches: .venv/built
+demo fashion patches: .venv/native
 	$(if $(filter auto,$(PRECISION)),$(if $(bf16_cpu),@echo '$(told)'))
 	$(threads) $(BIN)/python -m distillkac.train --preset $@ --run $(call quoted,$(RUN)) $(processes) $(call resume,config.json) $(precision) $(compiled) $(ARGS)
 	$(call distil,--recipe $(RECIPE) $(CHAIN),student-$(if $(SECOND),4-consistency,*))
@@ -89,12 +91,12 @@ demo fashion patches: .venv/built
 	$(threads) $(BIN)/python -m distillkac.evaluate $(call quoted,$(RUN)) $(NUM) $(processes)
 	$(BIN)/python -m distillkac.sample $(call quoted,$(RUN)) --steps 20 --model teacher --out $(call quoted,$(RUN))/samples/film.gif
 
-compare: .venv/built
+compare: .venv/native
 	OMP_NUM_THREADS=1 $(BIN)/python -m distillkac.compare $(or $(ARGS),--pages docs/results.md README.md)
 	$(if $(ARGS),,mkdir -p docs/comparison && cp runs/compare/comparison.csv runs/compare/frechet.png runs/compare/samples.png docs/comparison)
 
 # With ARGS, such as --quick, or --telegraph runs/demo for a teacher that is there, the pages stay as they are.
-stability: .venv/built
+stability: .venv/native
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.stability $(or $(ARGS),--pages docs/results.md)
 	$(if $(ARGS),,mkdir -p docs/stability && cd runs/stability && cp stability.csv errors.csv integrators.csv ../../docs/stability && cp stability.png integrators.png ../../docs/images)
 
@@ -154,27 +156,34 @@ venv:
 # compared, lies apart: where torchmetrics can see it, it wants all of it, and so torchvision.
 EXTRAS := datasets webdataset torchmetrics onnx onnxscript onnxruntime gradio playwright tensorboard flow_matching pot
 .venv/extras: .venv/built
-	$(PIP) install -q -c $(CONSTRAINTS) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
-	$(PIP) install -q -c $(CONSTRAINTS) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
-	$(PIP) install -q -c $(CONSTRAINTS) --no-deps --upgrade --target .venv/apart torch-fidelity || echo "torch-fidelity cannot be installed: its tests are skipped"
+	$(INSTALL) $(EXTRAS) || echo "some of $(EXTRAS) cannot be installed: their tests are skipped"
+	$(INSTALL) --no-deps torchcfm || echo "torchcfm cannot be installed: its tests are skipped"
+	$(INSTALL) --no-deps --upgrade --target .venv/apart torch-fidelity || echo "torch-fidelity cannot be installed: its tests are skipped"
 	touch $@
 
 # What mypy reads the types of, in the tested versions; of all else it knows nothing, there or not (pyproject.toml).
 TYPED := torch numpy pillow safetensors tyro matplotlib
 .venv/lint: $(VENV) $(CONSTRAINTS)
-	$(PIP) install -q -c $(CONSTRAINTS) ruff clang-format mypy $(TYPED)
+	$(INSTALL) ruff clang-format mypy $(TYPED)
 	touch $@
 
 .venv/docs: $(VENV) $(CONSTRAINTS) pyproject.toml
-	$(PIP) install -q -c $(CONSTRAINTS) 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
+	$(INSTALL) 'mkdocs<2' mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
 # Without --no-compile pip compiles every module of every package to bytecode, one after the other; most are never imported,
 # and Python compiles the others when they are.
 .venv/installed: $(VENV) $(CONSTRAINTS) pyproject.toml
-	$(PIP) install -q --no-compile -c $(CONSTRAINTS) torch setuptools cmake ninja pybind11
+	$(INSTALL) --no-compile torch setuptools cmake ninja pybind11
 	touch $@
 
-.venv/built: .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
-	$(PIP) install -q --no-compile -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
-	touch $@
+# What pyproject.toml asks for is installed while the kernels are compiled. What was built for every processor is for this one too.
+NEEDED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["test"], sep="\n")
+BUILD_FILES := .venv/installed setup.py build_backend.py CMakeLists.txt $(SOURCES)
+.venv/native: default = NATIVE
+.venv/built: default = ALL
+.venv/native .venv/built: $(BUILD_FILES)
+	$(BIN)/python -c '$(NEEDED)' > .venv/needed && { $(INSTALL) --no-compile -r .venv/needed & packages=$$!; \
+	DISTILLKAC_CPU=$${DISTILLKAC_CPU:-$(default)} $(INSTALL) --no-compile --no-deps --no-build-isolation -e . || { kill $$packages; exit 1; }; \
+	wait $$packages; }
+	touch .venv/native $@

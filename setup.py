@@ -1,6 +1,7 @@
 """Builds distillkac/_C.so and distillkac/_native.*.so by CMake; everything else is in pyproject.toml.
 
-From the environment: DISTILLKAC_CUDA (AUTO, ON, OFF), CUDAARCHS, CUDA_HOME and MAX_JOBS; docs/install.md explains them.
+From the environment: DISTILLKAC_CUDA (AUTO, ON, OFF), DISTILLKAC_CPU (ALL, NATIVE), CUDAARCHS, CUDA_HOME and MAX_JOBS;
+docs/install.md explains them.
 """
 
 import os
@@ -59,6 +60,7 @@ class CMakeBuild(build_ext):
             f"-DTORCH_LIBRARY_DIRS={';'.join(cpp_extension.library_paths())}",
             f"-DDISTILLKAC_OUTPUT_DIR={folder}",
             f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DDISTILLKAC_CPU={os.environ.get('DISTILLKAC_CPU') or 'ALL'}",
             "-DCMAKE_SKIP_BUILD_RPATH=ON",  # torch is loaded first; a wheel must not search this machine's folders
         ]
         if ninja := build_backend.find_tool("ninja"):  # named each time: the cache may hold one of an isolated build

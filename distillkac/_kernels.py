@@ -59,6 +59,10 @@ def _load() -> ModuleType:
             f"distillkac: the kernels do not load with this Python and torch {torch.__version__} ({error.__cause__ or error}); "
             f"run: {BUILD_COMMAND}{_hidden()}"
         ) from error
+    try:
+        _native.simd_levels()
+    except RuntimeError as error:
+        raise ImportError(f"{error}; run: {BUILD_COMMAND}{_hidden()}") from error
     current = source_hash()
     if current is not None and _native.build_info()["source_hash"] != current:
         raise ImportError(

@@ -1,26 +1,29 @@
 #include "simd_dispatch.h"
 
 #include <atomic>
-#ifdef DISTILLKAC_X86
-#include <cpuid.h>
-#endif
+#include <stdexcept>
 
 #include "../kernels.h"
+#include "cpu_levels.h"
 
 namespace distillkac {
 
+#ifdef DISTILLKAC_LEVEL_PORTABLE
 namespace portable {
 extern const CpuKernels kKernels;
 }
-#ifdef DISTILLKAC_ARM
+#endif
+#ifdef DISTILLKAC_LEVEL_NEON
 namespace neon {
 extern const CpuKernels kKernels;
 }
 #endif
-#ifdef DISTILLKAC_X86
+#ifdef DISTILLKAC_LEVEL_AVX2
 namespace avx2 {
 extern const CpuKernels kKernels;
 }
+#endif
+#ifdef DISTILLKAC_LEVEL_AVX512
 namespace avx512 {
 extern const CpuKernels kKernels;
 }
@@ -33,28 +36,25 @@ struct Level {
   const CpuKernels* kernels;
 };
 
-#ifdef DISTILLKAC_X86
-// clang before 18 does not know __builtin_cpu_supports("f16c").
-bool has_f16c() {
-  unsigned eax, ebx, ecx, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
-}
-#endif
-
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
-    std::vector<Level> found = {{"portable", &portable::kKernels}};
-#ifdef DISTILLKAC_ARM
+    std::vector<Level> found;
+#ifdef DISTILLKAC_LEVEL_PORTABLE
+    found.push_back({"portable", &portable::kKernels});
+#endif
+#ifdef DISTILLKAC_LEVEL_NEON
     found.push_back({"neon", &neon::kKernels});  // part of every processor of 64 bits
 #endif
-#ifdef DISTILLKAC_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
-      found.push_back({"avx2", &avx2::kKernels});
-    if (found.size() == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      found.push_back({"avx512", &avx512::kKernels});
+#ifdef DISTILLKAC_LEVEL_AVX2
+    if (has_avx2()) found.push_back({"avx2", &avx2::kKernels});
 #endif
+#ifdef DISTILLKAC_LEVEL_AVX512
+    if (has_avx512()) found.push_back({"avx512", &avx512::kKernels});
+#endif
+    if (found.empty())
+      throw std::runtime_error(
+          "distillkac: the kernels were built for another processor alone (DISTILLKAC_CPU=NATIVE), whose instructions "
+          "this one does not have: build them here, or with DISTILLKAC_CPU=ALL");
     return found;
   }();
   return all;

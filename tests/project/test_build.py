@@ -45,7 +45,7 @@ def test_build_information():
     assert info["compiler"].split()[0] in ("gcc", "clang")
     assert info["source_hash"] == _sources.source_hash()
     assert bool(info["cuda"]) == bool(info["cuda_architectures"])
-    assert native.simd_levels()[0] == "portable"
+    assert set(native.simd_levels()) <= {"portable", "neon", "avx2", "avx512"}  # one alone by DISTILLKAC_CPU=NATIVE
     assert native.simd_level() in native.simd_levels()
 
 

@@ -13,13 +13,15 @@ from tests.places import ROOT, outside_make
 # Stands for Python: notes its arguments, makes "environments" that hold a copy of itself, and has pip if the file pip is there.
 PYTHON = """#!/bin/sh
 here=$(dirname "$0")
-for word; do printf '%s\\n' "$word"; done >> "$LOG"; echo -- >> "$LOG"
+printf '%s\\n' "$@" -- >> "$LOG"
+case "$*" in *" -e .") echo "$DISTILLKAC_CPU" >> built-for;; esac
 case "$*" in "-m distillkac"*) echo "may ${PYTHONDONTWRITEBYTECODE:+not }be kept" >> bytecode;; esac
 case "$*" in
 "-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/pip-works;;
 "-m ensurepip") [ -e "$here/can-ensurepip" ] && touch "$here/pip-works";;
 "-m pip --version") [ -e "$here/pip-works" ] && echo "pip 1";;
 "-m distillkac.train"*) [ ! -e fail ];;
+*"-e ."|*"-r .venv/needed") case "$*" in *"$(cat fails 2>/dev/null || echo none)") exit 1;; esac;;
 esac
 """
 
@@ -78,6 +80,31 @@ def test_an_environment_is_made_once(tree):
     assert not any("pip" in call for call in again)
 
 
+def test_what_trains_is_built_for_one_processor_and_what_tests_for_all(tree, monkeypatch):
+    """Once each, and what was built for all is not built again for one."""
+
+    def built(goal):
+        (tree.root / "built-for").write_text("", encoding="utf-8")
+        packages = [call for call in tree.make(goal) if call[-2:] == ["-r", ".venv/needed"]]
+        words = (tree.root / "built-for").read_text(encoding="utf-8").split()
+        assert len(packages) == len(words)
+        return words
+
+    found = [built(goal) for goal in ("demo", "demo", "fashion", "test", "test", "demo")]
+    assert found == [["NATIVE"], [], [], ["ALL"], [], []]
+    monkeypatch.setenv("DISTILLKAC_CPU", "ALL")
+    shutil.rmtree(tree.root / ".venv")
+    assert built("demo") == ["ALL"]
+
+
+def test_kernels_or_packages_that_fail_stop_everything(tree):
+    for what in ("-e .", "-r .venv/needed"):
+        (tree.root / "fails").write_text(what, encoding="utf-8")
+        calls = tree.make("demo", code=2)
+        assert not [call for call in calls if "distillkac" in call[1]]
+        assert not (tree.root / ".venv" / "native").exists()
+
+
 @pytest.mark.parametrize("left", ["nothing", "no pip", "no interpreter", "a dangling link"])
 def test_a_half_made_environment_is_made_again(tree, left):
     """With the marks of what was installed before, too: a Python that is gone after a system's update."""
@@ -90,7 +117,7 @@ def test_a_half_made_environment_is_made_again(tree, left):
         python.chmod(0o755)
     elif left == "a dangling link":
         python.symlink_to("/nowhere/python3.9")
-    for stamp in ("installed", "built", "extras"):
+    for stamp in ("installed", "native", "built", "extras"):
         (tree.root / ".venv" / stamp).touch()
     calls = tree.make("demo")
     assert MADE in calls

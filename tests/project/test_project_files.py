@@ -160,9 +160,10 @@ def test_the_nightly_run_is_what_it_says():
 
 def test_make_installs_through_the_constraints_it_is_given():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    installs = re.findall(r"\$\(PIP\) install .*", makefile)
-    assert len(installs) >= 6
-    assert all("-c $(CONSTRAINTS) " in line for line in installs)
+    assert re.findall(r".*\bpip install\b.*|.*\$\(PIP\) install.*", makefile) == [
+        "INSTALL = $(PIP) install -q -c $(CONSTRAINTS)"
+    ]
+    assert makefile.count("$(INSTALL) ") >= 8
     assert "CONSTRAINTS ?= constraints.txt\n" in makefile
 
 
