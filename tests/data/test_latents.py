@@ -9,8 +9,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
-from torch import nn
 
 from distillkac import data, diagnose, distill, encode, evaluate, sample, train
 from distillkac.base import files
@@ -26,26 +24,13 @@ from distillkac.runs.presets import PRESETS
 from distillkac.runs.run import open_run
 from distillkac.runs.run_data import DataPlace, RunData
 from distillkac.runs.sampling import SamplerConfig, class_labels, generate
+from tests.autoencoders import autoencoder
 from tests.closeness import assert_same
 from tests.evaluation.stand_in import Stand
 from tests.toys import TINY_OPTIONS
 
 TINY = [*TINY_OPTIONS, "--optim.batch-size", "16", "--steps", "2"]
 CPU = torch.device("cpu")
-
-
-def autoencoder(seed: int) -> nn.Module:
-    """Random weights; halves height and width once; latents of 4 channels, whose means are shifted and scaled."""
-    torch.manual_seed(seed)
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-        shift_factor=0.2,
-    ).eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Teachers and students of every kind, untrained."""
 
 import torch
-from diffusers import AutoencoderKL
 
 from distillkac.pipeline import KacPipeline
 from distillkac.runs.config import StudentConfig, save_config
@@ -32,15 +31,3 @@ def made(folder, **changes):
 def loaded(runs, name):
     folder = runs / name if name in ("teacher", "no-drop") else runs / name / "student-2"
     return folder, KacPipeline.from_pretrained(folder)
-
-
-def autoencoder():
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=1,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-        shift_factor=0.1,
-    ).eval()

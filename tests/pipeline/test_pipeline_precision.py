@@ -10,7 +10,8 @@ import torch
 from distillkac.pipeline import KacNet, KacPipeline
 from distillkac.runs.sampler import Trained
 from distillkac.scheduler import KacScheduler
-from tests.pipeline.kinds_of_runs import autoencoder, loaded, seeded
+from tests.autoencoders import autoencoder
+from tests.pipeline.kinds_of_runs import loaded, seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -61,11 +62,11 @@ def test_times_keep_their_precision(runs):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_of_an_autoencoder(runs, dtype):
     folder, _ = loaded(runs, "teacher")
-    vae = autoencoder()
+    vae = autoencoder(channels=1)
     assert vae.config.force_upcast
     expected = KacPipeline.from_pretrained(folder, 3, vae=vae)([0, 1], generator=seeded(), output_type="pt").images
     for dtypes in (dtype, {"vae": dtype, "default": torch.float32}):
-        half = KacPipeline.from_pretrained(folder, 3, vae=autoencoder(), torch_dtype=dtypes)
+        half = KacPipeline.from_pretrained(folder, 3, vae=autoencoder(channels=1), torch_dtype=dtypes)
         half.vae.load_state_dict(vae.state_dict())
         images = half([0, 1], generator=seeded(), output_type="pt").images
         assert images.dtype == torch.float32
