@@ -91,9 +91,13 @@ class Kinetic(NamedTuple):
 
 def times_of(timesteps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The times (B,). x: (B, ...). Raises ValueError unless there is one in [0, 1] for each row, as where they are numbers of
-    timesteps, of which other schedulers of diffusers have 1000."""
+    timesteps, of which other schedulers of diffusers have 1000. On a GPU, where a look at them would wait for it, one outside
+    is NaN and so is its row, as in the ops."""
     check_times(timesteps, len(x), "timesteps")
-    if not ((timesteps >= 0) & (timesteps <= 1)).all():
+    inside = (timesteps >= 0) & (timesteps <= 1)
+    if timesteps.device.type != "cpu":
+        return timesteps.where(inside, torch.nan)
+    if not inside.all():
         raise ValueError(
             f"timesteps must be times in [0, 1], from data to noise, got {timesteps.tolist()[:4]}: divide numbers of timesteps "
             "by how many there are"

@@ -256,7 +256,8 @@ class KacScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """K_{g(t)}, like original_samples: the noise for `add_noise` and `get_velocity`. timesteps: (B,) in [0, 1].
 
-        generator: as in `prior`. Raises ValueError, as these do, for what is not one time for each row.
+        generator: as in `prior`. Raises ValueError, as these do, for what is not one time for each row; of times on a GPU
+        rows of those outside are NaN.
         """
         _, (g, _) = self.process.schedules(times_of(timesteps, original_samples))
         size = tuple(original_samples.shape[1:])

@@ -15,6 +15,7 @@ from distillkac.runs.recorded import Recorded
 from distillkac.runs.run import Run, build_network
 from distillkac.runs.sampler import SamplerConfig
 from distillkac.runs.sampling import generate
+from distillkac.scheduler import KacScheduler
 from distillkac.training import loop, optimizer
 from distillkac.training.batches import Batch
 from distillkac.training.objective import FlowMatching
@@ -135,6 +136,8 @@ def test_rows_out_of_range_are_nan():
     noise = ops.kac_noise(t, (64,), "telegraph", A, C, 1)
     assert noise[:2].isnan().all()
     assert noise[2].isfinite().all()
+    noisy = KacScheduler().add_noise(torch.ones(3, 64, device="cuda"), noise.nan_to_num(), t)
+    assert noisy.isnan().all(1).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

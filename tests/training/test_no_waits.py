@@ -20,6 +20,7 @@ from distillkac.runs.objectives import AverageVelocityConfig
 from distillkac.runs.process_config import ProcessConfig
 from distillkac.runs.run import build_network
 from distillkac.runs.times_config import TimesConfig
+from distillkac.scheduler import KacScheduler
 from distillkac.training.batches import Batch
 from distillkac.training.objectives import objective_for, trained
 from tests.toys import SHAPE, ToyData, optim, run_config, trainer
@@ -227,3 +228,14 @@ def test_sampling_of_a_student_that_takes_w_and_of_average_velocities():
     field = GuidedVelocity(built(whole).eval(), 1.0)
     with torch.no_grad(), no_waits():
         integrate(field, torch.zeros(4, *SHAPE, device=DEVICE), batch().y, time_grid(2), "euler")
+
+
+@EVERY_PROCESS
+def test_training_by_a_scheduler_of_diffusers(process):
+    """What a training loop of diffusers calls each step."""
+    x, t = torch.zeros(4, *SHAPE, device=DEVICE), torch.full((4,), 0.5, device=DEVICE)
+    scheduler = KacScheduler(process)
+    with no_waits():
+        noise = scheduler.sample_noise(x, t)
+        scheduler.add_noise(x, noise, t)
+        scheduler.get_velocity(x, noise, t)
