@@ -172,9 +172,10 @@ TYPED := torch numpy pillow safetensors tyro matplotlib
 	touch $@
 
 # Without --no-compile pip compiles every module of every package to bytecode, one after the other; most are never imported,
-# and Python compiles the others when they are.
+# and Python compiles the others when they are. numpy and packaging are here because torch and setuptools import them in the build
+# below, while other packages are installed.
 .venv/installed: $(VENV) $(CONSTRAINTS) pyproject.toml
-	$(INSTALL) --no-compile torch setuptools cmake ninja pybind11
+	$(INSTALL) --no-compile torch numpy setuptools packaging cmake ninja pybind11
 	touch $@
 
 # What pyproject.toml asks for is installed while the kernels are compiled. What was built for every processor is for this one too.
