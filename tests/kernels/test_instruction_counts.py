@@ -1,4 +1,4 @@
-"""No op takes more instructions per element than its committed budget (tests/kernels/instruction_counts/budget.json)."""
+"""No op takes more instructions per element than its committed budget (tests/kernels/instruction_counts/budget.json). Slow."""
 
 import json
 import platform
@@ -41,6 +41,7 @@ def test_every_case_has_a_budget():
     assert sorted(COUNTS) == sorted(" ".join(case) for case in measure.CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", measure.CASES, ids=" ".join)
 def test_within_budget(driver, case):
     same = measure.compiler() == BUDGET["compiler"]

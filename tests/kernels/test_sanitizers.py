@@ -1,8 +1,9 @@
 """The CPU kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and proof that these see.
 
 A program without torch (tests/kernels/sanitizers/driver.cpp) runs every kernel over arrays of exactly the right size, at every
-SIMD level, with one thread and four. The slow part also runs the op tests with the sanitized torch extension. The CUDA
-kernels are in tests/kernels/test_cuda_on_cpu.py (emulated) and tests/gpu/test_compute_sanitizer.py.
+SIMD level, with one thread and four. The op tests are run with the sanitized torch extension too. All of it takes minutes to
+compile, so it is slow: `make sanitize`. The CUDA kernels are in tests/kernels/test_cuda_on_cpu.py (emulated) and
+tests/gpu/test_compute_sanitizer.py.
 """
 
 import os
@@ -75,10 +76,12 @@ def quick_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("sanitized")
 
 
+@pytest.mark.slow
 def test_no_access_outside_the_arrays(quick_folder):
     assert_clean(run(build(quick_folder, ADDRESS, QUICK), "quick"), least=1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "report"), [(BEYOND, "AddressSanitizer"), (UNDEFINED, "runtime error: shift exponent 32")]
 )
