@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import distillkac
-from distillkac import _sources
+from distillkac import _kernels, _sources
 from distillkac._kernels import native
 from tests.places import ROOT
 
@@ -69,6 +69,15 @@ def test_stale_build(copy):
     result = imported_from(copy)
     last = result.stderr.strip().splitlines()[-1]
     assert "csrc/ has changed since the kernels were built; run: pip install" in last
+
+
+def test_kernels_of_another_processor_alone(monkeypatch):
+    def refuse():
+        raise RuntimeError("distillkac: the kernels were built for another processor alone")
+
+    monkeypatch.setattr(native, "simd_levels", refuse)
+    with pytest.raises(ImportError, match=r"for another processor alone; run: pip install --no-build-isolation -e \."):
+        _kernels._load()
 
 
 def test_damaged_build(copy):
@@ -189,6 +198,13 @@ def test_no_cuda_kernels_for_a_torch_that_cannot_run_them(pretended, tmp_path, m
     reason = f"torch {torch.__version__}, beside which this was built, is without CUDA"
     told = reason if asked in ("", "auto") else ""
     assert f"-DDISTILLKAC_CUDA_PROBLEM={told}" in arguments
+
+
+@pytest.mark.parametrize(("asked", "built"), [("", "ALL"), ("NATIVE", "NATIVE")])
+def test_a_build_is_told_for_which_processors(pretended, tmp_path, monkeypatch, asked, built):
+    monkeypatch.setenv("DISTILLKAC_CPU", asked)
+    run_cmake(pretended, tmp_path / "build")
+    assert f"-DDISTILLKAC_CPU={built}" in (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("nvcc", ["", "/opt/cuda/bin/nvcc"])

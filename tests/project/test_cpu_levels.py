@@ -91,7 +91,7 @@ def configured(folder, cpu):
     words = [CMAKE, "-G", "Unix Makefiles", "-S", ROOT, "-B", folder, f"-DPython_EXECUTABLE={sys.executable}"]
     result = subprocess.run([*words, *options], capture_output=True, text=True)
     files = [path.read_text(encoding="utf-8") for path in folder.glob("CMakeFiles/_C.dir/link.txt")]
-    return result.stderr, sorted(set(re.findall(r"kernels_(\w+)\.dir", "".join(files))))
+    return result.stderr if result.returncode else "", sorted(set(re.findall(r"kernels_(\w+)\.dir", "".join(files))))
 
 
 @pytest.mark.skipif(CMAKE is None or shutil.which("make") is None, reason="cmake or make is not installed")

@@ -82,6 +82,7 @@ def test_an_environment_is_made_once(tree):
 
 def test_what_trains_is_built_for_one_processor_and_what_tests_for_all(tree, monkeypatch):
     """Once each, and what was built for all is not built again for one."""
+    monkeypatch.delenv("DISTILLKAC_CPU", raising=False)
 
     def built(goal):
         (tree.root / "built-for").write_text("", encoding="utf-8")
